@@ -1,0 +1,270 @@
+"""Burnish polishes supervised fine-tuning data with the very model that learns from it.
+
+    from burnish import Client, Sample, Message, Role
+
+    with Client("127.0.0.1:50051") as client:
+        sample = Sample("1", (Message(Role.USER, "2+2?"), Message(Role.ASSISTANT, "4")))
+        print(client.scoring.score([sample]).scores[0].mean_nll)
+
+Importing this loads nothing else: each name below is imported when it is first used, so that the services, which need
+`burnish.api` alone, and `burnish --help` stay quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from burnish._channel import ClientOptions
+    from burnish._client import AsyncClient, Client
+    from burnish._embedding import AsyncEmbedding, Embedding
+    from burnish._endpoints import Endpoints
+    from burnish._errors import (
+        AccessDenied,
+        AlreadyExists,
+        BurnishError,
+        CallCancelled,
+        Conflict,
+        DeadlineExceeded,
+        InvalidRequest,
+        MalformedReply,
+        MessageTooLarge,
+        NotFound,
+        NotInstalled,
+        Overloaded,
+        PreconditionFailed,
+        RunFailed,
+        ServiceError,
+        ServiceFault,
+        SettingsError,
+        StartFailed,
+        Unreachable,
+        Unsupported,
+        UsageError,
+        VersionMismatch,
+    )
+    from burnish._rewriting import AsyncRewriting, Rewriting
+    from burnish._scoring import AsyncScoring, Scoring
+    from burnish._settings import Settings, load_settings
+    from burnish._training import AsyncRun, AsyncTraining, Run, Training
+    from burnish._types import (
+        Attempt,
+        Collection,
+        Dimension,
+        EmbedBatch,
+        Hyperparameters,
+        ItemStatus,
+        JudgeBatch,
+        Limits,
+        Message,
+        ModelRef,
+        ModelVersion,
+        Neighbor,
+        NeighborStatistics,
+        Rating,
+        Rewrite,
+        RewriteBatch,
+        RewriteItem,
+        RewritingInfo,
+        Role,
+        RunEvent,
+        RunProgress,
+        RunResult,
+        RunSnapshot,
+        RunSpec,
+        RunState,
+        Sample,
+        SampleEmbedding,
+        SampleJudgment,
+        SampleScore,
+        Sampling,
+        ScoreBatch,
+        ScoringInfo,
+        ServerInfo,
+        Strategy,
+        Target,
+        Timing,
+        TurnScore,
+        ValidationRules,
+    )
+    from burnish.local import EngineOptions, LocalServices
+
+# Where each public name lives.
+_HOMES = {
+    "AccessDenied": "burnish._errors",
+    "AlreadyExists": "burnish._errors",
+    "AsyncClient": "burnish._client",
+    "AsyncEmbedding": "burnish._embedding",
+    "AsyncRewriting": "burnish._rewriting",
+    "AsyncRun": "burnish._training",
+    "AsyncScoring": "burnish._scoring",
+    "AsyncTraining": "burnish._training",
+    "Attempt": "burnish._types",
+    "BurnishError": "burnish._errors",
+    "CallCancelled": "burnish._errors",
+    "Client": "burnish._client",
+    "ClientOptions": "burnish._channel",
+    "Collection": "burnish._types",
+    "Conflict": "burnish._errors",
+    "DeadlineExceeded": "burnish._errors",
+    "Dimension": "burnish._types",
+    "EmbedBatch": "burnish._types",
+    "Embedding": "burnish._embedding",
+    "Endpoints": "burnish._endpoints",
+    "Hyperparameters": "burnish._types",
+    "InvalidRequest": "burnish._errors",
+    "ItemStatus": "burnish._types",
+    "JudgeBatch": "burnish._types",
+    "Limits": "burnish._types",
+    "EngineOptions": "burnish.local",
+    "LocalServices": "burnish.local",
+    "MalformedReply": "burnish._errors",
+    "Message": "burnish._types",
+    "MessageTooLarge": "burnish._errors",
+    "ModelRef": "burnish._types",
+    "ModelVersion": "burnish._types",
+    "Neighbor": "burnish._types",
+    "NeighborStatistics": "burnish._types",
+    "NotFound": "burnish._errors",
+    "NotInstalled": "burnish._errors",
+    "Overloaded": "burnish._errors",
+    "PreconditionFailed": "burnish._errors",
+    "Rating": "burnish._types",
+    "Rewrite": "burnish._types",
+    "RewriteBatch": "burnish._types",
+    "RewriteItem": "burnish._types",
+    "Rewriting": "burnish._rewriting",
+    "RewritingInfo": "burnish._types",
+    "Role": "burnish._types",
+    "Run": "burnish._training",
+    "RunEvent": "burnish._types",
+    "RunFailed": "burnish._errors",
+    "RunProgress": "burnish._types",
+    "RunResult": "burnish._types",
+    "RunSnapshot": "burnish._types",
+    "RunSpec": "burnish._types",
+    "RunState": "burnish._types",
+    "Sample": "burnish._types",
+    "SampleEmbedding": "burnish._types",
+    "SampleJudgment": "burnish._types",
+    "SampleScore": "burnish._types",
+    "Sampling": "burnish._types",
+    "ScoreBatch": "burnish._types",
+    "Scoring": "burnish._scoring",
+    "ScoringInfo": "burnish._types",
+    "ServerInfo": "burnish._types",
+    "ServiceError": "burnish._errors",
+    "ServiceFault": "burnish._errors",
+    "Settings": "burnish._settings",
+    "SettingsError": "burnish._errors",
+    "StartFailed": "burnish._errors",
+    "Strategy": "burnish._types",
+    "Target": "burnish._types",
+    "Timing": "burnish._types",
+    "Training": "burnish._training",
+    "TurnScore": "burnish._types",
+    "Unreachable": "burnish._errors",
+    "Unsupported": "burnish._errors",
+    "UsageError": "burnish._errors",
+    "ValidationRules": "burnish._types",
+    "VersionMismatch": "burnish._errors",
+    "load_settings": "burnish._settings",
+}
+
+__all__ = [
+    "AccessDenied",
+    "AlreadyExists",
+    "AsyncClient",
+    "AsyncEmbedding",
+    "AsyncRewriting",
+    "AsyncRun",
+    "AsyncScoring",
+    "AsyncTraining",
+    "Attempt",
+    "BurnishError",
+    "CallCancelled",
+    "Client",
+    "ClientOptions",
+    "Collection",
+    "Conflict",
+    "DeadlineExceeded",
+    "Dimension",
+    "EmbedBatch",
+    "Embedding",
+    "Endpoints",
+    "EngineOptions",
+    "Hyperparameters",
+    "InvalidRequest",
+    "ItemStatus",
+    "JudgeBatch",
+    "Limits",
+    "LocalServices",
+    "MalformedReply",
+    "Message",
+    "MessageTooLarge",
+    "ModelRef",
+    "ModelVersion",
+    "Neighbor",
+    "NeighborStatistics",
+    "NotFound",
+    "NotInstalled",
+    "Overloaded",
+    "PreconditionFailed",
+    "Rating",
+    "Rewrite",
+    "RewriteBatch",
+    "RewriteItem",
+    "Rewriting",
+    "RewritingInfo",
+    "Role",
+    "Run",
+    "RunEvent",
+    "RunFailed",
+    "RunProgress",
+    "RunResult",
+    "RunSnapshot",
+    "RunSpec",
+    "RunState",
+    "Sample",
+    "SampleEmbedding",
+    "SampleJudgment",
+    "SampleScore",
+    "Sampling",
+    "ScoreBatch",
+    "Scoring",
+    "ScoringInfo",
+    "ServerInfo",
+    "ServiceError",
+    "ServiceFault",
+    "Settings",
+    "SettingsError",
+    "StartFailed",
+    "Strategy",
+    "Target",
+    "Timing",
+    "Training",
+    "TurnScore",
+    "Unreachable",
+    "Unsupported",
+    "UsageError",
+    "ValidationRules",
+    "VersionMismatch",
+    "__version__",
+    "load_settings",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'burnish' has no attribute {name!r}")
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

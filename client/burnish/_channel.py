@@ -1,0 +1,362 @@
+"""Connections, deadlines and retries of the SDK: all of the policy stands here, once.
+
+Every RPC of the API is safe to repeat (writes carry an id or are keyed by content), so every call is retried, but only
+
+* on UNAVAILABLE: no connection, or a server that starts, stops or lost its engine. For `connect_timeout` seconds where
+  the address has not answered yet, for `reconnect_timeout` where it has (a replica may be restarting);
+* on RESOURCE_EXHAUSTED where the server says that trying again can help, after the wait it asks for;
+
+with exponential backoff and jitter, and never past the call's deadline. Any other failure is final at once.
+Each call has a deadline: the caller's `timeout`, else `request_timeout` of the options, else the table below.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import json
+import logging
+import random
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message as ProtoMessage
+
+from burnish import __version__
+from burnish._endpoints import Endpoints
+from burnish._errors import MalformedReply, ServiceError, UsageError
+from burnish._status import CallStatus, read_status, service_error
+
+log = logging.getLogger("burnish")
+
+MIB = 2**20
+# Seconds. Model-bound calls may wait for a swap and for others' batches; keepalive finds dead servers long before.
+DEFAULT_DEADLINES = {
+    "GetInfo": 30.0,
+    "LoadModel": 900.0,
+    "ScoreSamples": 1800.0,
+    "JudgeSamples": 3600.0,
+    "EmbedSamples": 1800.0,
+    "GetNeighborStatistics": 600.0,
+    "RewriteSamples": 3600.0,
+}
+OTHER_DEADLINE = 60.0
+_SHORTEST_KEEPALIVE = 10.0  # seconds, as in burnish_services/runtime/server.py
+
+RequestT = TypeVar("RequestT", bound=ProtoMessage)
+ReplyT = TypeVar("ReplyT", bound=ProtoMessage)
+Item = TypeVar("Item", bound=ProtoMessage)
+
+
+class Unary(Protocol[RequestT, ReplyT]):
+    """A stub's method that answers once."""
+
+    def __call__(
+        self, request: RequestT, /, *, timeout: float | None, wait_for_ready: bool | None
+    ) -> grpc.aio.UnaryUnaryCall[RequestT, ReplyT]:
+        """Begins the call."""
+
+
+class Stream(Protocol[RequestT, ReplyT]):
+    """A stub's method that answers with a stream."""
+
+    def __call__(
+        self, request: RequestT, /, *, timeout: float | None, wait_for_ready: bool | None
+    ) -> grpc.aio.UnaryStreamCall[RequestT, ReplyT]:
+        """Begins the call."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientOptions:
+    """How a client behaves towards every service. Times in seconds, sizes in bytes.
+
+    `connect_timeout`: how long an address that never answered is tried. `reconnect_timeout`: how long one that did
+    answer may be away. `request_timeout`: deadline of every request, None for the defaults of each RPC.
+    `max_in_flight`: requests in progress at a time, per service. `max_message_bytes`: largest message sent or
+    received. `max_batch_items`: most items in one request, None for what the server allows. `keepalive_seconds`: how
+    often a quiet connection is checked, at least 10.
+    """
+
+    connect_timeout: float = 10.0
+    reconnect_timeout: float = 120.0
+    request_timeout: float | None = None
+    max_in_flight: int = 4
+    max_message_bytes: int = 64 * MIB
+    max_batch_items: int | None = None
+    keepalive_seconds: float = 30.0
+    initial_backoff: float = 0.2
+    max_backoff: float = 5.0
+
+    def __post_init__(self) -> None:
+        for name in ("connect_timeout", "reconnect_timeout", "keepalive_seconds", "initial_backoff", "max_backoff"):
+            if not getattr(self, name) > 0:
+                raise UsageError(f"{name} is {getattr(self, name)!r}; expected seconds, more than 0")
+        if self.keepalive_seconds < _SHORTEST_KEEPALIVE:
+            raise UsageError(
+                f"keepalive_seconds is {self.keepalive_seconds!r}; expected {_SHORTEST_KEEPALIVE:g} or more: servers "
+                "end connections that ping more often"
+            )
+        for name in ("request_timeout", "max_in_flight", "max_message_bytes", "max_batch_items"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UsageError(f"{name} is {value!r}; expected a number, more than 0")
+
+
+class Connections:
+    """The open channels of one client, one per address, all on the event loop that used them first."""
+
+    def __init__(self, options: ClientOptions) -> None:
+        self.options = options
+        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.closed = False
+        # Addresses that have answered something, and are therefore given more time to come back.
+        self.answered: set[str] = set()
+
+    def channel(self, address: str) -> grpc.aio.Channel:
+        """The channel to `address`, made at first use. Must be called on a running event loop."""
+        if self.closed:
+            raise UsageError("this client is closed; make a new one")
+        loop = asyncio.get_running_loop()
+        if self._loop is not None and self._loop is not loop:
+            raise UsageError(
+                "this AsyncClient was used on another event loop before; make one client per event loop, or use Client"
+            )
+        self._loop = loop
+        if address not in self._channels:
+            target = address if ":/" in address or address.startswith(("unix:", "ipv4:", "ipv6:")) else None
+            self._channels[address] = grpc.aio.insecure_channel(
+                target or f"dns:///{address}", options=channel_options(address, self.options)
+            )
+        return self._channels[address]
+
+    async def close(self) -> None:
+        """Closes every channel; calls in progress are cancelled. Safe to call twice."""
+        self.closed = True
+        channels, self._channels = list(self._channels.values()), {}
+        for channel in channels:
+            await channel.close()
+
+
+def channel_options(address: str, options: ClientOptions) -> list[tuple[str, str | int]]:
+    """gRPC's channel arguments. Keepalive has its counterpart in the servers, which allow pings this frequent."""
+    arguments: list[tuple[str, str | int]] = [
+        ("grpc.max_send_message_length", options.max_message_bytes),
+        ("grpc.max_receive_message_length", options.max_message_bytes),
+        ("grpc.keepalive_time_ms", int(options.keepalive_seconds * 1000)),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.http2.max_pings_without_data", 0),
+        # Replicas behind a headless Service are all connected to and used in turn.
+        ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
+        ("grpc.enable_retries", 0),  # retries are ours, above; two policies would multiply
+        ("grpc.initial_reconnect_backoff_ms", 200),
+        ("grpc.min_reconnect_backoff_ms", 1000),
+        ("grpc.max_reconnect_backoff_ms", 5000),
+        ("grpc.primary_user_agent", f"burnish-python/{__version__}"),
+    ]
+    if _is_local(address):
+        arguments.append(("grpc.enable_http_proxy", 0))  # a proxy of the environment can't reach this machine
+    return arguments
+
+
+def _is_local(address: str) -> bool:
+    host = address.removeprefix("dns:///").rpartition(":")[0].strip("[]")
+    if host == "localhost" or address.startswith("unix"):
+        return True
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return False
+
+
+class Deadline:
+    """A moment until which something may take."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self.seconds = seconds
+        self._end = None if seconds is None else time.monotonic() + seconds
+
+    def left(self) -> float | None:
+        """Seconds left, at least 0; None where there is no end."""
+        return None if self._end is None else max(0.0, self._end - time.monotonic())
+
+    def allows(self, wait: float) -> bool:
+        """True where time is left after `wait` seconds."""
+        left = self.left()
+        return left is None or wait < left
+
+
+class ServiceLink:
+    """One service as its client classes see it: its address, and calls under the policy of this module."""
+
+    def __init__(self, service: str, endpoints: Endpoints, connections: Connections) -> None:
+        self.service = service
+        self.options = connections.options
+        self.window = asyncio.Semaphore(self.options.max_in_flight)
+        self._endpoints = endpoints
+        self._connections = connections
+
+    @property
+    def address(self) -> str:
+        """Where the service is. Raises UsageError where none is configured."""
+        return self._endpoints.address(self.service)
+
+    def channel(self) -> grpc.aio.Channel:
+        """The service's channel, for making a stub."""
+        return self._connections.channel(self.address)
+
+    async def call(
+        self,
+        method: str,
+        rpc: Unary[RequestT, ReplyT],
+        request: RequestT,
+        *,
+        timeout: float | None,  # noqa: ASYNC109 - a gRPC deadline, which the server learns
+    ) -> ReplyT:
+        """One unary call. Raises ServiceError, or UsageError for a bad timeout."""
+        deadline = Deadline(self._seconds(method, timeout))
+        retry = _Retry(self, method, deadline)
+        while True:
+            try:
+                if (failure := await self._connect(deadline)) is None:
+                    reply = await rpc(request, timeout=deadline.left(), wait_for_ready=False)
+                    self._connections.answered.add(self.address)
+                    return reply
+            except grpc.aio.AioRpcError as error:
+                failure = read_status(error)
+            except asyncio.CancelledError:
+                self._raise_if_closed(method)
+                raise
+            await retry.wait_or_raise(failure)
+
+    async def stream(
+        self, method: str, rpc: Stream[RequestT, Item], request: Callable[[], RequestT]
+    ) -> AsyncGenerator[Item, None]:
+        """A server stream without a deadline, begun anew under the retry policy when it breaks. `request` makes the
+        request each time, so that the caller, who knows what came last, says where to go on. Raises ServiceError."""
+        retry = _Retry(self, method, Deadline(None))
+        while True:
+            try:
+                if (failure := await self._connect(Deadline(None))) is None:
+                    call = rpc(request(), timeout=None, wait_for_ready=False)
+                    try:
+                        async for item in call:
+                            self._connections.answered.add(self.address)
+                            retry = _Retry(self, method, Deadline(None))
+                            yield item
+                    finally:
+                        call.cancel()
+                    return
+            except grpc.aio.AioRpcError as error:
+                failure = read_status(error)
+            except asyncio.CancelledError:
+                self._raise_if_closed(method)
+                raise
+            await retry.wait_or_raise(failure)
+
+    def error(self, status: CallStatus, method: str, timeout: float | None) -> ServiceError:
+        """The error that a failed call of this service becomes."""
+        return service_error(status, service=self.service, address=self.address, method=method, timeout=timeout)
+
+    def malformed(self, method: str, problem: object) -> MalformedReply:
+        """The error for a reply that breaks the contract."""
+        return MalformedReply(
+            f"{self.service} service at {self.address}: the reply to {method} is malformed: {problem}. This is "
+            "a defect in the service, or a release that this client does not fit",
+            service=self.service,
+            address=self.address,
+        )
+
+    @contextlib.contextmanager
+    def reading(self, method: str) -> Iterator[None]:
+        """Turns a ValueError while a reply is converted into MalformedReply."""
+        try:
+            yield
+        except ValueError as error:
+            raise self.malformed(method, error) from error
+
+    def patience(self, status: CallStatus) -> float:
+        """Seconds for which this service may be UNAVAILABLE."""
+        if status.from_server:
+            self._connections.answered.add(self.address)
+        known = self.address in self._connections.answered
+        return self.options.reconnect_timeout if known else self.options.connect_timeout
+
+    def _seconds(self, method: str, timeout: float | None) -> float:
+        if timeout is None:
+            timeout = self.options.request_timeout
+        if timeout is None:
+            return DEFAULT_DEADLINES.get(method, OTHER_DEADLINE)
+        if not timeout > 0:
+            raise UsageError(f"timeout is {timeout!r}; expected seconds, more than 0, or None for the default")
+        return timeout
+
+    async def _connect(self, deadline: Deadline) -> CallStatus | None:
+        """Waits until the channel is connected or has failed to, so that the call itself never waits for it: an
+        address that swallows packets would use up the whole deadline. Returns what went wrong if neither happened."""
+        channel = self.channel()
+        left, limit = deadline.left(), self.options.connect_timeout
+        seconds = limit if left is None else min(left, limit)
+        try:
+            async with asyncio.timeout(seconds):
+                while (state := channel.get_state(try_to_connect=True)) in _NOT_YET:
+                    await channel.wait_for_state_change(state)
+        except TimeoutError:
+            return CallStatus(grpc.StatusCode.UNAVAILABLE, f"no connection within {seconds:.3g} s")
+        return None
+
+    def _raise_if_closed(self, method: str) -> None:
+        # Closing the client cancels its calls; that must not look like the cancellation of the caller's own task.
+        task = asyncio.current_task()
+        if self._connections.closed and task is not None and not task.cancelling():
+            raise self.error(CallStatus(grpc.StatusCode.CANCELLED, "the client was closed"), method, None) from None
+
+
+_NOT_YET = (grpc.ChannelConnectivity.IDLE, grpc.ChannelConnectivity.CONNECTING)
+
+
+class _Retry:
+    """How one call waits between its attempts."""
+
+    def __init__(self, link: ServiceLink, method: str, deadline: Deadline) -> None:
+        self._link = link
+        self._method = method
+        self._deadline = deadline
+        self._attempt = 0
+        self._away_since: float | None = None
+
+    async def wait_or_raise(self, status: CallStatus) -> None:
+        """Returns when the call may be tried again. Raises the ServiceError where it may not."""
+        wait = self._next_wait(status)
+        if not self._may_retry(status, wait) or not self._deadline.allows(wait):
+            raise self._link.error(status, self._method, self._deadline.seconds) from None
+        log.info(
+            "%s service at %s: %s failed (%s, %s), trying again in %.1f s",
+            self._link.service,
+            self._link.address,
+            self._method,
+            status.code.name,
+            status.text,
+            wait,
+        )
+        await asyncio.sleep(wait)
+
+    def _next_wait(self, status: CallStatus) -> float:
+        options = self._link.options
+        backoff = min(options.max_backoff, options.initial_backoff * 2**self._attempt)
+        self._attempt += 1
+        return max(status.retry_after or 0.0, backoff * random.uniform(0.5, 1.0))
+
+    def _may_retry(self, status: CallStatus, wait: float) -> bool:
+        if status.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return status.retryable
+        if status.code is not grpc.StatusCode.UNAVAILABLE:
+            return False
+        now = time.monotonic()
+        if self._away_since is None:
+            self._away_since = now
+        return now + wait - self._away_since < self._link.patience(status)

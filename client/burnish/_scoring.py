@@ -1,0 +1,203 @@
+"""`client.scoring`: how likely a model finds given responses, and how it judges samples itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from burnish import _convert, _convert_replies
+from burnish._batches import BatchCall, Reply, sample_bytes, send_batches
+from burnish._convert import Model
+from burnish._loop import BackgroundLoop
+from burnish._service import AsyncModelService, Service
+from burnish._types import (
+    Dimension,
+    ItemStatus,
+    JudgeBatch,
+    ModelVersion,
+    Sample,
+    SampleJudgment,
+    SampleScore,
+    Sampling,
+    ScoreBatch,
+    ScoringInfo,
+    Target,
+)
+from burnish.api.scoring.v1 import scoring_pb2 as pb
+from burnish.api.scoring.v1 import scoring_pb2_grpc
+
+if TYPE_CHECKING:
+    from burnish.api.scoring.v1.scoring_pb2_grpc import ScoringServiceAsyncStub
+
+# ruff: noqa: ASYNC109 - every `timeout` is a gRPC deadline: seconds for each request that a call makes
+
+
+class AsyncScoring(AsyncModelService):
+    """The scoring service. `timeout` is in seconds for each request to the service; a long batch makes several."""
+
+    @cached_property
+    def _stub(self) -> ScoringServiceAsyncStub:
+        return scoring_pb2_grpc.ScoringServiceStub(self._link.channel())
+
+    async def info(self, *, timeout: float | None = None) -> ScoringInfo:
+        """What the server runs, its limits and its judge's prompts; quick, never loads a model."""
+        reply = await self._link.call("GetInfo", self._stub.GetInfo, pb.GetInfoRequest(), timeout=timeout)
+        info = _convert.info_from_proto(reply.info)
+        self._limits = info.limits
+        return ScoringInfo(
+            info.version,
+            info.engine,
+            info.model,
+            info.limits,
+            info.notes,
+            judge_prompt_digest=reply.judge_prompt_digest,
+        )
+
+    async def load_model(self, model: Model, *, timeout: float | None = None) -> ModelVersion:
+        """Loads weights ahead of use, checks them and says which version is held; quick where they are held."""
+        request = pb.LoadModelRequest(model=_convert.model_to_proto(model))
+        reply = await self._link.call("LoadModel", self._stub.LoadModel, request, timeout=timeout)
+        with self._link.reading("LoadModel"):
+            return _convert.required_version(reply)
+
+    async def score(
+        self,
+        samples: Sequence[Sample],
+        *,
+        model: Model | None = None,
+        return_tokens: bool = False,
+        timeout: float | None = None,
+    ) -> ScoreBatch:
+        """Loss and perplexity of each sample's responses under `model` (None: whatever the service holds).
+
+        Any number of samples; ids unique. One SampleScore per sample, in order; a failed one has no numbers. With
+        `return_tokens`, token ids and log-probabilities (nats) too. Raises UsageError and ServiceError.
+        """
+
+        async def send(part: Sequence[Sample]) -> Reply[SampleScore]:
+            request = pb.ScoreSamplesRequest(
+                model=_convert.model_to_proto(model),
+                samples=[_convert.sample_to_proto(sample) for sample in part],
+                return_tokens=return_tokens,
+            )
+            reply = await self._link.call("ScoreSamples", self._stub.ScoreSamples, request, timeout=timeout)
+            with self._link.reading("ScoreSamples"):
+                return Reply(
+                    _convert.required_version(reply),
+                    tuple(_convert_replies.score_from_proto(score) for score in reply.scores),
+                    _convert.timing_from_proto(reply.timing),
+                )
+
+        call: BatchCall[Sample, SampleScore] = BatchCall(
+            name="score",
+            item_id=lambda sample: sample.id,
+            size=sample_bytes,
+            send=send,
+            result_id=lambda score: score.sample_id,
+            refuse=SampleScore,
+            version=lambda: self._version_for(model),
+        )
+        reply = await send_batches(self._link, call, samples, self._allowed)
+        return ScoreBatch(reply.model, reply.results, reply.timing)
+
+    async def judge(
+        self,
+        samples: Sequence[Sample],
+        *,
+        model: Model | None = None,
+        dimensions: Sequence[Dimension] = (),
+        targets: Sequence[Target] = (),
+        sampling: Sampling | None = None,
+        timeout: float | None = None,
+    ) -> JudgeBatch:
+        """Lets `model` rate each sample on `dimensions` of `targets`, in [0, 10]; empty means all of them.
+
+        One SampleJudgment per sample, in order. A rating whose reply has no number has value None, never a default.
+        Raises UsageError and ServiceError.
+        """
+        settings = _convert.sampling_to_proto(sampling)
+        wanted = _convert.numbers(_convert.DIMENSIONS, dimensions), _convert.numbers(_convert.TARGETS, targets)
+
+        async def send(part: Sequence[Sample]) -> Reply[SampleJudgment]:
+            request = pb.JudgeSamplesRequest(
+                model=_convert.model_to_proto(model),
+                samples=[_convert.sample_to_proto(sample) for sample in part],
+                dimensions=wanted[0],
+                targets=wanted[1],
+                sampling=settings,
+            )
+            reply = await self._link.call("JudgeSamples", self._stub.JudgeSamples, request, timeout=timeout)
+            with self._link.reading("JudgeSamples"):
+                return Reply(
+                    _convert.required_version(reply),
+                    tuple(_convert_replies.judgment_from_proto(judgment) for judgment in reply.judgments),
+                    _convert.timing_from_proto(reply.timing),
+                    reply.prompt_digest,
+                )
+
+        call: BatchCall[Sample, SampleJudgment] = BatchCall(
+            name="judge",
+            item_id=lambda sample: sample.id,
+            size=sample_bytes,
+            send=send,
+            result_id=lambda judgment: judgment.sample_id,
+            refuse=_refuse_judgment,
+            version=lambda: self._version_for(model),
+        )
+        reply = await send_batches(self._link, call, samples, self._allowed)
+        digest = reply.prompts or (await self.info()).judge_prompt_digest
+        return JudgeBatch(reply.model, reply.results, digest, reply.timing)
+
+
+def _refuse_judgment(sample_id: str, status: ItemStatus) -> SampleJudgment:
+    return SampleJudgment(sample_id, status)
+
+
+class Scoring(Service):
+    """The scoring service, synchronous; see AsyncScoring."""
+
+    def __init__(self, loop: BackgroundLoop, twin: AsyncScoring) -> None:
+        super().__init__(loop)
+        self._twin = twin
+
+    @property
+    def address(self) -> str:
+        """See AsyncScoring.address."""
+        return self._twin.address
+
+    def info(self, *, timeout: float | None = None) -> ScoringInfo:
+        """See AsyncScoring.info."""
+        return self._loop.run(self._twin.info(timeout=timeout))
+
+    def load_model(self, model: Model, *, timeout: float | None = None) -> ModelVersion:
+        """See AsyncScoring.load_model."""
+        return self._loop.run(self._twin.load_model(model, timeout=timeout))
+
+    def score(
+        self,
+        samples: Sequence[Sample],
+        *,
+        model: Model | None = None,
+        return_tokens: bool = False,
+        timeout: float | None = None,
+    ) -> ScoreBatch:
+        """See AsyncScoring.score."""
+        return self._loop.run(self._twin.score(samples, model=model, return_tokens=return_tokens, timeout=timeout))
+
+    def judge(
+        self,
+        samples: Sequence[Sample],
+        *,
+        model: Model | None = None,
+        dimensions: Sequence[Dimension] = (),
+        targets: Sequence[Target] = (),
+        sampling: Sampling | None = None,
+        timeout: float | None = None,
+    ) -> JudgeBatch:
+        """See AsyncScoring.judge."""
+        return self._loop.run(
+            self._twin.judge(
+                samples, model=model, dimensions=dimensions, targets=targets, sampling=sampling, timeout=timeout
+            )
+        )

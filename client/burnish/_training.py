@@ -1,0 +1,253 @@
+"""`client.training`: supervised fine-tuning runs, as handles that can be watched, cancelled and waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncGenerator, Generator
+from contextlib import aclosing
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import grpc
+
+from burnish import _convert, _convert_replies
+from burnish._errors import DeadlineExceeded, RunFailed
+from burnish._loop import BackgroundLoop
+from burnish._service import AsyncService, Service
+from burnish._types import RunEvent, RunResult, RunSnapshot, RunSpec, RunState, ServerInfo
+from burnish.api.training.v1 import training_pb2 as pb
+from burnish.api.training.v1 import training_pb2_grpc
+
+if TYPE_CHECKING:
+    from burnish.api.training.v1.training_pb2_grpc import TrainingServiceAsyncStub
+
+# ruff: noqa: ASYNC109 - every `timeout` but that of `result` is a gRPC deadline
+
+
+class AsyncTraining(AsyncService):
+    """The training service. `timeout` is in seconds for each request to the service."""
+
+    @cached_property
+    def _stub(self) -> TrainingServiceAsyncStub:
+        return training_pb2_grpc.TrainingServiceStub(self._link.channel())
+
+    async def info(self, *, timeout: float | None = None) -> ServerInfo:
+        """What the server runs and its limits; quick."""
+        reply = await self._link.call("GetInfo", self._stub.GetInfo, pb.GetInfoRequest(), timeout=timeout)
+        return _convert.info_from_proto(reply.info)
+
+    async def create(self, spec: RunSpec, request_id: str | None = None, *, timeout: float | None = None) -> AsyncRun:
+        """Creates a run and returns at once; the run goes on without the client.
+
+        `request_id` (1 to 128 characters) makes this safe to repeat: the same id returns the same run, or raises
+        AlreadyExists if that has another spec. None takes a new id. Raises UsageError and ServiceError.
+        """
+        request = pb.CreateRunRequest(
+            request_id=uuid.uuid4().hex if request_id is None else request_id,
+            spec=_convert.run_spec_to_proto(spec),
+        )
+        reply = await self._link.call("CreateRun", self._stub.CreateRun, request, timeout=timeout)
+        return AsyncRun(self, self._snapshot("CreateRun", reply.run))
+
+    async def get(self, run_id: str, *, timeout: float | None = None) -> AsyncRun:
+        """A handle to an existing run. Raises NotFound."""
+        return AsyncRun(self, await self._get(run_id, timeout))
+
+    async def list(self, *, timeout: float | None = None) -> tuple[AsyncRun, ...]:
+        """Handles to all runs, newest first."""
+        found: list[AsyncRun] = []
+        token = ""
+        while True:
+            request = pb.ListRunsRequest(page_size=1000, page_token=token)
+            reply = await self._link.call("ListRuns", self._stub.ListRuns, request, timeout=timeout)
+            found += (AsyncRun(self, self._snapshot("ListRuns", run)) for run in reply.runs)
+            token = reply.next_page_token
+            if not token:
+                return tuple(found)
+
+    async def _get(self, run_id: str, timeout: float | None) -> RunSnapshot:
+        request = pb.GetRunRequest(run_id=run_id)
+        reply = await self._link.call("GetRun", self._stub.GetRun, request, timeout=timeout)
+        return self._snapshot("GetRun", reply.run)
+
+    async def _cancel(self, run_id: str, timeout: float | None) -> RunSnapshot:
+        request = pb.CancelRunRequest(run_id=run_id)
+        reply = await self._link.call("CancelRun", self._stub.CancelRun, request, timeout=timeout)
+        return self._snapshot("CancelRun", reply.run)
+
+    async def _watch(self, run_id: str, from_event: int) -> AsyncGenerator[RunEvent, None]:
+        """Events from `from_event` on up to the run's last, across broken connections and restarted servers."""
+        expected = max(1, from_event)
+        known_to_have_ended = False
+
+        def request() -> pb.WatchRunRequest:
+            return pb.WatchRunRequest(run_id=run_id, from_event=expected)
+
+        while True:
+            before = expected
+            stream = self._link.stream("WatchRun", self._stub.WatchRun, request)
+            async with aclosing(stream):
+                async for reply in stream:
+                    with self._link.reading("WatchRun"):
+                        event = _convert_replies.event_from_proto(reply)
+                        if event.number != expected:
+                            raise ValueError(f"event {event.number} came where {expected} was expected")
+                    expected += 1
+                    yield event
+                    if event.run.state.ended:
+                        return
+            # The stream ended without the run's last event: either the server stops, or all was over before
+            # `from_event`. Only once the run is known to have ended does silence mean that nothing more will come.
+            if known_to_have_ended and expected == before:
+                return
+            known_to_have_ended = (await self._get(run_id, None)).state.ended
+            if not known_to_have_ended:
+                await asyncio.sleep(self._link.options.initial_backoff)
+
+    def _snapshot(self, method: str, run: pb.Run) -> RunSnapshot:
+        with self._link.reading(method):
+            return _convert_replies.run_from_proto(run)
+
+
+class AsyncRun:
+    """One training run. `snapshot` is the run as of creation, the last refresh or cancel, or its end if seen."""
+
+    def __init__(self, training: AsyncTraining, snapshot: RunSnapshot) -> None:
+        self._training = training
+        self.snapshot = snapshot
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.run_id} {self.snapshot.state}>"
+
+    @property
+    def run_id(self) -> str:
+        """The name that the service gave the run."""
+        return self.snapshot.run_id
+
+    async def refresh(self, *, timeout: float | None = None) -> RunSnapshot:
+        """The run as it is now."""
+        self.snapshot = await self._training._get(self.run_id, timeout)
+        return self.snapshot
+
+    async def watch(self, from_event: int = 1) -> AsyncGenerator[RunEvent, None]:
+        """The run's events from number `from_event` (1 is the first) on, then those to come, until the run ends.
+
+        Goes on by itself, without gaps or repetitions, when the connection breaks or the server restarts. Raises
+        ServiceError where the server stays away.
+        """
+        events = self._training._watch(self.run_id, from_event)
+        async with aclosing(events):
+            async for event in events:
+                if event.run.state.ended:
+                    self.snapshot = event.run
+                yield event
+
+    async def cancel(self, *, timeout: float | None = None) -> RunSnapshot:
+        """Asks the run to stop, which it does within a step; one that has ended stays as it is."""
+        self.snapshot = await self._training._cancel(self.run_id, timeout)
+        return self.snapshot
+
+    async def result(self, *, timeout: float | None = None) -> RunResult:
+        """Waits until the run has ended, for `timeout` seconds or as long as it takes, and returns what it made.
+
+        Raises RunFailed where it failed or was cancelled, DeadlineExceeded where it goes on beyond the timeout.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                await self._until_ended()
+        except TimeoutError:
+            address = self._training.address
+            raise DeadlineExceeded(
+                f"training service at {address}: run {self.run_id} has not ended within {timeout:g} s. It goes on: ask "
+                "again with a longer timeout, or cancel it",
+                service="training",
+                address=address,
+                code=grpc.StatusCode.DEADLINE_EXCEEDED,
+            ) from None
+        run = self.snapshot
+        if run.state is RunState.SUCCEEDED and run.result is not None:
+            return run.result
+        raise RunFailed(_explain(run), run)
+
+    async def _until_ended(self) -> None:
+        while not self.snapshot.state.ended:
+            async for _ in self.watch():
+                pass
+            await self.refresh()
+
+
+def _explain(run: RunSnapshot) -> str:
+    at = f"at step {run.progress.step} of {run.progress.total_steps or 'unknown many'}"
+    if run.state is RunState.CANCELLED:
+        return f"training run {run.run_id} was cancelled {at}"
+    if run.error is None:
+        return f"training run {run.run_id} ended as {run.state} {at}, without a result or an error"
+    label = f" [{run.error.reason}]" if run.error.reason else ""
+    return f"training run {run.run_id} failed {at}: {run.error.message}{label}"
+
+
+class Training(Service):
+    """The training service, synchronous; see AsyncTraining."""
+
+    def __init__(self, loop: BackgroundLoop, twin: AsyncTraining) -> None:
+        super().__init__(loop)
+        self._twin = twin
+
+    @property
+    def address(self) -> str:
+        """See AsyncTraining.address."""
+        return self._twin.address
+
+    def info(self, *, timeout: float | None = None) -> ServerInfo:
+        """See AsyncTraining.info."""
+        return self._loop.run(self._twin.info(timeout=timeout))
+
+    def create(self, spec: RunSpec, request_id: str | None = None, *, timeout: float | None = None) -> Run:
+        """See AsyncTraining.create."""
+        return Run(self._loop, self._loop.run(self._twin.create(spec, request_id, timeout=timeout)))
+
+    def get(self, run_id: str, *, timeout: float | None = None) -> Run:
+        """See AsyncTraining.get."""
+        return Run(self._loop, self._loop.run(self._twin.get(run_id, timeout=timeout)))
+
+    def list(self, *, timeout: float | None = None) -> tuple[Run, ...]:
+        """See AsyncTraining.list."""
+        return tuple(Run(self._loop, run) for run in self._loop.run(self._twin.list(timeout=timeout)))
+
+
+class Run:
+    """One training run, synchronous; see AsyncRun."""
+
+    def __init__(self, loop: BackgroundLoop, twin: AsyncRun) -> None:
+        self._loop = loop
+        self._twin = twin
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.run_id} {self.snapshot.state}>"
+
+    @property
+    def snapshot(self) -> RunSnapshot:
+        """See AsyncRun."""
+        return self._twin.snapshot
+
+    @property
+    def run_id(self) -> str:
+        """See AsyncRun.run_id."""
+        return self._twin.run_id
+
+    def refresh(self, *, timeout: float | None = None) -> RunSnapshot:
+        """See AsyncRun.refresh."""
+        return self._loop.run(self._twin.refresh(timeout=timeout))
+
+    def watch(self, from_event: int = 1) -> Generator[RunEvent, None, None]:
+        """See AsyncRun.watch."""
+        return self._loop.iterate(self._twin.watch(from_event))
+
+    def cancel(self, *, timeout: float | None = None) -> RunSnapshot:
+        """See AsyncRun.cancel."""
+        return self._loop.run(self._twin.cancel(timeout=timeout))
+
+    def result(self, *, timeout: float | None = None) -> RunResult:
+        """See AsyncRun.result."""
+        return self._loop.run(self._twin.result(timeout=timeout))

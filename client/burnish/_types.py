@@ -1,0 +1,429 @@
+"""What goes into and comes out of the SDK: plain frozen dataclasses, no protobuf.
+
+Names and meanings are those of protos/burnish/api; a failed item carries an ItemStatus that is not `ok`, and its
+numbers are None, never a default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Role(StrEnum):
+    """Who speaks."""
+
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+
+
+class Dimension(StrEnum):
+    """What a judge rates."""
+
+    CLARITY = "clarity"
+    COMPLETENESS = "completeness"
+    FACTUALITY = "factuality"
+
+
+class Target(StrEnum):
+    """What a judge is shown."""
+
+    PROMPT = "prompt"
+    RESPONSE = "response"
+
+
+class Strategy(StrEnum):
+    """What a rewrite is for."""
+
+    SIMPLIFY = "simplify"
+    IMPROVE = "improve"
+    DIVERSIFY = "diversify"
+
+
+class RunState(StrEnum):
+    """Where a training run is in its life."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        """True where the run will not change any more."""
+        return self in (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One training sample; `id` is unique within a call."""
+
+    id: str
+    messages: tuple[Message, ...]
+
+    @property
+    def user_text(self) -> str:
+        """The user messages, joined by line breaks."""
+        return "\n".join(m.content for m in self.messages if m.role is Role.USER)
+
+    @property
+    def response(self) -> str:
+        """The last assistant message; empty where there is none."""
+        return next((m.content for m in reversed(self.messages) if m.role is Role.ASSISTANT), "")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """Weights wanted: a directory the service can read and, optionally, the digest it must have."""
+
+    uri: str = ""
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """Weights that produced a reply."""
+
+    uri: str
+    digest: str
+    engine: str
+    dtype: str
+    chat_template_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class ItemStatus:
+    """What became of one item; `code` is a google.rpc.Code number, 0 for OK."""
+
+    code: int = 0
+    reason: str = ""
+    message: str = ""
+    retryable: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """True where the item succeeded."""
+        return self.code == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Sampling parameters; None takes the RPC's default."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    max_tokens: int | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Where a call's time went, in seconds, and the tokens it cost."""
+
+    queue_seconds: float = 0.0
+    engine_seconds: float = 0.0
+    model_swap_seconds: float = 0.0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a server accepts."""
+
+    max_items: int
+    max_message_bytes: int
+    max_sequence_tokens: int
+    max_concurrent_requests: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """What a server is and can do."""
+
+    version: str
+    engine: str
+    model: ModelVersion | None
+    limits: Limits
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringInfo(ServerInfo):
+    """What a scoring server is; `judge_prompt_digest` is what JudgeBatch.prompt_digest will be."""
+
+    judge_prompt_digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RewritingInfo(ServerInfo):
+    """What a rewriting server is; `prompt_versions` is what RewriteBatch.prompt_version will be, by strategy."""
+
+    prompt_versions: Mapping[Strategy, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TurnScore:
+    """The score of one assistant turn; `token_ids` (int32) and `logprobs` (float32) only if asked for."""
+
+    message_index: int
+    mean_nll: float
+    sum_nll: float
+    num_tokens: int
+    token_ids: NDArray[np.int32] | None = None
+    logprobs: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SampleScore:
+    """The scores of one sample, nats; None where `status` is not ok."""
+
+    sample_id: str
+    status: ItemStatus
+    mean_nll: float | None = None
+    sum_nll: float | None = None
+    perplexity: float | None = None
+    num_tokens: int = 0
+    num_sequence_tokens: int = 0
+    turns: tuple[TurnScore, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreBatch:
+    """Reply of `scoring.score`."""
+
+    model: ModelVersion
+    scores: tuple[SampleScore, ...]
+    timing: Timing
+
+
+@dataclass(frozen=True, slots=True)
+class Rating:
+    """One rating; `value` in [0, 10], None where the judge gave no number."""
+
+    dimension: Dimension
+    target: Target
+    value: float | None
+    status: ItemStatus
+    reply: str
+
+
+@dataclass(frozen=True, slots=True)
+class SampleJudgment:
+    """The ratings of one sample."""
+
+    sample_id: str
+    status: ItemStatus
+    ratings: tuple[Rating, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeBatch:
+    """Reply of `scoring.judge`."""
+
+    model: ModelVersion
+    judgments: tuple[SampleJudgment, ...]
+    prompt_digest: str
+    timing: Timing
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """A set of vectors from the same weights."""
+
+    name: str
+    model: ModelVersion | None
+    dimension: int
+    num_vectors: int
+    create_time: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class SampleEmbedding:
+    """The embedding of one sample; `vector` float32 of shape (dimension,), only if asked for."""
+
+    sample_id: str
+    status: ItemStatus
+    vector: NDArray[np.float32] | None = None
+    num_tokens: int = 0
+    truncated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedBatch:
+    """Reply of `embedding.embed`."""
+
+    model: ModelVersion
+    embeddings: tuple[SampleEmbedding, ...]
+    num_stored: int
+    timing: Timing
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbor:
+    """A neighbour and its cosine similarity, in [-1, 1]."""
+
+    sample_id: str
+    cosine: float
+
+
+@dataclass(frozen=True, slots=True)
+class NeighborStatistics:
+    """How close one sample's nearest neighbours are."""
+
+    sample_id: str
+    mean_cosine: float
+    neighbors: tuple[Neighbor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RewriteItem:
+    """One sample to rewrite and, for DIVERSIFY, its neighbours, nearest first."""
+
+    sample: Sample
+    neighbors: tuple[Sample, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationRules:
+    """What a rewrite must satisfy; None takes the service's default (see rewriting.proto)."""
+
+    min_prompt_chars: int | None = None
+    max_prompt_chars: int | None = None
+    min_response_chars: int | None = None
+    max_response_chars: int | None = None
+    max_similarity: float | None = None
+    allow_language_change: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt at a rewrite; `rejection` is a lower-case word of the proto's Rejection, empty if accepted."""
+
+    rejection: str
+    detail: str
+    prompt_reply: str
+    response_reply: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """What became of one item; `sample` is None where it was rejected."""
+
+    sample_id: str
+    status: ItemStatus
+    sample: Sample | None = None
+    attempts: tuple[Attempt, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RewriteBatch:
+    """Reply of `rewriting.rewrite`."""
+
+    model: ModelVersion
+    rewrites: tuple[Rewrite, ...]
+    prompt_version: str
+    timing: Timing
+
+
+@dataclass(frozen=True, slots=True)
+class Hyperparameters:
+    """How to train; None takes the service's default (see training.proto)."""
+
+    num_epochs: float | None = None
+    max_steps: int | None = None
+    learning_rate: float | None = None
+    warmup_ratio: float | None = None
+    lr_scheduler: str | None = None
+    per_device_batch_size: int | None = None
+    gradient_accumulation_steps: int | None = None
+    weight_decay: float | None = None
+    max_grad_norm: float | None = None
+    max_sequence_tokens: int | None = None
+    dtype: str | None = None
+    seed: int | None = None
+    checkpoint_steps: int | None = None
+    gradient_checkpointing: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunSpec:
+    """Everything that determines a training run's result."""
+
+    base_model: ModelRef
+    data_uri: str
+    data_digest: str = ""
+    output_uri: str = ""
+    hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
+    eval_data_uri: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunProgress:
+    """How far a training run is; losses in nats per response token."""
+
+    step: int = 0
+    total_steps: int = 0
+    loss: float | None = None
+    learning_rate: float | None = None
+    tokens_per_second: float | None = None
+    eval_loss: float | None = None
+    seconds_left: float | None = None
+    memory_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a training run made."""
+
+    model: ModelRef
+    train_loss: float
+    eval_loss: float | None
+    num_samples: int
+    skipped: tuple[str, ...]
+    data_digest: str
+    num_tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunSnapshot:
+    """A training run at one moment."""
+
+    run_id: str
+    request_id: str
+    spec: RunSpec
+    state: RunState
+    progress: RunProgress
+    result: RunResult | None
+    error: ItemStatus | None
+    create_time: datetime | None
+    start_time: datetime | None
+    end_time: datetime | None
+    num_resumes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunEvent:
+    """One numbered event of a training run."""
+
+    number: int
+    time: datetime
+    run: RunSnapshot

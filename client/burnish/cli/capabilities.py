@@ -1,0 +1,236 @@
+"""score, judge, embed, rewrite: each capability alone, on a file. One JSON line per sample, in file order.
+
+A sample that fails keeps its line, with `error` and no numbers; the command then says how many and ends with 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from burnish._types import Dimension, ItemStatus, RewriteItem, Sample, Sampling, Strategy, Target
+from burnish.cli.data import DataOption, SkipOption, load_samples
+from burnish.cli.output import command, complain, lines_to, write_line
+from burnish.cli.progress import Bars
+from burnish.cli.services import ServiceChoice, with_services
+
+BATCH = 64  # samples between two steps of the progress bar; the client splits further where a service wants less
+
+
+def _absolute(model: str) -> str:
+    """A directory that is here by its full name, since services have a working directory of their own."""
+    return str(Path(model).resolve()) if Path(model).is_dir() else model
+
+
+ModelOption = Annotated[str, typer.Option("--model", help="Directory of the model.", metavar="DIR", callback=_absolute)]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", help="File to write; default: standard output.", metavar="FILE")
+]
+LimitOption = Annotated[int | None, typer.Option("--limit", help="Only the first N samples.", min=1)]
+SeedOption = Annotated[int, typer.Option("--seed", help="Seed of sampling.", min=0)]
+
+T = TypeVar("T")
+State = Path("burnish-state")
+
+
+@command
+@with_services
+def score(
+    services: ServiceChoice,
+    data: DataOption,
+    model: ModelOption,
+    out: OutOption = None,
+    tokens: Annotated[bool, typer.Option("--tokens", help="Also every response token's log-probability.")] = False,
+    limit: LimitOption = None,
+    skip_bad_rows: SkipOption = False,
+) -> None:
+    """Loss and perplexity of every sample's responses under a model.
+
+    One JSON line per sample: `id`, `mean_nll` and `sum_nll` in nats, `perplexity`, `num_tokens`, `turns`.
+    """
+    samples = load_samples(data, limit=limit, skip_bad_rows=skip_bad_rows)
+    with services.client(["scoring"], model, State) as client:
+
+        def send(part: Sequence[Sample]) -> Iterator[tuple[str, ItemStatus, dict[str, Any]]]:
+            for one in client.scoring.score(part, model=model, return_tokens=tokens).scores:
+                turns = [
+                    {"message_index": t.message_index, "mean_nll": t.mean_nll, "num_tokens": t.num_tokens}
+                    | ({} if t.logprobs is None else {"logprobs": [round(float(x), 6) for x in t.logprobs]})
+                    | ({} if t.token_ids is None else {"token_ids": t.token_ids.tolist()})
+                    for t in one.turns
+                ]
+                yield (
+                    one.sample_id,
+                    one.status,
+                    {
+                        "mean_nll": one.mean_nll,
+                        "sum_nll": one.sum_nll,
+                        "perplexity": one.perplexity,
+                        "num_tokens": one.num_tokens,
+                        "turns": turns,
+                    },
+                )
+
+        _each("score", samples, send, out)
+
+
+@command
+@with_services
+def judge(
+    services: ServiceChoice,
+    data: DataOption,
+    model: ModelOption,
+    out: OutOption = None,
+    dimension: Annotated[
+        list[Dimension] | None, typer.Option("--dimension", help="Rate only this; may be repeated.")
+    ] = None,
+    target: Annotated[list[Target] | None, typer.Option("--target", help="Show only this; may be repeated.")] = None,
+    temperature: Annotated[float, typer.Option("--temperature", help="Softmax temperature, 0 to 2.")] = 0.1,
+    max_tokens: Annotated[
+        int, typer.Option("--max-tokens", help="Most tokens of a reply; the number comes first.", min=1)
+    ] = 16,
+    seed: SeedOption = 0,
+    limit: LimitOption = None,
+    skip_bad_rows: SkipOption = False,
+) -> None:
+    """The model's own ratings of every sample: clarity, completeness, factuality, each for prompt and response.
+
+    One JSON line per sample: `id` and `ratings`, each with `value` in 0 to 10, or null where the reply has no number.
+    """
+    samples = load_samples(data, limit=limit, skip_bad_rows=skip_bad_rows)
+    sampling = Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed)
+    with services.client(["scoring"], model, State) as client:
+
+        def send(part: Sequence[Sample]) -> Iterator[tuple[str, ItemStatus, dict[str, Any]]]:
+            batch = client.scoring.judge(
+                part, model=model, dimensions=dimension or (), targets=target or (), sampling=sampling
+            )
+            for one in batch.judgments:
+                ratings = [
+                    {"dimension": r.dimension, "target": r.target, "value": r.value, "reply": r.reply}
+                    for r in one.ratings
+                ]
+                yield one.sample_id, one.status, {"ratings": ratings}
+
+        _each("judge", samples, send, out)
+
+
+@command
+@with_services
+def embed(
+    services: ServiceChoice,
+    data: DataOption,
+    model: ModelOption,
+    collection: Annotated[str, typer.Option("--collection", help="Collection to fill; made where it is missing.")],
+    out: OutOption = None,
+    k: Annotated[int, typer.Option("-k", "--neighbors", help="Nearest neighbours per sample.", min=1, max=100)] = 2,
+    truncate: Annotated[bool, typer.Option("--truncate", help="Cut texts that are longer than the context.")] = False,
+    limit: LimitOption = None,
+    skip_bad_rows: SkipOption = False,
+) -> None:
+    """Embeds every sample's user text into a collection, and lists its nearest neighbours there.
+
+    One JSON line per sample: `id`, `mean_cosine` to the k nearest in -1 to 1, and `neighbors`.
+    """
+    samples = load_samples(data, limit=limit, skip_bad_rows=skip_bad_rows)
+    with services.client(["embedding"], model, State) as client:
+        client.embedding.create_collection(collection)
+        failed: dict[str, ItemStatus] = {}
+        with Bars() as bars:
+            for part in bars.over("embed", _parts(samples), total=len(samples), size=len):
+                batch = client.embedding.embed(part, model=model, collection=collection, truncate=truncate)
+                failed |= {e.sample_id: e.status for e in batch.embeddings if not e.status.ok}
+        stored = [sample.id for sample in samples if sample.id not in failed]
+        found = client.embedding.neighbor_statistics(collection, stored, k=k) if stored else ()
+        statistics = {one.sample_id: one for one in found}
+
+        def send(part: Sequence[Sample]) -> Iterator[tuple[str, ItemStatus, dict[str, Any]]]:
+            for sample in part:
+                one = statistics.get(sample.id)
+                record = (
+                    {}
+                    if one is None
+                    else {
+                        "mean_cosine": one.mean_cosine,
+                        "neighbors": [{"id": n.sample_id, "cosine": n.cosine} for n in one.neighbors],
+                    }
+                )
+                yield sample.id, failed.get(sample.id, ItemStatus()), record
+
+        _each("", samples, send, out)
+
+
+@command
+@with_services
+def rewrite(
+    services: ServiceChoice,
+    data: DataOption,
+    model: ModelOption,
+    strategy: Annotated[
+        Strategy, typer.Option("--strategy", help="What the rewrite is for: easier, better, or new and different.")
+    ],
+    out: OutOption = None,
+    attempts: Annotated[int, typer.Option("--attempts", help="Tries before giving up.", min=1, max=10)] = 3,
+    temperature: Annotated[float, typer.Option("--temperature", help="Softmax temperature, 0 to 2.")] = 1.0,
+    max_tokens: Annotated[int | None, typer.Option("--max-tokens", help="Most tokens of a reply.", min=1)] = None,
+    seed: SeedOption = 0,
+    limit: LimitOption = None,
+    skip_bad_rows: SkipOption = False,
+) -> None:
+    """Rewrites every sample: a new prompt and a new answer, checked before they are accepted.
+
+    One JSON line per sample: `id`, `messages` of the accepted rewrite or null, and `attempts` with the reason of each
+    rejection. With `--strategy diversify` the samples before and after in the file serve as neighbours.
+    """
+    samples = load_samples(data, limit=limit, skip_bad_rows=skip_bad_rows)
+    place = {sample.id: index for index, sample in enumerate(samples)}
+    sampling = Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed)
+
+    def item(sample: Sample) -> RewriteItem:
+        if strategy is not Strategy.DIVERSIFY:
+            return RewriteItem(sample)
+        index = place[sample.id]
+        return RewriteItem(sample, tuple(samples[max(0, index - 1) : index] + samples[index + 1 : index + 2]))
+
+    with services.client(["rewriting"], model, State) as client:
+
+        def send(part: Sequence[Sample]) -> Iterator[tuple[str, ItemStatus, dict[str, Any]]]:
+            batch = client.rewriting.rewrite(
+                [item(sample) for sample in part], strategy, model=model, sampling=sampling, max_attempts=attempts
+            )
+            for one in batch.rewrites:
+                messages = one.sample and [{"role": m.role, "content": m.content} for m in one.sample.messages]
+                tries = [{"rejection": a.rejection, "detail": a.detail} for a in one.attempts]
+                yield one.sample_id, one.status, {"messages": messages, "attempts": tries}
+
+        _each("rewrite", samples, send, out)
+
+
+def _each(
+    step: str,
+    samples: Sequence[Sample],
+    send: Callable[[Sequence[Sample]], Iterator[tuple[str, ItemStatus, dict[str, Any]]]],
+    out: Path | None,
+) -> None:
+    """Writes what `send` answers for every part, under a progress bar; ends with code 1 where samples failed."""
+    failed = 0
+    first = ""
+    with lines_to(out) as stream, Bars(visible=bool(step)) as bars:
+        for part in bars.over(step, _parts(samples), total=len(samples), size=len):
+            for sample_id, status, record in send(part):
+                if not status.ok:
+                    failed += 1
+                    first = first or f"{sample_id}: {status.message}"
+                    error = {"reason": status.reason, "message": status.message, "retryable": status.retryable}
+                    record = {key: record[key] for key in ("attempts",) if key in record} | {"error": error}
+                write_line(stream, {"id": sample_id} | record)
+    if failed:
+        complain(f"{failed} of {len(samples)} samples failed; the first: {first}")
+        raise typer.Exit(1)
+
+
+def _parts(items: Sequence[T]) -> list[Sequence[T]]:
+    return [items[start : start + BATCH] for start in range(0, len(items), BATCH)]

@@ -1,0 +1,90 @@
+"""What the command says and how it ends: errors as one paragraph, JSON for machines, exit codes.
+
+Exit codes: 0 done; 1 the work failed; 2 wrong usage or bad input; 3 a service could not be reached or started;
+130 interrupted and resumable.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, ParamSpec
+
+import typer
+from rich.console import Console
+
+from burnish._errors import BurnishError
+
+EXIT_INTERRUPTED = 130
+
+P = ParamSpec("P")
+
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+screen = Console(highlight=False, soft_wrap=True)
+
+
+def command(function: Callable[P, None]) -> Callable[P, None]:
+    """Ends the process with the right exit code and one paragraph on standard error when `function` raises."""
+
+    @functools.wraps(function)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            function(*args, **kwargs)
+        except BurnishError as error:
+            complain(str(error), as_json=bool(kwargs.get("json_output")), kind=type(error).__name__)
+            raise typer.Exit(error.exit_code) from None
+        except BrokenPipeError:  # the reader has gone, as with `| head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+        except KeyboardInterrupt:
+            complain("Interrupted.", as_json=bool(kwargs.get("json_output")), kind="Interrupted")
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+
+    return guarded
+
+
+def complain(message: str, *, as_json: bool = False, kind: str = "Error") -> None:
+    """One paragraph (or JSON object) on standard error."""
+    if as_json:
+        sys.stderr.write(json.dumps({"error": kind, "message": message}, ensure_ascii=False) + "\n")
+        return
+    first, *rest = message.splitlines() or [""]
+    errors.print("burnish: ", style="bold red", end="")
+    errors.print(first, markup=False)
+    for line in rest:
+        errors.print(line, markup=False)
+
+
+def say(text: str) -> None:
+    """A line on standard output, as it is."""
+    screen.print(text, markup=False)
+
+
+def say_json(value: object) -> None:
+    """One JSON document on standard output."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n")
+
+
+@contextmanager
+def lines_to(path: Path | None) -> Iterator[IO[str]]:
+    """A text stream to `path`, which appears whole or not at all; standard output where it is None."""
+    if path is None:
+        yield sys.stdout
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w", encoding="utf-8") as stream:
+            yield stream
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_line(stream: IO[str], record: Mapping[str, object]) -> None:
+    """One JSON object on a line of its own."""
+    stream.write(json.dumps(record, ensure_ascii=False) + "\n")

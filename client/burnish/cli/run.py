@@ -1,0 +1,185 @@
+"""run and resume: a whole recipe, from a data set to a better one and the model trained on it. demo: the same on the
+bundled data."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from burnish._client import Client
+from burnish._endpoints import SERVICES
+from burnish.cli.capabilities import ModelOption
+from burnish.cli.data import DataOption, SkipOption, bundled, data_paths
+from burnish.cli.inspect_run import write_report_of
+from burnish.cli.output import command, say, say_json
+from burnish.cli.recipe_options import MIDDO, WORK, given
+from burnish.cli.run_progress import RunBars
+from burnish.cli.services import ServiceChoice, with_services
+from burnish.coordinator.history import RunHistory
+from burnish.coordinator.loop import RunSummary, finished, resume, run_middo
+from burnish.coordinator.paths import RunPaths
+from burnish.coordinator.progress import Observer
+from burnish.coordinator.recipes.middo import MiddoSettings, RunOptions
+
+run_app = typer.Typer(help="Run a recipe, or go on with one that was interrupted.", no_args_is_help=True)
+
+OutDir = Annotated[
+    Path, typer.Option("--out", help="Run directory: ledger, models, final data, report.", metavar="DIR")
+]
+RunDir = Annotated[Path, typer.Argument(help="Run directory, as given to --out.", metavar="DIR")]
+JsonOption = Annotated[bool, typer.Option("--json", help="The outcome as JSON on standard output.")]
+# What the bundled model and data are run with: small enough for two cores, enough steps to learn something.
+DEMO: dict[str, Any] = {
+    "rounds": 2,
+    "training": {"learning_rate": 5e-5, "per_device_batch_size": 4, "gradient_accumulation_steps": 2},
+    "rewrite": {"max_tokens": 256, "temperature": 0.7},
+}
+DEMO_CONTEXT = 1024  # tokens
+
+
+def with_settings(function: Callable[..., None]) -> Callable[..., None]:
+    """Adds the recipe's options to a command with parameters `settings` and `work`, which get what was given."""
+    signature = inspect.signature(function, eval_str=True)
+    table = MIDDO | WORK
+    own = [p for name, p in signature.parameters.items() if name not in ("settings", "work")]
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        for name, (_, annotation) in table.items()
+    ]
+
+    @functools.wraps(function)
+    def wrapper(**values: Any) -> None:
+        chosen = {name: values.pop(name) for name in table}
+        function(settings=given(MIDDO, chosen), work=given(WORK, chosen), **values)
+
+    combined = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + added
+    wrapper.__signature__ = signature.replace(parameters=combined)  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in combined} | {"return": None}
+    return wrapper
+
+
+@run_app.command("middo")
+@command
+@with_settings
+@with_services
+def run_middo_command(
+    services: ServiceChoice,
+    settings: dict[str, Any],
+    work: dict[str, Any],
+    data: DataOption,
+    model: ModelOption,
+    out: OutDir,
+    holdout: Annotated[
+        list[str] | None,
+        typer.Option("--holdout", help="Held-out data that losses are measured on.", metavar="PATH"),
+    ] = None,
+    skip_bad_rows: SkipOption = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Middo: train, find what is too hard, sparse or of low quality, rewrite it, and go round again.
+
+    Interrupted or killed, the same command goes on where it stopped.
+    """
+    values = settings | {"data": [str(p) for p in data_paths(data)], "model": model, "skip_bad_rows": skip_bad_rows}
+    if holdout:
+        values["holdout"] = [str(p) for p in data_paths(holdout)]
+    _run(services, values, work, out, json_output=json_output)
+
+
+@command
+@with_settings
+@with_services
+def demo(
+    services: ServiceChoice,
+    settings: dict[str, Any],
+    work: dict[str, Any],
+    model: ModelOption,
+    out: OutDir,
+    json_output: JsonOption = False,
+) -> None:
+    """Two rounds of Middo on the bundled data set, whose planted flaws the report counts.
+
+    Options are those of `run middo`; data, held-out data and truth are the bundled ones.
+    """
+    values = DEMO | settings | {"data": [str(bundled("demo.jsonl"))], "model": model}
+    for group in ("training", "rewrite"):
+        values[group] = DEMO[group] | settings.get(group, {})
+    values["holdout"] = [str(bundled("demo_holdout.jsonl"))]
+    if services.settings.max_model_len is None:
+        services = services.with_context(DEMO_CONTEXT)
+    _run(services, values, {"truth": str(bundled("demo_truth.jsonl"))} | work, out, json_output=json_output)
+
+
+@command
+@with_services
+def resume_command(services: ServiceChoice, directory: RunDir, json_output: JsonOption = False) -> None:
+    """Goes on with an interrupted run, under the settings that it began with.
+
+    The same as repeating the command that began it.
+    """
+    with RunHistory.open(directory) as history:
+        model = str(history.run.config["settings"]["model"])  # type: ignore[index]
+    with _observed(services, model, directory, quiet=json_output) as (client, observer):
+        summary = resume(directory, client, observer=observer)
+    _conclude(summary, json_output=json_output)
+
+
+def _run(
+    services: ServiceChoice, values: dict[str, Any], work: Mapping[str, Any], out: Path, *, json_output: bool
+) -> None:
+    for group in ("judge", "rewrite"):
+        if group in values:
+            values[group] = MiddoSettings.model_fields[group].default.model_dump() | values[group]
+    settings = MiddoSettings.parse(values)
+    options = RunOptions.model_validate(dict(work))
+    done = finished(settings, out)
+    if done is not None:
+        _conclude(done, json_output=json_output)
+        return
+    with _observed(services, settings.model, out, quiet=json_output) as (client, observer):
+        summary = run_middo(settings, client, out, options=options, observer=observer)
+    _conclude(summary, json_output=json_output)
+
+
+@contextmanager
+def _observed(services: ServiceChoice, model: str, out: Path, *, quiet: bool) -> Iterator[tuple[Client, Observer]]:
+    paths = RunPaths(out)
+    with (
+        services.client(SERVICES, model, paths.services, quiet=quiet) as client,
+        RunBars(visible=not quiet) as observer,
+    ):
+        yield client, observer
+
+
+def _conclude(summary: RunSummary, *, json_output: bool) -> None:
+    paths = RunPaths(summary.out_dir)
+    report = write_report_of(paths.out)
+    trained = [m for m in summary.models if m.role == "trained"]
+    measured = [m.eval_loss for m in summary.models if m.eval_loss is not None and m.role != "refiner"]
+    data = next((f for f in summary.files if "provenance" not in f.name), paths.final)
+    if json_output:
+        say_json(
+            {
+                "run_id": summary.run_id,
+                "report": report,
+                "data": list(summary.files),
+                "model": trained[-1].uri,
+                "digest": trained[-1].digest,
+                "rows_in": summary.rows_in,
+                "rows_out": summary.rows_out,
+                "held_out_losses": measured,
+            }
+        )
+        return
+    say(f"{summary.rows_in} rows in, {summary.rows_out} out.")
+    if len(measured) > 1:
+        say(f"Held-out loss {measured[0]:.4f} with the base model, {measured[-1]:.4f} with the last one.")
+    say(f"report  {report}")
+    say(f"data    {data}")
+    say(f"model   {trained[-1].uri}")

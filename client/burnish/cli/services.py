@@ -1,0 +1,152 @@
+"""The options that say which services a command uses, and the services themselves.
+
+`with_services` gives a command these options and a ready client; without any endpoint, what the command needs is
+started on this machine and stopped again afterwards. Both take the same path through the SDK and gRPC.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from burnish._client import Client
+from burnish._endpoints import SERVICES, Endpoints
+from burnish._errors import UsageError
+from burnish._settings import Settings, load_settings
+from burnish.cli.output import errors
+from burnish.local import EngineOptions, LocalServices
+
+_WHERE = "Where the services are"
+_LOCAL = "Services started here"
+
+
+def _option(kind: Any, flag: str, text: str, panel: str, **more: Any) -> Any:
+    return Annotated[kind, typer.Option(flag, help=text, rich_help_panel=panel, show_default=False, **more)]
+
+
+# Parameter name -> annotation; all default to None, which leaves the word to the environment and burnish.toml.
+OPTIONS: dict[str, Any] = {
+    "endpoint": _option(str | None, "--endpoint", "Address of a server with all services, host:port.", _WHERE),
+    **{
+        f"{service}_endpoint": _option(
+            str | None, f"--{service}-endpoint", f"Address of the {service} service, host:port.", _WHERE
+        )
+        for service in SERVICES
+    },
+    "config": _option(Path | None, "--config", "Settings file instead of ./burnish.toml.", _WHERE, metavar="FILE"),
+    "engine": _option(str | None, "--engine", "vllm, transformers or fake; default: the best installed.", _LOCAL),
+    "dtype": _option(str | None, "--dtype", "auto, bfloat16, float16 or float32.", _LOCAL),
+    "max_model_len": _option(int | None, "--max-model-len", "Context in tokens; default: the model's.", _LOCAL),
+    "memory_mib": _option(int | None, "--memory-mib", "KV cache on CPU, MiB.", _LOCAL),
+    "cpu_cores": _option(str | None, "--cpu-cores", "Cores to bind to, such as 0-1.", _LOCAL),
+    "compile": _option(bool | None, "--compile/--no-compile", "Let vLLM compile: slower start, faster steps.", _LOCAL),
+    "chat_template": _option(
+        str | None, "--chat-template", "Chat template instead of the model's own: a name or a file.", _LOCAL
+    ),
+    "separate": _option(bool | None, "--separate", "One process per service instead of one for all.", _LOCAL),
+    "state_dir": _option(
+        Path | None, "--state-dir", "Where vectors, training runs and logs are kept.", _LOCAL, metavar="DIR"
+    ),
+}
+_NOT_SETTINGS = ("endpoint", "config", "separate", "state_dir")
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceChoice:
+    """What the user said about services, resolved."""
+
+    settings: Settings
+    endpoints: Endpoints
+    separate: bool
+    state_dir: Path | None
+
+    def with_context(self, max_model_len: int) -> ServiceChoice:
+        """The same, with another context for services started here."""
+        return replace(self, settings=self.settings.model_copy(update={"max_model_len": max_model_len}))
+
+    @contextmanager
+    def client(self, roles: Sequence[str], model: str, state_dir: Path, *, quiet: bool = False) -> Iterator[Client]:
+        """A client to `roles`, started here (with `model` loaded first) where no address is configured for any."""
+        configured = [role for role in roles if getattr(self.endpoints, role)]
+        if configured:
+            for role in roles:
+                self.endpoints.address(role)  # raises with advice where only some are configured
+            with Client(self.endpoints, options=self.settings.client_options) as client:
+                yield client
+            return
+        if not (Path(model) / "config.json").is_file() and self.settings.engine != "fake":
+            raise UsageError(
+                f"{model} is no model: expected a directory in the Hugging Face layout, with config.json, "
+                "*.safetensors and tokenizer files."
+            )
+        with (
+            LocalServices(
+                roles,
+                engine=self.settings.engine,
+                model=model,
+                state_dir=self.state_dir or state_dir,
+                separate=self.separate,
+                options=engine_options(self.settings),
+                start_timeout=self.settings.start_timeout,
+                on_progress=None if quiet else start_note,
+            ) as services,
+            Client(services.endpoints, options=self.settings.client_options) as client,
+        ):
+            yield client
+
+
+def engine_options(settings: Settings) -> EngineOptions:
+    """How services started here load their model."""
+    return EngineOptions(
+        dtype=settings.dtype,
+        max_model_len=settings.max_model_len,
+        memory_mib=settings.memory_mib,
+        cpu_cores=settings.cpu_cores,
+        chat_template=settings.chat_template,
+        compile=settings.compile,
+    )
+
+
+def start_note(text: str) -> None:
+    """Shows how far services are with starting; only to a person who watches."""
+    if errors.is_terminal:
+        errors.print(text.splitlines()[0][: errors.width], style="dim", markup=False)
+
+
+def with_services(function: Callable[..., None]) -> Callable[..., None]:
+    """Adds OPTIONS to a command that has a parameter `services: ServiceChoice`."""
+    signature = inspect.signature(function, eval_str=True)
+    own = [parameter for name, parameter in signature.parameters.items() if name != "services"]
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        for name, annotation in OPTIONS.items()
+    ]
+
+    @functools.wraps(function)
+    def wrapper(**given: Any) -> None:
+        chosen = {name: given.pop(name) for name in OPTIONS}
+        function(services=resolve(chosen), **given)
+
+    combined = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + added
+    wrapper.__signature__ = signature.replace(parameters=combined)  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in combined} | {"return": None}
+    return wrapper
+
+
+def resolve(chosen: dict[str, Any]) -> ServiceChoice:
+    """Flags over environment over burnish.toml over defaults. Raises SettingsError, UsageError."""
+    flags = {name: value for name, value in chosen.items() if name not in _NOT_SETTINGS and value is not None}
+    if chosen["endpoint"]:
+        named = [f"--{s}-endpoint" for s in SERVICES if f"{s}_endpoint" in flags]
+        if named:
+            raise UsageError(f"--endpoint names all services; it does not go together with {', '.join(named)}.")
+        flags |= {f"{service}_endpoint": chosen["endpoint"] for service in SERVICES}
+    settings = load_settings(flags, config=chosen["config"])
+    return ServiceChoice(settings, settings.endpoints, bool(chosen["separate"]), chosen["state_dir"])

@@ -1,0 +1,52 @@
+"""Writing files whole or not at all, and telling a full disk from other trouble."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from burnish.coordinator.errors import DiskFull
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+@contextmanager
+def writing_whole(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
+    """A stream whose bytes stand at `path` once the block ends well; after an exception nothing has changed. One writer
+    at a time; what a killed one left behind is overwritten. `durable` waits for the disk. Raises DiskFull."""
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as stream:
+            yield stream
+            stream.flush()
+            if durable:
+                os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if error.errno in _FULL:
+            raise disk_full(path, error) from error
+        raise
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: object, *, durable: bool = True) -> None:
+    """Writes `value` as indented JSON, whole or not at all."""
+    with writing_whole(path, durable=durable) as stream:
+        stream.write(json.dumps(value, indent=2, ensure_ascii=False).encode("utf-8") + b"\n")
+
+
+def disk_full(path: Path, error: Exception) -> DiskFull:
+    """The error to raise where writing `path` failed for want of room."""
+    return DiskFull(
+        f"{path} cannot be written: {error}. The disk, or a quota on it, is full. Everything committed so far is safe:"
+        " free some room and run the same command again; it goes on from there."
+    )

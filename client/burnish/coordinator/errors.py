@@ -1,0 +1,74 @@
+"""What can go wrong in the coordinator, as one tree. Messages say what was wrong, what was expected, what to do.
+
+    BurnishError                  (the SDK's root)
+    └── CoordinatorError          exit code 1
+        ├── InputError            2    the data or the settings cannot be used
+        │   ├── DataError         2    rows or files of a data set, with places
+        │   └── RunMismatch       2    the run directory belongs to other data or settings
+        ├── LedgerError           1    the ledger cannot be used
+        │   ├── LedgerBusy        1    another process holds it
+        │   ├── LedgerTooNew      1    made by a newer Burnish
+        │   └── DiskFull          1    nothing more can be written; nothing is lost
+        ├── StepFailed            1    a step could not be done; running again goes on from there
+        └── Interrupted           130  stopped on request; running again goes on from there
+
+Errors of a service call are the SDK's (`burnish._errors.ServiceError`) and pass through unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from burnish._errors import BurnishError
+
+
+class CoordinatorError(BurnishError):
+    """Anything the coordinator can say about itself; the text is meant for people."""
+
+
+class InputError(CoordinatorError):
+    """The caller's data or settings cannot be used."""
+
+    exit_code = 2
+
+
+class DataError(InputError):
+    """A data set cannot be read; `problems` has one sentence per place."""
+
+    def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
+
+
+class RunMismatch(InputError):
+    """A run directory holds a run with other data or settings; the message names what differs."""
+
+
+class LedgerError(CoordinatorError):
+    """The ledger cannot be used."""
+
+
+class LedgerBusy(LedgerError):
+    """Another process holds the ledger; `pid` says which, where that is known."""
+
+    def __init__(self, message: str, pid: int | None = None) -> None:
+        super().__init__(message)
+        self.pid = pid
+
+
+class LedgerTooNew(LedgerError):
+    """The ledger's schema is newer than this Burnish knows."""
+
+
+class DiskFull(LedgerError):
+    """Nothing more can be written. What was committed is safe; running again goes on from there."""
+
+
+class StepFailed(CoordinatorError):
+    """A step could not be done. What was committed is safe; running again goes on from there."""
+
+
+class Interrupted(CoordinatorError):
+    """Stopped on request after the batches in flight; running again goes on from there."""
+
+    exit_code = 130

@@ -1,0 +1,272 @@
+"""What the services found about samples, as the ledger keeps it: scores, ratings, embeddings, neighbours, rewrites.
+
+Keyed by content, shared by all runs of a ledger, written once. Only a failure that was marked retryable may be
+replaced. Writing belongs inside `Ledger.transaction()`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass
+
+from burnish._types import (
+    ItemStatus,
+    ModelVersion,
+    NeighborStatistics,
+    Rewrite,
+    SampleEmbedding,
+    SampleJudgment,
+    SampleScore,
+)
+from burnish.coordinator.ledger import Ledger
+from burnish.coordinator.policy.middo import RATINGS
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeKey:
+    """Under what samples are judged."""
+
+    model_digest: str
+    template_digest: str
+    prompt_digest: str
+    params_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class RewriteKey:
+    """Everything that determines a rewrite."""
+
+    sample_hash: str
+    strategy: str
+    context_digest: str
+    model_digest: str
+    prompt_version: str
+    params_digest: str
+
+
+_STATUS = ("code", "reason", "message", "retryable")
+
+
+def _status(status: ItemStatus) -> tuple[int, str, str, bool]:
+    return status.code, status.reason, status.message, status.retryable
+
+
+def _replacing(table: str, key: Sequence[str], columns: Sequence[str]) -> str:
+    """An ON CONFLICT clause under which only a retryable failure gives way."""
+    settings = ", ".join(f"{name} = excluded.{name}" for name in columns if name not in key)
+    return f"ON CONFLICT DO UPDATE SET {settings} WHERE {table}.retryable"
+
+
+class Findings:
+    """The content tables of one ledger. Hashes are sample hashes; order of results is that of the hashes given."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    # ---- scores
+
+    def unscored(self, hashes: Sequence[str], version: ModelVersion) -> list[str]:
+        """The samples without a score under these weights, or with a failure that may be retried."""
+        return self._missing(
+            "score",
+            "s.model_digest = ? AND s.template_digest = ?",
+            (version.digest, version.chat_template_digest),
+            hashes,
+        )
+
+    def add_scores(self, version: ModelVersion, scores: Sequence[SampleScore]) -> None:
+        """Writes scores; `sample_id` is the sample's hash."""
+        key = ("sample_hash", "model_digest", "template_digest")
+        columns = (*key, "mean_nll", "sum_nll", "num_tokens", "turns", *_STATUS, "engine")
+        rows = [
+            (
+                score.sample_id,
+                version.digest,
+                version.chat_template_digest,
+                score.mean_nll,
+                score.sum_nll,
+                score.num_tokens if score.status.ok else None,
+                json.dumps([_turn(turn) for turn in score.turns]) if score.status.ok else None,
+                *_status(score.status),
+                version.engine,
+            )
+            for score in scores
+        ]
+        self._ledger.append("score", columns, rows, conflict=_replacing("score", key, columns))
+
+    def losses(self, hashes: Sequence[str], version: ModelVersion) -> dict[str, float | None]:
+        """Mean loss (nats per response token) by hash; None where scoring failed."""
+        rows = self._ledger.select(
+            "SELECT s.sample_hash, s.mean_nll FROM wanted w JOIN score s ON s.sample_hash = w.key"
+            " WHERE s.model_digest = ? AND s.template_digest = ?",
+            (version.digest, version.chat_template_digest),
+            keys=hashes,
+        )
+        return dict(rows)
+
+    def mean_loss(self, hashes: Sequence[str], version: ModelVersion) -> float | None:
+        """Loss over all response tokens of all these samples together, nats per token; None where none was scored."""
+        rows = self._ledger.select(
+            "SELECT s.sum_nll, s.num_tokens FROM wanted w JOIN score s ON s.sample_hash = w.key"
+            " WHERE s.model_digest = ? AND s.template_digest = ? AND s.code = 0 ORDER BY w.position",
+            (version.digest, version.chat_template_digest),
+            keys=hashes,
+        )
+        tokens = sum(count for _, count in rows)
+        return sum(nll for nll, _ in rows) / tokens if tokens else None
+
+    # ---- ratings
+
+    def unjudged(self, hashes: Sequence[str], key: JudgeKey) -> list[str]:
+        """The samples that lack one of the six ratings, or failed in a way that may be retried."""
+        rows = self._ledger.select(
+            "SELECT w.key FROM wanted w LEFT JOIN rating r ON r.sample_hash = w.key AND r.model_digest = ?"
+            " AND r.template_digest = ? AND r.prompt_digest = ? AND r.params_digest = ?"
+            " GROUP BY w.key, w.position"
+            " HAVING count(r.sample_hash) < ? OR coalesce(bool_or(r.retryable), false) ORDER BY w.position",
+            (*astuple(key), len(RATINGS)),
+            keys=hashes,
+        )
+        return [row[0] for row in rows]
+
+    def add_ratings(self, key: JudgeKey, judgments: Sequence[SampleJudgment]) -> None:
+        """Writes six ratings a sample; a sample that could not be judged at all gets its failure six times."""
+        unique = ("sample_hash", "model_digest", "template_digest", "prompt_digest", "params_digest")
+        columns = (*unique, "dimension", "target", "value", *_STATUS, "reply")
+        rows: list[tuple[object, ...]] = []
+        for judgment in judgments:
+            place = (judgment.sample_id, *astuple(key))
+            if not judgment.status.ok:
+                rows += [(*place, *rating, None, *_status(judgment.status), "") for rating in RATINGS]
+            for rating in judgment.ratings:
+                rows.append(
+                    (
+                        *place,
+                        rating.dimension.value,
+                        rating.target.value,
+                        rating.value if rating.status.ok else None,
+                        *_status(rating.status),
+                        rating.reply,
+                    )
+                )
+        conflict = _replacing("rating", (*unique, "dimension", "target"), columns)
+        self._ledger.append("rating", columns, rows, conflict=conflict)
+
+    def ratings(self, hashes: Sequence[str], key: JudgeKey) -> dict[str, dict[tuple[str, str], float | None]]:
+        """By hash, the value of each (dimension, target); None where there is none."""
+        rows = self._ledger.select(
+            "SELECT r.sample_hash, r.dimension, r.target, r.value FROM wanted w JOIN rating r ON r.sample_hash = w.key"
+            " WHERE r.model_digest = ? AND r.template_digest = ? AND r.prompt_digest = ? AND r.params_digest = ?",
+            astuple(key),
+            keys=hashes,
+        )
+        found: dict[str, dict[tuple[str, str], float | None]] = {}
+        for sample_hash, dimension, target, value in rows:
+            found.setdefault(sample_hash, {})[dimension, target] = value
+        return found
+
+    # ---- embeddings and neighbours
+
+    def unembedded(self, hashes: Sequence[str], collection: str) -> list[str]:
+        """The samples that the collection has not been asked to hold, or that failed and may be retried."""
+        return self._missing("embedding", "s.collection = ?", (collection,), hashes)
+
+    def num_embedded(self, collection: str) -> int:
+        """How many vectors the collection should hold."""
+        return int(
+            self._ledger.select("SELECT count(*) FROM embedding WHERE collection = ? AND code = 0", (collection,))[0][0]
+        )
+
+    def add_embeddings(self, collection: str, version: ModelVersion, embeddings: Sequence[SampleEmbedding]) -> None:
+        """Writes which samples a collection holds."""
+        key = ("collection", "sample_hash")
+        columns = (*key, "model_digest", *_STATUS, "truncated")
+        rows = [
+            (collection, item.sample_id, version.digest, *_status(item.status), item.truncated) for item in embeddings
+        ]
+        self._ledger.append("embedding", columns, rows, conflict=_replacing("embedding", key, columns))
+
+    def forget_embeddings(self, collection: str) -> None:
+        """Strikes out a collection that the service has lost."""
+        self._ledger.execute("DELETE FROM embedding WHERE collection = ?", (collection,))
+
+    def add_neighborhoods(
+        self, set_digest: str, model_digest: str, k: int, statistics: Sequence[NeighborStatistics]
+    ) -> None:
+        """Writes the nearest neighbours of all samples of a set."""
+        rows = [
+            (
+                set_digest,
+                model_digest,
+                k,
+                item.sample_id,
+                json.dumps([{"sample_hash": n.sample_id, "cosine": n.cosine} for n in item.neighbors]),
+            )
+            for item in statistics
+        ]
+        columns = ("set_digest", "model_digest", "k", "sample_hash", "neighbors")
+        self._ledger.append("neighborhood", columns, rows, conflict="ON CONFLICT DO NOTHING")
+
+    def neighborhoods(self, set_digest: str, model_digest: str, k: int) -> dict[str, tuple[tuple[str, float], ...]]:
+        """By hash, the nearest other samples (hash, cosine), nearest first; empty where they were not asked for yet."""
+        rows = self._ledger.select(
+            "SELECT sample_hash, neighbors FROM neighborhood WHERE set_digest = ? AND model_digest = ? AND k = ?",
+            (set_digest, model_digest, k),
+        )
+        return {
+            sample_hash: tuple((n["sample_hash"], n["cosine"]) for n in json.loads(neighbors))
+            for sample_hash, neighbors in rows
+        }
+
+    # ---- rewrites
+
+    def unwritten(self, keys: Sequence[RewriteKey]) -> list[RewriteKey]:
+        """The rewrites that were not made yet, or failed and may be retried."""
+        done = {key for key, (_, retryable) in self._rewrites(keys).items() if not retryable}
+        return [key for key in keys if key not in done]
+
+    def add_rewrites(
+        self, keys: Sequence[RewriteKey], rewrites: Sequence[Rewrite], results: Sequence[str | None]
+    ) -> None:
+        """Writes what became of rewrites; `results` are the new samples' hashes, None where rejected."""
+        unique = tuple(RewriteKey.__slots__)
+        columns = (*unique, "result_hash", *_STATUS, "attempts")
+        rows = [
+            (
+                *astuple(key),
+                result,
+                *_status(rewrite.status),
+                json.dumps([asdict(attempt) for attempt in rewrite.attempts], ensure_ascii=False),
+            )
+            for key, rewrite, result in zip(keys, rewrites, results, strict=True)
+        ]
+        self._ledger.append("rewrite", columns, rows, conflict=_replacing("rewrite", unique, columns))
+
+    def rewritten(self, keys: Sequence[RewriteKey]) -> Mapping[RewriteKey, str | None]:
+        """The new sample's hash of each rewrite that was made; None where every attempt was rejected."""
+        return {key: result for key, (result, _) in self._rewrites(keys).items()}
+
+    def _rewrites(self, keys: Sequence[RewriteKey]) -> dict[RewriteKey, tuple[str | None, bool]]:
+        wanted = set(keys)
+        names = ", ".join(f"r.{name}" for name in RewriteKey.__slots__)
+        rows = self._ledger.select(
+            f"SELECT {names}, r.result_hash, r.retryable FROM rewrite r"
+            " WHERE r.sample_hash IN (SELECT key FROM wanted)",
+            keys=sorted({key.sample_hash for key in keys}),
+        )
+        found = {RewriteKey(*row[:6]): (row[6], row[7]) for row in rows}
+        return {key: value for key, value in found.items() if key in wanted}
+
+    def _missing(self, table: str, condition: str, parameters: Sequence[object], hashes: Sequence[str]) -> list[str]:
+        rows = self._ledger.select(
+            f"SELECT w.key FROM wanted w LEFT JOIN {table} s ON s.sample_hash = w.key AND {condition}"
+            " WHERE s.sample_hash IS NULL OR s.retryable ORDER BY w.position",
+            parameters,
+            keys=hashes,
+        )
+        return [row[0] for row in rows]
+
+
+def _turn(turn: object) -> dict[str, object]:
+    return {name: getattr(turn, name) for name in ("message_index", "mean_nll", "num_tokens")}

@@ -1,0 +1,271 @@
+"""Finding data files and streaming the records in them, each with its place. Knows no layout of conversations.
+
+JSON (a list, or one object a line), JSONL, CSV, Parquet, and the Arrow files of a Hugging Face data set saved to
+disk. Values are JSON values; `arrow.py` says what becomes of those that JSON cannot hold.
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import hashlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from burnish.coordinator.errors import DataError
+from burnish.coordinator.formats.arrow import json_values
+
+_ROWS_PER_READ = 1024
+_CHARS_PER_READ = 1 << 20
+
+
+class Container(StrEnum):
+    """How a file holds its records."""
+
+    JSON = "json"
+    JSONL = "jsonl"
+    CSV = "csv"
+    PARQUET = "parquet"
+    ARROW = "arrow"  # Hugging Face `save_to_disk`
+
+
+SUFFIXES = {
+    ".json": Container.JSON,
+    ".jsonl": Container.JSONL,
+    ".ndjson": Container.JSONL,
+    ".csv": Container.CSV,
+    ".parquet": Container.PARQUET,
+    ".arrow": Container.ARROW,
+}
+_SUPPORTED = "a .json, .jsonl, .csv or .parquet file, a folder or glob of them, or a saved Hugging Face data set"
+_NOT_DATA = frozenset({"dataset_info.json", "state.json", "dataset_dict.json"})
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """One file and how to read it."""
+
+    path: Path
+    container: Container
+
+
+@dataclass(frozen=True, slots=True)
+class RawRecord:
+    """One record and its place: `row` counts from 1, and is the line number in JSONL. `problem` says why there is no
+    `value`."""
+
+    row: int
+    value: dict[str, Any]
+    problem: str = ""
+
+
+def find_files(source: str | Path | Sequence[str | Path]) -> list[SourceFile]:
+    """The files that `source` names, in the order they are read: as given; inside a folder or glob, by name.
+    Raises DataError where there are none or one is of no known kind."""
+    given = [source] if isinstance(source, str | Path) else list(source)
+    files = [file for item in given for file in _expand(item)]
+    if not files:
+        raise DataError(f"No data file was named; expected {_SUPPORTED}.")
+    return files
+
+
+def digest_files(files: Sequence[SourceFile]) -> str:
+    """`sha256:` and the digest over the files' bytes in order; names and places do not count."""
+    whole = hashlib.sha256()
+    for file in files:
+        with file.path.open("rb") as stream:
+            whole.update(hashlib.file_digest(stream, "sha256").digest())
+    return f"sha256:{whole.hexdigest()}"
+
+
+def read_records(file: SourceFile) -> Iterator[RawRecord]:
+    """The records of one file, a piece of it in memory at a time. A record that is no object comes with its problem;
+    a file that cannot be read on raises DataError saying where."""
+    try:
+        if file.container is Container.PARQUET:
+            yield from _read_parquet(file.path)
+        elif file.container is Container.ARROW:
+            yield from _read_arrow(file.path)
+        elif file.container is Container.CSV:
+            yield from _read_csv(file.path)
+        elif file.container is Container.JSONL or _first_character(file.path) != "[":
+            yield from _read_lines(file.path)
+        else:
+            yield from _read_list(file.path)
+    except UnicodeDecodeError:
+        raise DataError(f"{file.path}: {_where_not_utf8(file.path)}; save the file as UTF-8.") from None
+    except pa.ArrowException as error:
+        raise DataError(f"{file.path}: cannot be read as {file.container.value}: {error}") from error
+    except OSError as error:
+        raise DataError(f"{file.path}: cannot be read: {error.strerror or error}") from error
+
+
+def arrow_schema(files: Sequence[SourceFile]) -> pa.Schema | None:
+    """The common schema of the Parquet and Arrow files among `files`; None where there are none."""
+    schemas = []
+    for file in files:
+        if file.container is Container.PARQUET:
+            schemas.append(pq.read_schema(file.path))
+        elif file.container is Container.ARROW:
+            with _open_arrow(file.path) as reader:
+                schemas.append(reader.schema)
+    try:
+        return pa.unify_schemas(schemas, promote_options="permissive") if schemas else None
+    except pa.ArrowException as error:
+        raise DataError(f"{files[0].path}: the files' columns do not go together: {error}") from error
+
+
+def _expand(item: str | Path) -> list[SourceFile]:
+    path = Path(item)
+    if path.is_dir():
+        return _expand_folder(path)
+    if path.exists():
+        return [_known(path)]
+    if glob.has_magic(str(item)):
+        found = sorted(Path(name) for name in glob.glob(str(item), recursive=True))  # noqa: PTH207 (the pattern may be absolute)
+        if not found:
+            raise DataError(f"{item}: no file matches this pattern; expected {_SUPPORTED}.")
+        return [file for name in found for file in (_expand_folder(name) if name.is_dir() else [_known(name)])]
+    raise DataError(f"{item}: there is no such file or folder; expected {_SUPPORTED}.")
+
+
+def _expand_folder(folder: Path) -> list[SourceFile]:
+    if (folder / "dataset_dict.json").is_file():
+        splits = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8")).get("splits", [])
+        if splits == ["train"]:
+            return _expand_folder(folder / "train")
+        raise DataError(f"{folder}: holds the splits {', '.join(splits)}; name the one to use, such as {folder}/train.")
+    if (folder / "state.json").is_file():
+        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        names = [entry["filename"] for entry in state.get("_data_files", [])]
+        return [SourceFile(folder / name, Container.ARROW) for name in names]
+    found = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES and path.name not in _NOT_DATA and not path.name.startswith(".")
+    )
+    if not found:
+        raise DataError(f"{folder}: holds no data file; expected {_SUPPORTED}.")
+    return [_known(path) for path in found]
+
+
+def _known(path: Path) -> SourceFile:
+    container = SUFFIXES.get(path.suffix.lower())
+    if container is None:
+        raise DataError(f"{path}: the kind of file is not known by its ending; expected {_SUPPORTED}.")
+    return SourceFile(path, container)
+
+
+def _first_character(path: Path) -> str:
+    with path.open(encoding="utf-8-sig") as stream:
+        while chunk := stream.read(4096):
+            if stripped := chunk.lstrip():
+                return stripped[0]
+    return ""
+
+
+def _read_lines(path: Path) -> Iterator[RawRecord]:
+    with path.open(encoding="utf-8-sig") as stream:
+        for number, line in enumerate(stream, start=1):
+            if line.isspace():
+                continue
+            try:
+                yield _record(number, json.loads(line))
+            except json.JSONDecodeError as error:
+                yield RawRecord(number, {}, f"is not JSON ({error.msg} at column {error.colno}); expected an object")
+
+
+def _read_list(path: Path) -> Iterator[RawRecord]:
+    """Elements of a JSON list, decoded one after the other from a buffer that is refilled as needed."""
+    decoder = json.JSONDecoder()
+    with path.open(encoding="utf-8-sig") as stream:
+        buffer, at, row, ended = stream.read(_CHARS_PER_READ).lstrip()[1:], 0, 0, False
+        while True:
+            while at < len(buffer) and buffer[at] in " \t\r\n,":
+                at += 1
+            if at < len(buffer) and buffer[at] == "]":
+                return
+            try:
+                value, at = decoder.raw_decode(buffer, at)
+            except json.JSONDecodeError as error:
+                if ended:
+                    raise DataError(
+                        f"{path}: the JSON breaks in row {row + 1}: {error.msg}; expected a list of objects."
+                    ) from None
+                # Reading as much again as is still undecoded keeps the retries linear for huge rows.
+                more = stream.read(max(_CHARS_PER_READ, len(buffer) - at))
+                buffer, at, ended = buffer[at:] + more, 0, not more
+                continue
+            row += 1
+            yield _record(row, value)
+
+
+def _read_csv(path: Path) -> Iterator[RawRecord]:
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        reader = csv.DictReader(stream, restkey=None, strict=True)
+        try:
+            for number, value in enumerate(reader, start=1):
+                cells = None in value or None in value.values()
+                yield RawRecord(number, value, "has another number of cells than the header" if cells else "")
+        except csv.Error as error:
+            raise DataError(f"{path}: the CSV breaks at line {reader.line_num}: {error}.") from None
+
+
+def _read_parquet(path: Path) -> Iterator[RawRecord]:
+    with pq.ParquetFile(path) as file:
+        yield from _from_batches(file.iter_batches(batch_size=_ROWS_PER_READ))
+
+
+def _read_arrow(path: Path) -> Iterator[RawRecord]:
+    with _open_arrow(path) as reader:
+        batches = reader if isinstance(reader, pa.RecordBatchStreamReader) else _file_batches(reader)
+        yield from _from_batches(batches)
+
+
+def _open_arrow(path: Path) -> Any:
+    """A reader of either Arrow form; Hugging Face writes streams."""
+    source = pa.memory_map(str(path))
+    try:
+        return pa.ipc.open_stream(source)
+    except pa.ArrowInvalid:
+        return pa.ipc.open_file(source)
+
+
+def _file_batches(reader: Any) -> Iterator[pa.RecordBatch]:
+    for index in range(reader.num_record_batches):
+        yield reader.get_batch(index)
+
+
+def _from_batches(batches: Iterator[pa.RecordBatch]) -> Iterator[RawRecord]:
+    row = 0
+    for batch in batches:
+        columns = [json_values(batch.column(index)) for index in range(batch.num_columns)]
+        for values in zip(*columns, strict=True):
+            row += 1
+            yield RawRecord(row, dict(zip(batch.schema.names, values, strict=True)))
+
+
+def _record(row: int, value: object) -> RawRecord:
+    if isinstance(value, dict):
+        return RawRecord(row, value)
+    return RawRecord(row, {}, f"is {json.dumps(value)[:40]}; expected an object")
+
+
+def _where_not_utf8(path: Path) -> str:
+    """Line and byte of the first sequence that is not UTF-8."""
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                return f"line {number}, byte {error.start + 1} (0x{line[error.start]:02x}) is not UTF-8"
+    return "the end of the file is not UTF-8"

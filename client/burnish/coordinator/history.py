@@ -1,0 +1,309 @@
+"""What a run has done, for reports, status and export: typed reading of the ledger. Writes nothing.
+
+`RunHistory.open(out_dir)` opens the run in a run directory; it raises LedgerBusy while the run goes on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from burnish._types import Attempt, Message, Role
+from burnish.coordinator.errors import LedgerError
+from burnish.coordinator.ledger import Ledger
+from burnish.coordinator.paths import RunPaths
+from burnish.coordinator.policy.assembly import DataRow
+from burnish.coordinator.records import (
+    DatasetRecord,
+    DecisionRecord,
+    FailureRecord,
+    ModelRecord,
+    RatingSummary,
+    RewriteRecord,
+    RunRecord,
+    StepRecord,
+    Threshold,
+    TrainingEventRecord,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FinalRow:
+    """A row to be written: its conversation, and the source row that it goes back to, all columns as they came."""
+
+    row: DataRow
+    messages: tuple[Message, ...]
+    record: dict[str, Any]
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class RunHistory:
+    """One run of a ledger, to read. Rounds count from 1; round `rounds + 1` is the data after the last refinement."""
+
+    def __init__(self, ledger: Ledger, run_id: str) -> None:
+        self.run_id = run_id
+        self._ledger = ledger
+
+    @classmethod
+    def open(cls, out_dir: Path) -> RunHistory:
+        """The run in a run directory. Raises LedgerError where there is none, LedgerBusy while it goes on."""
+        paths = RunPaths(out_dir)
+        ledger = Ledger.open(paths.ledger, read_only=True)
+        found = run_ids(ledger)
+        if not found:
+            ledger.close()
+            raise LedgerError(f"{paths.ledger}: the ledger holds no run yet. Run `burnish run` with --out {out_dir}.")
+        return cls(ledger, found[0])
+
+    def close(self) -> None:
+        """Closes the ledger."""
+        self._ledger.close()
+
+    def __enter__(self) -> RunHistory:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    @property
+    def run(self) -> RunRecord:
+        """The run: recipe, configuration, times."""
+        record = read_run(self._ledger, self.run_id)
+        assert record is not None
+        return record
+
+    def datasets(self) -> list[DatasetRecord]:
+        """The data set of each round so far, by round."""
+        return read_datasets(self._ledger, self.run_id)
+
+    def rows(self, round_number: int) -> list[DataRow]:
+        """The rows of a round's data set, in order."""
+        return read_rows(self._ledger, self.run_id, round_number)
+
+    def conversations(self, round_number: int) -> Iterator[tuple[DataRow, tuple[Message, ...]]]:
+        """The rows of a round's data set with their conversations, in order, streamed."""
+        query = (
+            "SELECT r.row_id, r.sample_hash, r.origin, r.parent_row_id, r.source_row_id, s.messages FROM dataset_row r"
+            " JOIN sample s USING (sample_hash) WHERE r.run_id = ? AND r.round = ? ORDER BY r.position"
+        )
+        for row in self._ledger.stream(query, (self.run_id, round_number)):
+            yield DataRow(*row[:5]), read_messages(row[5])
+
+    def final_rows(self, round_number: int) -> Iterator[FinalRow]:
+        """The rows of a round's data set with all that writing them takes, in order, streamed."""
+        query = (
+            "SELECT r.row_id, r.sample_hash, r.origin, r.parent_row_id, r.source_row_id, s.messages, o.record"
+            " FROM dataset_row r JOIN sample s USING (sample_hash)"
+            " JOIN dataset_row d ON d.run_id = r.run_id AND d.round = 1 AND d.row_id = r.source_row_id"
+            " JOIN source_row o ON o.run_id = r.run_id AND o.position = d.position"
+            " WHERE r.run_id = ? AND r.round = ? ORDER BY r.position"
+        )
+        for row in self._ledger.stream(query, (self.run_id, round_number)):
+            yield FinalRow(DataRow(*row[:5]), read_messages(row[5]), json.loads(row[6]))
+
+    def source_records(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The source's rows as they came: (row id, all columns), in order, streamed."""
+        query = (
+            "SELECT d.row_id, s.record FROM source_row s JOIN dataset_row d ON d.run_id = s.run_id AND d.round = 1"
+            " AND d.position = s.position WHERE s.run_id = ? ORDER BY s.position"
+        )
+        for row_id, record in self._ledger.stream(query, (self.run_id,)):
+            yield row_id, json.loads(record)
+
+    def steps(self) -> list[StepRecord]:
+        """All steps begun, in order."""
+        return read_steps(self._ledger, self.run_id)
+
+    def models(self) -> list[ModelRecord]:
+        """All models, by round."""
+        return read_models(self._ledger, self.run_id)
+
+    def thresholds(self, round_number: int) -> list[Threshold]:
+        """The lines drawn in a round."""
+        rows = self._ledger.select(
+            "SELECT axis, signal, mean, std, m, tau, share, num_tied, num_values, num_excluded FROM threshold"
+            " WHERE run_id = ? AND round = ? ORDER BY signal",
+            (self.run_id, round_number),
+        )
+        order = ("loss_pre", "loss_post", "mean_cosine", "quality")
+        return sorted((Threshold(*row) for row in rows), key=lambda line: order.index(line.signal))
+
+    def decisions(self, round_number: int) -> list[DecisionRecord]:
+        """What was decided for each row of a round, in order; empty before that step."""
+        return read_decisions(self._ledger, self.run_id, round_number)
+
+    def rewrites(self, round_number: int) -> list[RewriteRecord]:
+        """The rewrites that a round's decisions asked for, in the order of its rows; those still to come are absent."""
+        rows = self._ledger.select(
+            "SELECT f.row_id, f.strategy, b.messages, a.messages, w.code, w.reason, w.message, w.attempts"
+            " FROM refinement f JOIN rewrite w USING"
+            " (sample_hash, strategy, context_digest, model_digest, prompt_version, params_digest)"
+            " JOIN sample b ON b.sample_hash = f.sample_hash LEFT JOIN sample a ON a.sample_hash = w.result_hash"
+            " JOIN dataset_row d ON d.run_id = f.run_id AND d.round = f.round AND d.row_id = f.row_id"
+            " WHERE f.run_id = ? AND f.round = ? ORDER BY d.position, f.strategy",
+            (self.run_id, round_number),
+        )
+        return [
+            RewriteRecord(
+                row_id=row[0],
+                strategy=row[1],
+                before=read_messages(row[2]),
+                after=None if row[3] is None else read_messages(row[3]),
+                code=row[4],
+                reason=row[5],
+                message=row[6],
+                attempts=tuple(Attempt(**attempt) for attempt in json.loads(row[7])),
+            )
+            for row in rows
+        ]
+
+    def failures(self, round_number: int) -> list[FailureRecord]:
+        """What went wrong in a round, by step and reason, over distinct samples; most frequent first."""
+        rows = self._ledger.select(_FAILURES, {"run": self.run_id, "round": round_number})
+        return [FailureRecord(round_number, *row) for row in rows]
+
+    def rating_summaries(self, round_number: int) -> list[RatingSummary]:
+        """The ratings of a round's judge by dimension and target, over distinct samples."""
+        rows = self._ledger.select(
+            "SELECT r.dimension, r.target, count(r.value), count(*) - count(r.value), avg(r.value), stddev_pop(r.value)"
+            f" FROM rating r JOIN ({_HASHES}) h USING (sample_hash)"
+            f" WHERE r.model_digest = ({_TRAINED}) GROUP BY ALL ORDER BY ALL",
+            {"run": self.run_id, "round": round_number},
+        )
+        return [RatingSummary(*row) for row in rows]
+
+    def training_events(self, round_number: int) -> list[TrainingEventRecord]:
+        """What the training service reported in a round, in order."""
+        rows = self._ledger.select(
+            "SELECT round, training_run, number, epoch_us(reported_at), state, step, total_steps, loss, learning_rate,"
+            " tokens_per_second, eval_loss FROM training_event WHERE run_id = ? AND round = ?"
+            " ORDER BY reported_at, number",
+            (self.run_id, round_number),
+        )
+        return [TrainingEventRecord(*_converted(row, {3: _time})) for row in rows]
+
+
+_HASHES = "SELECT DISTINCT sample_hash FROM dataset_row WHERE run_id = $run AND round = $round"
+_TRAINED = "SELECT digest FROM model WHERE run_id = $run AND round = $round AND role = 'trained'"
+_BASE = "SELECT digest FROM model WHERE run_id = $run AND round = 0 AND role = 'base'"
+_FAILURES = f"""
+    WITH h AS ({_HASHES}), failed AS (
+        SELECT 'score_pre' AS step, reason, message FROM score JOIN h USING (sample_hash)
+            WHERE code <> 0 AND model_digest = ({_BASE})
+        UNION ALL
+        SELECT 'score_post', reason, message FROM score JOIN h USING (sample_hash)
+            WHERE code <> 0 AND model_digest = ({_TRAINED})
+        UNION ALL
+        SELECT 'embed', reason, message FROM embedding JOIN h USING (sample_hash)
+            WHERE code <> 0 AND model_digest = ({_TRAINED})
+        UNION ALL
+        SELECT 'judge', reason, CASE WHEN reply <> '' THEN reply ELSE message END FROM rating JOIN h USING (sample_hash)
+            WHERE code <> 0 AND model_digest = ({_TRAINED})
+        UNION ALL
+        SELECT 'refine', w.reason, w.message FROM rewrite w JOIN refinement f USING
+            (sample_hash, strategy, context_digest, model_digest, prompt_version, params_digest)
+            WHERE w.code <> 0 AND f.run_id = $run AND f.round = $round
+    )
+    SELECT step, reason, count(*) AS n, min(message) FROM failed GROUP BY step, reason ORDER BY n DESC, step, reason
+"""
+
+
+def run_ids(ledger: Ledger) -> list[str]:
+    """The runs of a ledger, newest first."""
+    return [row[0] for row in ledger.select("SELECT run_id FROM run ORDER BY created_at DESC, run_id")]
+
+
+def read_run(ledger: Ledger, run_id: str) -> RunRecord | None:
+    """The run as written down; None where it is not."""
+    rows = ledger.select(
+        "SELECT run_id, recipe, config, burnish_version, source, epoch_us(created_at), epoch_us(finished_at) FROM run"
+        " WHERE run_id = ?",
+        (run_id,),
+    )
+    if not rows:
+        return None
+    _, recipe, config, version, source, created, finished = rows[0]
+    return RunRecord(
+        run_id,
+        recipe,
+        json.loads(config),
+        version,
+        None if source is None else json.loads(source),
+        _time(created),
+        None if finished is None else _time(finished),
+    )
+
+
+def read_datasets(ledger: Ledger, run_id: str) -> list[DatasetRecord]:
+    """The data sets of a run, by round."""
+    query = "SELECT round, digest, num_rows FROM dataset WHERE run_id = ? ORDER BY round"
+    return [DatasetRecord(*row) for row in ledger.select(query, (run_id,))]
+
+
+def read_rows(ledger: Ledger, run_id: str, round_number: int) -> list[DataRow]:
+    """The rows of a data set, in order."""
+    rows = ledger.select(
+        "SELECT row_id, sample_hash, origin, parent_row_id, source_row_id FROM dataset_row"
+        " WHERE run_id = ? AND round = ? ORDER BY position",
+        (run_id, round_number),
+    )
+    return [DataRow(*row) for row in rows]
+
+
+def read_steps(ledger: Ledger, run_id: str) -> list[StepRecord]:
+    """The steps of a run, in order."""
+    rows = ledger.select(
+        "SELECT round, position, name, state, done, total, reused, seconds, epoch_us(started_at),"
+        " epoch_us(finished_at), detail FROM step WHERE run_id = ? ORDER BY round, position",
+        (run_id,),
+    )
+    return [StepRecord(*_converted(row, {8: _time, 9: _time, 10: json.loads})) for row in rows]
+
+
+def read_models(ledger: Ledger, run_id: str) -> list[ModelRecord]:
+    """The models of a run, by round and role."""
+    rows = ledger.select(
+        "SELECT round, role, uri, digest, training_run, train_loss, eval_loss, detail FROM model WHERE run_id = ?"
+        " ORDER BY round, role",
+        (run_id,),
+    )
+    return [ModelRecord(*_converted(row, {7: json.loads})) for row in rows]
+
+
+def read_decisions(ledger: Ledger, run_id: str, round_number: int) -> list[DecisionRecord]:
+    """The decisions of a round, in the order of its rows."""
+    rows = ledger.select(
+        "SELECT r.position, r.row_id, r.sample_hash, r.origin, d.axes, d.actions, d.signals, d.reasons, d.hints"
+        " FROM decision d JOIN dataset_row r USING (run_id, round, row_id)"
+        " WHERE run_id = ? AND round = ? ORDER BY r.position",
+        (run_id, round_number),
+    )
+    cells: dict[int, Callable[[Any], Any]] = {
+        4: tuple,
+        5: tuple,
+        6: json.loads,
+        7: lambda text: tuple(json.loads(text)),
+        8: tuple,
+    }
+    return [DecisionRecord(*_converted(row, cells)) for row in rows]
+
+
+def read_messages(text: str) -> tuple[Message, ...]:
+    """A conversation from its JSON."""
+    return tuple(Message(Role(turn["role"]), turn["content"]) for turn in json.loads(text))
+
+
+def _converted(row: Sequence[Any], by_cell: Mapping[int, Callable[[Any], Any]]) -> list[Any]:
+    """A row with some cells turned into what they mean; NULL stays None."""
+    return [cell if cell is None or i not in by_cell else by_cell[i](cell) for i, cell in enumerate(row)]
+
+
+def _time(microseconds: int) -> datetime:
+    # fetching TIMESTAMPTZ itself would need pytz
+    return _EPOCH + timedelta(microseconds=microseconds)

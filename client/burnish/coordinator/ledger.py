@@ -1,0 +1,286 @@
+"""The ledger: a DuckDB file with one writer, forward-only schema and whole batches. The only door to duckdb.
+
+Owns the connection, the lock, the schema version and how a batch gets in. What the tables mean is `schema/*.sql`;
+typed reading and writing is `book.py` (the loop) and `history.py` (reports).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from importlib import resources
+from pathlib import Path
+from typing import IO, Any
+
+import duckdb
+import pyarrow as pa
+
+from burnish.coordinator.atomic import disk_full
+from burnish.coordinator.errors import LedgerBusy, LedgerError, LedgerTooNew
+
+# Nothing is fetched from elsewhere at run time: what the ledger needs is built into duckdb.
+_CONFIG = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
+_FULL = ("No space left on device", "Disk quota exceeded", "File too large")
+
+
+class Ledger:
+    """An open ledger. Not safe for use from several threads at once."""
+
+    def __init__(self, path: Path, connection: Any, lock: IO[str] | None) -> None:
+        self.path = path
+        self._connection = connection
+        self._lock = lock
+
+    @classmethod
+    def open(cls, path: Path, *, read_only: bool = False) -> Ledger:
+        """Opens the ledger at `path`; for writing, makes it where it is missing and brings its schema up to date.
+        Raises LedgerBusy where another process writes to it, LedgerTooNew, LedgerError."""
+        if read_only:
+            return cls._open_to_read(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = _take_lock(path)
+        try:
+            if not path.exists():
+                _create(path)
+            ledger = cls(path, _connect(path, read_only=False), lock)
+        except BaseException:
+            lock.close()
+            raise
+        try:
+            ledger._migrate()
+        except BaseException:
+            ledger.close()
+            raise
+        return ledger
+
+    @classmethod
+    def _open_to_read(cls, path: Path) -> Ledger:
+        if not path.exists():
+            raise LedgerError(f"{path}: there is no ledger; expected the folder of a run, as given to --out.")
+        holder = lock_holder(path)
+        if holder is not None:
+            raise _busy(path, holder)
+        ledger = cls(path, _connect(path, read_only=True), None)
+        version = ledger._version()
+        if version != len(migrations()):
+            ledger.close()
+            if version < len(migrations()):  # opening for writing brings it up to date
+                cls.open(path).close()
+                return cls._open_to_read(path)
+            raise _too_new(path, version)
+        return ledger
+
+    def close(self) -> None:
+        """Closes the ledger and lets others have it; safe to call twice."""
+        try:
+            self._connection.close()
+        except duckdb.Error as error:
+            raise _translated(self.path, error) from error
+        finally:
+            if self._lock is not None:
+                self._lock.close()
+                self._lock = None
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Everything written in the block gets in, or nothing does. Blocks do not nest. Raises DiskFull."""
+        try:
+            self._connection.begin()
+            yield
+            self._connection.commit()
+        except duckdb.Error as error:
+            self._roll_back()
+            raise _translated(self.path, error) from error
+        except BaseException:
+            self._roll_back()
+            raise
+
+    def append(
+        self, table: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, conflict: str = ""
+    ) -> None:
+        """Adds `rows` to `table` in one statement, by way of Arrow. `conflict` is an ON CONFLICT clause; without one
+        a key that is there already is an error."""
+        if not rows:
+            return
+        batch = pa.table(dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True)))
+        self._connection.register("incoming", batch)
+        try:
+            names = ", ".join(columns)
+            self.execute(f"INSERT INTO {table} ({names}) SELECT {names} FROM incoming {conflict}")
+        finally:
+            self._forget("incoming")
+
+    def execute(self, statement: str, parameters: Sequence[object] | Mapping[str, object] = ()) -> None:
+        """Runs one statement that returns nothing of interest."""
+        try:
+            self._connection.execute(statement, parameters)
+        except duckdb.Error as error:
+            raise _translated(self.path, error) from error
+
+    def select(
+        self, query: str, parameters: Sequence[object] | Mapping[str, object] = (), *, keys: Sequence[str] | None = None
+    ) -> list[Any]:
+        """All rows of a query. With `keys`, the query may use a table `wanted(position, key)` that holds them."""
+        try:
+            if keys is not None:
+                batch = pa.table({"position": range(len(keys)), "key": pa.array(keys, pa.string())})
+                self._connection.register("wanted", batch)
+            return self._connection.execute(query, parameters).fetchall()
+        except duckdb.Error as error:
+            raise _translated(self.path, error) from error
+        finally:
+            if keys is not None:
+                self._forget("wanted")
+
+    def stream(self, query: str, parameters: Sequence[object] = (), *, size: int = 2048) -> Iterator[Any]:
+        """The rows of a query, `size` in memory at a time; other queries may run in between."""
+        cursor = self._connection.cursor()
+        try:
+            cursor.execute(query, parameters)
+            while rows := cursor.fetchmany(size):
+                yield from rows
+        except duckdb.Error as error:
+            raise _translated(self.path, error) from error
+        finally:
+            cursor.close()
+
+    def _forget(self, name: str) -> None:
+        with suppress(duckdb.Error):  # in a transaction that failed, rolling back does it
+            self._connection.unregister(name)
+
+    def _roll_back(self) -> None:
+        with suppress(duckdb.Error):  # the failure that led here may have ended the transaction
+            self._connection.rollback()
+
+    def _version(self) -> int:
+        try:
+            (version,) = self._connection.execute("SELECT max(version) FROM schema_version").fetchone()
+        except duckdb.CatalogException:
+            tables = self._connection.execute("SELECT count(*) FROM duckdb_tables()").fetchone()[0]
+            if tables:
+                self.close()
+                raise LedgerError(f"{self.path}: is a DuckDB file, but no ledger of Burnish.") from None
+            return 0
+        return int(version)
+
+    def _migrate(self) -> None:
+        """Applies the schema files that this ledger has not seen, each in a transaction of its own."""
+        version = self._version()
+        if version > len(migrations()):
+            raise _too_new(self.path, version)
+        for number, statements in enumerate(migrations()[version:], start=version + 1):
+            with self.transaction():
+                if number == 1:
+                    self.execute("CREATE TABLE schema_version (version INTEGER NOT NULL)")
+                self.execute(statements)
+                self.execute("INSERT INTO schema_version VALUES (?)", [number])
+
+
+def migrations() -> tuple[str, ...]:
+    """The schema files in order; the last one's number is the schema's version."""
+    folder = resources.files("burnish.coordinator.schema")
+    files = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".sql"))
+    for number, name in enumerate(files, start=1):
+        if int(name.split("_")[0]) != number:
+            raise RuntimeError(f"schema files must be numbered from 001 without gaps; found {name} in place {number}")
+    return tuple((folder / name).read_text(encoding="utf-8") for name in files)
+
+
+def lock_holder(path: Path) -> int | None:
+    """The process that writes to the ledger at `path` now; None where nobody does. 0: somebody, but not known who."""
+    lock_file = _lock_file(path)
+    try:
+        with lock_file.open("r+", encoding="utf-8") as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return None
+    except FileNotFoundError:
+        return None
+    except BlockingIOError:
+        return _pid_in(lock_file)
+    except PermissionError:  # reading someone else's run: duckdb's own lock decides
+        return None
+
+
+def _lock_file(path: Path) -> Path:
+    return path.with_name(path.name + ".lock")
+
+
+def _pid_in(lock_file: Path) -> int:
+    text = lock_file.read_text(encoding="utf-8").strip()
+    return int(text) if text.isdigit() else 0
+
+
+def _take_lock(path: Path) -> IO[str]:
+    """A lock of our own beside duckdb's: it says who holds it, and the kernel lets go of it when the holder dies."""
+    stream = _lock_file(path).open("a+", encoding="utf-8")
+    for patience in (0.1, 0.0):  # somebody may just be looking who holds it
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if not patience:
+                stream.close()
+                raise _busy(path, _pid_in(_lock_file(path))) from None
+            time.sleep(patience)
+    try:
+        stream.truncate(0)
+        stream.write(str(os.getpid()))
+        stream.flush()
+    except OSError as error:
+        stream.close()
+        raise disk_full(path, error) from error
+    return stream
+
+
+def _create(path: Path) -> None:
+    """Makes an empty database beside `path` and moves it there, so that a kill leaves none or a whole one."""
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    temporary.with_name(temporary.name + ".wal").unlink(missing_ok=True)
+    _connect(temporary, read_only=False).close()
+    temporary.replace(path)
+
+
+def _connect(path: Path, *, read_only: bool) -> Any:
+    try:
+        return duckdb.connect(str(path), read_only=read_only, config=_CONFIG)
+    except duckdb.Error as error:
+        raise _translated(path, error) from error
+
+
+def _busy(path: Path, pid: int) -> LedgerBusy:
+    who = f"process {pid}" if pid else "another process"
+    return LedgerBusy(
+        f"{path} is being written by {who}; a ledger has one writer, and no reader meanwhile. `burnish status"
+        f" {path.parent}` shows how far it is; wait for it, or stop it (kill -INT {pid or 'PID'}) and run this again.",
+        pid or None,
+    )
+
+
+def _too_new(path: Path, version: int) -> LedgerTooNew:
+    return LedgerTooNew(
+        f"{path} has schema version {version}; this Burnish knows versions up to {len(migrations())}. Use the newer"
+        " Burnish that made it, or another --out."
+    )
+
+
+def _translated(path: Path, error: duckdb.Error) -> LedgerError:
+    text = str(error)
+    if any(words in text for words in _FULL):
+        return disk_full(path, error)
+    if "Could not set lock" in text or "Conflicting lock" in text:
+        return _busy(path, 0)
+    if "not a valid DuckDB database file" in text:
+        return LedgerError(f"{path}: is no ledger ({text}). Expected the folder of a run; choose another --out.")
+    if "database file with version" in text or "storage version" in text.lower():
+        return LedgerTooNew(f"{path} was made by a newer DuckDB than the one installed here: {text}")
+    return LedgerError(f"{path}: the ledger failed: {text}")

@@ -1,0 +1,1 @@
+"""Policies: pure functions from score tables to decisions with reasons. Standard library and numpy only."""

@@ -1,0 +1,222 @@
+"""How a run tells how far it is: an observer that is called as steps go on, and a status file for other processes.
+
+The ledger is locked while a run goes on, so `burnish status` reads `status.json` beside it (`read_status`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from burnish.coordinator.atomic import write_json
+from burnish.coordinator.errors import CoordinatorError, LedgerError
+from burnish.coordinator.ledger import lock_holder
+from burnish.coordinator.paths import RunPaths
+
+_RATE_WINDOW = 60.0  # seconds that a rate looks back
+_STATUS_EVERY = 1.0  # seconds between two writes of the status file, but for steps that begin or end
+
+TITLES = {
+    "read": "Reading the data",
+    "evaluate": "Measuring held-out loss",
+    "train": "Training",
+    "score_pre": "Loss before training",
+    "score_post": "Loss after training",
+    "embed": "Finding neighbours",
+    "judge": "Self-judging quality",
+    "decide": "Deciding",
+    "refine": "Rewriting",
+    "assemble": "Assembling the next data set",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StepProgress:
+    """How far a step is. `total` is 0 until known; `reused` items were in the ledger before the step began;
+    `seconds` is work time, earlier processes included; `rate` is items per second of late."""
+
+    round: int
+    rounds: int
+    name: str
+    done: int
+    total: int
+    reused: int
+    seconds: float
+    rate: float | None = None
+    note: str = ""
+
+    @property
+    def title(self) -> str:
+        """The step's name for people."""
+        return TITLES.get(self.name, self.name)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Estimated seconds until the step is done; None where nothing can be said."""
+        return (self.total - self.done) / self.rate if self.rate and self.total else None
+
+
+class Observer:
+    """Is told what a run does. Every method may be overridden; none of them may take long."""
+
+    def run_started(self, run_id: str, out_dir: Path, resumed: bool) -> None:
+        """The run began, or goes on."""
+
+    def step_started(self, step: StepProgress) -> None:
+        """A step is under way."""
+
+    def step_advanced(self, step: StepProgress) -> None:
+        """A batch was committed."""
+
+    def step_finished(self, step: StepProgress) -> None:
+        """A step is done."""
+
+    def noted(self, text: str) -> None:
+        """Something that a person should know, one sentence."""
+
+    def run_ended(self, error: BaseException | None) -> None:
+        """The run is done (None), or stopped with an error."""
+
+
+class Observers(Observer):
+    """Several observers as one."""
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self._all = tuple(observers)
+
+    def run_started(self, run_id: str, out_dir: Path, resumed: bool) -> None:
+        """See Observer."""
+        for one in self._all:
+            one.run_started(run_id, out_dir, resumed)
+
+    def step_started(self, step: StepProgress) -> None:
+        """See Observer."""
+        for one in self._all:
+            one.step_started(step)
+
+    def step_advanced(self, step: StepProgress) -> None:
+        """See Observer."""
+        for one in self._all:
+            one.step_advanced(step)
+
+    def step_finished(self, step: StepProgress) -> None:
+        """See Observer."""
+        for one in self._all:
+            one.step_finished(step)
+
+    def noted(self, text: str) -> None:
+        """See Observer."""
+        for one in self._all:
+            one.noted(text)
+
+    def run_ended(self, error: BaseException | None) -> None:
+        """See Observer."""
+        for one in self._all:
+            one.run_ended(error)
+
+
+class RateMeter:
+    """Items per second over the last minute of work."""
+
+    def __init__(self) -> None:
+        self._marks: deque[tuple[float, int]] = deque()
+
+    def mark(self, done: int) -> float | None:
+        """Notes how many are done now; returns the rate, None until it can be told."""
+        now = time.monotonic()
+        self._marks.append((now, done))
+        while len(self._marks) > 2 and now - self._marks[0][0] > _RATE_WINDOW:
+            self._marks.popleft()
+        (start, first) = self._marks[0]
+        return (done - first) / (now - start) if done > first and now > start else None
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatus:
+    """How far a run is. `state`: running, done, failed, or interrupted (also: killed). `pid` and `host` are of the
+    process that worked on it last; `updated_at` is a Unix time; `message` is its error."""
+
+    run_id: str
+    state: str
+    pid: int
+    host: str
+    updated_at: float
+    step: StepProgress | None = None
+    notes: tuple[str, ...] = ()
+    message: str = ""
+
+
+@dataclass(slots=True)
+class StatusFile(Observer):
+    """Keeps `status.json` up to date, whole at any moment."""
+
+    path: Path
+    _run_id: str = field(init=False, default="")
+    _step: StepProgress | None = field(init=False, default=None)
+    _notes: list[str] = field(init=False, default_factory=list)
+    _written: float = field(init=False, default=0.0)
+
+    def run_started(self, run_id: str, out_dir: Path, resumed: bool) -> None:
+        """See Observer."""
+        self._run_id = run_id
+        self._write("running")
+
+    def step_started(self, step: StepProgress) -> None:
+        """See Observer."""
+        self._step = step
+        self._write("running")
+
+    def step_advanced(self, step: StepProgress) -> None:
+        """See Observer."""
+        self._step = step
+        if time.monotonic() - self._written >= _STATUS_EVERY:
+            self._write("running")
+
+    def step_finished(self, step: StepProgress) -> None:
+        """See Observer."""
+        self._step = step
+        self._write("running")
+
+    def noted(self, text: str) -> None:
+        """See Observer."""
+        self._notes.append(text)
+
+    def run_ended(self, error: BaseException | None) -> None:
+        """See Observer."""
+        interrupted = isinstance(error, CoordinatorError) and error.exit_code == 130
+        resumable = interrupted or not isinstance(error, Exception)
+        state = "done" if error is None else "interrupted" if resumable else "failed"
+        self._write(state, str(error) if error else "")
+
+    def _write(self, state: str, message: str = "") -> None:
+        self._written = time.monotonic()
+        status = RunStatus(
+            self._run_id, state, os.getpid(), socket.gethostname(), time.time(), self._step, tuple(self._notes), message
+        )
+        try:
+            write_json(self.path, asdict(status), durable=False)
+        except (OSError, LedgerError):  # the ledger will say that the disk is full; a status is not worth a run
+            pass
+
+
+def read_status(out_dir: Path) -> RunStatus | None:
+    """How far the run in `out_dir` is, also while it goes on; None where no run was begun there."""
+    paths = RunPaths(out_dir)
+    try:
+        values = json.loads(paths.status.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    step = values.pop("step")
+    values["notes"] = tuple(values["notes"])
+    status = RunStatus(**values, step=StepProgress(**step) if step else None)
+    alive = status.host != socket.gethostname() or lock_holder(paths.ledger) is not None
+    if status.state == "running" and not alive:
+        killed = f"process {status.pid} was killed; run the same command again, it goes on from there"
+        return RunStatus(**(values | {"state": "interrupted", "message": killed}), step=status.step)
+    return status

@@ -1,0 +1,55 @@
+"""Where each row of a data set comes from: what was done to it in which round, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from burnish.coordinator.history import RunHistory
+from burnish.coordinator.records import DecisionRecord
+
+
+def provenance(history: RunHistory, round_number: int) -> Iterator[dict[str, Any]]:
+    """One object for each row of a round's data set, in its order: row_id, origin, parent, source_row_id, sample_hash,
+    actions (round, action, accepted) and reasons. A new row has the action that made it, and its parent's reasons."""
+    decided: dict[int, dict[str, DecisionRecord]] = {}
+    accepted: dict[int, dict[tuple[str, str], bool]] = {}
+    born: dict[str, tuple[int, str]] = {}  # the round that a row is in first, and its origin then
+    for dataset in history.datasets():
+        number = dataset.round
+        if number > round_number:
+            break
+        for row in history.rows(number):
+            born.setdefault(row.row_id, (number, row.origin))
+        if number < round_number:
+            decided[number] = {d.row_id: d for d in history.decisions(number) if d.actions != ("keep",)}
+            accepted[number] = {(r.row_id, r.strategy): r.after is not None for r in history.rewrites(number)}
+    for row in history.rows(round_number):
+        actions: list[dict[str, Any]] = []
+        reasons: list[str] = []
+        if row.parent_row_id is not None:
+            first, action = born[row.row_id]
+            actions.append({"round": first - 1, "action": action, "accepted": True})
+            reasons += _reasons(first - 1, decided[first - 1][row.parent_row_id])
+        for number, decisions in decided.items():
+            decision = decisions.get(row.row_id)
+            if decision is None:
+                continue
+            actions += [
+                {"round": number, "action": action, "accepted": accepted[number].get((row.row_id, action), False)}
+                for action in decision.actions
+            ]
+            reasons += _reasons(number, decision)
+        yield {
+            "row_id": row.row_id,
+            "origin": row.origin,
+            "parent": row.parent_row_id,
+            "source_row_id": row.source_row_id,
+            "sample_hash": row.sample_hash,
+            "actions": actions,
+            "reasons": reasons,
+        }
+
+
+def _reasons(number: int, decision: DecisionRecord) -> list[str]:
+    return [f"Round {number}: {reason}" for reason in decision.reasons]

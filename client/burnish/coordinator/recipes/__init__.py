@@ -1,0 +1,1 @@
+"""Recipes: each published method as settings and a composition of the same steps."""

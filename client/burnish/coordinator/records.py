@@ -1,0 +1,148 @@
+"""What the ledger holds, as plain frozen dataclasses. The tables themselves are described in `schema/*.sql`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from burnish._types import Attempt, Message
+from burnish.coordinator.policy.thresholds import Threshold
+
+__all__ = [
+    "DatasetRecord",
+    "DecisionRecord",
+    "FailureRecord",
+    "ModelRecord",
+    "RatingSummary",
+    "RewriteRecord",
+    "RunRecord",
+    "StepRecord",
+    "Threshold",
+    "TrainingEventRecord",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """One run. `config` is the resolved configuration, `source` how the data came (None until it was read)."""
+
+    run_id: str
+    recipe: str
+    config: Mapping[str, object]
+    burnish_version: str
+    source: Mapping[str, object] | None
+    created_at: datetime
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetRecord:
+    """The data set at the start of a round; `rounds + 1` is the final one."""
+
+    round: int
+    digest: str
+    num_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One step; `seconds` is work time, interruptions left out. `state`: running, done or failed. `detail`: what its
+    findings are keyed by."""
+
+    round: int
+    position: int
+    name: str
+    state: str
+    done: int
+    total: int
+    reused: int
+    seconds: float
+    started_at: datetime
+    finished_at: datetime | None
+    detail: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRecord:
+    """A model that the run used: role `base` or `refiner` in round 0, `trained` in round t. Losses in nats per response
+    token: `eval_loss` by the scoring service on the held-out data."""
+
+    round: int
+    role: str
+    uri: str
+    digest: str
+    training_run: str | None
+    train_loss: float | None
+    eval_loss: float | None
+    detail: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionRecord:
+    """What was decided for one row of one round, joined with the row."""
+
+    position: int
+    row_id: str
+    sample_hash: str
+    origin: str
+    axes: tuple[str, ...]
+    actions: tuple[str, ...]
+    signals: Mapping[str, float | None]
+    reasons: tuple[str, ...]
+    hints: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RewriteRecord:
+    """One rewrite that a decision asked for, with its texts. `after` is None where every attempt was rejected; then
+    `reason` and `message` say why. `neighbors` are the samples shown as hints."""
+
+    row_id: str
+    strategy: str
+    before: tuple[Message, ...]
+    after: tuple[Message, ...] | None
+    code: int
+    reason: str
+    message: str
+    attempts: tuple[Attempt, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FailureRecord:
+    """Items of one step that failed for the same reason; `example` is one message, or what a judge said."""
+
+    round: int
+    step: str  # score_pre | score_post | embed | judge | refine
+    reason: str
+    count: int
+    example: str
+
+
+@dataclass(frozen=True, slots=True)
+class RatingSummary:
+    """The ratings of one dimension and target in a round, over its distinct samples."""
+
+    dimension: str
+    target: str
+    num_values: int
+    num_missing: int
+    mean: float | None
+    std: float | None  # of the population
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingEventRecord:
+    """What the training service reported at one moment of a round's training."""
+
+    round: int
+    training_run: str
+    number: int
+    at: datetime
+    state: str
+    step: int
+    total_steps: int
+    loss: float | None
+    learning_rate: float | None
+    tokens_per_second: float | None
+    eval_loss: float | None

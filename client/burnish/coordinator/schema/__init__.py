@@ -1,0 +1,1 @@
+"""The ledger's schema: numbered SQL files, applied in order and never edited once released."""

@@ -1,0 +1,254 @@
+"""Opening and closing a run: which run a directory holds, whether it may go on, who is told, and what it leaves.
+
+A run directory holds one run. Its id is made from recipe, data and settings, so that the same command finds the same
+run, and another one is refused by naming what differs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from burnish import __version__
+from burnish._client import AsyncClient
+from burnish._errors import PreconditionFailed
+from burnish.coordinator.atomic import write_json
+from burnish.coordinator.book import RunBook
+from burnish.coordinator.content import digest_of
+from burnish.coordinator.errors import LedgerError, RunMismatch, StepFailed
+from burnish.coordinator.export import export_final
+from burnish.coordinator.formats import find_files
+from burnish.coordinator.formats.files import digest_files
+from burnish.coordinator.history import RunHistory, run_ids
+from burnish.coordinator.ledger import Ledger
+from burnish.coordinator.paths import RunPaths
+from burnish.coordinator.progress import Observer, Observers, StatusFile
+from burnish.coordinator.recipes.middo import RECIPE, MiddoSettings, RunOptions
+from burnish.coordinator.records import ModelRecord
+from burnish.coordinator.steps.stage import RunContext
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """What a finished run made: rows before and after, the models by round, and the files of the final data set."""
+
+    run_id: str
+    out_dir: Path
+    rows_in: int
+    rows_out: int
+    models: tuple[ModelRecord, ...]
+    files: tuple[Path, ...]
+
+
+@asynccontextmanager
+async def opened(
+    settings: MiddoSettings,
+    client: AsyncClient,
+    out_dir: Path,
+    options: RunOptions | None,
+    observer: Observer | None,
+    stop: asyncio.Event | None,
+) -> AsyncIterator[RunContext]:
+    """The run of `settings` in `out_dir`, new or gone on with. Raises InputError, RunMismatch, LedgerBusy."""
+    settings = _absolute(settings)
+    identity = _identity(settings)
+    run_id = f"{RECIPE}-{digest_of(identity)[:12]}"
+    paths = RunPaths(out_dir)
+    with Ledger.open(paths.ledger) as ledger:
+        there = run_ids(ledger)
+        if there and run_id not in there:
+            before = RunBook(ledger, there[0])
+            record = before.run()
+            if record is not None and record.source is not None:
+                raise _mismatch(paths, there[0], before, identity)
+            with before.transaction():  # it got no further than its data, which were bad or are not those meant
+                before.forget()
+            there = []
+        config = _config(run_id, settings, options or RunOptions(), identity)
+        async with _working(ledger, config, settings, client, paths, observer, stop, resumed=bool(there)) as run:
+            yield run
+
+
+@asynccontextmanager
+async def reopened(
+    out_dir: Path,
+    client: AsyncClient,
+    options: RunOptions | None,
+    observer: Observer | None,
+    stop: asyncio.Event | None,
+) -> AsyncIterator[RunContext]:
+    """The run that is in `out_dir`. Raises LedgerError where there is none, RunMismatch where its data changed before
+    they were read."""
+    paths = RunPaths(out_dir)
+    if not paths.ledger.exists():
+        raise LedgerError(f"{paths.out} holds no run; expected the folder that was given to --out.")
+    with Ledger.open(paths.ledger) as ledger:
+        there = run_ids(ledger)
+        if not there:
+            raise LedgerError(f"{paths.ledger} holds no run yet; begin it with `burnish run`.")
+        book = RunBook(ledger, there[0])
+        record = book.run()
+        assert record is not None
+        before: dict[str, Any] = dict(record.config)
+        settings = MiddoSettings.parse(before["settings"])
+        if record.source is None and _identity(settings) != before["identity"]:
+            raise _mismatch(paths, there[0], book, _identity(settings))
+        kept = options or RunOptions.model_validate(before["options"])
+        config = _config(there[0], settings, kept, before["identity"])
+        async with _working(ledger, config, settings, client, paths, observer, stop, resumed=True) as run:
+            yield run
+
+
+def summary(run: RunContext) -> RunSummary:
+    """Writes the final data set, notes the end, and says what was made."""
+    history = run.book.history()
+    files = export_final(history, run.paths.final)
+    with run.book.transaction():
+        run.book.finish()
+    return _summary(history, run.paths, files)
+
+
+def finished(settings: MiddoSettings, out_dir: Path) -> RunSummary | None:
+    """What the run of `settings` in `out_dir` made, where it is done and its files are there; None otherwise. Needs no
+    service, so that repeating the command of a finished run costs nothing. Raises what `RunHistory.open` does."""
+    paths = RunPaths(out_dir)
+    if not paths.ledger.exists() or not paths.final.is_dir():
+        return None
+    with RunHistory.open(out_dir) as history:
+        run = history.run
+        if run.finished_at is None or run.config["identity"] != _identity(_absolute(settings)):
+            return None
+        models = [model for model in history.models() if model.role == "trained"]
+        if not models or not Path(models[-1].uri).is_dir():
+            return None
+        return _summary(history, paths, sorted(paths.final.iterdir()))
+
+
+def _summary(history: RunHistory, paths: RunPaths, files: Sequence[Path]) -> RunSummary:
+    datasets = history.datasets()
+    return RunSummary(
+        history.run_id,
+        paths.out,
+        datasets[0].num_rows,
+        datasets[-1].num_rows,
+        tuple(history.models()),
+        tuple(files),
+    )
+
+
+@contextmanager
+def stopping_on_signals(observer: Observer | None) -> Iterator[asyncio.Event]:
+    """An event that SIGINT or SIGTERM sets, once; a second signal acts as if nobody had asked for it. Outside the main
+    thread there are no signals, and the event is only an event."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    names = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+
+    def ask() -> None:
+        stop.set()
+        for name in names:
+            loop.remove_signal_handler(name)
+        if observer is not None:
+            observer.noted("Stopping once the work on the way is in; once more stops at once.")
+
+    for name in names:
+        loop.add_signal_handler(name, ask)
+    try:
+        yield stop
+    finally:
+        for name in names:
+            loop.remove_signal_handler(name)
+
+
+@asynccontextmanager
+async def _working(
+    ledger: Ledger,
+    config: Mapping[str, Any],
+    settings: MiddoSettings,
+    client: AsyncClient,
+    paths: RunPaths,
+    observer: Observer | None,
+    stop: asyncio.Event | None,
+    *,
+    resumed: bool,
+) -> AsyncIterator[RunContext]:
+    book = RunBook(ledger, str(config["run_id"]))
+    with book.transaction():
+        book.begin(RECIPE, config, __version__)
+    write_json(paths.config, config)
+    observers = Observers([StatusFile(paths.status), *([observer] if observer else [])])
+    run = RunContext(
+        settings=settings,
+        options=RunOptions.model_validate(config["options"]),
+        client=client,
+        book=book,
+        paths=paths,
+        observer=observers,
+        stop=stop or asyncio.Event(),
+    )
+    observers.run_started(book.run_id, paths.out, resumed)
+    try:
+        yield run
+    except PreconditionFailed as error:
+        observers.run_ended(error)
+        if error.reason == "MODEL_DIGEST_MISMATCH":
+            raise StepFailed(
+                "A model is not what it was when this run began; its files changed on disk, or another one was put in"
+                f" its place. Put it back, or begin a new run with another --out. ({error})"
+            ) from error
+        raise
+    except BaseException as error:
+        observers.run_ended(error)
+        raise
+    observers.run_ended(None)
+
+
+def _identity(settings: MiddoSettings) -> dict[str, Any]:
+    """What the run's id is made from. Raises DataError where data cannot be found."""
+    data = digest_files(find_files(settings.data))
+    holdout = digest_files(find_files(settings.holdout)) if settings.holdout else ""
+    return settings.identity(data, holdout)
+
+
+def _config(run_id: str, settings: MiddoSettings, options: RunOptions, identity: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "recipe": RECIPE,
+        "run_id": run_id,
+        "settings": settings.model_dump(mode="json"),
+        "options": options.model_dump(mode="json"),
+        "identity": dict(identity),
+    }
+
+
+def _absolute(settings: MiddoSettings) -> MiddoSettings:
+    """Models that are directories here are named by absolute path, for a service may work in another directory."""
+
+    def absolute(uri: str) -> str:
+        return str(Path(uri).absolute()) if uri and Path(uri).is_dir() else uri
+
+    return settings.model_copy(update={"model": absolute(settings.model), "refiner": absolute(settings.refiner)})
+
+
+def _mismatch(paths: RunPaths, run_id: str, book: RunBook, identity: Mapping[str, Any]) -> RunMismatch:
+    record = book.run()
+    assert record is not None
+    there: Any = record.config["identity"]
+    names = [name for name in {**there, **identity} if there.get(name) != identity.get(name)]
+    differences = "; ".join(
+        f"{name}: {_brief(there.get(name))} there, {_brief(identity.get(name))} now" for name in names
+    )
+    return RunMismatch(
+        f"{paths.out} holds run {run_id} with other data or settings ({differences}). Give --out another folder, or"
+        f" go on with that run: `burnish resume {paths.out}`."
+    )
+
+
+def _brief(value: object) -> str:
+    text = "nothing" if value in (None, "") else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."

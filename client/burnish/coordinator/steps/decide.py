@@ -1,0 +1,36 @@
+"""Step `decide`: the pure policy, from what the ledger holds to decisions in the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from burnish.coordinator.policy.middo import Decision, RowSignals, decide
+from burnish.coordinator.steps.stage import RunContext
+
+
+def decide_round(run: RunContext, round_number: int, signals: Sequence[RowSignals]) -> list[Decision]:
+    """H, S and Q of a round, and what follows for each row; written down once and read back from then on."""
+    stage = run.stage(round_number, "decide")
+    decided = run.book.decisions(round_number)
+    if stage.done:
+        return decided
+    with stage.working():
+        stage.expect(len(signals), known=len(decided))
+        if not decided:
+            plan = decide(signals, run.settings.policy(), round_number=round_number)
+            with run.book.transaction():
+                run.book.add_plan(round_number, plan)
+                stage.advance(len(signals))
+            decided = list(plan.decisions)
+            for line in plan.thresholds:
+                if line.tau is None:
+                    run.observer.noted(
+                        f"Round {round_number}: no line could be drawn on {line.signal}; {line.num_values} of"
+                        f" {len(signals)} rows have a value. Nothing is selected by it."
+                    )
+                elif line.num_excluded:
+                    run.observer.noted(
+                        f"Round {round_number}: {line.num_excluded} of {len(signals)} rows have no {line.signal}, and"
+                        " are not judged by it."
+                    )
+    return decided

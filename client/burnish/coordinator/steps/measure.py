@@ -1,0 +1,170 @@
+"""The measuring steps: loss under given weights, ratings by the model itself, nearest neighbours, held-out loss.
+
+Each works on the distinct samples of a data set and leaves what it found in the ledger, keyed by content; what it
+returns is read back from there, so that a step taken up again gives the same as one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+from burnish._types import EmbedBatch, JudgeBatch, ModelRef, ModelVersion, Sample, ScoreBatch
+from burnish.coordinator.content import digest_of, set_digest
+from burnish.coordinator.errors import StepFailed
+from burnish.coordinator.findings import JudgeKey
+from burnish.coordinator.records import ModelRecord
+from burnish.coordinator.steps.read import holdout_hashes
+from burnish.coordinator.steps.stage import RunContext, Stage, same_version, version_detail, version_from
+
+
+async def base_model(run: RunContext) -> ModelRef:
+    """The base model, by place and digest; its digest is what the scoring service found when the run began."""
+    record = run.book.model(0, "base")
+    if record is None:
+        version = await run.client.scoring.load_model(ModelRef(run.settings.model))
+        record = ModelRecord(0, "base", run.settings.model, version.digest, None, None, None, version_detail(version))
+        with run.book.transaction():
+            run.book.add_model(record)
+    return ModelRef(record.uri, record.digest)
+
+
+async def score(
+    run: RunContext, round_number: int, name: str, model: ModelRef, hashes: Sequence[str]
+) -> Mapping[str, float | None]:
+    """L(x, y; theta): mean loss of each sample under `model`, nats per response token; None where it failed."""
+    stage = run.stage(round_number, name)
+    version = await _scored(run, stage, model, hashes)
+    return run.book.findings.losses(hashes, version)
+
+
+async def evaluate(run: RunContext, round_number: int, model: ModelRef) -> None:
+    """Held-out loss of `model`, nats per response token, into its model record. Nothing without held-out data."""
+    hashes = holdout_hashes(run)
+    if not hashes:
+        return
+    stage = run.stage(round_number, "evaluate")
+    version = await _scored(run, stage, model, hashes)
+    record = run.book.model(round_number, "trained" if round_number else "base")
+    if record is not None and record.eval_loss is None:
+        loss = run.book.findings.mean_loss(hashes, version)
+        with run.book.transaction():
+            run.book.set_eval_loss(record, loss)
+
+
+async def _scored(run: RunContext, stage: Stage, model: ModelRef, hashes: Sequence[str]) -> ModelVersion:
+    """Has all of `hashes` scored under `model`; returns the version that did it."""
+    if stage.done:
+        return version_from(stage.detail)
+    findings = run.book.findings
+
+    async def send(batch: Sequence[str]) -> ScoreBatch:
+        return await run.client.scoring.score(_samples(run, batch), model=model)
+
+    def store(batch: Sequence[str], reply: ScoreBatch) -> None:
+        same_version(version, reply.model, "scoring")
+        findings.add_scores(version, reply.scores)
+
+    with stage.working():
+        version = await run.client.scoring.load_model(model)
+        missing = findings.unscored(hashes, version)
+        stage.expect(len(hashes), known=len(hashes) - len(missing), detail={"model": version_detail(version)})
+        await stage.in_batches(lambda: findings.unscored(hashes, version), send, store)
+    return version
+
+
+async def judge(
+    run: RunContext, round_number: int, model: ModelRef, hashes: Sequence[str]
+) -> Mapping[str, Mapping[tuple[str, str], float | None]]:
+    """The six ratings of each sample by `model` itself, in [0, 10]; None where it gave no number."""
+    stage = run.stage(round_number, "judge")
+    if stage.done:
+        return run.book.findings.ratings(hashes, JudgeKey(**_words(stage.detail["key"])))
+    findings = run.book.findings
+    sampling = run.settings.judge_sampling(round_number)
+
+    async def send(batch: Sequence[str]) -> JudgeBatch:
+        return await run.client.scoring.judge(_samples(run, batch), model=model, sampling=sampling)
+
+    def store(batch: Sequence[str], reply: JudgeBatch) -> None:
+        same_version(version, reply.model, "scoring")
+        if reply.prompt_digest != key.prompt_digest:
+            raise StepFailed(
+                f"The scoring service judged with other prompts ({reply.prompt_digest}) than it named before"
+                f" ({key.prompt_digest}). Do all of its replicas run the same release?"
+            )
+        findings.add_ratings(key, reply.judgments)
+
+    with stage.working():
+        version = await run.client.scoring.load_model(model)
+        prompts = (await run.client.scoring.info()).judge_prompt_digest
+        key = JudgeKey(version.digest, version.chat_template_digest, prompts, digest_of(asdict(sampling)))
+        missing = findings.unjudged(hashes, key)
+        detail = {"model": version_detail(version), "key": asdict(key), "sampling": asdict(sampling)}
+        stage.expect(len(hashes), known=len(hashes) - len(missing), detail=detail)
+        await stage.in_batches(lambda: findings.unjudged(hashes, key), send, store)
+    return findings.ratings(hashes, key)
+
+
+async def neighbors(
+    run: RunContext, round_number: int, model: ModelRef, hashes: Sequence[str]
+) -> Mapping[str, tuple[tuple[str, float], ...]]:
+    """The k nearest other samples of each, (hash, cosine), nearest first, by `model`'s own vectors; a sample that could
+    not be embedded is absent."""
+    everything, k = set_digest(hashes), run.settings.k
+    stage = run.stage(round_number, "embed")
+    if not stage.done:
+        with stage.working():
+            await _embed(run, stage, model, hashes, everything)
+    return run.book.findings.neighborhoods(everything, model.digest, k)
+
+
+async def _embed(run: RunContext, stage: Stage, model: ModelRef, hashes: Sequence[str], everything: str) -> None:
+    """Has all of `hashes`, whose set digest is `everything`, embedded, and their neighbours found."""
+    findings, k, service = run.book.findings, run.settings.k, run.client.embedding
+    version = await service.load_model(model)
+    collection = collection_name(version, everything)
+    held = await service.create_collection(collection)
+    if held.num_vectors < findings.num_embedded(collection):
+        run.observer.noted(f"The vectors of collection {collection} are gone from the service; embedding anew.")
+        with run.book.transaction():
+            findings.forget_embeddings(collection)
+
+    async def send(batch: Sequence[str]) -> EmbedBatch:
+        return await service.embed(_samples(run, batch), model=model, collection=collection)
+
+    def store(batch: Sequence[str], reply: EmbedBatch) -> None:
+        same_version(version, reply.model, "embedding")
+        findings.add_embeddings(collection, version, reply.embeddings)
+
+    missing = findings.unembedded(hashes, collection)
+    detail = {"model": version_detail(version), "collection": collection, "k": k}
+    stage.expect(len(hashes), known=len(hashes) - len(missing), detail=detail)
+    await stage.in_batches(lambda: findings.unembedded(hashes, collection), send, store)
+    expected = findings.num_embedded(collection)
+    if not expected:
+        return
+    statistics = await service.neighbor_statistics(collection, k=k)
+    if len(statistics) != expected:
+        raise StepFailed(
+            f"Collection {collection} of the embedding service holds {len(statistics)} vectors; {expected} were stored"
+            " for this data. Delete it there and run the same command again."
+        )
+    with run.book.transaction():
+        findings.add_neighborhoods(everything, model.digest, k, statistics)
+
+
+def collection_name(version: ModelVersion, digest_of_set: str) -> str:
+    """A name by content: the same weights, computed alike, and the same samples have the same collection."""
+    computed = digest_of([version.engine.partition("/")[0], version.dtype])
+    return f"m{version.digest.removeprefix('sha256:')[:16]}-{digest_of_set[:16]}-{computed[:8]}"
+
+
+def _samples(run: RunContext, hashes: Sequence[str]) -> list[Sample]:
+    found = run.book.samples(hashes)
+    return [Sample(name, found[name]) for name in hashes]
+
+
+def _words(value: object) -> dict[str, str]:
+    assert isinstance(value, dict)
+    return value

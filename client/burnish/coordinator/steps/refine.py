@@ -1,0 +1,176 @@
+"""Steps `refine` and `assemble`: the rewrites that the decisions ask for, and the data set that follows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+from burnish._types import ModelRef, ModelVersion, RewriteBatch, RewriteItem, Sample, Strategy
+from burnish.coordinator.content import digest_of, sample_hash
+from burnish.coordinator.errors import StepFailed
+from burnish.coordinator.findings import RewriteKey
+from burnish.coordinator.formats import IdKind
+from burnish.coordinator.policy.assembly import DataRow, RowIds, assemble, assemble_compat
+from burnish.coordinator.policy.middo import Action, Decision
+from burnish.coordinator.records import ModelRecord
+from burnish.coordinator.steps.stage import RunContext, Stage, same_version, version_detail
+
+_STRATEGIES = {
+    Action.SIMPLIFY: Strategy.SIMPLIFY,
+    Action.IMPROVE: Strategy.IMPROVE,
+    Action.DIVERSIFY: Strategy.DIVERSIFY,
+}
+
+
+async def refine(
+    run: RunContext, round_number: int, base: ModelRef, rows: Sequence[DataRow], decisions: Sequence[Decision]
+) -> None:
+    """Has every rewrite made that `decisions` ask for; what became of them is in the ledger."""
+    stage = run.stage(round_number, "refine")
+    if stage.done:
+        return
+    asked = [
+        (row, decision, action)
+        for row, decision in zip(rows, decisions, strict=True)
+        for action in decision.actions
+        if action is not Action.KEEP
+    ]
+    with stage.working():
+        if asked:
+            await _refine(run, stage, base, asked)
+
+
+async def _refine(
+    run: RunContext, stage: Stage, base: ModelRef, asked: Sequence[tuple[DataRow, Decision, Action]]
+) -> None:
+    settings, book = run.settings, run.book
+    refiner = await refiner_model(run, base)
+    version = await run.client.rewriting.load_model(refiner)
+    prompts = (await run.client.rewriting.info()).prompt_versions
+    sampling = settings.rewrite_sampling(stage.round)
+    params = {"sampling": asdict(sampling), "attempts": settings.max_attempts, "rules": settings.rules.model_dump()}
+
+    def key_of(row: DataRow, decision: Decision, action: Action) -> RewriteKey:
+        hints = decision.hints if action is Action.DIVERSIFY else ()
+        return RewriteKey(
+            sample_hash=row.sample_hash,
+            strategy=action.value,
+            context_digest=digest_of(list(hints)) if hints else "",
+            model_digest=version.digest,
+            prompt_version=prompts[_STRATEGIES[action]],
+            params_digest=digest_of(params),
+        )
+
+    keyed = [(row, decision, key_of(row, decision, action)) for row, decision, action in asked]
+    hints = {key: decision.hints for _, decision, key in keyed if key.strategy == Action.DIVERSIFY.value}
+    keys = list(dict.fromkeys(key for _, _, key in keyed))
+    missing = book.findings.unwritten(keys)
+    detail = {"model": version_detail(version), "prompts": dict(prompts), **params}
+    stage.expect(len(keys), known=len(keys) - len(missing), detail=detail)
+    with book.transaction():
+        book.add_refinements(stage.round, [(row.row_id, key) for row, _, key in keyed])
+    for strategy in _STRATEGIES.values():
+        wanted = [key for key in keys if key.strategy == strategy.value]
+        await _rewrite(run, stage, strategy, refiner, version, wanted, hints)
+
+
+async def refiner_model(run: RunContext, base: ModelRef) -> ModelRef:
+    """The model that rewrites; its digest is what the rewriting service found when it was first used."""
+    if not run.settings.refiner:
+        return base
+    record = run.book.model(0, "refiner")
+    if record is None:
+        version = await run.client.rewriting.load_model(ModelRef(run.settings.refiner))
+        detail = version_detail(version)
+        record = ModelRecord(0, "refiner", run.settings.refiner, version.digest, None, None, None, detail)
+        with run.book.transaction():
+            run.book.add_model(record)
+    return ModelRef(record.uri, record.digest)
+
+
+async def _rewrite(
+    run: RunContext,
+    stage: Stage,
+    strategy: Strategy,
+    refiner: ModelRef,
+    version: ModelVersion,
+    keys: Sequence[RewriteKey],
+    hints: Mapping[RewriteKey, tuple[str, ...]],
+) -> None:
+    """Has the rewrites of one strategy made. Items are named by their key, so that seeds and order play no part."""
+    settings, book = run.settings, run.book
+
+    async def send(batch: Sequence[RewriteKey]) -> RewriteBatch:
+        found = book.samples(
+            [key.sample_hash for key in batch] + [name for key in batch for name in hints.get(key, ())]
+        )
+        items = [
+            RewriteItem(
+                Sample(digest_of(asdict(key)), found[key.sample_hash]),
+                tuple(Sample(name, found[name]) for name in hints.get(key, ())),
+            )
+            for key in batch
+        ]
+        return await run.client.rewriting.rewrite(
+            items,
+            strategy,
+            model=refiner,
+            sampling=settings.rewrite_sampling(stage.round),
+            max_attempts=settings.max_attempts,
+            rules=settings.rules.rules(),
+        )
+
+    def store(batch: Sequence[RewriteKey], reply: RewriteBatch) -> None:
+        same_version(version, reply.model, "rewriting")
+        if batch[0].prompt_version != reply.prompt_version:
+            raise StepFailed(
+                f"The rewriting service used other prompts ({reply.prompt_version}) than it named before"
+                f" ({batch[0].prompt_version}). Do all of its replicas run the same release?"
+            )
+        made = [rewrite.sample.messages if rewrite.sample else None for rewrite in reply.rewrites]
+        names = [None if messages is None else sample_hash(messages) for messages in made]
+        book.add_samples({name: m for name, m in zip(names, made, strict=True) if name is not None and m is not None})
+        book.findings.add_rewrites(batch, reply.rewrites, names)
+
+    await stage.in_batches(lambda: book.findings.unwritten(keys), send, store)
+
+
+def assemble_next(run: RunContext, round_number: int, rows: Sequence[DataRow], decisions: Sequence[Decision]) -> None:
+    """D_{t+1} from D_t, the decisions, and what became of the rewrites."""
+    stage = run.stage(round_number, "assemble")
+    if stage.done:
+        return
+    book = run.book
+    record = book.run()
+    assert record is not None
+    assert record.source is not None
+    outcomes = book.outcomes(round_number)
+    ids = RowIds((row.row_id for row in rows), numbers=record.source["ids"] == IdKind.NUMBER.value)
+    with stage.working():
+        stage.expect(len(rows))
+        if run.settings.compat:
+            keys = _compat_keys(run, round_number, rows)
+            following = assemble_compat(rows, decisions, outcomes, ids, round_number=round_number, keys=keys)
+        else:
+            following = assemble(rows, decisions, outcomes, ids, round_number=round_number)
+        with book.transaction():
+            if book.dataset(round_number + 1) is None:
+                book.add_dataset(round_number + 1, following)
+            stage.advance(len(rows))
+
+
+def _compat_keys(run: RunContext, round_number: int, rows: Sequence[DataRow]) -> list[tuple[str, str]]:
+    """The published code tells records apart by (instruction, output) alone. Where a row has no instruction of its
+    own, its whole user text stands in."""
+    columns = run.settings.columns
+    instructions: dict[str, str] = {}
+    history = run.book.history()
+    for row_id, record in history.source_records():
+        if isinstance(text := record.get(columns.instruction), str):
+            instructions[row_id] = text
+    keys = []
+    for row, messages in history.conversations(round_number):
+        sample = Sample(row.row_id, messages)
+        own = instructions.get(row.row_id) if row.origin == "source" else None
+        keys.append((sample.user_text if own is None else own, sample.response))
+    return keys

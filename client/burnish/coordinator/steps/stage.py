@@ -1,0 +1,247 @@
+"""What every step of a run shares: its bookkeeping, its batches, and how it stops.
+
+A `Stage` is one step of one round. Its batches are on the way several at a time, while results are committed in order,
+each together with the progress it made. Items whose failure may be retried are asked for again a few times before the
+step ends; a stop that was asked for lets the batches on the way come in first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from burnish._client import AsyncClient
+from burnish._types import ModelVersion
+from burnish.coordinator.book import RunBook
+from burnish.coordinator.errors import Interrupted, LedgerError, StepFailed
+from burnish.coordinator.paths import RunPaths
+from burnish.coordinator.progress import Observer, RateMeter, StepProgress
+from burnish.coordinator.recipes.middo import MiddoSettings, RunOptions
+from burnish.coordinator.records import StepRecord
+
+ItemT = TypeVar("ItemT")
+ReplyT = TypeVar("ReplyT")
+
+_RETRY_PAUSE = 0.5  # seconds before items with a retryable failure are asked for again; doubles
+STEPS = (
+    "read",
+    "train",
+    "evaluate",
+    "score_pre",
+    "score_post",
+    "embed",
+    "judge",
+    "decide",
+    "refine",
+    "assemble",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """Everything that the steps of one run work with."""
+
+    settings: MiddoSettings
+    options: RunOptions
+    client: AsyncClient
+    book: RunBook
+    paths: RunPaths
+    observer: Observer
+    stop: asyncio.Event
+
+    def stage(self, round_number: int, name: str) -> Stage:
+        """One step of one round, as the ledger knows it."""
+        return Stage(self, round_number, name, self.book.step(round_number, name))
+
+    def stop_here(self) -> None:
+        """Raises Interrupted where a stop was asked for."""
+        if self.stop.is_set():
+            raise Interrupted(
+                f"Stopped on request. Everything done so far is in {self.paths.ledger}; run the same command again, or"
+                f" `burnish resume {_shown(self.paths.out)}`, and it goes on from there."
+            )
+
+
+class Stage:
+    """One step of one round. `record` is None before it was begun."""
+
+    def __init__(self, run: RunContext, round_number: int, name: str, record: StepRecord | None) -> None:
+        self.run = run
+        self.round = round_number
+        self.name = name
+        self.record = record
+        self._done = 0
+        self._total = 0
+        self._noted_at = 0.0
+        self._seconds = 0.0
+        self._rate = RateMeter()
+        self._shown = StepProgress(round_number, run.settings.rounds, name, 0, 0, 0, 0.0)
+
+    @property
+    def done(self) -> bool:
+        """True where the step was done before and nothing is left of it."""
+        return self.record is not None and self.record.state == "done"
+
+    @property
+    def detail(self) -> Mapping[str, object]:
+        """What a step that is done was keyed by."""
+        assert self.record is not None
+        return self.record.detail
+
+    @property
+    def items_done(self) -> int:
+        """Items done so far."""
+        return self._done
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """The step's work, loading of models included. Notes its time, whatever comes."""
+        self.run.stop_here()
+        book = self.run.book
+        with book.transaction():
+            record = book.begin_step(self.round, STEPS.index(self.name), self.name)
+        self._done, self._total, self._seconds = record.done, record.total, record.seconds
+        self._noted_at = time.monotonic()
+        self._shown = replace(
+            self._shown, done=record.done, total=record.total, reused=record.reused, seconds=record.seconds
+        )
+        self.run.observer.step_started(self._shown)
+        try:
+            yield
+        except Interrupted:
+            raise
+        except Exception:
+            with suppress(LedgerError), book.transaction():  # the ledger itself may be what failed
+                book.end_step(self.round, self.name, "failed", self._lap())
+            raise
+        with book.transaction():
+            book.end_step(self.round, self.name, "done", self._lap())
+        self.run.observer.step_finished(replace(self._shown, seconds=self._seconds))
+
+    def expect(self, total: int, *, known: int = 0, detail: Mapping[str, object] | None = None) -> None:
+        """Says how many items the step has, and how many of them the ledger knows already. The first time, these count
+        as reused. `detail` is what the findings are keyed by."""
+        first = self.record is None or not self.record.total
+        reused = known if first else self._shown.reused
+        with self.run.book.transaction():
+            self.run.book.plan_step(self.round, self.name, total=total, done=known, reused=reused, detail=detail or {})
+        self._done, self._total = known, total
+        self._shown = replace(self._shown, done=known, total=total, reused=reused, rate=self._rate.mark(known))
+        self.show()
+
+    def advance(self, count: int, *, total: int | None = None, note: str = "") -> None:
+        """Notes `count` more items done; part of the transaction that commits them."""
+        self._done += count
+        self._total = self._total if total is None else total
+        self.run.book.advance_step(self.round, self.name, done=self._done, total=self._total, seconds=self._lap())
+        self._shown = replace(
+            self._shown,
+            done=self._done,
+            total=self._total,
+            seconds=self._seconds,
+            rate=self._rate.mark(self._done),
+            note=note,
+        )
+
+    def show(self) -> None:
+        """Tells the observer what was noted, once it is committed."""
+        self.run.observer.step_advanced(self._shown)
+
+    async def in_batches(
+        self,
+        missing: Callable[[], Sequence[ItemT]],
+        send: Callable[[Sequence[ItemT]], Awaitable[ReplyT]],
+        store: Callable[[Sequence[ItemT], ReplyT], None],
+    ) -> None:
+        """Asks for all items that `missing()` names, in batches, and stores every reply in a transaction of its own;
+        then again for those that are still missing because of retryable failures."""
+        items = missing()
+        await self._pass(items, send, store, counting=True)
+        for attempt in range(self.run.options.retries):
+            again = missing()
+            if not again:
+                return
+            self.run.observer.noted(f"{self.name}: asking again for {len(again)} items that failed for the moment.")
+            await asyncio.sleep(_RETRY_PAUSE * 2**attempt)
+            await self._pass(again, send, store, counting=False)
+
+    async def _pass(
+        self,
+        items: Sequence[ItemT],
+        send: Callable[[Sequence[ItemT]], Awaitable[ReplyT]],
+        store: Callable[[Sequence[ItemT], ReplyT], None],
+        *,
+        counting: bool,
+    ) -> None:
+        size = self.run.options.batch_size
+        batches = (items[start : start + size] for start in range(0, len(items), size))
+        on_the_way: deque[tuple[Sequence[ItemT], asyncio.Future[ReplyT]]] = deque()
+        try:
+            while True:
+                while len(on_the_way) < self.run.options.max_in_flight and not self.run.stop.is_set():
+                    batch = next(batches, None)
+                    if batch is None:
+                        break
+                    on_the_way.append((batch, asyncio.ensure_future(send(batch))))
+                if not on_the_way:
+                    break
+                batch, reply = on_the_way[0]
+                result = await reply
+                with self.run.book.transaction():
+                    store(batch, result)
+                    self.advance(len(batch) if counting else 0)
+                self.show()
+                on_the_way.popleft()
+        finally:
+            for _, reply in on_the_way:
+                reply.cancel()
+            await asyncio.gather(*(reply for _, reply in on_the_way), return_exceptions=True)
+        if next(batches, None) is not None:
+            self.run.stop_here()
+
+    def _lap(self) -> float:
+        """Seconds of work since it was last asked."""
+        now = time.monotonic()
+        lap, self._noted_at = now - self._noted_at, now
+        self._seconds += lap
+        return lap
+
+
+def same_version(asked: ModelVersion, got: ModelVersion, service: str) -> None:
+    """Raises StepFailed where a reply was made by other weights, or under another chat template, than asked for."""
+    if (asked.digest, asked.chat_template_digest) != (got.digest, got.chat_template_digest):
+        raise StepFailed(
+            f"The {service} service answered with other weights or another chat template than it held before"
+            f" ({got.digest}, template {got.chat_template_digest}; expected {asked.digest}, template"
+            f" {asked.chat_template_digest}). Do all of its replicas run with the same settings?"
+        )
+
+
+def version_detail(version: ModelVersion) -> dict[str, object]:
+    """A model version as a step's detail holds it."""
+    return {
+        "uri": version.uri,
+        "digest": version.digest,
+        "engine": version.engine,
+        "dtype": version.dtype,
+        "chat_template_digest": version.chat_template_digest,
+    }
+
+
+def version_from(detail: Mapping[str, object]) -> ModelVersion:
+    """The model version that `version_detail` wrote."""
+    model = detail["model"]
+    assert isinstance(model, dict)
+    return ModelVersion(**model)
+
+
+def _shown(path: Path) -> Path:
+    """A path as short as it can be said."""
+    cwd = Path.cwd()
+    return path.relative_to(cwd) if path.is_relative_to(cwd) else path

@@ -1,0 +1,168 @@
+"""Step `train`: a model from the base model and a round's data, by the training service.
+
+The request id is made from the run, the round and everything that determines the result, so that a coordinator that
+was killed finds its training run again instead of beginning another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import asdict
+
+from burnish._training import AsyncRun
+from burnish._types import ModelRef, RunEvent, RunResult, RunSpec, RunState
+from burnish.coordinator.atomic import writing_whole
+from burnish.coordinator.content import digest_of, message_list
+from burnish.coordinator.errors import StepFailed
+from burnish.coordinator.records import ModelRecord
+from burnish.coordinator.steps.stage import RunContext, Stage
+
+_EVENTS_EVERY = 1.0  # seconds between two commits of training events
+_ROWS_PER_READ = 2000
+
+
+async def train(run: RunContext, round_number: int, base: ModelRef) -> ModelRef:
+    """M_t: `base` fine-tuned on D_t. Raises StepFailed where training ended badly."""
+    stage = run.stage(round_number, "train")
+    record = run.book.model(round_number, "trained")
+    if stage.done and record is not None:
+        return ModelRef(record.uri, record.digest)
+    with stage.working():
+        if record is not None:  # killed between the model and the note that the step is done
+            return ModelRef(record.uri, record.digest)
+        digest = _write_data(run, round_number)
+        spec = RunSpec(
+            base_model=base,
+            data_uri=str(run.paths.data(round_number)),
+            data_digest=digest,
+            output_uri=str(run.paths.model(round_number)),
+            hyperparameters=run.settings.hyperparameters(round_number),
+            eval_data_uri=str(run.paths.holdout) if run.settings.holdout else "",
+        )
+        training = await _create(run, round_number, spec)
+        await _watch(run, stage, training)
+        result = _result(training)
+        record = ModelRecord(
+            round=round_number,
+            role="trained",
+            uri=result.model.uri,
+            digest=result.model.digest,
+            training_run=training.run_id,
+            train_loss=result.train_loss,
+            eval_loss=None,
+            detail={
+                "num_samples": result.num_samples,
+                "skipped": list(result.skipped),
+                "num_tokens": result.num_tokens,
+                "seconds": result.seconds,
+                "eval_loss": result.eval_loss,
+                "data_digest": result.data_digest,
+            },
+        )
+        with run.book.transaction():
+            run.book.add_model(record)
+        if result.skipped:
+            run.observer.noted(
+                f"Round {round_number}: {len(result.skipped)} samples were left out of training (too long, or no"
+                f" sample), the first: {result.skipped[0]}."
+            )
+    return ModelRef(record.uri, record.digest)
+
+
+def prune(run: RunContext, round_number: int) -> None:
+    """Deletes a round's model where only the last is to be kept. Only what the run itself had published."""
+    if run.options.keep_models == "last":
+        shutil.rmtree(run.paths.model(round_number), ignore_errors=True)
+
+
+def _write_data(run: RunContext, round_number: int) -> str:
+    """D_t as the training service reads it; returns the digest of the file's bytes."""
+    rows = run.book.rows(round_number)
+    whole = hashlib.sha256()
+    with writing_whole(run.paths.data(round_number)) as stream:
+        for start in range(0, len(rows), _ROWS_PER_READ):
+            part = rows[start : start + _ROWS_PER_READ]
+            samples = run.book.samples(row.sample_hash for row in part)
+            for row in part:
+                line = {"id": row.row_id, "messages": message_list(samples[row.sample_hash])}
+                encoded = json.dumps(line, ensure_ascii=False).encode("utf-8") + b"\n"
+                whole.update(encoded)
+                stream.write(encoded)
+    return f"sha256:{whole.hexdigest()}"
+
+
+async def _create(run: RunContext, round_number: int, spec: RunSpec) -> AsyncRun:
+    """The training run, new or found. One that the ledger knows to have ended badly gives way to another attempt."""
+    name = f"{run.book.run_id}-r{round_number}-{digest_of(asdict(spec))[:12]}"
+    attempt = 1
+    while True:
+        training = await run.client.training.create(spec, f"{name}-a{attempt}")
+        if not run.book.training_ended_badly(round_number, training.run_id):
+            return training
+        attempt += 1
+
+
+async def _watch(run: RunContext, stage: Stage, training: AsyncRun) -> None:
+    """Follows the run to its end from the last event that the ledger has, and writes the events down."""
+    waiting: list[RunEvent] = []
+    committed = time.monotonic()
+
+    def commit() -> None:
+        nonlocal committed
+        if waiting:
+            progress = waiting[-1].run.progress
+            note = "" if progress.loss is None else f"loss {progress.loss:.3f}"
+            with run.book.transaction():
+                run.book.add_training_events(stage.round, waiting)
+                stage.advance(progress.step - stage.items_done, total=progress.total_steps, note=note)
+            stage.show()
+            waiting.clear()
+        committed = time.monotonic()
+
+    first = run.book.last_training_event(stage.round, training.run_id) + 1
+    async with aclosing(training.watch(first)) as events:
+        async for event in _until_stopped(events, run.stop):
+            waiting.append(event)
+            if time.monotonic() - committed >= _EVENTS_EVERY:
+                commit()
+    commit()
+    if not training.snapshot.state.ended:
+        run.stop_here()
+        await training.refresh()
+
+
+async def _until_stopped(events: AsyncIterator[RunEvent], stop: asyncio.Event) -> AsyncIterator[RunEvent]:
+    """The events, until there are no more or a stop is asked for. The training run itself goes on."""
+    stopped = asyncio.ensure_future(stop.wait())
+    try:
+        while True:
+            following = asyncio.ensure_future(anext(events))
+            await asyncio.wait({following, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if not following.done():
+                following.cancel()
+                await asyncio.gather(following, return_exceptions=True)
+                return
+            try:
+                yield following.result()
+            except StopAsyncIteration:
+                return
+    finally:
+        stopped.cancel()
+        await asyncio.gather(stopped, return_exceptions=True)
+
+
+def _result(training: AsyncRun) -> RunResult:
+    snapshot = training.snapshot
+    if snapshot.state is RunState.SUCCEEDED and snapshot.result is not None:
+        return snapshot.result
+    why = snapshot.error.message if snapshot.error else f"it ended {snapshot.state.value}"
+    raise StepFailed(
+        f"Training run {training.run_id} did not make a model: {why}. Its log is with the training service; run the"
+        " same command again to train anew, everything else is kept."
+    )

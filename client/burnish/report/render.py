@@ -1,0 +1,111 @@
+"""Turns ReportData into one self-contained HTML file: no script from elsewhere, no network, no font."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from burnish.report.data import Change, ReportData, Round
+from burnish.report.histogram import Line, Series, histogram
+
+MAX_CHANGES_SHOWN = 60  # per round; the rest is counted and stays in the ledger
+LABELS = {
+    "hard": "too hard",
+    "sparse": "sparse",
+    "low_quality": "low quality",
+    "loss_pre": "loss before training",
+    "loss_post": "loss after training",
+    "mean_cosine": "similarity to nearest neighbours",
+    "quality": "self-judged quality",
+    "any": "any axis",
+}
+UNITS = {
+    "loss_pre": "nats per response token, base weights",
+    "loss_post": "nats per response token, this round's weights",
+    "mean_cosine": "mean cosine to the k nearest prompts",
+    "quality": "mean of six ratings, 0 to 10",
+}
+
+
+def render(data: ReportData) -> str:
+    """The report as an HTML document."""
+    environment = Environment(
+        loader=PackageLoader("burnish.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(label=_label, duration=_duration, number=_number, pretty=_pretty)
+    return environment.get_template("report.html.jinja").render(
+        data=data,
+        charts={round_.number: _charts(data, round_) for round_ in data.rounds},
+        shown=MAX_CHANGES_SHOWN,
+        compare=_compare,
+        longest=max((t.seconds for r in data.rounds for t in r.timings), default=1.0) or 1.0,
+    )
+
+
+def write_report(data: ReportData, path: Path) -> Path:
+    """Writes the report whole or not at all; returns `path`."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(render(data), encoding="utf-8")
+    temporary.replace(path)
+    return path
+
+
+def _charts(data: ReportData, round_: Round) -> list[Markup]:
+    """One histogram per signal: this round's distribution, over the first round's where there was one before."""
+    first = data.rounds[0]
+    charts = []
+    for threshold in round_.thresholds:
+        values = round_.signals.get(threshold.signal, ())
+        series = [Series(f"round {round_.number}", values, "after")]
+        if round_ is not first:
+            series.insert(0, Series("round 1", first.signals.get(threshold.signal, ()), "before"))
+        lines = [] if threshold.tau is None else [Line("threshold", threshold.tau, "threshold")]
+        charts.append(histogram(_label(threshold.signal), UNITS.get(threshold.signal, ""), series, lines))
+    return charts
+
+
+def _compare(change: Change) -> tuple[Markup, Markup]:
+    """Both prompts with the words that went and came marked."""
+    before, after = _words(change.before_prompt), _words(change.after_prompt or "")
+    left, right = [], []
+    for tag, i1, i2, j1, j2 in difflib.SequenceMatcher(a=before, b=after, autojunk=False).get_opcodes():
+        old, new = escape("".join(before[i1:i2])), escape("".join(after[j1:j2]))
+        left.append(old if tag == "equal" else Markup("<del>{}</del>").format(old) if old else old)
+        right.append(new if tag == "equal" else Markup("<ins>{}</ins>").format(new) if new else new)
+    return Markup("").join(left), Markup("").join(right)
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\s+|\w+|[^\w\s]", text)
+
+
+def _label(word: str) -> str:
+    return LABELS.get(word, word.replace("_", " "))
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def _pretty(value: object) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, default=str)

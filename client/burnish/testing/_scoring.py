@@ -1,0 +1,76 @@
+"""The fake scoring service: one log-probability per word, ratings drawn from a hash. Private."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from burnish.api.common.v1 import common_pb2
+from burnish.api.scoring.v1 import scoring_pb2, scoring_pb2_grpc
+from burnish.testing._state import PROMPT_DIGEST, Context, FakeState, draw, failed, text_of
+
+# ruff: noqa: N802 - gRPC names the methods
+
+
+class FakeScoring(scoring_pb2_grpc.ScoringServiceServicer):
+    """Scores of one number per word; ratings drawn from a hash."""
+
+    def __init__(self, state: FakeState) -> None:
+        self._state = state
+
+    def GetInfo(self, request: scoring_pb2.GetInfoRequest, context: Context) -> scoring_pb2.GetInfoResponse:
+        return scoring_pb2.GetInfoResponse(info=self._state.info(), judge_prompt_digest=PROMPT_DIGEST)
+
+    def LoadModel(self, request: scoring_pb2.LoadModelRequest, context: Context) -> scoring_pb2.LoadModelResponse:
+        return scoring_pb2.LoadModelResponse(model=self._state.version(request.model))
+
+    def ScoreSamples(
+        self, request: scoring_pb2.ScoreSamplesRequest, context: Context
+    ) -> scoring_pb2.ScoreSamplesResponse:
+        version = self._state.serve(request.model, [sample.id for sample in request.samples], context)
+        reply = scoring_pb2.ScoreSamplesResponse(model=version)
+        for sample in request.samples:
+            reply.scores.append(_score(sample, version.digest, request.return_tokens))
+        reply.timing.prompt_tokens = sum(score.num_sequence_tokens for score in reply.scores)
+        reply.timing.engine.FromMilliseconds(1500)
+        return reply
+
+    def JudgeSamples(
+        self, request: scoring_pb2.JudgeSamplesRequest, context: Context
+    ) -> scoring_pb2.JudgeSamplesResponse:
+        version = self._state.serve(request.model, [sample.id for sample in request.samples], context)
+        reply = scoring_pb2.JudgeSamplesResponse(model=version, prompt_digest=PROMPT_DIGEST)
+        for sample in request.samples:
+            judgment = reply.judgments.add(sample_id=sample.id)
+            for dimension in request.dimensions or (1, 2, 3):
+                for target in request.targets or (1, 2):
+                    drawn = draw(version.digest, text_of(sample), str(dimension), str(target))
+                    value = float(drawn.integers(0, 11))
+                    rating = judgment.ratings.add(dimension=dimension, target=target)
+                    if value:
+                        rating.value, rating.reply = value, f"{value:g}"
+                    else:
+                        rating.status.CopyFrom(failed("UNPARSEABLE"))
+                        rating.reply = "hard to say"
+        return reply
+
+
+def _score(sample: common_pb2.Sample, digest: str, return_tokens: bool) -> scoring_pb2.SampleScore:
+    if not sample.messages or not sample.messages[-1].content:
+        return scoring_pb2.SampleScore(sample_id=sample.id, status=failed("EMPTY_RESPONSE"))
+    words = sample.messages[-1].content.split() or ["?"]
+    logprobs = (-draw(digest, text_of(sample)).gamma(2.0, 0.7, len(words))).astype("<f4")
+    total = float(-logprobs.sum(dtype=np.float64))
+    score = scoring_pb2.SampleScore(
+        sample_id=sample.id,
+        mean_nll=total / len(words),
+        sum_nll=total,
+        perplexity=float(np.exp(total / len(words))),
+        num_tokens=len(words),
+        num_sequence_tokens=sum(len(message.content.split()) for message in sample.messages),
+    )
+    turn = score.turns.add(
+        message_index=len(sample.messages) - 1, mean_nll=score.mean_nll, sum_nll=total, num_tokens=len(words)
+    )
+    if return_tokens:
+        turn.token_ids, turn.logprobs = np.arange(len(words), dtype="<i4").tobytes(), logprobs.tobytes()
+    return score
