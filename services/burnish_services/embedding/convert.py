@@ -1,0 +1,134 @@
+"""Between burnish.api.embedding.v1 and the service's own values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from google.protobuf.timestamp_pb2 import Timestamp
+from numpy.typing import NDArray
+
+from burnish.api.common.v1 import common_pb2
+from burnish.api.embedding.v1 import embedding_pb2
+from burnish_services.embedding.collection import Collection, Source, TextRecord, Weights
+from burnish_services.embedding.neighbors import NearestNeighbors
+from burnish_services.engine.base import EngineFailure
+from burnish_services.runtime.errors import InvalidRequest, item_status
+
+_SOURCES = {
+    embedding_pb2.TEXT_SOURCE_UNSPECIFIED: Source.USER,
+    embedding_pb2.TEXT_SOURCE_USER: Source.USER,
+}
+_SOURCE_NUMBERS = {Source.USER: embedding_pb2.TEXT_SOURCE_USER}
+_NAME = re.compile(r"[a-z0-9_-]{1,128}")
+_DEFAULT_PAGE, _LARGEST_PAGE = 100, 1000
+_DEFAULT_K, _LARGEST_K = 2, 100
+_FIELD_BYTES = 16  # at most, of a statistic or a neighbour besides its id: tags, lengths and a double
+
+
+def collection_name(name: str) -> str:
+    """The name, which becomes a part of a path. Raises InvalidRequest."""
+    if not _NAME.fullmatch(name):
+        raise InvalidRequest(
+            "BAD_NAME", f"collection name {name!r} is not valid; expected 1 to 128 characters of a-z, 0-9, - and _"
+        )
+    return name
+
+
+def source(number: embedding_pb2.TextSource.ValueType) -> Source:
+    """The source asked for. Raises InvalidRequest."""
+    if number not in _SOURCES:
+        raise InvalidRequest("BAD_SOURCE", f"source {number} is not known; expected one of the enum's values")
+    return _SOURCES[number]
+
+
+def page_size(number: int) -> int:
+    """Collections on a page. Raises InvalidRequest."""
+    return _in_range("page_size", number, _DEFAULT_PAGE, _LARGEST_PAGE)
+
+
+def num_neighbors(number: int) -> int:
+    """The k asked for. Raises InvalidRequest."""
+    return _in_range("k", number, _DEFAULT_K, _LARGEST_K)
+
+
+def _in_range(field: str, number: int, default: int, largest: int) -> int:
+    if not 0 <= number <= largest:
+        raise InvalidRequest(
+            f"BAD_{field.upper()}", f"{field} is {number}; expected 1 to {largest}, or 0 for {default}"
+        )
+    return number or default
+
+
+def weights_message(weights: Weights) -> common_pb2.ModelVersion:
+    """The weights as a reply states them."""
+    return common_pb2.ModelVersion(
+        uri=weights.uri,
+        digest=weights.digest,
+        engine=weights.engine,
+        dtype=weights.dtype,
+        chat_template_digest=weights.chat_template_digest,
+    )
+
+
+def collection_message(collection: Collection) -> embedding_pb2.Collection:
+    """The collection as a reply states it."""
+    create_time = Timestamp()
+    create_time.FromDatetime(collection.create_time)
+    return embedding_pb2.Collection(
+        name=collection.name,
+        source=_SOURCE_NUMBERS[collection.source],
+        model=None if collection.weights is None else weights_message(collection.weights),
+        dimension=collection.dimension,
+        num_vectors=collection.num_vectors,
+        create_time=create_time,
+    )
+
+
+def embedding_message(
+    sample_id: str, result: TextRecord | EngineFailure, vector: NDArray[np.float32] | None
+) -> embedding_pb2.SampleEmbedding:
+    """The reply's entry for one sample."""
+    if isinstance(result, EngineFailure):
+        return embedding_pb2.SampleEmbedding(sample_id=sample_id, status=item_status(result))
+    return embedding_pb2.SampleEmbedding(
+        sample_id=sample_id,
+        status=common_pb2.ItemStatus(),
+        vector=b"" if vector is None else vector.astype("<f4").tobytes(),
+        num_tokens=result.num_tokens,
+        truncated=result.truncated,
+    )
+
+
+def check_reply_fits(ids: Sequence[str], k: int, max_bytes: int) -> None:
+    """Raises InvalidRequest where the statistics of these samples would not fit a message, before any work is done."""
+    longest = max((len(item.encode()) for item in ids), default=0)
+    entry = longest + _FIELD_BYTES
+    if len(ids) * (1 + min(k, max(len(ids) - 1, 0))) * entry > max_bytes:
+        fitting = max_bytes // (len(ids) * entry) - 1
+        advice = f"k of at most {fitting}" if fitting >= 1 else f"at most {max_bytes // (2 * entry)} samples"
+        raise InvalidRequest(
+            "REPLY_TOO_LARGE",
+            f"{k} neighbours of {len(ids)} samples may take more than the {max_bytes >> 20} MiB that fit a message; "
+            f"ask for {advice}",
+        )
+
+
+def statistics_messages(
+    ids: Sequence[str], found: NearestNeighbors, order: Sequence[str]
+) -> list[embedding_pb2.NeighborStatistics]:
+    """An entry for each id of `order`; `found` is in order of `ids`."""
+    row_of = {item: row for row, item in enumerate(ids)}
+    indices, cosines, means = found.indices.tolist(), found.cosines.tolist(), found.mean_cosines.tolist()
+    return [
+        embedding_pb2.NeighborStatistics(
+            sample_id=item,
+            mean_cosine=means[row],
+            neighbors=[
+                embedding_pb2.Neighbor(sample_id=ids[neighbor], cosine=cosine)
+                for neighbor, cosine in zip(indices[row], cosines[row], strict=True)
+            ],
+        )
+        for item, row in ((item, row_of[item]) for item in order)
+    ]

@@ -1,0 +1,173 @@
+"""The Engine protocol: what a model on a device can do for the services. Knows no RPC, no recipe, no prompt.
+
+An engine holds one set of weights at a time and answers in token ids; text becomes tokens in `chat.py`, and which
+weights are wanted is decided in `hosting.py`. Three engines implement it: `vllm` (the product), `transformers` (the
+readable reference) and `fake` (deterministic, milliseconds). `tests/contract/` runs the same tests on all three.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from burnish_services.engine.tokenizer import ChatTokenizer
+
+
+class Task(StrEnum):
+    """What an engine is started for; vLLM builds one kind of model runner or the other, never both."""
+
+    GENERATE = "generate"  # score() and generate()
+    EMBED = "embed"  # embed()
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """How an engine is started. `model` is a directory in the Hugging Face layout."""
+
+    model: str
+    task: Task = Task.GENERATE
+    dtype: str = "auto"  # auto | bfloat16 | float16 | float32
+    max_model_len: int | None = None  # tokens; None: the model's own context
+    memory_bytes: int | None = None  # KV cache on CPU; None: the engine's default
+    compile: bool = False  # vllm only: slower start, faster steps
+    cpu_cores: str | None = None  # vllm CPU only: cores to bind, such as "0-1"
+    chat_template: str | None = None  # name of a built-in template or a file; None: the model's own
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """The weights that an engine holds."""
+
+    uri: str
+    digest: str  # "sha256:" + 64 hex
+    dtype: str
+    max_model_len: int  # tokens
+    vocab_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Sampling parameters with every default resolved; ranges as in burnish.api.common.v1.SamplingParameters."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_tokens: int = 256
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRequest:
+    """One sequence to score: log p(token_ids[i] | token_ids[:i]) is wanted for i >= first_scored (>= 1)."""
+
+    token_ids: Sequence[int]
+    first_scored: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """One prompt to continue."""
+
+    token_ids: Sequence[int]
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One continuation. `finish_reason` is "stop" or "length"."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFailure:
+    """Why one request of a batch has no result; the others are not affected."""
+
+    reason: str  # stable word, such as TOO_LONG or NOT_FINITE
+    message: str
+    retryable: bool = False
+
+
+class EngineDead(RuntimeError):
+    """The engine's process or device is gone; the server must stop serving and be restarted."""
+
+
+class ModelLoadError(RuntimeError):
+    """Weights could not be loaded: not a model directory, another architecture, or unreadable. Says which and why.
+
+    `reason` is a stable word for machines; the subclasses below and in `hosting.py` have words of their own.
+    """
+
+    reason = "MODEL_LOAD_FAILED"
+
+
+class ModelNotFound(ModelLoadError):
+    """There is no model at the uri."""
+
+    reason = "MODEL_NOT_FOUND"
+
+
+class ModelDigestMismatch(ModelLoadError):
+    """The model's content is not what the request said it must be."""
+
+    reason = "MODEL_DIGEST_MISMATCH"
+
+
+class ModelMismatch(ModelLoadError):
+    """The weights have another architecture or shape than the engine was started with."""
+
+    reason = "MODEL_MISMATCH"
+
+
+class Engine(Protocol):
+    """A model on a device. Methods may be called concurrently, except `swap`, which its caller must serialise
+    against all others (`hosting.ModelHost` does)."""
+
+    @property
+    def name(self) -> str:
+        """`vllm`, `transformers` or `fake`, then `/` and the version."""
+
+    @property
+    def task(self) -> Task:
+        """What it was started for."""
+
+    @property
+    def model(self) -> LoadedModel:
+        """The weights held now. Raises RuntimeError before `start`."""
+
+    @property
+    def tokenizer(self) -> ChatTokenizer:
+        """The held model's tokenizer and chat template."""
+
+    async def start(self) -> None:
+        """Loads the first weights. Raises ModelLoadError."""
+
+    async def close(self) -> None:
+        """Ends the engine and its processes; safe to call twice."""
+
+    async def check_health(self) -> None:
+        """Returns at once where the engine can work; raises EngineDead where it never will again."""
+
+    async def swap(self, uri: str, digest: str) -> None:
+        """Replaces all weights (and tokenizer and template) in place by those in directory `uri`, whose digest the
+        caller has computed. The architecture must be the same. Raises ModelLoadError, after which the engine must be
+        swapped again, successfully, before anything else is asked of it."""
+
+    async def score(self, requests: Sequence[ScoreRequest]) -> list[NDArray[np.float32] | EngineFailure]:
+        """Log-probabilities (nats, <= 0) of `token_ids[first_scored:]`: one float32 array of that length each."""
+
+    async def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation | EngineFailure]:
+        """One continuation per request; special tokens are left out of `text`."""
+
+    async def embed(self, sequences: Sequence[Sequence[int]]) -> list[NDArray[np.float32] | EngineFailure]:
+        """Mean over all tokens of the last hidden state after the final norm: one float32 vector of shape
+        (hidden_size,) each, not normalised."""

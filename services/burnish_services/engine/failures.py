@@ -1,0 +1,41 @@
+"""The failures of single requests that every engine reports alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from burnish_services.engine.base import EngineFailure
+
+TOO_LONG = "TOO_LONG"
+NOT_FINITE = "NOT_FINITE"
+EMPTY = "EMPTY"
+BAD_TOKEN = "BAD_TOKEN"
+ENGINE_ERROR = "ENGINE_ERROR"
+
+
+def refused(ids: Sequence[int], limit: int, vocab_size: int) -> EngineFailure | None:
+    """Why a sequence cannot enter an engine whose sequences have 1 to `limit` tokens; None where it can."""
+    if not len(ids):
+        return EngineFailure(EMPTY, "the sequence has no tokens, at least 1 expected")
+    if len(ids) > limit:
+        return EngineFailure(TOO_LONG, f"{len(ids)} tokens, at most {limit} fit the context; shorten the text")
+    if min(ids) < 0 or max(ids) >= vocab_size:
+        return EngineFailure(
+            BAD_TOKEN,
+            f"token {min(ids) if min(ids) < 0 else max(ids)} is outside the vocabulary of {vocab_size}; the text was "
+            "made into tokens by another model's tokenizer",
+        )
+    return None
+
+
+def checked(values: NDArray[np.float32]) -> NDArray[np.float32] | EngineFailure:
+    """The values, or the failure NOT_FINITE where any is NaN or infinite."""
+    if np.isfinite(values).all():
+        return values
+    bad = int(np.count_nonzero(~np.isfinite(values)))
+    return EngineFailure(
+        NOT_FINITE, f"{bad} of {values.size} values are not finite; the weights or the device are at fault"
+    )

@@ -1,0 +1,156 @@
+"""`FakeEngine`: the Engine protocol on fake models."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import struct
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from burnish_services.engine.base import (
+    EngineDead,
+    EngineFailure,
+    EngineSettings,
+    GenerateRequest,
+    Generation,
+    LoadedModel,
+    ModelLoadError,
+    Sampling,
+    ScoreRequest,
+    Task,
+)
+from burnish_services.engine.failures import checked, refused
+from burnish_services.engine.fake import numbers, replies
+from burnish_services.engine.fake.model import FakeModel, read_fake_model
+from burnish_services.engine.fake.tokenizer import END_OF_TURN, VOCAB_SIZE, FakeTokenizer
+from burnish_services.engine.models import CARD_FILE, model_digest, resolve_uri
+
+DEFAULT_MAX_MODEL_LEN = 8192
+
+
+class FakeEngine:
+    """Implements `Engine`."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self._settings = settings
+        self._tokenizer = FakeTokenizer(settings.chat_template)
+        self._end_token = self._tokenizer.encode(END_OF_TURN).ids[0]
+        self._model: LoadedModel | None = None
+        self._fake = FakeModel("none")
+        self._numbers_digest = ""  # whose numbers are given: differs from the model's where the load was stale
+        self._canary_calls = 0  # left until a model whose fault is to kill the engine does so
+        self._dead = False
+
+    @property
+    def name(self) -> str:
+        """See `Engine`."""
+        try:
+            return f"fake/{version('burnish')}"
+        except PackageNotFoundError:
+            return "fake/0"
+
+    @property
+    def task(self) -> Task:
+        """See `Engine`."""
+        return self._settings.task
+
+    @property
+    def model(self) -> LoadedModel:
+        """See `Engine`."""
+        if self._model is None:
+            raise RuntimeError("the engine is not started")
+        return self._model
+
+    @property
+    def tokenizer(self) -> FakeTokenizer:
+        """See `Engine`."""
+        return self._tokenizer
+
+    async def start(self) -> None:
+        """See `Engine`."""
+        path = resolve_uri(self._settings.model)
+        await self.swap(str(path), model_digest(path))
+
+    async def close(self) -> None:
+        """See `Engine`."""
+
+    async def check_health(self) -> None:
+        """See `Engine`."""
+        if self._dead:
+            raise EngineDead("the fake engine was told to die")
+
+    async def swap(self, uri: str, digest: str) -> None:
+        """See `Engine`."""
+        fake = read_fake_model(resolve_uri(uri))
+        if fake.fault == "load":
+            raise ModelLoadError(f"{uri}: this fake model cannot be loaded, by its own wish")
+        await asyncio.sleep(fake.latency_seconds)
+        if fake.fault != "stale" or self._model is None:
+            self._fake, self._numbers_digest = fake, digest
+        has_card = self.task is Task.GENERATE and (Path(uri) / CARD_FILE).is_file()
+        self._canary_calls = 2 if has_card else 1
+        dtype = "float32" if self._settings.dtype == "auto" else self._settings.dtype
+        self._model = LoadedModel(uri, digest, dtype, self._settings.max_model_len or DEFAULT_MAX_MODEL_LEN, VOCAB_SIZE)
+
+    async def score(self, requests: Sequence[ScoreRequest]) -> list[NDArray[np.float32] | EngineFailure]:
+        """See `Engine`."""
+        await self._work()
+        return [self._refused(request.token_ids) or checked(self._score_one(request)) for request in requests]
+
+    async def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation | EngineFailure]:
+        """See `Engine`."""
+        await self._work()
+        return [self._refused(request.token_ids, room=1) or self._generate_one(request) for request in requests]
+
+    async def embed(self, sequences: Sequence[Sequence[int]]) -> list[NDArray[np.float32] | EngineFailure]:
+        """See `Engine`."""
+        await self._work()
+        return [
+            self._refused(ids) or checked(self._spoil(numbers.embedding(ids, self._numbers_digest)))
+            for ids in sequences
+        ]
+
+    async def _work(self) -> None:
+        self._canary_calls -= 1
+        if self._fake.fault == "dead" and self._canary_calls < 0:
+            self._dead = True
+        await self.check_health()
+        # Other tasks run in between, as they would while a real engine works.
+        await asyncio.sleep(self._fake.latency_seconds)
+
+    def _refused(self, ids: Sequence[int], room: int = 0) -> EngineFailure | None:
+        return refused(ids, self.model.max_model_len - room, VOCAB_SIZE)
+
+    def _score_one(self, request: ScoreRequest) -> NDArray[np.float32]:
+        logprobs = numbers.token_logprobs(request.token_ids, self._numbers_digest, self._fake.skill)
+        return self._spoil(logprobs[request.first_scored :])
+
+    def _spoil(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.full_like(values, np.nan) if self._fake.fault == "nan" else values
+
+    def _generate_one(self, request: GenerateRequest) -> Generation:
+        sampling = request.sampling
+        choice = _choice(self._numbers_digest, request.token_ids, sampling)
+        text = replies.reply(self._tokenizer.decode(request.token_ids), choice, self._fake.skill)
+        for stop in sampling.stop:
+            text = text.split(stop, 1)[0]
+        ids = [*self._tokenizer.encode(text).ids, self._end_token]
+        room = min(sampling.max_tokens, self.model.max_model_len - len(request.token_ids))
+        reason = "stop" if len(ids) <= room else "length"
+        kept = ids[:room]
+        return Generation(self._tokenizer.decode(kept), tuple(kept), reason)
+
+
+def _choice(digest: str, ids: Sequence[int], sampling: Sampling) -> bytes:
+    """32 bytes that decide what is said; greedy decoding knows no seed."""
+    seed = 0 if sampling.temperature == 0.0 else 1 + (sampling.seed or 0)
+    hasher = hashlib.blake2b(digest.encode(), digest_size=32)
+    hasher.update(np.asarray(ids, dtype="<i8").tobytes())
+    hasher.update(struct.pack("<ddiq", sampling.temperature, sampling.top_p, sampling.top_k, 0) if seed else b"")
+    hasher.update(seed.to_bytes(16, "little"))
+    return hasher.digest()

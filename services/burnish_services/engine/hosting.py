@@ -1,0 +1,312 @@
+"""One engine, many users, many models: who may use which weights when.
+
+`ModelHost` gives every user the weights it names. Users of the held weights work side by side; a user of others waits
+until the work in flight is done, then the weights are swapped in place, checked with the canary, and served. Owns
+fairness, the swap, going back after a failed one, and the version that replies state; not the engine's computations.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+from burnish_services.engine import canary
+from burnish_services.engine.base import Engine, EngineDead, ModelDigestMismatch, ModelLoadError
+from burnish_services.engine.models import ModelDigests, model_digests, resolve_uri
+
+log = logging.getLogger(__name__)
+
+
+class ModelName(Protocol):
+    """What names a model; `burnish.api.common.v1.ModelRef` is one. Empty uri: the held model; empty digest: any."""
+
+    @property
+    def uri(self) -> str:
+        """A path or `file://` URI, or empty."""
+
+    @property
+    def digest(self) -> str:
+        """The digest the content must have, or empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReference:
+    """A ModelName without protobuf."""
+
+    uri: str = ""
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """The weights a user holds; the first five fields are those of `burnish.api.common.v1.ModelVersion`."""
+
+    uri: str
+    digest: str
+    engine: str
+    dtype: str
+    chat_template_digest: str
+    max_model_len: int  # tokens
+    queue_seconds: float = 0.0  # that this user waited, the swap included
+    swap_seconds: float = 0.0  # of these, loading and checking weights
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """Weights on disk. `digests` None: whatever is held when the turn comes."""
+
+    path: Path | None
+    digests: ModelDigests | None
+
+
+@dataclass(eq=False, slots=True)
+class _Waiter:
+    wanted: _Wanted
+    admitted: asyncio.Future[float]  # swap seconds
+    arrived: float = field(default_factory=time.monotonic)
+
+
+class ModelHost:
+    """Serialises swaps of one engine against its use.
+
+    Fair in turns: once someone waits for other weights, newcomers queue behind, the work in flight is let finish,
+    and the swap then admits everyone who is queued for the new weights at that moment. `using` must not be nested.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._held: ModelVersion | None = None
+        self._digests: ModelDigests | None = None
+        self._readings: dict[str, canary.Reading] = {}
+        self._queue: list[_Waiter] = []
+        self._active = 0
+        self._swap: asyncio.Task[None] | None = None
+        self._dead: EngineDead | None = None
+        self._closed = False
+
+    @property
+    def engine(self) -> Engine:
+        """The engine; its methods may be called inside `using` only."""
+        return self._engine
+
+    @property
+    def version(self) -> ModelVersion | None:
+        """The weights held now; None before `start`, while swapping, and where none could be loaded."""
+        return None if self._swap is not None else self._held
+
+    @property
+    def waiting(self) -> int:
+        """Users waiting for their turn."""
+        return len(self._queue)
+
+    @property
+    def dead(self) -> EngineDead | None:
+        """Why the engine can never work again, once that is known."""
+        return self._dead
+
+    async def start(self) -> None:
+        """Starts the engine and checks the canary on its first weights. Raises ModelLoadError."""
+        await self._engine.start()
+        path = await asyncio.to_thread(resolve_uri, self._engine.model.uri)
+        self._digests = await asyncio.to_thread(model_digests, path)
+        await self._check_canary(path, self._digests)
+        self._held = self._describe()
+
+    async def close(self) -> None:
+        """Ends the engine; whoever still waits gets EngineDead. Safe to call twice."""
+        self._closed = True
+        self._fail_all(EngineDead("the server is shutting down"))
+        if self._swap is not None:
+            await asyncio.gather(self._swap, return_exceptions=True)
+        await self._engine.close()
+
+    async def check_health(self) -> None:
+        """Raises EngineDead where the engine can never work again; cheap enough to be asked every few seconds."""
+        try:
+            await self._engine.check_health()
+        except EngineDead as error:
+            self._die(error)
+        if self._dead is not None:
+            raise EngineDead(str(self._dead)) from self._dead
+
+    @asynccontextmanager
+    async def using(self, name: ModelName | None = None) -> AsyncIterator[ModelVersion]:
+        """Holds the named weights still for the body of the `async with`, swapping them in where needed.
+
+        Raises ModelLoadError (ModelNotFound, ModelDigestMismatch, ModelMismatch, CanaryFailed), after which the
+        weights held before serve on, and EngineDead.
+        """
+        arrived = time.monotonic()
+        wanted = await self._resolve(name or ModelReference())
+        swap_seconds = await self._admit(wanted)
+        try:
+            assert self._held is not None
+            self._check_digest(name, self._held)
+            yield replace(self._held, queue_seconds=time.monotonic() - arrived, swap_seconds=swap_seconds)
+        except EngineDead as error:
+            self._die(error)
+            raise
+        finally:
+            self._active -= 1
+            self._pump()
+
+    # --- who is next -------------------------------------------------------------------------------------------
+
+    async def _resolve(self, name: ModelName) -> _Wanted:
+        if not name.uri:
+            return _Wanted(None, None)
+        path = await asyncio.to_thread(resolve_uri, name.uri)
+        digests = await asyncio.to_thread(model_digests, path)
+        if name.digest and name.digest != digests.model:
+            raise ModelDigestMismatch(
+                f"the model at {name.uri} has digest {digests.model}, expected {name.digest}: its content is not what "
+                "the request was made for"
+            )
+        return _Wanted(path, digests)
+
+    def _check_digest(self, name: ModelName | None, held: ModelVersion) -> None:
+        if name is not None and not name.uri and name.digest and name.digest != held.digest:
+            raise ModelDigestMismatch(
+                f"the held model has digest {held.digest}, expected {name.digest}; name a uri to have it loaded"
+            )
+
+    async def _admit(self, wanted: _Wanted) -> float:
+        if self._dead is not None:
+            raise EngineDead(str(self._dead)) from self._dead
+        if self._closed:
+            raise EngineDead("the server is shutting down")
+        waiter = _Waiter(wanted, asyncio.get_running_loop().create_future())
+        self._queue.append(waiter)
+        self._pump()
+        try:
+            return await waiter.admitted
+        except asyncio.CancelledError:
+            if waiter in self._queue:
+                self._queue.remove(waiter)
+            elif waiter.admitted.done() and not waiter.admitted.cancelled() and not waiter.admitted.exception():
+                self._active -= 1  # admitted and cancelled in the same moment
+            self._pump()
+            raise
+
+    def _pump(self) -> None:
+        """Admits from the head of the queue while it wants what is held; starts the swap it needs otherwise."""
+        while self._queue and self._swap is None:
+            if self._queue[0].admitted.done():  # cancelled; its owner has not run yet
+                self._queue.pop(0)
+            elif self._fits(self._queue[0].wanted):
+                self._let_in(self._queue.pop(0), 0.0)
+            elif self._queue[0].wanted.digests is None:
+                self._refuse(
+                    self._queue.pop(0), ModelLoadError("no model is held: the last ones could not be loaded; name one")
+                )
+            elif self._active == 0:
+                self._swap = asyncio.create_task(self._serve_swap(self._queue[0].wanted))
+            else:
+                return
+
+    def _fits(self, wanted: _Wanted) -> bool:
+        if self._held is None:
+            return False
+        return wanted.digests is None or wanted.digests.model == self._held.digest
+
+    def _let_in(self, waiter: _Waiter, swap_seconds: float) -> None:
+        self._active += 1
+        waiter.admitted.set_result(swap_seconds)
+
+    def _refuse(self, waiter: _Waiter, error: Exception) -> None:
+        if not waiter.admitted.done():
+            waiter.admitted.set_exception(error)
+
+    def _fail_all(self, error: Exception) -> None:
+        queue, self._queue = self._queue, []
+        for waiter in queue:
+            self._refuse(waiter, error)
+
+    def _die(self, error: EngineDead) -> None:
+        if self._dead is None:
+            self._dead = error
+            log.error("engine is dead: %s", error)
+        self._fail_all(error)
+
+    # --- swapping ----------------------------------------------------------------------------------------------
+
+    async def _serve_swap(self, wanted: _Wanted) -> None:
+        """Swaps for everyone who is queued for these weights when it is done; on failure refuses them."""
+        begin = time.monotonic()
+        error: Exception | None = None
+        try:
+            await self._swap_or_restore(wanted)
+        except EngineDead as death:
+            self._die(death)
+        except Exception as failure:
+            error = failure
+        finally:
+            self._swap = None
+        seconds = time.monotonic() - begin
+        for waiter in [w for w in self._queue if w.wanted.digests == wanted.digests and not w.admitted.done()]:
+            self._queue.remove(waiter)
+            if error is not None:
+                self._refuse(waiter, error)
+            else:
+                self._let_in(waiter, seconds)
+        self._pump()
+
+    async def _swap_or_restore(self, wanted: _Wanted) -> None:
+        assert wanted.path is not None
+        assert wanted.digests is not None
+        before, digests_before, self._held = self._held, self._digests, None
+        try:
+            await self._load(wanted.path, wanted.digests)
+        except EngineDead:
+            raise
+        except Exception as error:
+            log.warning("cannot serve %s: %s", wanted.path, error)
+            if before is not None and digests_before is not None:
+                await self._restore(Path(before.uri), digests_before)
+            if isinstance(error, ModelLoadError):
+                raise
+            raise ModelLoadError(f"{wanted.path} could not be loaded: {error!r}") from error
+        log.info("serving %s (%s)", wanted.path, wanted.digests.model)
+
+    async def _restore(self, path: Path, digests: ModelDigests) -> None:
+        try:
+            await self._load(path, digests)
+        except EngineDead:
+            raise
+        except Exception:
+            log.exception("the weights held before, %s, could not be restored; none are held now", path)
+
+    async def _load(self, path: Path, digests: ModelDigests) -> None:
+        await self._engine.swap(str(path), digests.model)
+        if await asyncio.to_thread(model_digests, path) != digests:
+            raise ModelLoadError(f"{path} changed while it was loaded; publish models by renaming a finished directory")
+        await self._check_canary(path, digests)
+        self._digests = digests
+        self._held = self._describe()
+
+    async def _check_canary(self, path: Path, digests: ModelDigests) -> None:
+        reading = await canary.read(self._engine, canary.canary_ids(self._engine.tokenizer))
+        before = self._readings.get(digests.model)
+        if before is not None:
+            canary.check_repeats(reading, before)
+        elif self._digests is not None and self._digests.weights != digests.weights:
+            canary.check_differs(reading, self._readings[self._digests.model])
+        await canary.check_card(self._engine, path)
+        self._readings[digests.model] = reading
+
+    def _describe(self) -> ModelVersion:
+        model = self._engine.model
+        return ModelVersion(
+            uri=model.uri,
+            digest=model.digest,
+            engine=self._engine.name,
+            dtype=model.dtype,
+            chat_template_digest=self._engine.tokenizer.template_digest,
+            max_model_len=model.max_model_len,
+        )

@@ -1,0 +1,204 @@
+"""Model directories: where a uri points, what must be in it, and the digest of its content.
+
+Owns the meaning of "the same model": two directories whose weights (tensor by tensor, however they are split into
+files), configuration, tokenizer and chat template are the same have the same digest. Loads nothing; which model is
+served is `hosting.py`'s business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from burnish_services.engine.base import ModelLoadError, ModelMismatch, ModelNotFound
+
+FAKE_MODEL_FILE = "fake_model.json"
+CARD_FILE = "burnish.json"  # what the training service states about a model; not part of its content
+
+# Everything that can change a token, a logit or where generation stops.
+_CONTENT_FILES = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "config.json",
+    FAKE_MODEL_FILE,
+    "generation_config.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "spiece.model",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+)
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")
+# What must agree for one model's weights to fit into another's memory.
+_SHAPE_KEYS = (
+    "model_type", "architectures", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "vocab_size", "tie_word_embeddings", "num_experts", "num_local_experts",
+)  # fmt: skip
+_CHUNK = 1 << 24
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDigests:
+    """Digests of a model's content, each `sha256:` and 64 hexadecimal digits."""
+
+    model: str  # weights, configuration, tokenizer, chat template: what requests name
+    weights: str  # the tensors alone
+
+
+_Stamp = tuple[tuple[str, int, int], ...]
+_digests: dict[tuple[Path, _Stamp], ModelDigests] = {}
+_lock = threading.Lock()
+
+
+def resolve_uri(uri: str) -> Path:
+    """The directory that a path or `file://` URI names, absolute. Raises ModelNotFound for anything else."""
+    parts = urlsplit(uri)
+    if parts.scheme == "file":
+        if parts.netloc not in ("", "localhost"):
+            raise ModelNotFound(f"{uri!r} names another host; expected file:///path, which this server can read")
+        path = Path(unquote(parts.path))
+    elif "://" in uri:
+        raise ModelNotFound(f"{uri!r} has scheme {parts.scheme!r}; expected a path or a file:// URI of a directory")
+    else:
+        path = Path(uri).expanduser()
+    if not uri or not path.is_dir():
+        raise ModelNotFound(
+            f"no model directory at {uri!r}; expected a directory in the Hugging Face layout that this server can read"
+        )
+    return path.resolve()
+
+
+def check_model_directory(path: Path) -> None:
+    """Raises ModelLoadError naming what is missing for a Hugging Face model: configuration, weights, tokenizer."""
+    missing = []
+    if not (path / "config.json").is_file():
+        missing.append("config.json")
+    if not any(path.glob("*.safetensors")):
+        missing.append("*.safetensors")
+    if not any((path / name).is_file() for name in _TOKENIZER_FILES):
+        missing.append("tokenizer.json")
+    index = path / "model.safetensors.index.json"
+    if index.is_file():
+        shards = set(read_json(index).get("weight_map", {}).values())
+        missing += sorted(shard for shard in shards if not (path / shard).is_file())
+    if missing:
+        raise ModelLoadError(f"{path} is not a complete model directory: {', '.join(missing)} not found")
+
+
+def check_same_shape(held: Path, wanted: Path) -> None:
+    """Raises ModelMismatch where the two configurations do not describe weights of the same shape."""
+    old, new = read_json(held / "config.json"), read_json(wanted / "config.json")
+    differences = [
+        f"{key} is {new.get(key)!r}, expected {old.get(key)!r}" for key in _SHAPE_KEYS if old.get(key) != new.get(key)
+    ]
+    if differences:
+        raise ModelMismatch(
+            f"weights in {wanted} do not fit the running engine: {'; '.join(differences)}. "
+            "Start another server for this architecture"
+        )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of a model directory. Raises ModelLoadError where it cannot be read."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelLoadError(f"{path} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise ModelLoadError(f"{path} holds a {type(value).__name__}, expected a JSON object")
+    return value
+
+
+def model_digest(path: Path) -> str:
+    """`model_digests(path).model`."""
+    return model_digests(path).model
+
+
+def model_digests(path: Path) -> ModelDigests:
+    """Digests of the model in a directory; about 1 s per gigabyte, then remembered by names, sizes and times of its
+    files. Blocking: call it off the event loop. Raises ModelLoadError."""
+    try:
+        key = (path, _stamp(path))
+        with _lock:
+            known = _digests.get(key)
+        if known is not None:
+            return known
+        digests = _compute_digests(path)
+        if _stamp(path) != key[1]:
+            raise ModelLoadError(f"{path} changed while it was read; publish models by renaming a finished directory")
+    except OSError as error:
+        raise ModelLoadError(f"{path} cannot be read: {error}") from error
+    with _lock:
+        _digests[key] = digests
+    return digests
+
+
+def _content_files(path: Path) -> list[Path]:
+    named = [path / name for name in _CONTENT_FILES if (path / name).is_file()]
+    return named + sorted(path.glob("*.safetensors"))
+
+
+def _stamp(path: Path) -> _Stamp:
+    stats = [(file.name, file.stat()) for file in _content_files(path)]
+    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+
+
+def _compute_digests(path: Path) -> ModelDigests:
+    files = _content_files(path)
+    if not files:
+        raise ModelLoadError(f"{path} holds no model: expected config.json, *.safetensors and a tokenizer")
+    tensors: list[str] = []
+    others: list[str] = []
+    for file in files:
+        if file.suffix == ".safetensors":
+            tensors += [f"tensor {line}" for line in _tensor_lines(file)]
+        else:
+            line = f"file {file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}"
+            # A fake model's file is all the weights it has.
+            (tensors if file.name == FAKE_MODEL_FILE else others).append(line)
+    return ModelDigests(model=_digest_of(tensors + others), weights=_digest_of(tensors))
+
+
+def _digest_of(lines: list[str]) -> str:
+    return "sha256:" + hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+def _tensor_lines(file: Path) -> Iterator[str]:
+    """Name, type, shape and content of each tensor, so that how weights are split into files does not matter."""
+    with file.open("rb") as stream:
+        try:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > file.stat().st_size:
+                raise ValueError("the header is longer than the file")
+            header = json.loads(stream.read(length))
+            header.pop("__metadata__", None)
+            base = 8 + length
+            for name, tensor in sorted(header.items()):
+                begin, end = tensor["data_offsets"]
+                digest = _range_digest(file, stream, base + begin, base + end)
+                yield f"{name} {tensor['dtype']} {tensor['shape']} {digest}"
+        except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelLoadError(f"{file} is not a readable safetensors file: {error}") from error
+
+
+def _range_digest(file: Path, stream: Any, begin: int, end: int) -> str:
+    hasher = hashlib.sha256()
+    stream.seek(begin)
+    left = end - begin
+    while left > 0:
+        chunk = stream.read(min(left, _CHUNK))
+        if not chunk:
+            raise ModelLoadError(f"{file} is cut off: {left} bytes missing")
+        hasher.update(chunk)
+        left -= len(chunk)
+    return hasher.hexdigest()

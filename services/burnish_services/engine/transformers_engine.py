@@ -1,0 +1,175 @@
+"""`TransformersEngine`: the Engine protocol on Hugging Face transformers, for reference and where vLLM is not.
+
+Owns the thread that the model computes in; the mathematics is in `torch_model.py`. Calls are served one after the
+other; a cancelled call stops at the next sequence or token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+
+from burnish_services.engine.base import (
+    EngineDead,
+    EngineFailure,
+    EngineSettings,
+    GenerateRequest,
+    Generation,
+    LoadedModel,
+    ScoreRequest,
+    Task,
+)
+from burnish_services.engine.failures import NOT_FINITE, checked, refused
+from burnish_services.engine.hf_tokenizer import HfTokenizer
+from burnish_services.engine.models import check_model_directory, check_same_shape, model_digest, resolve_uri
+from burnish_services.engine.settings import context_length, count_cores
+from burnish_services.engine.torch_model import NotFinite, TorchModel
+
+Result = TypeVar("Result")
+
+
+class TransformersEngine:
+    """Implements `Engine`."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self._settings = settings
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="transformers-engine")
+        self._torch: TorchModel | None = None
+        self._tokenizer: HfTokenizer | None = None
+        self._model: LoadedModel | None = None
+        self._closed = False
+
+    @property
+    def name(self) -> str:
+        """See `Engine`."""
+        return f"transformers/{transformers.__version__}"
+
+    @property
+    def task(self) -> Task:
+        """See `Engine`."""
+        return self._settings.task
+
+    @property
+    def model(self) -> LoadedModel:
+        """See `Engine`."""
+        if self._model is None:
+            raise RuntimeError("the engine is not started")
+        return self._model
+
+    @property
+    def tokenizer(self) -> HfTokenizer:
+        """See `Engine`."""
+        if self._tokenizer is None:
+            raise RuntimeError("the engine is not started")
+        return self._tokenizer
+
+    async def start(self) -> None:
+        """See `Engine`."""
+        if self._settings.cpu_cores:
+            torch.set_num_threads(count_cores(self._settings.cpu_cores))
+        path = await asyncio.to_thread(resolve_uri, self._settings.model)
+        digest = await asyncio.to_thread(model_digest, path)
+        await self.swap(str(path), digest)
+
+    async def close(self) -> None:
+        """See `Engine`."""
+        self._closed = True
+        await asyncio.to_thread(self._executor.shutdown, cancel_futures=True)
+        self._torch = None
+
+    async def check_health(self) -> None:
+        """See `Engine`."""
+        if self._closed:
+            raise EngineDead("the engine is closed")
+
+    async def swap(self, uri: str, digest: str) -> None:
+        """See `Engine`."""
+        await self._compute(lambda cancel: self._load(Path(uri), digest))
+
+    async def score(self, requests: Sequence[ScoreRequest]) -> list[NDArray[np.float32] | EngineFailure]:
+        """See `Engine`."""
+        failures = [self._refused(request.token_ids) for request in requests]
+        valid = [
+            (request.token_ids, request.first_scored)
+            for request, failure in zip(requests, failures, strict=True)
+            if failure is None
+        ]
+        scores = iter(await self._compute(lambda cancel: self._loaded.score(valid, cancel)))
+        return [failure or checked(next(scores)) for failure in failures]
+
+    async def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation | EngineFailure]:
+        """See `Engine`."""
+        return await self._compute(lambda cancel: [self._generate_one(request, cancel) for request in requests])
+
+    async def embed(self, sequences: Sequence[Sequence[int]]) -> list[NDArray[np.float32] | EngineFailure]:
+        """See `Engine`."""
+        failures = [self._refused(ids) for ids in sequences]
+        valid = [ids for ids, failure in zip(sequences, failures, strict=True) if failure is None]
+        vectors = iter(await self._compute(lambda cancel: self._loaded.embed(valid, cancel)))
+        return [failure or checked(next(vectors)) for failure in failures]
+
+    # --- in the engine's thread --------------------------------------------------------------------------------
+
+    @property
+    def _loaded(self) -> TorchModel:
+        if self._torch is None:
+            raise EngineDead("the engine holds no weights")
+        return self._torch
+
+    def _load(self, path: Path, digest: str) -> None:
+        check_model_directory(path)
+        if self._model is not None:
+            check_same_shape(Path(self._model.uri), path)
+        tokenizer = HfTokenizer(path, self._settings.chat_template)
+        self._torch = None  # two sets of weights at a time might not fit
+        loaded = TorchModel(path, self._settings.dtype)
+        length = context_length(self._settings.max_model_len, loaded.context)
+        self._torch, self._tokenizer = loaded, tokenizer
+        self._model = LoadedModel(str(path), digest, loaded.dtype, length, loaded.vocab_size)
+
+    def _generate_one(self, request: GenerateRequest, cancel: threading.Event) -> Generation | EngineFailure:
+        failure = self._refused(request.token_ids, room=1)
+        if failure is not None:
+            return failure
+        try:
+            return self._continue(request, cancel)
+        except NotFinite as error:
+            return EngineFailure(NOT_FINITE, str(error))
+
+    def _continue(self, request: GenerateRequest, cancel: threading.Event) -> Generation:
+        sampling, tokens = request.sampling, list[int]()
+        room = min(sampling.max_tokens, self.model.max_model_len - len(request.token_ids))
+        stop_ids = self.tokenizer.stop_token_ids
+        for token in self._loaded.sample(request.token_ids, sampling, stop_ids, cancel):
+            tokens.append(token)
+            text = self.tokenizer.decode(tokens) if sampling.stop else ""
+            found = [at for at in (text.find(stop) for stop in sampling.stop) if at >= 0]
+            if found:
+                return Generation(text[: min(found)], tuple(tokens), "stop")
+            if len(tokens) == room:
+                break
+        reason = "stop" if tokens[-1] in stop_ids else "length"
+        return Generation(self.tokenizer.decode(tokens), tuple(tokens), reason)
+
+    def _refused(self, ids: Sequence[int], room: int = 0) -> EngineFailure | None:
+        return refused(ids, self.model.max_model_len - room, self.model.vocab_size)
+
+    async def _compute(self, work: Callable[[threading.Event], Result]) -> Result:
+        """Runs `work` in the engine's thread; tells it when the caller has been cancelled."""
+        if self._closed:
+            raise EngineDead("the engine is closed")
+        cancel = threading.Event()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, work, cancel)
+        except asyncio.CancelledError:
+            cancel.set()
+            raise

@@ -1,0 +1,212 @@
+"""AsyncLLM, narrowed to what the engine needs. The only module that imports vllm.
+
+Owns the arguments vLLM is started with, the requests made of it and what its errors mean. The computing is done in
+child processes that vLLM spawns; here are only queues.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import vllm
+from numpy.typing import NDArray
+from vllm import PoolingParams, SamplingParams
+from vllm.config import PoolerConfig
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.inputs import tokens_input
+from vllm.platforms import current_platform
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+from burnish_services.engine.base import EngineDead, EngineSettings, ModelLoadError, Sampling, Task
+from burnish_services.engine.vllm_engine import environment
+from burnish_services.engine.vllm_engine.worker import FIRST_SCORED, Worker
+
+VERSION: str = vllm.__version__
+
+# Sequences computed at a time. More do not pay on a CPU, and each may hold a context's worth of KV cache.
+_MAX_SEQUENCES = 128
+_LEAST_BATCH_TOKENS = 2048
+# KV cache on a CPU where the operator names no size.
+_LEAST_CACHE_BYTES = {Task.GENERATE: 256 << 20, Task.EMBED: 64 << 20}
+_CLOSE_SECONDS = 15.0
+
+
+class RequestFailed(RuntimeError):
+    """vLLM could not serve one request, for a reason of its own; others are not affected."""
+
+
+class VllmClient:
+    """A running vLLM engine and its processes."""
+
+    def __init__(self, settings: EngineSettings, directory: str, context: int, cache_bytes_per_token: int) -> None:
+        """Starts the engine; blocks for its tens of seconds. Raises ModelLoadError."""
+        cores = environment.bound_cores(settings.cpu_cores) if current_platform.is_cpu() else None
+        arguments = _arguments(settings, directory, context, cache_bytes_per_token)
+        if cores is not None:
+            arguments.distributed_executor_backend = "uni"
+        try:
+            with environment.for_children(cores):
+                self._llm = AsyncLLM.from_engine_args(arguments)
+        except Exception as error:  # configuration, weights or a child process: anything
+            raise ModelLoadError(f"vLLM could not be started on {directory}: {error}") from error
+        _log_as_everyone()
+        config = self._llm.vllm_config
+        self.dtype = str(config.model_config.dtype).removeprefix("torch.")
+        self.vocab_size = int(config.model_config.get_vocab_size())
+        # Only the newer runner scores given tokens without ranking the vocabulary at every position.
+        self._scores_given_tokens = bool(config.use_v2_model_runner)
+        self._lean = False
+        self._numbers = itertools.count()
+
+    async def prepare(self) -> None:
+        """Must be awaited once, before any request. Raises EngineDead."""
+        with _errors():
+            self._lean = all(await self._llm.collective_rpc("burnish_prepare"))
+
+    async def score(self, ids: Sequence[int], first: int) -> NDArray[np.float32]:
+        """log p of ids[first:]. Raises RequestFailed and EngineDead."""
+        if first >= len(ids):
+            return np.empty(0, np.float32)
+        parameters = SamplingParams(
+            temperature=0.0,
+            max_tokens=1,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            **self._scoring_parameters(ids, first),
+        )
+        (output,) = [output async for output in self._generate(ids, parameters)]
+        if self._scores_given_tokens:
+            return np.asarray(output.prompt_token_id_logprobs, np.float32)[:, 0]
+        # Flat: one entry per position, the given token's; the first position has none. Lean: only those asked for.
+        logprobs = output.prompt_logprobs
+        starts = logprobs.start_indices[1 if self._lean else first :]
+        return np.fromiter((logprobs.logprobs[at] for at in starts), np.float32, len(ids) - first)
+
+    async def sample(
+        self, ids: Sequence[int], sampling: Sampling, max_tokens: int, stop_ids: frozenset[int], stream: bool
+    ) -> AsyncGenerator[tuple[list[int], bool]]:
+        """All tokens so far, and whether one of `stop_ids` ended them; once at the end, or as they come."""
+        parameters = SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            repetition_penalty=sampling.repetition_penalty,
+            seed=None if sampling.seed is None else sampling.seed % (1 << 63),
+            max_tokens=max_tokens,
+            stop_token_ids=sorted(stop_ids),
+            detokenize=False,
+            output_kind=RequestOutputKind.CUMULATIVE if stream else RequestOutputKind.FINAL_ONLY,
+        )
+        async for output in self._generate(ids, parameters):
+            completion = output.outputs[0]
+            yield list(completion.token_ids), completion.finish_reason == "stop"
+
+    async def embed(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """The pooled vector. Raises RequestFailed and EngineDead."""
+        parameters = PoolingParams(task="embed", use_activation=False)
+        result: NDArray[np.float32] | None = None
+        with _errors():
+            async for output in self._llm.encode(tokens_input(list(ids)), parameters, self._next_id()):
+                result = output.outputs.data.float().cpu().numpy()
+        assert result is not None
+        return result
+
+    async def reload(self, directory: str) -> None:
+        """Loads other weights in place and forgets what was computed with the old ones. Raises ModelLoadError."""
+        try:
+            await self._llm.collective_rpc("burnish_reload", kwargs={"weights_path": directory})
+            emptied = await self._llm.reset_prefix_cache()
+        except EngineDeadError as error:
+            raise EngineDead("vLLM's engine process ended while it loaded weights") from error
+        except Exception as error:
+            raise ModelLoadError(f"vLLM could not load the weights in {directory}: {error}") from error
+        if not emptied:
+            raise ModelLoadError("vLLM kept cached keys and values of the old weights: requests were still running")
+
+    def check_health(self) -> None:
+        """Raises EngineDead where the engine's processes are gone."""
+        if self._llm.errored:
+            raise EngineDead("vLLM's engine process has ended; its last words are in this server's standard error")
+
+    async def close(self) -> None:
+        """Ends the engine's processes."""
+        if self._llm.output_handler is not None:
+            self._llm.output_handler.cancel()  # or it would report the end as a death
+        await asyncio.to_thread(self._llm.shutdown, _CLOSE_SECONDS)
+
+    def _scoring_parameters(self, ids: Sequence[int], first: int) -> dict[str, Any]:
+        if self._scores_given_tokens:
+            return {"prompt_logprob_token_ids": np.asarray(ids[first:])[:, None], "prompt_logprob_start": first - 1}
+        extra = {FIRST_SCORED: first} if self._lean else None
+        return {"prompt_logprobs": 0, "flat_logprobs": True, "extra_args": extra}
+
+    async def _generate(self, ids: Sequence[int], parameters: SamplingParams) -> AsyncIterator[Any]:
+        with _errors():
+            async for output in self._llm.generate(tokens_input(list(ids)), parameters, self._next_id()):
+                yield output
+
+    def _next_id(self) -> str:
+        return f"burnish-{next(self._numbers)}"
+
+
+@contextlib.contextmanager
+def _errors() -> Iterator[None]:
+    """vLLM's exceptions as ours."""
+    try:
+        yield
+    except EngineDeadError as error:
+        raise EngineDead("vLLM's engine process has ended") from error
+    except (EngineGenerateError, ValueError) as error:
+        raise RequestFailed(f"vLLM failed the request: {error.__cause__ or error}") from error
+
+
+def _log_as_everyone() -> None:
+    """From now on vLLM's records in this process go to the server's log."""
+    logger = logging.getLogger("vllm")
+    logger.handlers.clear()
+    logger.propagate = True
+    logger.setLevel(os.environ["VLLM_LOGGING_LEVEL"])
+
+
+def _arguments(settings: EngineSettings, directory: str, context: int, cache_bytes_per_token: int) -> AsyncEngineArgs:
+    if settings.task is Task.GENERATE:
+        # vLLM "continues" what it scores, so that a sequence of full length needs one position more.
+        length, contexts_cached = context + 1, 4
+        task: dict[str, Any] = {"runner": "generate", "enable_prefix_caching": True}
+    else:
+        length, contexts_cached = context, 1  # nothing is kept from one text to the next
+        pooler = PoolerConfig(task="embed", seq_pooling_type="MEAN", use_activation=False)
+        task = {"runner": "pooling", "convert": "embed", "pooler_config": pooler, "enable_prefix_caching": False}
+    batch_tokens = max(length, _LEAST_BATCH_TOKENS)
+    memory = settings.memory_bytes
+    if memory is None and current_platform.is_cpu():
+        # vLLM's own rule would take most of the machine.
+        memory = max(_LEAST_CACHE_BYTES[settings.task], contexts_cached * batch_tokens * cache_bytes_per_token)
+    return AsyncEngineArgs(
+        model=directory,
+        dtype=settings.dtype,
+        max_model_len=length,
+        # Seeded sampling crashes the CPU engine where a prompt is read in chunks, and scores want whole prompts.
+        enable_chunked_prefill=False,
+        max_num_batched_tokens=batch_tokens,
+        max_num_seqs=_MAX_SEQUENCES,
+        kv_cache_memory_bytes=memory,
+        enforce_eager=not settings.compile,
+        skip_tokenizer_init=True,  # ours may change with the weights
+        generation_config="vllm",  # no sampling defaults but ours
+        worker_extension_cls=f"{Worker.__module__}.{Worker.__qualname__}",
+        seed=0,
+        use_tqdm_on_load=False,
+        disable_log_stats=True,
+        enable_log_requests=False,
+        **task,
+    )

@@ -1,0 +1,1 @@
+"""The rewriting service: new and better samples from old ones, validated before they leave."""

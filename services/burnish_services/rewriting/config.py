@@ -1,0 +1,17 @@
+"""Settings of the rewriting service: environment (BURNISH_REWRITING_…) over the defaults below."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class RewritingSettings(BaseSettings):
+    """Limits of the rewriting service."""
+
+    model_config = SettingsConfigDict(env_prefix="BURNISH_REWRITING_", frozen=True, extra="forbid")
+
+    # Items in one request.
+    max_items: int = Field(default=256, ge=1)
+    # Requests in progress at a time.
+    max_concurrent_requests: int = Field(default=16, ge=1)

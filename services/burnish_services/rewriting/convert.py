@@ -1,0 +1,95 @@
+"""Between burnish.api.rewriting.v1 and the service's own values."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from burnish.api.common.v1 import common_pb2
+from burnish.api.rewriting.v1 import rewriting_pb2
+from burnish_services.engine.base import EngineFailure
+from burnish_services.rewriting.core import Attempt, Item, Outcome, item_of
+from burnish_services.rewriting.strategies import Strategy
+from burnish_services.rewriting.validation import Rules
+from burnish_services.runtime import wire
+from burnish_services.runtime.errors import InvalidRequest, item_status
+
+_STRATEGIES = {
+    rewriting_pb2.STRATEGY_SIMPLIFY: Strategy.SIMPLIFY,
+    rewriting_pb2.STRATEGY_IMPROVE: Strategy.IMPROVE,
+    rewriting_pb2.STRATEGY_DIVERSIFY: Strategy.DIVERSIFY,
+}
+_MOST_ATTEMPTS = 10
+_DEFAULT_ATTEMPTS = 3
+
+
+def requested_strategy(request: rewriting_pb2.RewriteSamplesRequest) -> Strategy:
+    """The strategy asked for. Raises InvalidRequest."""
+    known = _STRATEGIES.get(request.strategy)
+    if known is None:
+        raise InvalidRequest(
+            "BAD_STRATEGY", f"strategy {request.strategy} is not set or not known; expected one of the enum's values"
+        )
+    return known
+
+
+def requested_item(message: rewriting_pb2.RewriteItem, strategy: Strategy) -> Item | EngineFailure:
+    """What to rewrite, or why there is nothing; neighbours count for DIVERSIFY only."""
+    neighbors = message.neighbors if strategy is Strategy.DIVERSIFY else ()
+    return item_of(wire.chat_messages(message.sample), [wire.chat_messages(neighbor) for neighbor in neighbors])
+
+
+def requested_attempts(request: rewriting_pb2.RewriteSamplesRequest) -> int:
+    """How often an item is tried. Raises InvalidRequest."""
+    if not 0 <= request.max_attempts <= _MOST_ATTEMPTS:
+        raise InvalidRequest(
+            "BAD_ATTEMPTS", f"max_attempts is {request.max_attempts}; expected 1 to {_MOST_ATTEMPTS}, or 0 for 3"
+        )
+    return request.max_attempts or _DEFAULT_ATTEMPTS
+
+
+def requested_rules(message: rewriting_pb2.ValidationRules) -> Rules:
+    """The rules with defaults filled in. Raises InvalidRequest for bounds that nothing can satisfy."""
+    given = {
+        field: getattr(message, field)
+        for field in (
+            "min_prompt_chars", "max_prompt_chars", "min_response_chars", "max_response_chars", "max_similarity"
+        )
+        if message.HasField(field)
+    }  # fmt: skip
+    resolved = replace(Rules(allow_language_change=message.allow_language_change), **given)
+    _check_bounds("prompt", resolved.min_prompt_chars, resolved.max_prompt_chars)
+    _check_bounds("response", resolved.min_response_chars, resolved.max_response_chars)
+    if not 0 < resolved.max_similarity <= 1:
+        raise InvalidRequest(
+            "BAD_RULES", f"rules.max_similarity is {resolved.max_similarity}; expected a value in (0, 1]"
+        )
+    return resolved
+
+
+def _check_bounds(what: str, least: int, most: int) -> None:
+    if not 0 <= least <= most or most < 1:
+        raise InvalidRequest(
+            "BAD_RULES", f"rules allow {least} to {most} characters of a {what}; expected 0 <= min <= max, max >= 1"
+        )
+
+
+def rewrite_message(sample_id: str, outcome: Outcome) -> rewriting_pb2.Rewrite:
+    """The reply's entry for one item."""
+    return rewriting_pb2.Rewrite(
+        sample_id=sample_id,
+        status=common_pb2.ItemStatus() if outcome.failure is None else item_status(outcome.failure),
+        sample=None if outcome.messages is None else wire.sample_message(sample_id, outcome.messages),
+        attempts=[_attempt_message(attempt) for attempt in outcome.attempts],
+    )
+
+
+def _attempt_message(attempt: Attempt) -> rewriting_pb2.Attempt:
+    rejection = rewriting_pb2.REJECTION_UNSPECIFIED
+    if attempt.rejection is not None:
+        rejection = rewriting_pb2.Rejection.Value(f"REJECTION_{attempt.rejection}")
+    return rewriting_pb2.Attempt(
+        rejection=rejection,
+        detail=attempt.detail,
+        prompt_reply=attempt.prompt_reply,
+        response_reply=attempt.response_reply,
+    )

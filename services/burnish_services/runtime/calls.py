@@ -1,0 +1,64 @@
+"""What a running call knows about itself: when it came, what it carries, where its time goes.
+
+The interceptor opens a record for each call; handlers reach theirs by `current_call()` and note what the log
+line and the reply's Timing should say.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class CallRecord:
+    """One call. Times are seconds of the monotonic clock."""
+
+    method: str
+    items: int = 0
+    failed_items: int = 0
+    arrival: float = field(default_factory=time.monotonic)
+    engine_seconds: float = 0.0
+    swap_seconds: float = 0.0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    _engine_entered: float | None = None
+
+    @contextmanager
+    def in_engine(self, prompt_tokens: int) -> Iterator[None]:
+        """Counts the time of the block as engine time, and its prompts' tokens."""
+        began = time.monotonic()
+        if self._engine_entered is None:
+            self._engine_entered = began
+        self.prompt_tokens += prompt_tokens
+        try:
+            yield
+        finally:
+            self.engine_seconds += time.monotonic() - began
+
+    @property
+    def queue_seconds(self) -> float:
+        """From arrival to the first item entering the engine; up to now where none did."""
+        return (self._engine_entered or time.monotonic()) - self.arrival
+
+    @property
+    def seconds(self) -> float:
+        """From arrival to now."""
+        return time.monotonic() - self.arrival
+
+
+_current: ContextVar[CallRecord] = ContextVar("burnish_call")
+
+
+def open_call(record: CallRecord) -> None:
+    """Makes `record` the current one of this task and its children."""
+    _current.set(record)
+
+
+def current_call() -> CallRecord:
+    """The record of the call being handled; outside of any call, a fresh one that nobody reads."""
+    record = _current.get(None)
+    return record if record is not None else CallRecord(method="")

@@ -1,0 +1,94 @@
+"""Settings of a server process: flags over environment (BURNISH_SERVER_…) over the defaults below.
+
+Owns what concerns the process; each service's own limits are in its `config.py`. Read once in `__main__.py`
+and passed inward as plain values.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+ALL_ROLES = ("scoring", "embedding", "rewriting", "training")
+MAX_MESSAGE_BYTES = 64 * 2**20
+
+
+class ServerSettings(BaseSettings):
+    """How one server process runs."""
+
+    model_config = SettingsConfigDict(env_prefix="BURNISH_SERVER_", frozen=True, extra="forbid")
+
+    roles: Annotated[tuple[str, ...], NoDecode] = ALL_ROLES
+    engine: Literal["vllm", "transformers", "fake"] = "vllm"
+    model: str = ""
+    host: str = "127.0.0.1"
+    port: int = Field(default=0, ge=0, le=65535)
+    insecure: bool = False
+    state_dir: Path = Path("burnish-state")
+    ready_file: Path | None = None
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    max_model_len: int | None = Field(default=None, ge=16)
+    memory_mib: int | None = Field(default=None, ge=1)
+    cpu_cores: str | None = None
+    chat_template: str | None = None
+    compile: bool = False
+    exit_with_parent: bool = False
+    grace: float = Field(default=30.0, ge=0)
+    max_connection_age: float = Field(default=0.0, ge=0)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = "text"
+
+    @field_validator("roles", mode="before")
+    @classmethod
+    def _split_roles(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("roles")
+    @classmethod
+    def _known_roles(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if "all" in value:
+            return ALL_ROLES
+        unknown = sorted(set(value) - set(ALL_ROLES))
+        if unknown or not value:
+            raise ValueError(
+                f"unknown role {', '.join(unknown) or '(none given)'}; "
+                f"expected one or more of {', '.join(ALL_ROLES)}, separated by commas, or `all`"
+            )
+        return tuple(role for role in ALL_ROLES if role in value)
+
+    @model_validator(mode="after")
+    def _safe_to_expose(self) -> ServerSettings:
+        if not self.insecure and not is_loopback(self.host):
+            raise ValueError(
+                f"host {self.host} can be reached from other machines, and these services have neither encryption "
+                "nor a login: anyone who reaches the port can read model directories and use the device. Bind to "
+                "127.0.0.1, or, on a network that only trusted machines reach, add --insecure"
+            )
+        if self.needs_engine and not self.model:
+            raise ValueError(
+                "no model named; roles other than training need --model DIR, a directory with config.json, "
+                "*.safetensors and tokenizer files"
+            )
+        return self
+
+    @property
+    def needs_engine(self) -> bool:
+        """True where some role runs a model in this process; training runs its own in worker processes."""
+        return any(role != "training" for role in self.roles)
+
+
+def is_loopback(host: str) -> bool:
+    """True where only this machine can reach `host`: a loopback address, or `localhost`."""
+    name = host.strip("[]")
+    if name == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False

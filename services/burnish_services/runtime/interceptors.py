@@ -1,0 +1,187 @@
+"""What happens around every call: phase, admission, errors, and one log line. Knows no domain.
+
+The log line has the method, status code, duration and counts; never the text of a sample.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any, NoReturn
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+
+from burnish_services.engine.base import EngineDead
+from burnish_services.runtime.admission import Admission
+from burnish_services.runtime.calls import CallRecord, open_call
+from burnish_services.runtime.errors import InternalError, ServiceError, Unavailable, abort_status, service_error
+from burnish_services.runtime.lifecycle import Lifecycle
+
+log = logging.getLogger(__name__)
+
+# How long a stream may still deliver what is on its way when the server drains.
+_FAREWELL_SECONDS = 0.25
+
+Context = grpc.aio.ServicerContext[Message, Message]
+
+
+class CallGuard(grpc.aio.ServerInterceptor):
+    """Guards the calls of the services named in `admissions`; lets health and reflection through."""
+
+    def __init__(self, lifecycle: Lifecycle, admissions: dict[str, Admission]) -> None:
+        self._lifecycle = lifecycle
+        self._admissions = admissions
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Wraps the handler, if it is one of ours."""
+        handler = await continuation(handler_call_details)
+        _, service, method = handler_call_details.method.split("/", 2)
+        admission = self._admissions.get(service)
+        if handler is None or admission is None:
+            return handler
+        name = f"{service.rsplit('.', 1)[-1]}/{method}"
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(
+                self._guard_stream(name, handler.unary_stream),
+                request_deserializer=handler.request_deserializer,
+                response_serializer=handler.response_serializer,
+            )
+        return grpc.unary_unary_rpc_method_handler(
+            self._guard_unary(name, admission, handler.unary_unary),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+    def _guard_unary(self, name: str, admission: Admission, inner: Any) -> Any:
+        # GetInfo must answer on a busy server, and on one that is still loading.
+        always = name.endswith("/GetInfo")
+
+        async def call(request: Message, context: Context) -> Message:
+            record = CallRecord(method=name, items=_count_items(request))
+            open_call(record)
+            code = grpc.StatusCode.OK
+            try:
+                if always:
+                    return await inner(request, context)
+                self._lifecycle.check_serving()
+                with admission.slot():
+                    return await inner(request, context)
+            except asyncio.CancelledError:
+                code = _cancellation(context)
+                raise
+            except Exception as error:
+                failure = self._failure(error, name)
+                code = failure.code
+                await _abort(context, failure)
+            finally:
+                _log_call(record, code)
+
+        return call
+
+    def _guard_stream(self, name: str, inner: Any) -> Any:
+        async def call(request: Message, context: Context) -> AsyncIterator[Message]:
+            record = CallRecord(method=name)
+            open_call(record)
+            code = grpc.StatusCode.OK
+            try:
+                self._lifecycle.check_serving()
+                async with aclosing(_until_drained(inner(request, context), self._lifecycle)) as messages:
+                    async for message in messages:
+                        record.items += 1
+                        yield message
+            except (asyncio.CancelledError, GeneratorExit):
+                code = _cancellation(context)
+                raise
+            except Exception as error:
+                failure = self._failure(error, name)
+                code = failure.code
+                await _abort(context, failure)
+            finally:
+                _log_call(record, code)
+
+        return call
+
+    def _failure(self, error: Exception, name: str) -> ServiceError:
+        """What to answer for `error`, after telling the log and the lifecycle what they must know."""
+        if isinstance(error, ExceptionGroup):
+            # A task group in a handler; its other errors are those of tasks that were cancelled along.
+            error = error.exceptions[0]
+        if isinstance(error, EngineDead):
+            self._lifecycle.fail(error)
+        failure = service_error(error)
+        if isinstance(failure, InternalError):
+            log.error("unexpected error", extra={"method": name, "id": failure.error_id}, exc_info=error)
+        return failure
+
+
+async def _abort(context: Context, failure: ServiceError) -> NoReturn:
+    status = abort_status(failure)
+    await context.abort(status.code, status.details, status.trailing_metadata)
+
+
+def _cancellation(context: Context) -> grpc.StatusCode:
+    left = context.time_remaining()
+    if left is not None and left <= 0:
+        return grpc.StatusCode.DEADLINE_EXCEEDED
+    return grpc.StatusCode.CANCELLED
+
+
+def _count_items(request: Message) -> int:
+    """Entries of the longest list in the request: its batch, whatever the service calls it."""
+    return max((len(value) for field, value in request.ListFields() if field.is_repeated), default=0)
+
+
+def _log_call(record: CallRecord, code: grpc.StatusCode) -> None:
+    failed = code not in (grpc.StatusCode.OK, grpc.StatusCode.CANCELLED)
+    log.log(
+        logging.WARNING if failed else logging.INFO,
+        "call",
+        extra={
+            "method": record.method,
+            "code": code.name,
+            "seconds": round(record.seconds, 4),
+            "items": record.items,
+            "failed_items": record.failed_items,
+            "queue_seconds": round(record.queue_seconds, 4),
+            "engine_seconds": round(record.engine_seconds, 4),
+            "prompt_tokens": record.prompt_tokens,
+            "generated_tokens": record.generated_tokens,
+        },
+    )
+
+
+async def _until_drained(stream: AsyncIterator[Message], lifecycle: Lifecycle) -> AsyncGenerator[Message]:
+    """The messages of `stream`, until the server drains: a stream that somebody watches would otherwise hold
+    up the stop for the whole grace. Raises Unavailable then, so that the watcher resumes elsewhere."""
+    drained = asyncio.ensure_future(lifecycle.draining.wait())
+    step: asyncio.Future[Message] | None = None
+    farewell_ends: float | None = None
+    try:
+        while True:
+            step = asyncio.ensure_future(anext(stream))
+            await asyncio.wait({step, drained}, return_when=asyncio.FIRST_COMPLETED)
+            if drained.done():
+                now = time.monotonic()
+                farewell_ends = farewell_ends or now + _FAREWELL_SECONDS
+                await asyncio.wait({step}, timeout=max(0.0, farewell_ends - now))
+            if not step.done():
+                raise Unavailable("DRAINING", "the server is stopping; watch again, on another replica or later")
+            try:
+                message = step.result()
+            except StopAsyncIteration:
+                return
+            yield message
+    finally:
+        drained.cancel()
+        if step is not None and not step.done():
+            step.cancel()
+            await asyncio.wait({step})

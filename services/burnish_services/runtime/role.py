@@ -1,0 +1,70 @@
+"""What a service gives to, and gets from, the process that runs it.
+
+Each service has a module `burnish_services.<name>.servicer` with a function `create(context) -> Role`. The
+process builds every role, adds them to one gRPC server, starts the engines that they asked `context.engines`
+for, then the roles, and only then announces SERVING. Stopping goes the other way round.
+"""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc.aio
+
+from burnish_services.runtime.config import MAX_MESSAGE_BYTES, ServerSettings
+from burnish_services.runtime.engines import EnginePool
+
+
+class RoleUnavailable(RuntimeError):
+    """A service cannot run as the process is set up; the message says why, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoleContext:
+    """What a service may use of its process."""
+
+    settings: ServerSettings
+    # `engines.host(Task.GENERATE)` in `create` reserves an engine; it answers from `Role.start` on.
+    engines: EnginePool
+    version: str  # of Burnish, for ServerInfo
+    max_message_bytes: int = MAX_MESSAGE_BYTES
+
+    def state_directory(self, role: str) -> Path:
+        """Where role `role` keeps what must outlive the process; created if missing."""
+        directory = self.settings.state_dir / role
+        directory.mkdir(parents=True, exist_ok=True)
+        return directory
+
+
+class Role(ABC):
+    """One service in a server process."""
+
+    # The service's one word, such as `scoring`.
+    name: str
+    # The service's full proto name, such as `burnish.api.scoring.v1.ScoringService`; health is reported under
+    # it.
+    service_full_name: str
+    # Most unary calls in progress at a time, GetInfo not counted; further ones are answered
+    # RESOURCE_EXHAUSTED.
+    max_concurrent_requests: int = 64
+
+    @abstractmethod
+    def add_to_server(self, server: grpc.aio.Server) -> None:
+        """Registers the servicer."""
+
+    async def start(self) -> None:  # noqa: B027 - optional
+        """Takes up work once the engines are ready, before SERVING is announced. Default: nothing to do."""
+
+    async def close(self) -> None:  # noqa: B027 - optional
+        """Gives up what `start` took, after all calls have ended. Safe to call twice and without `start`."""
+
+
+def create_role(name: str, context: RoleContext) -> Role:
+    """Builds the role `name`, importing its service only now, so that a process pays for what it runs. Raises
+    RoleUnavailable."""
+    module = importlib.import_module(f"burnish_services.{name}.servicer")
+    role: Role = module.create(context)
+    return role

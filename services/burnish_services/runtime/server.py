@@ -1,0 +1,175 @@
+"""One gRPC server with a set of roles: built, started, drained. Signals and exit codes are `serve.py`'s.
+
+A stop, in order: health says NOT_SERVING, new calls are refused, streams end, running calls finish within the
+grace, roles close, engines close.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from burnish_services.engine.base import Engine, EngineSettings
+from burnish_services.runtime import health
+from burnish_services.runtime.admission import Admission
+from burnish_services.runtime.config import MAX_MESSAGE_BYTES, ServerSettings
+from burnish_services.runtime.engines import EnginePool
+from burnish_services.runtime.interceptors import CallGuard
+from burnish_services.runtime.lifecycle import Lifecycle
+from burnish_services.runtime.role import Role, RoleContext, create_role
+
+log = logging.getLogger(__name__)
+
+EngineFactory = Callable[[EngineSettings], Engine]
+
+
+class BindError(RuntimeError):
+    """The address can't be listened on."""
+
+
+def channel_options(max_connection_age: float = 0.0) -> list[tuple[str, int]]:
+    """Options of the listening side. A client may ping every 10 s or more, calls or none, without being sent
+    away: gRPC's default of 300 s ends connections in the middle of long calls."""
+    options = [
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        # Two servers on one port would share calls by chance instead of the second one failing.
+        ("grpc.so_reuseport", 0),
+    ]
+    if max_connection_age > 0:
+        options.append(("grpc.max_connection_age_ms", round(max_connection_age * 1000)))
+    return options
+
+
+class Server:
+    """Roles behind one port."""
+
+    def __init__(
+        self, settings: ServerSettings, create_engine: EngineFactory, *, version: str, roles: tuple[Role, ...] = ()
+    ) -> None:
+        """`roles` are added to those that the settings name; tests put their own there."""
+        self.settings = settings
+        self.lifecycle = Lifecycle()
+        self.engines = EnginePool(create_engine, engine_settings(settings))
+        context = RoleContext(settings=settings, engines=self.engines, version=version)
+        self.roles = (*(create_role(name, context) for name in settings.roles), *roles)
+        self.address = ""
+        self._health = health.HealthServicer([role.service_full_name for role in self.roles])
+        self._server = self._build()
+        self._stopped = False
+
+    def _build(self) -> grpc.aio.Server:
+        admissions = {role.service_full_name: Admission(role.name, role.max_concurrent_requests) for role in self.roles}
+        server = grpc.aio.server(
+            interceptors=[CallGuard(self.lifecycle, admissions)],
+            options=channel_options(self.settings.max_connection_age),
+        )
+        for role in self.roles:
+            role.add_to_server(server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        names = [*(role.service_full_name for role in self.roles), health.SERVICE_NAME, reflection.SERVICE_NAME]
+        reflection.enable_server_reflection(names, server)
+        return server
+
+    async def start(self) -> None:
+        """Listens, loads, announces SERVING. Raises BindError, ModelLoadError, EngineDead or what a role
+        raises; `stop` must be called then, too."""
+        self._remove_ready_file()
+        self.address = self._bind()
+        await self._server.start()
+        log.info("listening", extra={"address": self.address, "roles": ",".join(self._role_names())})
+        await self.engines.start()
+        for role in self.roles:
+            await role.start()
+        self.lifecycle.serving()
+        self._health.set_serving()
+        self._write_ready_file()
+        log.info("serving", extra={"address": self.address, "roles": ",".join(self._role_names())})
+
+    async def stop(self, grace: float | None = None) -> None:
+        """Drains and closes; `grace` in seconds, else the settings'. Safe to call twice."""
+        if self._stopped:
+            return
+        self._stopped = True
+        self._remove_ready_file()
+        self._health.set_stopping()
+        self.lifecycle.drain()
+        await self._server.stop(self.settings.grace if grace is None else grace)
+        for role in self.roles:
+            await role.close()
+        await self.engines.close()
+        log.info("stopped")
+
+    def _bind(self) -> str:
+        host = f"[{self.settings.host}]" if ":" in self.settings.host.strip("[]") else self.settings.host
+        host = host.replace("[[", "[").replace("]]", "]")
+        wanted = f"{host}:{self.settings.port}"
+        try:
+            port = self._server.add_insecure_port(wanted)
+        except RuntimeError as error:
+            raise BindError(
+                f"cannot listen on {wanted}: the port is taken or the address is not this machine's; choose another "
+                "--port (0 takes a free one) or --host"
+            ) from error
+        return f"{host}:{port}"
+
+    def _role_names(self) -> list[str]:
+        return [role.name for role in self.roles]
+
+    def _write_ready_file(self) -> None:
+        path = self.settings.ready_file
+        if path is not None:
+            write_atomically(
+                path, json.dumps({"pid": os.getpid(), "address": self.address, "roles": self._role_names()}) + "\n"
+            )
+
+    def _remove_ready_file(self) -> None:
+        if self.settings.ready_file is not None:
+            self.settings.ready_file.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file so that a reader sees all of it or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
+
+
+def engine_settings(settings: ServerSettings) -> EngineSettings:
+    """The engine's part of the process's settings; the pool fills in the task."""
+    return EngineSettings(
+        model=settings.model,
+        dtype=settings.dtype,
+        max_model_len=settings.max_model_len,
+        memory_bytes=None if settings.memory_mib is None else settings.memory_mib * 2**20,
+        compile=settings.compile,
+        cpu_cores=settings.cpu_cores,
+        chat_template=settings.chat_template,
+    )
+
+
+@contextlib.asynccontextmanager
+async def running(
+    settings: ServerSettings, create_engine: EngineFactory, *, version: str = "test", roles: tuple[Role, ...] = ()
+) -> AsyncIterator[Server]:
+    """A started server for the length of a block, for tests and embedding in other programs."""
+    server = Server(settings, create_engine, version=version, roles=roles)
+    try:
+        await server.start()
+        yield server
+    finally:
+        await server.stop(grace=0.5)

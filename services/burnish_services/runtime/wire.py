@@ -1,0 +1,148 @@
+"""Between burnish.api.common.v1 and plain values: what every service's servicer converts in the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from google.protobuf.duration_pb2 import Duration
+
+from burnish.api.common.v1 import common_pb2
+from burnish_services.engine.base import Sampling
+from burnish_services.engine.hosting import ModelVersion
+from burnish_services.engine.tokenizer import ChatMessage
+from burnish_services.runtime.calls import CallRecord
+from burnish_services.runtime.config import MAX_MESSAGE_BYTES
+from burnish_services.runtime.errors import InvalidRequest
+
+_ROLE_WORDS = {
+    common_pb2.ROLE_SYSTEM: "system",
+    common_pb2.ROLE_USER: "user",
+    common_pb2.ROLE_ASSISTANT: "assistant",
+}
+_MAX_ID_BYTES = 256
+
+
+def check_batch(ids: Sequence[str], max_items: int, what: str = "samples") -> None:
+    """Refuses a batch that is empty, too large, or whose ids are missing, too long or not unique.
+    Raises InvalidRequest."""
+    if not ids:
+        raise InvalidRequest("EMPTY_BATCH", f"the request has no {what}; expected 1 to {max_items}")
+    if len(ids) > max_items:
+        raise InvalidRequest(
+            "TOO_MANY_ITEMS",
+            f"the request has {len(ids)} {what}; this server takes at most {max_items} (Limits.max_items): split it",
+        )
+    seen: set[str] = set()
+    for position, item_id in enumerate(ids):
+        if not 1 <= len(item_id.encode()) <= _MAX_ID_BYTES:
+            raise InvalidRequest(
+                "BAD_ID",
+                f"the id of {what}[{position}] has {len(item_id.encode())} bytes; expected 1 to {_MAX_ID_BYTES}",
+            )
+        if item_id in seen:
+            raise InvalidRequest(
+                "DUPLICATE_ID", f"id {item_id!r} stands more than once in {what}; ids must be unique in a request"
+            )
+        seen.add(item_id)
+
+
+def require_uri(model: common_pb2.ModelRef) -> None:
+    """Raises InvalidRequest unless the model is named by a uri."""
+    if not model.uri:
+        raise InvalidRequest("NO_MODEL", "model.uri is empty; expected a path or file:// URI of a model directory")
+
+
+def chat_messages(sample: common_pb2.Sample) -> list[ChatMessage]:
+    """A sample's turns. A role that is not set becomes an empty word, which validation refuses as
+    BAD_ROLES."""
+    return [ChatMessage(_ROLE_WORDS.get(message.role, ""), message.content) for message in sample.messages]
+
+
+def sample_message(sample_id: str, messages: Sequence[ChatMessage]) -> common_pb2.Sample:
+    """The proto of a conversation."""
+    roles = {word: role for role, word in _ROLE_WORDS.items()}
+    return common_pb2.Sample(
+        id=sample_id,
+        messages=[common_pb2.Message(role=roles[m.role], content=m.content) for m in messages],
+    )
+
+
+def resolve_sampling(given: common_pb2.SamplingParameters, defaults: Sampling) -> Sampling:
+    """`given` with unset fields taken from `defaults`. Raises InvalidRequest for a value out of range."""
+    resolved = Sampling(
+        temperature=given.temperature if given.HasField("temperature") else defaults.temperature,
+        top_p=given.top_p if given.HasField("top_p") else defaults.top_p,
+        top_k=given.top_k if given.HasField("top_k") else defaults.top_k,
+        max_tokens=given.max_tokens if given.HasField("max_tokens") else defaults.max_tokens,
+        repetition_penalty=(
+            given.repetition_penalty if given.HasField("repetition_penalty") else defaults.repetition_penalty
+        ),
+        seed=given.seed if given.HasField("seed") else defaults.seed,
+        stop=defaults.stop,
+    )
+    _check("temperature", resolved.temperature, 0 <= resolved.temperature <= 2, "[0, 2]")
+    _check("top_p", resolved.top_p, 0 < resolved.top_p <= 1, "(0, 1]")
+    _check("top_k", resolved.top_k, resolved.top_k >= 0, "[0, ∞)")
+    _check("max_tokens", resolved.max_tokens, resolved.max_tokens >= 1, "[1, ∞)")
+    _check("repetition_penalty", resolved.repetition_penalty, 1 <= resolved.repetition_penalty <= 2, "[1, 2]")
+    return resolved
+
+
+def _check(field: str, value: float, good: bool, expected: str) -> None:
+    if not good:
+        raise InvalidRequest("BAD_SAMPLING", f"sampling.{field} is {value}; expected a value in {expected}")
+
+
+def model_version(version: ModelVersion) -> common_pb2.ModelVersion:
+    """The weights that a reply was made with."""
+    return common_pb2.ModelVersion(
+        uri=version.uri,
+        digest=version.digest,
+        engine=version.engine,
+        dtype=version.dtype,
+        chat_template_digest=version.chat_template_digest,
+    )
+
+
+def server_info(
+    *,
+    version: str,
+    engine: str,
+    held: ModelVersion | None,
+    max_items: int,
+    max_concurrent_requests: int,
+    max_sequence_tokens: int | None = None,
+    notes: Sequence[str] = (),
+) -> common_pb2.ServerInfo:
+    """What GetInfo answers. `max_sequence_tokens` None: the held model's context, 0 while none is held."""
+    if max_sequence_tokens is None:
+        max_sequence_tokens = held.max_model_len if held is not None else 0
+    return common_pb2.ServerInfo(
+        version=version,
+        engine=engine,
+        model=None if held is None else model_version(held),
+        limits=common_pb2.Limits(
+            max_items=max_items,
+            max_message_bytes=MAX_MESSAGE_BYTES,
+            max_sequence_tokens=max_sequence_tokens,
+            max_concurrent_requests=max_concurrent_requests,
+        ),
+        notes=notes,
+    )
+
+
+def timing(record: CallRecord) -> common_pb2.Timing:
+    """Where the time of the call went so far."""
+    return common_pb2.Timing(
+        queue=_duration(record.queue_seconds),
+        engine=_duration(record.engine_seconds),
+        model_swap=_duration(record.swap_seconds),
+        prompt_tokens=record.prompt_tokens,
+        generated_tokens=record.generated_tokens,
+    )
+
+
+def _duration(seconds: float) -> Duration:
+    duration = Duration()
+    duration.FromNanoseconds(max(0, round(seconds * 1e9)))
+    return duration

@@ -1,0 +1,88 @@
+"""Between burnish.api.scoring.v1 and the service's own values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from burnish.api.common.v1 import common_pb2
+from burnish.api.scoring.v1 import scoring_pb2
+from burnish_services.engine.base import EngineFailure
+from burnish_services.runtime.errors import InvalidRequest, item_status
+from burnish_services.scoring.judging import Rated
+from burnish_services.scoring.losses import SampleLoss, TurnLoss
+from burnish_services.scoring.rating import Dimension, Target
+
+_DIMENSIONS = {
+    scoring_pb2.DIMENSION_CLARITY: Dimension.CLARITY,
+    scoring_pb2.DIMENSION_COMPLETENESS: Dimension.COMPLETENESS,
+    scoring_pb2.DIMENSION_FACTUALITY: Dimension.FACTUALITY,
+}
+_TARGETS = {
+    scoring_pb2.TARGET_PROMPT: Target.PROMPT,
+    scoring_pb2.TARGET_RESPONSE: Target.RESPONSE,
+}
+_DIMENSION_NUMBERS = {dimension: number for number, dimension in _DIMENSIONS.items()}
+_TARGET_NUMBERS = {target: number for number, target in _TARGETS.items()}
+
+
+def dimensions(request: scoring_pb2.JudgeSamplesRequest) -> list[Dimension]:
+    """The dimensions asked for, each once; all where none are named. Raises InvalidRequest."""
+    unknown = [number for number in request.dimensions if number not in _DIMENSIONS]
+    if unknown:
+        raise InvalidRequest("BAD_DIMENSION", f"dimension {unknown[0]} is not known; expected one of the enum's values")
+    return list(dict.fromkeys(_DIMENSIONS[number] for number in request.dimensions)) or list(Dimension)
+
+
+def targets(request: scoring_pb2.JudgeSamplesRequest) -> list[Target]:
+    """The targets asked for, each once; both where none are named. Raises InvalidRequest."""
+    unknown = [number for number in request.targets if number not in _TARGETS]
+    if unknown:
+        raise InvalidRequest("BAD_TARGET", f"target {unknown[0]} is not known; expected one of the enum's values")
+    return list(dict.fromkeys(_TARGETS[number] for number in request.targets)) or list(Target)
+
+
+def score_message(
+    sample_id: str, result: SampleLoss | EngineFailure, *, return_tokens: bool
+) -> scoring_pb2.SampleScore:
+    """The reply's entry for one sample."""
+    if isinstance(result, EngineFailure):
+        return scoring_pb2.SampleScore(sample_id=sample_id, status=item_status(result))
+    return scoring_pb2.SampleScore(
+        sample_id=sample_id,
+        status=common_pb2.ItemStatus(),
+        mean_nll=result.mean_nll,
+        sum_nll=result.sum_nll,
+        perplexity=result.perplexity,
+        num_tokens=result.num_tokens,
+        num_sequence_tokens=result.num_sequence_tokens,
+        turns=[_turn_message(turn, return_tokens) for turn in result.turns],
+    )
+
+
+def _turn_message(turn: TurnLoss, return_tokens: bool) -> scoring_pb2.TurnScore:
+    message = scoring_pb2.TurnScore(
+        message_index=turn.message_index, mean_nll=turn.mean_nll, sum_nll=turn.sum_nll, num_tokens=turn.num_tokens
+    )
+    if return_tokens:
+        message.token_ids = turn.token_ids.astype("<i4").tobytes()
+        message.logprobs = turn.logprobs.astype("<f4").tobytes()
+    return message
+
+
+def judgment_message(sample_id: str, result: Sequence[Rated] | EngineFailure) -> scoring_pb2.SampleJudgment:
+    """The reply's entry for one sample."""
+    if isinstance(result, EngineFailure):
+        return scoring_pb2.SampleJudgment(sample_id=sample_id, status=item_status(result))
+    return scoring_pb2.SampleJudgment(
+        sample_id=sample_id, status=common_pb2.ItemStatus(), ratings=[_rating_message(rated) for rated in result]
+    )
+
+
+def _rating_message(rated: Rated) -> scoring_pb2.Rating:
+    return scoring_pb2.Rating(
+        dimension=_DIMENSION_NUMBERS[rated.dimension],
+        target=_TARGET_NUMBERS[rated.target],
+        value=rated.value,
+        status=common_pb2.ItemStatus() if rated.failure is None else item_status(rated.failure),
+        reply=rated.reply,
+    )

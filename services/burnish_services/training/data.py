@@ -1,0 +1,164 @@
+"""Training data: from a JSONL file to tokens with their response tokens marked. Imports no torch.
+
+Owns what counts as a sample and how those left out are named; not the mask (`engine/chat.py`, the very function that
+scoring uses) and not batches (`sft.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from burnish_services.engine.chat import SampleError, TokenizedSample, tokenize_sample
+from burnish_services.engine.tokenizer import ChatMessage, ChatTokenizer
+from burnish_services.training.state import RunError
+
+NOT_A_SAMPLE = "NOT_A_SAMPLE"
+_MAX_NAME = 256  # characters of an id that are repeated in results and messages
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSample:
+    """A sample as tokens; `name` is its id, or `line N`."""
+
+    name: str
+    tokens: TokenizedSample
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A sample that is left out, and why."""
+
+    name: str
+    reason: str  # a reason of engine/chat.py, or NOT_A_SAMPLE
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """A file's samples, in its order."""
+
+    samples: list[TrainingSample]
+    skipped: list[Skipped]
+    digest: str  # of the file's bytes: "sha256:" + 64 hex
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each sample."""
+        return [len(sample.tokens.ids) for sample in self.samples]
+
+
+def resolve_file(uri: str, field: str) -> Path:
+    """The file that a path or `file://` URI names, absolute. Raises RunError(NOT_FOUND) for anything else."""
+    parts = urlsplit(uri)
+    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
+        path = Path(unquote(parts.path))
+    elif "://" in uri:
+        raise RunError(
+            "NOT_FOUND", "DATA_NOT_FOUND", f"{field} {uri!r} is no path or file:///path URI that this server can read"
+        )
+    else:
+        path = Path(uri).expanduser()
+    if not path.is_file():
+        raise RunError(
+            "NOT_FOUND",
+            "DATA_NOT_FOUND",
+            f"no file at {field} {uri!r}; expected a JSONL file that the training service can read",
+        )
+    return path.resolve()
+
+
+def file_digest(path: Path) -> str:
+    """`sha256:` and 64 hexadecimal digits over the file's bytes; blocking, about 1 s per gigabyte."""
+    with path.open("rb") as file:
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_digest(path: Path, expected: str, field: str) -> str:
+    """The file's digest. Raises RunError where it is not `expected` (empty: anything goes)."""
+    found = file_digest(path)
+    if expected and found != expected:
+        raise RunError(
+            "FAILED_PRECONDITION",
+            "DATA_DIGEST_MISMATCH",
+            f"{field}: {path} has digest {found}, expected {expected}: its content is not what the run was made for",
+        )
+    return found
+
+
+def read_data(path: Path, tokenizer: ChatTokenizer, max_tokens: int) -> TrainingData:
+    """Reads and tokenises a file; samples that are none, or longer than `max_tokens`, are left out and named.
+    Raises OSError; RunError where no sample is left."""
+    samples: list[TrainingSample] = []
+    skipped: list[Skipped] = []
+    content = path.read_bytes()
+    for number, line in _lines(content):
+        name = f"line {number}"
+        try:
+            value = parse_object(line)
+            name = str(value.get("id") or name)[:_MAX_NAME]
+            messages = parse_messages(value)
+            samples.append(TrainingSample(name, tokenize_sample(tokenizer, messages, max_tokens=max_tokens)))
+        except SampleError as error:
+            skipped.append(Skipped(name, error.reason, error.message))
+    if not samples:
+        raise RunError("INVALID_ARGUMENT", "NO_DATA", _nothing_left(path, skipped))
+    return TrainingData(samples, skipped, "sha256:" + hashlib.sha256(content).hexdigest())
+
+
+def _lines(content: bytes) -> Iterator[tuple[int, bytes]]:
+    # Not str.splitlines: text may hold U+2028 and the like unescaped.
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        if line.strip():
+            yield number, line
+
+
+def parse_object(line: bytes) -> dict[str, Any]:
+    """The JSON object in a line. Raises SampleError."""
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise SampleError(NOT_A_SAMPLE, f"not JSON in UTF-8: {error}") from error
+    if not isinstance(value, dict):
+        raise SampleError(NOT_A_SAMPLE, f"a JSON {type(value).__name__}, expected an object with `messages`")
+    return value
+
+
+def parse_messages(value: dict[str, Any]) -> list[ChatMessage]:
+    """The turns of a sample's object. Raises SampleError."""
+    turns = value.get("messages")
+    if not isinstance(turns, list):
+        raise SampleError(NOT_A_SAMPLE, "expected a list `messages` of {role, content}")
+    for index, turn in enumerate(turns):
+        if not isinstance(turn, dict) or not all(_is_text(turn.get(key)) for key in ("role", "content")):
+            raise SampleError(NOT_A_SAMPLE, f"messages[{index}]: expected role and content, both strings of Unicode")
+    return [ChatMessage(turn["role"], turn["content"]) for turn in turns]
+
+
+def _is_text(value: object) -> bool:
+    """False for strings with lone surrogates, too: JSON can write them, no tokenizer can read them."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _nothing_left(path: Path, skipped: list[Skipped]) -> str:
+    if not skipped:
+        return f"{path} has no samples; expected one JSON object a line with `messages`"
+    counts = Counter(skip.reason for skip in skipped)
+    reasons = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
+    first = skipped[0]
+    return (
+        f"none of the {len(skipped)} samples in {path} can be trained on ({reasons}); the first is {first.name!r}: "
+        f"{first.message}"
+    )

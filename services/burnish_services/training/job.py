@@ -1,0 +1,77 @@
+"""A run as its worker sees it: what `sft.train` and `fake_worker.train` are given. Imports no torch."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass
+
+from burnish_services.engine.models import model_digest
+from burnish_services.engine.tokenizer import ChatTokenizer
+from burnish_services.training.data import TrainingData, read_data
+from burnish_services.training.messages import Reporter
+from burnish_services.training.runs import RunDirectory, RunRecord
+from burnish_services.training.state import RunError
+
+log = logging.getLogger(__name__)
+
+
+class StoppedEarly(Exception):
+    """The trainer was asked to stop and did so; what it had is in its last checkpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One run, and how the server wants it worked."""
+
+    directory: RunDirectory
+    record: RunRecord
+    report: Reporter
+    stop: threading.Event  # once set: write a checkpoint after the step at hand and raise StoppedEarly
+    threads: int
+    checkpoint_seconds: float
+    fake_step_seconds: float
+
+    def check_base(self) -> None:
+        """Raises RunError where the base model is not what it was when the run was created; a run that goes on from
+        a checkpoint must not mix two."""
+        resolved = self.record.resolved
+        found = model_digest(resolved.base)
+        if found != resolved.base_digest:
+            raise RunError(
+                "FAILED_PRECONDITION",
+                "MODEL_DIGEST_MISMATCH",
+                f"the base model at {resolved.base} has digest {found}; it had {resolved.base_digest} when the run was "
+                "created",
+            )
+
+    def read_training_data(self, tokenizer: ChatTokenizer, max_tokens: int) -> TrainingData:
+        """The run's samples. Raises RunError, also where the file is not what it was when the run was created."""
+        resolved = self.record.resolved
+        try:
+            data = read_data(resolved.data, tokenizer, max_tokens)
+        except FileNotFoundError as error:
+            raise RunError("NOT_FOUND", "DATA_NOT_FOUND", f"data_uri: {resolved.data} is gone") from error
+        if data.digest != resolved.data_digest:
+            raise RunError(
+                "FAILED_PRECONDITION",
+                "DATA_DIGEST_MISMATCH",
+                f"data_uri: {resolved.data} has digest {data.digest}; it had {resolved.data_digest} when the run was "
+                "created",
+            )
+        for skipped in data.skipped:
+            log.warning("left out %s: %s: %s", skipped.name, skipped.reason, skipped.message)
+        log.info("%d samples, %d left out, %d tokens", len(data.samples), len(data.skipped), sum(data.lengths))
+        return data
+
+    def read_eval_data(self, tokenizer: ChatTokenizer, max_tokens: int) -> TrainingData | None:
+        """The samples that progress is measured on, if the run has any. Raises RunError."""
+        path = self.record.resolved.eval_data
+        if path is None:
+            return None
+        try:
+            return read_data(path, tokenizer, max_tokens)
+        except RunError as error:
+            raise RunError(error.failure.code, error.failure.reason, f"eval_data_uri: {error}") from error
+        except FileNotFoundError as error:
+            raise RunError("NOT_FOUND", "DATA_NOT_FOUND", f"eval_data_uri: {path} is gone") from error

@@ -1,0 +1,127 @@
+"""One worker process, seen from the server: started, listened to, stopped. Knows no states of runs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from burnish_services.training import messages
+from burnish_services.training.config import TrainingSettings
+from burnish_services.training.messages import Message
+from burnish_services.training.runs import RunDirectory
+
+log = logging.getLogger(__name__)
+
+_LINE_LIMIT = 1 << 26  # bytes; a result names every sample left out
+_TAIL_BYTES = 2000
+
+
+class WorkerProcess:
+    """A running worker. It ends when the server does, however the server ends."""
+
+    def __init__(self, process: asyncio.subprocess.Process, log_file: Path, log_start: int) -> None:
+        self._process = process
+        self._log_file = log_file
+        self._log_start = log_start
+
+    @classmethod
+    async def start(cls, directory: RunDirectory, settings: TrainingSettings) -> WorkerProcess:
+        """Starts a worker on a run; its log is appended to the run's. Raises OSError."""
+        with directory.log.open("ab") as log_file:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "burnish_services.training.worker", str(directory.path)),
+                *("--parent", str(os.getpid()), "--threads", str(settings.worker_threads)),
+                *("--checkpoint-seconds", str(settings.checkpoint_seconds)),
+                *("--fake-step-seconds", str(settings.fake_step_seconds)),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log_file,
+                limit=_LINE_LIMIT,
+                env=_environment(settings.worker_threads),
+                # Ctrl-C in the server's terminal is the server's to answer.
+                start_new_session=True,
+            )
+            return cls(process, directory.log, log_file.tell())
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    async def messages(self) -> AsyncIterator[Message]:
+        """What the worker says, until it ends."""
+        assert self._process.stdout is not None
+        async for line in self._process.stdout:
+            try:
+                yield messages.decode(line)
+            except ValidationError:
+                log.error("worker %d said something that is no message: %r", self.pid, line[:200])
+
+    def stop(self) -> None:
+        """Asks the worker to write a checkpoint after its step and to end."""
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Ends the worker at once."""
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(number)
+
+    async def wait(self) -> int:
+        """Waits for its end and returns the exit code; negative: the signal that ended it."""
+        code = await self._process.wait()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        return code
+
+    def last_words(self) -> str:
+        """The end of what this worker wrote to its log; empty where it wrote nothing."""
+        try:
+            with self._log_file.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(self._log_start, size - _TAIL_BYTES))
+                return file.read().decode(errors="replace").strip()
+        except OSError as error:
+            return f"({self._log_file} cannot be read: {error})"
+
+
+def describe_exit(code: int) -> str:
+    """How a process ended, in words."""
+    if code >= 0:
+        return f"exited with code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    hint = " (the kernel sends it where memory runs out)" if code == -signal.SIGKILL else ""
+    return f"was ended by {name}{hint}"
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """The server's environment, with what makes a worker fast where the operator has not said otherwise."""
+    tuned = {
+        # Threads that wait for each other sleep instead of spinning. Alone on a machine that costs nothing to speak
+        # of; where anything else runs, a spinning thread keeps the very one it waits for from its core: 4 to 10 times
+        # slower, measured.
+        "OMP_WAIT_POLICY": "PASSIVE",
+        # glibc gives every large block back to the kernel and fetches it again, page by page, in the next layer.
+        "MALLOC_MMAP_MAX_": "0",
+        "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
+        # Without it cuBLAS may give other bits each time.
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    }
+    fixed = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": str(threads)}
+    # A server that shares its process with vLLM may have bound its threads to cores.
+    bound = {"KMP_AFFINITY", "GOMP_CPU_AFFINITY", "OMP_PLACES", "OMP_PROC_BIND"}
+    return tuned | {key: value for key, value in os.environ.items() if key not in bound} | fixed

@@ -1,0 +1,124 @@
+"""Publishing a trained model: a directory that appears whole, under its name, or not at all. Imports no torch.
+
+Owns staging, the model's card (`burnish.json`), and what a crash at any moment leaves behind; who writes the weights
+is the trainer's business.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from burnish_services.engine.models import CARD_FILE, model_digest, read_json
+from burnish_services.training.checkpoints import sync_tree
+from burnish_services.training.runs import Resolved, RunDirectory, RunRecord, sync_directory
+from burnish_services.training.state import Result, RunError
+
+# Weights in any format; all else in a model's directory belongs to the trained model, too.
+_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".index.json")
+_MAX_COPIED_BYTES = 1 << 28
+
+
+def staging_path(output: Path, run_id: str) -> Path:
+    """Where a model is put together: beside its place, so that a rename brings it there."""
+    return output.parent / f".{output.name}.{run_id}"
+
+
+def copy_all_but_weights(base: Path, staging: Path) -> None:
+    """Copies configuration, tokenizer, chat template and licence byte for byte, so that an engine that holds the
+    base model can take the new weights in place."""
+    for path in sorted(base.iterdir()):
+        weights = path.name.endswith(_WEIGHT_SUFFIXES)
+        if path.is_file() and not weights and path.name != CARD_FILE and path.stat().st_size <= _MAX_COPIED_BYTES:
+            shutil.copyfile(path, staging / path.name)
+
+
+def card(record: RunRecord, *, canary: dict[str, Any], training: dict[str, Any], packages: list[str]) -> dict[str, Any]:
+    """What `burnish.json` says about a model: where it comes from, and how to tell that an engine holds it."""
+    resolved = record.resolved
+    return {
+        "format": 1,
+        "run_id": record.run_id,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        **_origin(resolved),
+        "canary": canary,
+        "training": training,
+        "versions": {name: _version(name) for name in ("burnish", *packages)},
+    }
+
+
+def _origin(resolved: Resolved) -> dict[str, Any]:
+    """What determines a model's weights."""
+    return {
+        "base_digest": resolved.base_digest,
+        "data_digest": resolved.data_digest,
+        "hyperparameters": asdict(resolved.plan),
+        "chat_template": resolved.chat_template,
+    }
+
+
+def publish(
+    directory: RunDirectory,
+    record: RunRecord,
+    write: Callable[[Path], dict[str, Any]],
+    result: Callable[[str], Result],
+) -> Result:
+    """Has `write` fill the staging directory and return the model's card, notes `result(digest)`, and renames.
+    Raises OSError, ModelLoadError, or RunError where another model is in the way."""
+    output = record.resolved.output
+    staging = staging_path(output, record.run_id)
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        (staging / CARD_FILE).write_text(json.dumps(write(staging), indent=2) + "\n", encoding="utf-8")
+        made = result(model_digest(staging))
+        sync_tree(staging)
+        # Noted before it is true: whoever finds the note compares it with what stands at the output.
+        directory.write_result(made)
+        if not holds_model(output, made.model_digest):
+            check_output_free(output)
+            staging.rename(output)
+            sync_directory(output.parent)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return made
+
+
+def published(directory: RunDirectory, record: RunRecord) -> Result | None:
+    """The result of a run whose model is in its place already, though nobody was told."""
+    noted = directory.read_result()
+    return noted if noted is not None and holds_model(record.resolved.output, noted.model_digest) else None
+
+
+def holds_model(output: Path, digest: str) -> bool:
+    """True where the directory holds exactly this model."""
+    return output.is_dir() and any(output.iterdir()) and model_digest(output) == digest
+
+
+def check_output_free(output: Path, resolved: Resolved | None = None) -> None:
+    """Raises RunError where something is at `output` already; a model made from what `resolved` says may be, since
+    training would make it again."""
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return
+    if resolved is not None and (output / CARD_FILE).is_file():
+        found = read_json(output / CARD_FILE)
+        if all(found.get(key) == value for key, value in json.loads(json.dumps(_origin(resolved))).items()):
+            return
+    raise RunError(
+        "FAILED_PRECONDITION",
+        "OUTPUT_EXISTS",
+        f"output_uri: {output} exists and holds something else; name a directory that is not there, or remove it",
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,242 @@
+"""Runs on disk: what was asked for, and where everything about a run is kept.
+
+    STATE/training/<run_id>/
+      spec.json       what was asked for and what it meant on the day it was asked; never changes
+      events.jsonl    every state the run was in (`events.py`)
+      worker.log      what the workers wrote on standard error
+      checkpoints/    the last whole checkpoint; removed when the run has ended
+      result.json     what the worker is about to publish, so that a crash in that moment is no loss
+      model/          the trained model, unless the caller named another place
+
+Owns the layout and creating, finding and listing runs. What happens to them is the supervisor's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from burnish_services.training.core import Plan, RunSpec
+from burnish_services.training.events import Event, EventLog
+from burnish_services.training.state import Result, Snapshot
+
+log = logging.getLogger(__name__)
+
+
+class RequestConflict(ValueError):
+    """A request id was used before with another specification."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What a specification means on this machine; all paths absolute."""
+
+    plan: Plan
+    base: Path
+    base_digest: str
+    data: Path
+    data_digest: str
+    eval_data: Path | None
+    output: Path
+    trainer: str  # "sft" or "fake"
+    chat_template: str | None = None  # name or file, instead of the model's own
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """The part of a run that never changes. `sequence` counts runs in the order of their creation, from 1."""
+
+    run_id: str
+    request_id: str
+    sequence: int
+    create_time: float
+    spec: RunSpec
+    resolved: Resolved
+
+
+_RECORD = TypeAdapter(RunRecord)
+_RESULT = TypeAdapter(Result)
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """Where the things of one run are."""
+
+    path: Path
+
+    @property
+    def spec(self) -> Path:
+        """See the module's picture, as for all below."""
+        return self.path / "spec.json"
+
+    @property
+    def events(self) -> Path:
+        """Events."""
+        return self.path / "events.jsonl"
+
+    @property
+    def log(self) -> Path:
+        """The workers' log."""
+        return self.path / "worker.log"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def result(self) -> Path:
+        """The result that is about to be published."""
+        return self.path / "result.json"
+
+    def read_record(self) -> RunRecord:
+        """What was asked for. Raises OSError or pydantic.ValidationError."""
+        return _RECORD.validate_json(self.spec.read_bytes())
+
+    def write_result(self, result: Result) -> None:
+        """Notes a result whole or not at all, on disk before it returns."""
+        write_durably(self.result, _RESULT.dump_json(result))
+
+    def read_result(self) -> Result | None:
+        """The noted result, if there is one."""
+        return _RESULT.validate_json(self.result.read_bytes()) if self.result.is_file() else None
+
+
+class Run:
+    """A run in the server: its record, its events, and waking up those who watch it."""
+
+    def __init__(self, directory: RunDirectory, record: RunRecord, events: EventLog) -> None:
+        self.directory = directory
+        self.record = record
+        self.events = events
+        self._changed = asyncio.Event()
+
+    @property
+    def last(self) -> Event:
+        """The newest event; creating a run writes the first."""
+        assert self.events.last is not None
+        return self.events.last
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The run as it is now."""
+        return self.last.snapshot
+
+    def update(self, snapshot: Snapshot, at: float) -> None:
+        """Makes `snapshot` the run's newest event and wakes the watchers."""
+        durable = snapshot.state is not self.snapshot.state
+        self.events.append(snapshot, at, durable=durable)
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def changed_since(self, number: int) -> None:
+        """Returns once there is an event after `number`."""
+        while self.last.number <= number:
+            await self._changed.wait()
+
+
+class RunStore:
+    """All runs below one directory."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._runs: dict[str, Run] = {}
+
+    def load(self) -> None:
+        """Reads the runs that earlier servers left. One that cannot be read is named in the log and left alone."""
+        self._root.mkdir(parents=True, exist_ok=True)
+        for path in self._root.iterdir():
+            if path.name.startswith(".new-"):
+                shutil.rmtree(path, ignore_errors=True)  # a creation that never finished and was never answered
+            elif path.name.startswith("run-"):
+                try:
+                    self._load_run(RunDirectory(path))
+                except (OSError, ValueError) as error:
+                    log.error("run %s cannot be read and is left out: %s", path.name, error)
+
+    def _load_run(self, directory: RunDirectory) -> None:
+        record = directory.read_record()
+        events = EventLog(directory.events)
+        if events.last is None:
+            # Its first event was torn off by a crash of the machine.
+            events.append(Snapshot(), record.create_time, durable=True)
+        self._runs[record.run_id] = Run(directory, record, events)
+
+    def get(self, run_id: str) -> Run | None:
+        """The run with this id."""
+        return self._runs.get(run_id)
+
+    def find(self, request_id: str, spec: RunSpec) -> Run | None:
+        """The run created for a request. Raises RequestConflict where it was created for another specification."""
+        run = self.get(run_id_of(request_id))
+        if run is not None and run.record.spec != spec:
+            raise RequestConflict(
+                f"request id {request_id!r} was used before, for another specification (run {run.record.run_id}); "
+                "choose another request id"
+            )
+        return run
+
+    def oldest_first(self) -> Iterator[Run]:
+        """Every run in the order of creation."""
+        return iter(sorted(self._runs.values(), key=lambda run: run.record.sequence))
+
+    def page(self, before: int | None, size: int) -> list[Run]:
+        """At most `size` runs, newest first, with a sequence number below `before` (None: from the newest)."""
+        found = [run for run in self._runs.values() if before is None or run.record.sequence < before]
+        return sorted(found, key=lambda run: -run.record.sequence)[:size]
+
+    def directory_for(self, request_id: str) -> RunDirectory:
+        """Where the run of a request is or would be."""
+        return RunDirectory(self._root / run_id_of(request_id))
+
+    def create(self, request_id: str, spec: RunSpec, resolved: Resolved) -> Run:
+        """Makes a run whose request id is new; on disk, whole, before it returns. Raises OSError."""
+        directory = self.directory_for(request_id)
+        sequence = 1 + max((run.record.sequence for run in self._runs.values()), default=0)
+        record = RunRecord(directory.path.name, request_id, sequence, time.time(), spec, resolved)
+        beside = RunDirectory(self._root / f".new-{record.run_id}")
+        shutil.rmtree(beside.path, ignore_errors=True)
+        try:
+            beside.path.mkdir(parents=True)
+            write_durably(beside.spec, _RECORD.dump_json(record, indent=2))
+            beside.path.rename(directory.path)
+        except OSError:
+            shutil.rmtree(beside.path, ignore_errors=True)
+            raise
+        sync_directory(self._root)
+        self._load_run(directory)
+        return self._runs[record.run_id]
+
+
+def run_id_of(request_id: str) -> str:
+    """The id of a request's run: the same request always finds the same run, without an index."""
+    return "run-" + hashlib.sha256(request_id.encode()).hexdigest()[:16]
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Writes a file so that a reader, or the next process after a crash, sees all of it or none."""
+    beside = path.with_name(f".{path.name}.tmp")
+    with beside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Makes renames in a directory survive a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

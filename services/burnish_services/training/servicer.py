@@ -1,0 +1,175 @@
+"""The gRPC face of the training service: checks, converts, calls, replies. Runs are worked by `supervisor.py`."""
+# ruff: noqa: N802 - the proto names the methods
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from importlib import metadata
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from burnish.api.training.v1 import training_pb2, training_pb2_grpc
+from burnish_services.runtime import wire
+from burnish_services.runtime.errors import AlreadyExists, InvalidRequest, NotFound, ServiceError
+from burnish_services.runtime.role import Role, RoleContext
+from burnish_services.training import convert
+from burnish_services.training.config import TrainingSettings
+from burnish_services.training.core import MAX_REQUEST_ID, RunSpec, SpecError, check_spec
+from burnish_services.training.resolve import Site, resolve
+from burnish_services.training.runs import RequestConflict, Run, RunStore
+from burnish_services.training.state import RunError
+from burnish_services.training.supervisor import Supervisor
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+_DEFAULT_PAGE = 100
+_MAX_PAGE = 1000
+_EVENTS_AT_A_TIME = 64
+
+
+class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
+    """Implements burnish.api.training.v1.TrainingService on a store of runs."""
+
+    def __init__(self, store: RunStore, supervisor: Supervisor, site: Site, info: training_pb2.GetInfoResponse) -> None:
+        self._store = store
+        self._supervisor = supervisor
+        self._site = site
+        self._info = info
+        # Two requests with one id at the same time must find one run.
+        self._creating = asyncio.Lock()
+
+    async def GetInfo(self, request: training_pb2.GetInfoRequest, context: Context) -> training_pb2.GetInfoResponse:
+        """What runs here."""
+        return self._info
+
+    async def CreateRun(
+        self, request: training_pb2.CreateRunRequest, context: Context
+    ) -> training_pb2.CreateRunResponse:
+        """The run of this request id, made if it is new."""
+        if not 1 <= len(request.request_id) <= MAX_REQUEST_ID:
+            raise InvalidRequest(
+                "BAD_REQUEST_ID",
+                f"request_id has {len(request.request_id)} characters, expected 1 to {MAX_REQUEST_ID}",
+            )
+        async with self._creating:
+            run = await self._find_or_create(request.request_id, convert.run_spec(request.spec))
+        return training_pb2.CreateRunResponse(run=convert.run_message(run))
+
+    async def GetRun(self, request: training_pb2.GetRunRequest, context: Context) -> training_pb2.GetRunResponse:
+        """A run as it is now."""
+        return training_pb2.GetRunResponse(run=convert.run_message(self._get(request.run_id)))
+
+    async def ListRuns(self, request: training_pb2.ListRunsRequest, context: Context) -> training_pb2.ListRunsResponse:
+        """A page of runs, newest first."""
+        size = request.page_size or _DEFAULT_PAGE
+        if not 1 <= size <= _MAX_PAGE:
+            raise InvalidRequest("BAD_PAGE_SIZE", f"page_size is {size}, expected 1 to {_MAX_PAGE}, or 0")
+        runs = self._store.page(_before(request.page_token), size + 1)
+        more, runs = len(runs) > size, runs[:size]
+        return training_pb2.ListRunsResponse(
+            runs=[convert.run_message(run) for run in runs],
+            next_page_token=str(runs[-1].record.sequence) if more else "",
+        )
+
+    async def CancelRun(
+        self, request: training_pb2.CancelRunRequest, context: Context
+    ) -> training_pb2.CancelRunResponse:
+        """Ends a run, a moment from now where it is being worked."""
+        run = self._get(request.run_id)
+        self._supervisor.cancel(run)
+        return training_pb2.CancelRunResponse(run=convert.run_message(run))
+
+    async def WatchRun(
+        self, request: training_pb2.WatchRunRequest, context: Context
+    ) -> AsyncIterator[training_pb2.WatchRunResponse]:
+        """The run's events as they come, until it has ended."""
+        run = self._get(request.run_id)
+        if request.from_event < 0:
+            raise InvalidRequest("BAD_EVENT", f"from_event is {request.from_event}, expected 0 or more")
+        reader = run.events.read_along(max(1, request.from_event))
+        try:
+            while True:
+                last = run.last
+                while events := await asyncio.to_thread(reader.read, _EVENTS_AT_A_TIME):
+                    for event in events:
+                        yield convert.event_message(run, event)
+                if last.snapshot.state.ended:
+                    return
+                await run.changed_since(last.number)
+        finally:
+            reader.close()
+
+    def _get(self, run_id: str) -> Run:
+        run = self._store.get(run_id)
+        if run is None:
+            raise NotFound("RUN_NOT_FOUND", f"there is no run {run_id!r}; ListRuns names those that this server knows")
+        return run
+
+    async def _find_or_create(self, request_id: str, spec: RunSpec) -> Run:
+        try:
+            run = self._store.find(request_id, spec)
+            if run is None:
+                output = self._store.directory_for(request_id).path / "model"
+                resolved = await asyncio.to_thread(resolve, spec, check_spec(spec), self._site, output)
+                run = self._store.create(request_id, spec, resolved)
+                self._supervisor.submit(run)
+        except RequestConflict as error:
+            raise AlreadyExists("REQUEST_ID_USED", str(error)) from error
+        except SpecError as error:
+            raise InvalidRequest("BAD_SPEC", str(error)) from error
+        except RunError as error:
+            failure = error.failure
+            raise ServiceError(grpc.StatusCode[failure.code], failure.reason, failure.message) from error
+        return run
+
+
+def _before(page_token: str) -> int | None:
+    if not page_token:
+        return None
+    if not page_token.isascii() or not page_token.isdigit():
+        raise InvalidRequest("BAD_PAGE_TOKEN", f"page_token {page_token[:64]!r} was not given by this service")
+    return int(page_token)
+
+
+class TrainingRole(Role):
+    """The training service in a server process."""
+
+    name = "training"
+    service_full_name: str = training_pb2.DESCRIPTOR.services_by_name["TrainingService"].full_name
+
+    def __init__(self, context: RoleContext, settings: TrainingSettings) -> None:
+        self.max_concurrent_requests = settings.max_concurrent_requests
+        fake = context.settings.engine == "fake"
+        site = Site("fake" if fake else "sft", context.settings.chat_template)
+        self._store = RunStore(context.state_directory("training"))
+        self._supervisor = Supervisor(self._store, settings)
+        info = wire.server_info(
+            version=context.version,
+            engine=f"fake/{context.version}" if fake else f"transformers/{metadata.version('transformers')}",
+            held=None,
+            max_items=1,
+            max_concurrent_requests=settings.max_concurrent_requests,
+            notes=("the fake trainer only pretends to train",) if fake else (),
+        )
+        self._servicer = TrainingServicer(self._store, self._supervisor, site, training_pb2.GetInfoResponse(info=info))
+
+    def add_to_server(self, server: grpc.aio.Server) -> None:
+        """See Role."""
+        training_pb2_grpc.add_TrainingServiceServicer_to_server(self._servicer, server)
+
+    async def start(self) -> None:
+        """Takes up the runs that an earlier server left."""
+        await asyncio.to_thread(self._store.load)
+        await self._supervisor.start()
+
+    async def close(self) -> None:
+        """Stops the worker; its run goes on with the next server."""
+        await self._supervisor.close()
+
+
+def create(context: RoleContext) -> Role:
+    """The role `training`, with its limits from the environment."""
+    return TrainingRole(context, TrainingSettings())

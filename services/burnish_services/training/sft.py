@@ -1,0 +1,122 @@
+"""Supervised fine-tuning of a causal language model: what the worker process does for a real run.
+
+Reads as the run goes: data, model, loss before, steps, rounding, loss after, publishing. The steps are in
+`trainer.py`, the loss in `loss.py`, the way of the weights to disk in `weights.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from burnish_services.engine.base import ModelLoadError
+from burnish_services.engine.hf_tokenizer import HfTokenizer
+from burnish_services.training import checkpoints, publish, weights
+from burnish_services.training.data import TrainingData
+from burnish_services.training.job import Job, StoppedEarly
+from burnish_services.training.loss import mean_nll
+from burnish_services.training.state import Result
+from burnish_services.training.trainer import SftTrainer, build_trainer
+
+log = logging.getLogger(__name__)
+
+
+def train(job: Job) -> Result:
+    """Trains and publishes. Raises RunError, StoppedEarly, ModelLoadError, OSError."""
+    record, plan = job.record, job.record.resolved.plan
+    base = record.resolved.base
+    _prepare_torch(job.threads)
+    job.check_base()
+    tokenizer = HfTokenizer(base, record.resolved.chat_template)
+    max_tokens = min(plan.max_sequence_tokens, _context(base))
+    data = job.read_training_data(tokenizer, max_tokens)
+    eval_data = job.read_eval_data(tokenizer, max_tokens)
+    stored = weights.stored_dtype(base)
+
+    checkpoint = checkpoints.newest(job.directory.checkpoints)
+    trainer, books = build_trainer(job, _load(base, getattr(torch, plan.dtype)), data)
+    if checkpoint is not None:
+        log.info("resuming from %s", checkpoint)
+        books.resume(checkpoint)
+        books.report(checkpoints.step_of(checkpoint))
+    else:
+        books.report(0, _eval_loss(trainer, eval_data, plan.per_device_batch_size))
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    steps = trainer.state.global_step
+    if steps < trainer.args.max_steps:
+        raise StoppedEarly
+
+    # What is measured is what is published: the rounding comes first.
+    weights.round_weights(trainer.model, stored, plan.seed)
+    eval_loss = _eval_loss(trainer, eval_data, plan.per_device_batch_size)
+    if eval_loss is not None:
+        books.report(steps, eval_loss)
+    sums, model = books.sums, trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    train_loss = sums.loss / steps
+
+    def write(staging: Path) -> dict[str, Any]:
+        weights.write_model(model, stored, base, staging)
+        return publish.card(
+            record,
+            canary=weights.prove(staging, record.resolved.chat_template),
+            training={"train_loss": train_loss, "eval_loss": eval_loss, "num_samples": len(data.samples)},
+            packages=["torch", "transformers"],
+        )
+
+    def result(digest: str) -> Result:
+        return Result(
+            model_uri=str(record.resolved.output),
+            model_digest=digest,
+            train_loss=train_loss,
+            eval_loss=eval_loss,
+            num_samples=len(data.samples),
+            skipped=tuple(skipped.name for skipped in data.skipped),
+            data_digest=data.digest,
+            num_tokens=sums.num_tokens,
+        )
+
+    return publish.publish(job.directory, record, write, result)
+
+
+def _prepare_torch(threads: int) -> None:
+    transformers.utils.logging.disable_progress_bar()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    if torch.cuda.is_available():
+        torch.set_float32_matmul_precision("high")
+        return
+    torch.set_num_threads(threads)
+    # Lets oneDNN multiply float32 matrices. Where the CPU has AMX it rounds their entries to bfloat16 for that and
+    # sums in float32; elsewhere it is exact, and on AMD twice as fast as MKL, which torch would take.
+    torch.set_float32_matmul_precision("medium")
+
+
+def _context(base: Path) -> int:
+    """Tokens that the model was made for. Raises ModelLoadError."""
+    try:
+        config = AutoConfig.from_pretrained(str(base), local_files_only=True).get_text_config()
+    except Exception as error:  # transformers raises anything here, from KeyError to OSError
+        raise ModelLoadError(f"the configuration in {base} cannot be read: {error!r}") from error
+    return int(getattr(config, "max_position_embeddings", None) or 1 << 20)
+
+
+def _load(base: Path, dtype: torch.dtype) -> Any:
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            str(base), dtype=dtype, attn_implementation="sdpa", local_files_only=True
+        )
+    except Exception as error:
+        raise ModelLoadError(f"the weights in {base} cannot be loaded: {error!r}") from error
+    return model
+
+
+def _eval_loss(trainer: SftTrainer, data: TrainingData | None, batch_size: int) -> float | None:
+    if data is None:
+        return None
+    trainer.model.eval()
+    with trainer.accelerator.autocast():
+        return mean_nll(trainer.logits, data.samples, batch_size, trainer.args.device)

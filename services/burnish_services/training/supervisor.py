@@ -1,0 +1,181 @@
+"""Works the queue of runs, one worker process at a time, and takes up what an earlier server left.
+
+Owns who is next, what a worker's end means, and starting anew after a crash. The states are in `state.py`, the files
+in `runs.py`, the process in `process.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import time
+
+from burnish_services.training import publish, state
+from burnish_services.training.config import TrainingSettings
+from burnish_services.training.messages import Checkpointed, Done, Failed, Message, Progressed, Stopped
+from burnish_services.training.process import WorkerProcess, describe_exit
+from burnish_services.training.runs import Run, RunStore
+from burnish_services.training.state import Failure, RestartLimits, RunState
+
+log = logging.getLogger(__name__)
+
+
+class Supervisor:
+    """All runs of a store are worked by at most one supervisor."""
+
+    def __init__(self, store: RunStore, settings: TrainingSettings) -> None:
+        self._store = store
+        self._settings = settings
+        self._limits = RestartLimits(worker_crashes=settings.max_restarts)
+        self._queue: asyncio.Queue[Run] = asyncio.Queue()
+        self._task: asyncio.Task[None] | None = None
+        self._closing = asyncio.Event()
+        # The run being worked, its worker once started, and whether it shall be cancelled.
+        self._current: Run | None = None
+        self._worker: WorkerProcess | None = None
+        self._cancelling = False
+
+    async def start(self) -> None:
+        """Queues what an earlier server left unfinished, oldest first, and begins to work."""
+        for run in self._store.oldest_first():
+            if run.snapshot.state is RunState.RUNNING:
+                run.update(state.orphaned(run.snapshot, run.last.time, self._limits), time.time())
+            if run.snapshot.state.ended:
+                await asyncio.to_thread(_clean_up, run)
+            else:
+                self._queue.put_nowait(run)
+        self._task = asyncio.create_task(self._work_queue())
+
+    async def close(self) -> None:
+        """Stops the worker, which gets the time to write a checkpoint; its run waits for the next server."""
+        self._closing.set()
+        if self._task is None:
+            return
+        if self._worker is not None:
+            self._worker.stop()
+        done, _ = await asyncio.wait({self._task}, timeout=self._settings.stop_seconds)
+        if not done:
+            if self._worker is not None:
+                self._worker.kill()
+            await asyncio.wait({self._task})
+
+    def submit(self, run: Run) -> None:
+        """Queues a new run."""
+        self._queue.put_nowait(run)
+
+    def cancel(self, run: Run) -> None:
+        """Ends a run; one that is being worked has ended a moment later, and one that has ended stays as it is."""
+        if run is self._current:
+            self._cancelling = True
+            if self._worker is not None:
+                self._worker.kill()
+        elif not run.snapshot.state.ended:
+            _clean_up(run)
+            run.update(state.cancelled(run.snapshot, time.time()), time.time())
+
+    async def _work_queue(self) -> None:
+        closing = asyncio.ensure_future(self._closing.wait())
+        while not self._closing.is_set():
+            getting = asyncio.ensure_future(self._queue.get())
+            await asyncio.wait({getting, closing}, return_when=asyncio.FIRST_COMPLETED)
+            if not getting.done():
+                getting.cancel()
+                return
+            await self._work(getting.result())
+
+    async def _work(self, run: Run) -> None:
+        """Attempts a run until it has ended or the server stops."""
+        while not run.snapshot.state.ended and not self._closing.is_set():
+            self._current, self._cancelling = run, False
+            try:
+                await self._attempt(run)
+            except Exception as error:
+                log.exception("run %s could not be worked", run.record.run_id)
+                failure = Failure("INTERNAL", "WORKER_NOT_STARTED", f"the worker could not be started: {error!r}")
+                run.update(state.failed(run.snapshot, time.time(), failure), time.time())
+            finally:
+                self._current = None
+            if run.snapshot.state is RunState.PENDING:
+                await self._pause()
+
+    async def _pause(self) -> None:
+        """Between attempts; a server that closes does not wait."""
+        try:
+            await asyncio.wait_for(self._closing.wait(), self._settings.restart_delay)
+        except TimeoutError:
+            pass
+
+    async def _attempt(self, run: Run) -> None:
+        run.update(state.begun(run.snapshot, time.time()), time.time())
+        worker = await WorkerProcess.start(run.directory, self._settings)
+        log.info("run %s: worker %d started", run.record.run_id, worker.pid)
+        self._worker = worker
+        last: Message | None = None
+        try:
+            if self._cancelling:
+                worker.kill()
+            elif self._closing.is_set():
+                worker.stop()
+            async for message in worker.messages():
+                last = message
+                self._take(run, message)
+        finally:
+            # A worker that has closed its pipe has nothing more to say.
+            if last is None or not isinstance(last, Done | Failed | Stopped):
+                worker.kill()
+            code = await worker.wait()
+            self._worker = None
+        log.info("run %s: worker %d %s", run.record.run_id, worker.pid, describe_exit(code))
+        await self._conclude(run, worker, last, code)
+
+    def _take(self, run: Run, message: Message) -> None:
+        if isinstance(message, Progressed):
+            run.update(state.progressed(run.snapshot, message.progress), time.time())
+        elif isinstance(message, Checkpointed):
+            run.update(state.checkpointed(run.snapshot), time.time())
+
+    async def _conclude(self, run: Run, worker: WorkerProcess, last: Message | None, code: int) -> None:
+        """What the worker's end means for the run."""
+        now = time.time()
+        if isinstance(last, Done):
+            after = state.succeeded(run.snapshot, now, last.result)
+        elif isinstance(last, Failed):
+            after = state.failed(run.snapshot, now, _with_log(last.failure, worker))
+        elif self._cancelling:
+            # It may have published in its last moment; what is published is published.
+            result = await asyncio.to_thread(publish.published, run.directory, run.record)
+            after = state.cancelled(run.snapshot, now) if result is None else state.succeeded(run.snapshot, now, result)
+        elif isinstance(last, Stopped) or self._closing.is_set():
+            after = state.interrupted(run.snapshot, now)
+        else:
+            after = state.crashed(run.snapshot, now, self._crash(run, worker, code), self._limits)
+        if after.state.ended:
+            # First, so that a disk that was full has room for the event.
+            await asyncio.to_thread(_clean_up, run)
+        run.update(after, now)
+        log.info("run %s: %s", run.record.run_id, after.state)
+
+    def _crash(self, run: Run, worker: WorkerProcess, code: int) -> Failure:
+        step = run.snapshot.progress.step
+        words = worker.last_words()
+        log.warning("run %s: worker %d %s after step %d", run.record.run_id, worker.pid, describe_exit(code), step)
+        return Failure(
+            "ABORTED",
+            "WORKER_CRASHED",
+            f"the worker {describe_exit(code)} after step {step}, {run.snapshot.crashes + 1} times without a "
+            f"checkpoint in between. Its log {run.directory.log} " + (f"ends: {words}" if words else "is empty"),
+        )
+
+
+def _with_log(failure: Failure, worker: WorkerProcess) -> Failure:
+    """A failure that nobody foresaw is told with what the worker's log says about it."""
+    if failure.code != "INTERNAL":
+        return failure
+    return Failure(failure.code, failure.reason, f"{failure.message}. The worker's log ends: {worker.last_words()}")
+
+
+def _clean_up(run: Run) -> None:
+    """Removes what only an unfinished run needs."""
+    shutil.rmtree(run.directory.checkpoints, ignore_errors=True)
+    shutil.rmtree(publish.staging_path(run.record.resolved.output, run.record.run_id), ignore_errors=True)

@@ -1,0 +1,153 @@
+"""The worker process of one run: `python -m burnish_services.training.worker RUN_DIR`. Started by the supervisor.
+
+Owns the process: dying with the server, the pipe to it, and saying how the run ended. The training itself is in
+`sft.py` or `fake_worker.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import errno
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from burnish_services.engine.base import ModelLoadError
+from burnish_services.training import messages, publish
+from burnish_services.training.job import Job, StoppedEarly
+from burnish_services.training.messages import Message, Reporter
+from burnish_services.training.runs import RunDirectory
+from burnish_services.training.state import Failure, Result, RunError
+
+log = logging.getLogger(__name__)
+
+_PR_SET_PDEATHSIG = 1
+# Full, over quota, and over the size that this process may write.
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Works one run and returns the exit code, which is 0 wherever the server was told what became of the run."""
+    options = _parser().parse_args(arguments)
+    die_with(options.parent)
+    reporter = Reporter(_take_standard_output())
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    directory = RunDirectory(options.run)
+    job = Job(
+        directory,
+        directory.read_record(),
+        reporter,
+        stop,
+        threads=options.threads,
+        checkpoint_seconds=options.checkpoint_seconds,
+        fake_step_seconds=options.fake_step_seconds,
+    )
+    reporter.send(work(job))
+    return 0
+
+
+def work(job: Job) -> Message:
+    """The run's last message; whatever goes wrong is in it."""
+    try:
+        result = publish.published(job.directory, job.record)
+        if result is None:
+            result = _trainer(job.record.resolved.trainer)(job)
+        return messages.Done(result)
+    except StoppedEarly:
+        return messages.Stopped()
+    except RunError as error:
+        return messages.Failed(error.failure)
+    except ModelLoadError as error:
+        return messages.Failed(Failure("FAILED_PRECONDITION", error.reason, str(error)))
+    except Exception as error:
+        log.exception("training failed")
+        return messages.Failed(unexpected_failure(error, job.directory.path))
+
+
+def _trainer(name: str) -> Callable[[Job], Result]:
+    """The function that trains and publishes, its libraries imported only now. It raises RunError, StoppedEarly,
+    ModelLoadError, OSError."""
+    if name == "fake":
+        from burnish_services.training.fake_worker import train as fake_train
+
+        return fake_train
+    from burnish_services.training.sft import train
+
+    return train
+
+
+def unexpected_failure(error: BaseException, place: Path) -> Failure:
+    """How an exception that no trainer names is told: a full disk or exhausted memory as such."""
+    if is_disk_full(error):
+        return Failure(
+            "RESOURCE_EXHAUSTED",
+            "DISK_FULL",
+            f"the disk is full: {error}. Make room below {place} (a checkpoint takes about 12 bytes for each parameter "
+            "of the model, 16 while it is replaced) and create the run again",
+        )
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error) or "out of memory" in str(error):
+        return Failure(
+            "RESOURCE_EXHAUSTED",
+            "OUT_OF_MEMORY",
+            f"memory ran out: {error}. Use a smaller per_device_batch_size (and more gradient_accumulation_steps), "
+            "gradient_checkpointing, or a smaller max_sequence_tokens",
+        )
+    return Failure("INTERNAL", "TRAINING_FAILED", f"{type(error).__name__}: {error}")
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """True where the exception, or one that led to it, says that nothing more could be written. The writers of
+    safetensors and torch give the operating system's number as text only."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+            return True
+        if any(f"os error {number}" in str(error) or os.strerror(number) in str(error) for number in _DISK_FULL):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def die_with(parent: int) -> None:
+    """Ends this process when the server ends, however it ends: by the kernel's promise where there is one (Linux),
+    and because standard input ends then."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)  # it died before the promise was made
+
+    def watch() -> None:
+        with contextlib.suppress(OSError):
+            while os.read(0, 4096):
+                pass
+        os._exit(1)
+
+    threading.Thread(target=watch, name="server-watch", daemon=True).start()
+
+
+def _take_standard_output() -> int:
+    """The pipe to the server, for messages only; what libraries print goes to the log instead."""
+    pipe = os.dup(1)
+    os.dup2(2, 1)
+    return pipe
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m burnish_services.training.worker", description=__doc__)
+    parser.add_argument("run", type=Path, help="directory of the run")
+    parser.add_argument("--parent", type=int, required=True, help="process id of the server")
+    parser.add_argument("--threads", type=int, default=1, help="threads that compute")
+    parser.add_argument("--checkpoint-seconds", type=float, default=600.0)
+    parser.add_argument("--fake-step-seconds", type=float, default=0.002)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
