@@ -1,0 +1,122 @@
+"""Numbers proved: both real engines give what the transformers engine in float32 gave when the golden values were
+made, before and after weights are swapped in place; vLLM in bfloat16 keeps within a stated distance.
+
+Golden values are made anew by `python -m tests.golden.make`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from burnish_services.engine.base import EngineSettings, ScoreRequest
+from burnish_services.engine.factory import create_engine
+from burnish_services.engine.hf_tokenizer import HfTokenizer
+from burnish_services.engine.models import model_digests
+from tests.contract.conftest import Rig
+from tests.golden.cases import CONTEXT, GOLDEN, MODEL, conversations, tokenized
+
+pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
+
+# Nats, as (mean of a sample's response tokens, any one token). Noise on the weights makes sharper distributions.
+FLOAT32 = {"base": (1e-5, 1e-4), "perturbed": (2e-5, 1e-4)}
+BFLOAT16 = (0.06, 0.75)
+VECTOR_TOLERANCE = 2e-3  # of a vector's length
+
+
+@pytest.fixture(scope="session")
+def golden() -> dict[str, Any]:
+    loaded = json.loads(GOLDEN.read_text())
+    weights = model_digests(MODEL.resolve()).weights
+    assert weights == loaded["models"]["base"]["weights"], f"{MODEL} is not the model that golden values were made with"
+    return loaded
+
+
+def real(rig: Rig) -> Rig:
+    if rig.kind == "fake":
+        pytest.skip("the fake engine has no golden values")
+    return rig
+
+
+async def test_tokens_and_masks_are_the_golden_ones(golden: dict[str, Any]) -> None:
+    tokenizer = HfTokenizer(MODEL)
+    samples = tokenized(tokenizer)
+    assert samples.keys() == golden["samples"].keys()
+    for name, sample in samples.items():
+        assert sample.ids == golden["samples"][name]["ids"], name
+        turns = [[turn.message_index, turn.start, turn.end] for turn in sample.turns]
+        assert turns == golden["samples"][name]["turns"], name
+
+
+async def test_response_tokens_decode_to_the_answers() -> None:
+    tokenizer = HfTokenizer(MODEL)
+    for name, messages in conversations().items():
+        sample = tokenized(tokenizer)[name]
+        answers = [message.content for message in messages if message.role == "assistant"]
+        for answer, turn in zip(answers, sample.turns, strict=True):
+            text = tokenizer.decode(sample.ids[turn.start : turn.end])
+            # A token that begins in the header ("\n" and the content's first blank) counts.
+            assert text.lstrip("\n") == answer.replace("<|im_end|>", "").lstrip("\n"), name
+            assert sample.ids[turn.end - 1] in tokenizer.stop_token_ids, name
+
+
+def compare(golden: dict[str, Any], model: str, name: str, found: np.ndarray, tolerances: tuple[float, float]) -> None:
+    """Checks one sample's log-probabilities, and says how far they are off."""
+    expected = np.array(golden["models"][model]["logprobs"][name], np.float64)
+    assert found.shape == expected.shape
+    response = np.zeros(len(expected), bool)
+    for _, start, end in golden["samples"][name]["turns"]:
+        response[start - 1 : end - 1] = True
+    distance = abs(found[response].mean(dtype=np.float64) - expected[response].mean())
+    furthest = np.abs(found - expected).max()
+    print(f"{model} {name}: mean {distance:.2e}, token {furthest:.2e}")
+    assert distance <= tolerances[0], (model, name)
+    assert furthest <= tolerances[1], (model, name)
+
+
+async def test_losses_are_the_golden_ones_before_and_after_swaps(generating: Rig, golden: dict[str, Any]) -> None:
+    rig = real(generating)
+    for model, path in (("base", rig.first), ("perturbed", rig.second), ("base", rig.first)):
+        assert model_digests(path).weights == golden["models"][model]["weights"]
+        async with rig.host.using(rig.named(path)):
+            results = await rig.engine.score([ScoreRequest(sample["ids"]) for sample in golden["samples"].values()])
+        for name, found in zip(golden["samples"], results, strict=True):
+            assert isinstance(found, np.ndarray)
+            compare(golden, model, name, found, FLOAT32[model])
+
+
+async def test_a_single_token_scores_the_same_alone(generating: Rig, golden: dict[str, Any]) -> None:
+    rig = real(generating)
+    for name in ("one-word", "full-context"):
+        ids = golden["samples"][name]["ids"]
+        async with rig.host.using(rig.named(rig.first)):
+            (found,) = await rig.engine.score([ScoreRequest(ids, len(ids) - 1)])
+        assert isinstance(found, np.ndarray)
+        assert abs(found[0] - golden["models"]["base"]["logprobs"][name][-1]) <= FLOAT32["base"][1]
+
+
+async def test_vectors_are_the_golden_ones_before_and_after_swaps(embedding: Rig, golden: dict[str, Any]) -> None:
+    rig = real(embedding)
+    for model, path in (("base", rig.first), ("perturbed", rig.second), ("base", rig.first)):
+        expected = golden["models"][model]["embeddings"]
+        async with rig.host.using(rig.named(path)):
+            results = await rig.engine.embed([golden["samples"][name]["ids"] for name in expected])
+        for name, found in zip(expected, results, strict=True):
+            assert isinstance(found, np.ndarray)
+            wanted = np.array(expected[name])
+            assert np.linalg.norm(found - wanted) <= VECTOR_TOLERANCE * np.linalg.norm(wanted), (model, name)
+
+
+async def test_vllm_in_bfloat16_keeps_within_the_stated_distance(golden: dict[str, Any]) -> None:
+    engine = create_engine("vllm", EngineSettings(str(MODEL), dtype="bfloat16", max_model_len=CONTEXT))
+    await engine.start()
+    try:
+        results = await engine.score([ScoreRequest(sample["ids"]) for sample in golden["samples"].values()])
+    finally:
+        await engine.close()
+    for name, found in zip(golden["samples"], results, strict=True):
+        assert isinstance(found, np.ndarray)
+        compare(golden, "base", name, found, BFLOAT16)

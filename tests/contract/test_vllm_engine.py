@@ -1,0 +1,154 @@
+"""What only an engine in processes of its own can do: be cancelled there, die there, and be left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import pytest_asyncio
+
+from burnish_services.engine.base import (
+    EngineDead,
+    EngineSettings,
+    GenerateRequest,
+    ModelMismatch,
+    Sampling,
+    ScoreRequest,
+)
+from burnish_services.engine.hosting import ModelHost, ModelReference
+from burnish_services.engine.vllm_engine import VllmEngine
+from tests.contract.conftest import MODEL
+from tests.tiny_model import write_tiny_model
+
+pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="module")]
+
+IDS = [10, 20, 30, 40, 50]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("tiny") / "model", head_dim=64)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def started(tiny: Path) -> AsyncIterator[tuple[ModelHost, list[psutil.Process]]]:
+    """A host, and the processes that its engine is."""
+    before = processes()
+    host = ModelHost(VllmEngine(EngineSettings(str(tiny))))
+    try:
+        await host.start()
+        yield host, list(processes() - before)
+    finally:
+        await host.close()
+
+
+@pytest.fixture(scope="module")
+def host(started: tuple[ModelHost, list[psutil.Process]]) -> ModelHost:
+    return started[0]
+
+
+@pytest.fixture(scope="module")
+def core(started: tuple[ModelHost, list[psutil.Process]]) -> psutil.Process:
+    (process,) = started[1]
+    return process
+
+
+def processes() -> set[psutil.Process]:
+    return {child for child in psutil.Process().children(recursive=True) if child.name().startswith("VLLM")}
+
+
+def unfinished(host: ModelHost) -> int:
+    engine: Any = host.engine
+    return int(engine._client._llm.output_processor.get_num_unfinished_requests())
+
+
+async def endless(host: ModelHost, number: int) -> None:
+    """Replies that take a while: a random model hardly ever ends."""
+    sampling = Sampling(seed=1, max_tokens=250)
+    await host.engine.generate([GenerateRequest(IDS, sampling) for _ in range(number)])
+
+
+async def test_it_has_one_process_and_leaves_our_environment_alone(core: psutil.Process) -> None:
+    assert core.is_running()
+    assert "GOMP_CPU_AFFINITY" not in os.environ
+    assert "libgomp" not in os.environ.get("LD_PRELOAD", "")
+
+
+async def test_cancelling_a_call_aborts_its_requests_in_the_engine(host: ModelHost) -> None:
+    call = asyncio.create_task(endless(host, 16))
+    await asyncio.sleep(0.3)
+    assert unfinished(host) == 16
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    assert unfinished(host) == 0
+
+
+async def test_weights_of_another_shape_are_refused_and_the_held_ones_serve_on(host: ModelHost, tiny: Path) -> None:
+    (before,) = await host.engine.score([ScoreRequest(IDS)])
+    with pytest.raises(ModelMismatch, match="hidden_size is 576, expected 64"):
+        async with host.using(ModelReference(str(MODEL))):
+            pass
+    async with host.using(None) as version:
+        assert version.uri == str(tiny)
+        (after,) = await host.engine.score([ScoreRequest(IDS)])
+    assert (before == after).all()
+
+
+async def test_the_death_of_its_process_is_seen_by_callers_and_by_the_health_check(
+    host: ModelHost, core: psutil.Process
+) -> None:
+    async def use() -> None:
+        async with host.using(None):
+            await endless(host, 4)
+
+    call = asyncio.create_task(use())
+    await asyncio.sleep(0.3)
+    await host.check_health()
+    core.send_signal(signal.SIGKILL)
+    with pytest.raises(EngineDead):
+        await asyncio.wait_for(call, 10)
+    with pytest.raises(EngineDead):
+        await host.check_health()
+    with pytest.raises(EngineDead):
+        async with host.using(None):
+            pass
+
+
+_START = """
+import asyncio, sys, psutil
+from burnish_services.engine.base import EngineSettings
+from burnish_services.engine.vllm_engine import VllmEngine
+async def main():
+    engine = VllmEngine(EngineSettings(sys.argv[1]))
+    await engine.start()
+    print(*[child.pid for child in psutil.Process().children(recursive=True)], flush=True)
+    await asyncio.sleep(600)
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+
+
+async def test_a_killed_server_leaves_no_process_behind(tiny: Path, tmp_path: Path) -> None:
+    script = tmp_path / "start.py"
+    script.write_text(_START)
+    server = await asyncio.create_subprocess_exec(
+        sys.executable, script, tiny, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        assert server.stdout is not None
+        line = await asyncio.wait_for(server.stdout.readline(), 120)
+        children = [psutil.Process(int(pid)) for pid in line.split()]
+        assert children
+    finally:
+        server.kill()
+    _, alive = await asyncio.to_thread(psutil.wait_procs, children, 15)
+    assert alive == []
+    _, errors = await server.communicate()
+    assert errors.decode() == "", "starting is quiet"

@@ -1,0 +1,180 @@
+"""kill -9 at any moment, Ctrl-C, a full disk: run the same command again, and the result is the same byte for byte."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import FakeEngineServices
+from tests.e2e.support import alpaca, digest_of_final, history, write_jsonl
+
+KILLS = 20
+CHAINS = 4  # runs that are killed again and again until they are through
+ROWS = 60
+
+COORDINATOR = """
+import resource, signal, sys
+from pathlib import Path
+from burnish import BurnishError, Client
+from burnish.coordinator.loop import MiddoSettings, RunOptions, run_middo
+from burnish.coordinator.progress import Observer
+
+class Told(Observer):
+    def run_started(self, run_id, out_dir, resumed):
+        print("working", flush=True)
+    def step_started(self, step):
+        print(step.round, step.name, flush=True)
+
+address, data, model, out, limit = sys.argv[1:]
+settings = MiddoSettings(data=data, model=model, rounds=1, seed=7)
+if int(limit):
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
+try:
+    with Client(address) as client:
+        run_middo(settings, client, Path(out), options=RunOptions(batch_size=4, max_in_flight=2), observer=Told())
+except BurnishError as error:
+    print(error, file=sys.stderr)
+    sys.exit(error.exit_code)
+"""
+
+
+class Coordinators:
+    """Starts coordinators on one data set."""
+
+    def __init__(self, services: FakeEngineServices, folder: Path) -> None:
+        self.services = services
+        self.folder = folder
+        self.data = write_jsonl(folder / "data.jsonl", alpaca(ROWS, duplicates=3))
+
+    def start(self, out: Path, *, limit: int = 0) -> subprocess.Popen[str]:
+        """A coordinator at work; `limit`: most bytes that a file of it may have."""
+        arguments = [self.services.address, self.data, self.services.model, out, limit]
+        process = subprocess.Popen(
+            [sys.executable, "-c", COORDINATOR, *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line == "working\n", (line, process.communicate())
+        return process
+
+    def finish(self, out: Path) -> None:
+        """A coordinator that is left alone until it is done."""
+        process = self.start(out)
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+
+
+@pytest.fixture(scope="module")
+def coordinators(services: FakeEngineServices, tmp_path_factory: pytest.TempPathFactory) -> Coordinators:
+    return Coordinators(services, tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(coordinators: Coordinators) -> tuple[str, float]:
+    """Digest of what a run makes that nothing disturbs, and the seconds that it takes."""
+    out = coordinators.folder / "undisturbed"
+    process = coordinators.start(out)
+    started = time.monotonic()
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    return digest_of_final(out), time.monotonic() - started
+
+
+def test_a_run_killed_twenty_times_makes_the_same_data(
+    coordinators: Coordinators, undisturbed: tuple[str, float]
+) -> None:
+    expected, seconds = undisturbed
+
+    def chain(number: int) -> list[str]:
+        """One run, killed at seeded moments until it has been killed often enough, and then left alone."""
+        out = coordinators.folder / f"killed-{number}"
+        moments = random.Random(number)
+        where: list[str] = []
+        while len(where) < KILLS // CHAINS:
+            process = coordinators.start(out)
+            time.sleep(moments.uniform(0.0, 0.4 * seconds))
+            if process.poll() is not None:  # through before its time; another run takes the remaining kills
+                _, errors = process.communicate()
+                assert process.returncode == 0, errors
+                assert digest_of_final(out) == expected
+                out = out.with_name(out.name + "x")
+                continue
+            process.send_signal(signal.SIGKILL)
+            said, _ = process.communicate()
+            where.append(said.splitlines()[-1] if said else "opening")
+        coordinators.finish(out)
+        assert digest_of_final(out) == expected
+        with history(out) as h:
+            assert all(step.state == "done" and step.done == step.total for step in h.steps())
+            assert h.run.finished_at is not None
+        return where
+
+    with ThreadPoolExecutor(2) as pool:
+        killed_in = [where for chained in pool.map(chain, range(CHAINS)) for where in chained]
+    print("killed in:", ", ".join(sorted(killed_in)))
+    assert len(killed_in) == KILLS
+
+
+def test_ctrl_c_stops_after_the_batches_on_the_way_and_says_how_to_go_on(
+    coordinators: Coordinators, undisturbed: tuple[str, float]
+) -> None:
+    out = coordinators.folder / "interrupted"
+    process = coordinators.start(out)
+    assert process.stdout is not None
+    while process.stdout.readline() != "1 judge\n":
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "run the same command again" in errors
+    status = json.loads((out / "status.json").read_text())
+    assert status["state"] == "interrupted"
+    with history(out) as h:
+        (judge,) = [step for step in h.steps() if step.name == "judge"]
+        assert judge.state == "running"
+        assert judge.done < judge.total
+    coordinators.finish(out)
+    assert digest_of_final(out) == undisturbed[0]
+
+
+def test_a_disk_that_fills_up_while_writing_loses_nothing(
+    coordinators: Coordinators, undisturbed: tuple[str, float]
+) -> None:
+    """A limit on the size of files stands in for the disk; the write-ahead log meets it while rows are judged."""
+    out = coordinators.folder / "full"
+    process = coordinators.start(out, limit=200_000)
+    said, errors = process.communicate(timeout=120)
+    assert process.returncode == 1, errors
+    assert said.splitlines()[-1] == "1 judge"
+    assert "a quota on it, is full" in errors
+    assert "run the same command again" in errors
+    coordinators.finish(out)
+    assert digest_of_final(out) == undisturbed[0]
+
+
+def test_a_disk_that_fills_up_when_the_ledger_closes_loses_nothing(
+    coordinators: Coordinators, undisturbed: tuple[str, float]
+) -> None:
+    """What could not be moved from the log to the database stays in the log."""
+    whole = (coordinators.folder / "undisturbed/ledger.duckdb").stat().st_size
+    out = coordinators.folder / "full-at-the-end"
+    process = coordinators.start(out, limit=whole // 2)
+    process.communicate(timeout=120)
+    assert (out / "ledger.duckdb.wal").exists()
+    with history(out) as h:
+        assert h.datasets()[-1].round == 2
+    coordinators.finish(out)
+    assert not (out / "ledger.duckdb.wal").exists()
+    assert digest_of_final(out) == undisturbed[0]

@@ -1,0 +1,230 @@
+"""The vector store on a real LanceDB."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from burnish_services.embedding import store as store_module
+from burnish_services.embedding.collection import EmbeddedText, Source, TextRecord
+from burnish_services.embedding.lock import DirectoryLocked
+from burnish_services.embedding.store import VectorStore
+from burnish_services.runtime.errors import AlreadyExists, NotFound, PreconditionFailed
+from tests.service.test_embedding_crash import WRITER, start_writer
+from tests.service.vector_writer import WEIGHTS, read_state, text_of
+
+
+def texts(*items: str, revision: int = 0) -> dict[str, EmbeddedText]:
+    return {item: text_of(item, revision) for item in items}
+
+
+def fragments(directory: Path, name: str) -> int:
+    return len(list((directory / f"{name}.lance" / "data").iterdir()))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[VectorStore]:
+    opened = VectorStore(tmp_path, compact_after=8)
+    yield opened
+    opened.close()
+
+
+def test_creating_twice_gives_the_same_collection(store: VectorStore) -> None:
+    created = store.create("notes", Source.USER)
+    assert (created.weights, created.dimension, created.num_vectors) == (None, 0, 0)
+    assert store.create("notes", Source.USER) == created == store.get("notes")
+
+
+def test_another_source_under_the_same_name_is_refused(store: VectorStore) -> None:
+    class Later(StrEnum):
+        RESPONSE = "response"
+
+    store.create("notes", Source.USER)
+    with pytest.raises(AlreadyExists, match="'user', not 'response'"):
+        store.create("notes", Later.RESPONSE)  # type: ignore[arg-type]
+
+
+def test_only_new_and_changed_texts_are_stored(store: VectorStore) -> None:
+    store.create("notes", Source.USER)
+    assert store.put("notes", WEIGHTS, texts("a", "b")) == 2
+    assert store.put("notes", WEIGHTS, texts("a", "b")) == 0
+    assert store.put("notes", WEIGHTS, texts("a", "c") | texts("b", revision=1)) == 2
+    assert read_state(store) == {"notes": {"a": 0, "b": 1, "c": 0}}
+    collection = store.get("notes")
+    assert (collection.weights, collection.dimension, collection.num_vectors) == (WEIGHTS, 48, 3)
+
+
+def test_everything_is_there_after_reopening(tmp_path: Path) -> None:
+    store = VectorStore(tmp_path)
+    created = store.create("notes", Source.USER)
+    store.put("notes", WEIGHTS, texts("a"))
+    store.put("notes", WEIGHTS, texts("b") | texts("a", revision=3))
+    store.close()
+    store.close()
+    reopened = VectorStore(tmp_path)
+    assert read_state(reopened) == {"notes": {"a": 3, "b": 0}}
+    assert reopened.get("notes") == replace(created, weights=WEIGHTS, dimension=48, num_vectors=2)
+    reopened.close()
+
+
+def test_vectors_of_other_weights_are_refused_and_change_nothing(store: VectorStore) -> None:
+    store.create("notes", Source.USER)
+    store.put("notes", WEIGHTS, texts("a"))
+    for other in (
+        replace(WEIGHTS, digest="sha256:2"),
+        replace(WEIGHTS, dtype="bfloat16"),
+        replace(WEIGHTS, engine="vllm/1"),
+    ):
+        with pytest.raises(PreconditionFailed, match="must not be mixed"):
+            store.put("notes", other, texts("b"))
+    moved = replace(WEIGHTS, uri="/elsewhere", engine="fake/2", chat_template_digest="0123456789abcdef")
+    assert store.put("notes", moved, texts("c")) == 1
+    assert read_state(store) == {"notes": {"a": 0, "c": 0}}
+
+
+@pytest.mark.parametrize("few", [0, 1000])
+def test_ids_may_hold_anything(store: VectorStore, few: int) -> None:
+    ids = ["it's", 'a"b', "back\\slash", "nul\0", "%", "ü😀", "\n", "x" * 256, "', 'b"]
+    store.create("notes", Source.USER)
+    store.put("notes", WEIGHTS, texts(*ids, "plain"))
+    store.put("notes", WEIGHTS, texts(*ids, revision=1))
+    with mock.patch.object(store_module, "_FEW", few):
+        _, found, vectors = store.read("notes", [*ids, ids[0]])
+    assert found == sorted(ids)
+    np.testing.assert_array_equal(vectors, [text_of(item, 1).vector for item in found])
+    assert read_state(store) == {"notes": dict.fromkeys(ids, 1) | {"plain": 0}}
+
+
+def test_ids_that_are_not_there_are_named(store: VectorStore) -> None:
+    store.create("notes", Source.USER)
+    with pytest.raises(PreconditionFailed, match="1 of 1 ids are not in collection 'notes', such as 'a'"):
+        store.read("notes", ["a"])
+    collection, ids, vectors = store.read("notes")
+    assert (collection.num_vectors, ids, vectors.shape) == (0, [], (0, 0))
+    store.put("notes", WEIGHTS, texts("a"))
+    with pytest.raises(PreconditionFailed, match=re.escape("5 of 6 ids are not in collection 'notes', such as 'b'")):
+        store.read("notes", ["f", "e", "d", "c", "b", "a"])
+
+
+def test_pages_of_collections_come_in_order_of_name(store: VectorStore) -> None:
+    names = ["b", "a", "a-2", "a_1", "c", "0"] + [f"n{number:03}" for number in range(20)]
+    for name in names:
+        store.create(name, Source.USER)
+    assert [collection.name for collection in store.page(100)] == sorted(names)
+    assert [collection.name for collection in store.page(2, after="a")] == ["a-2", "a_1"]
+
+
+def test_a_deleted_collection_is_gone_and_its_name_free(store: VectorStore, tmp_path: Path) -> None:
+    store.create("notes", Source.USER)
+    store.put("notes", WEIGHTS, texts("a"))
+    store.delete("notes")
+    store.delete("notes")
+    with pytest.raises(NotFound):
+        store.get("notes")
+    with pytest.raises(NotFound):
+        store.put("notes", WEIGHTS, texts("a"))
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    store.create("notes", Source.USER)
+    assert store.put("notes", replace(WEIGHTS, digest="sha256:2"), texts("a")) == 1
+
+
+def test_many_small_writes_are_compacted_without_loss(store: VectorStore, tmp_path: Path) -> None:
+    store.create("notes", Source.USER)
+    highest = 0
+    for number in range(60):
+        changed = texts(f"{number - 1:03}a", revision=1) if number % 3 == 1 else {}
+        store.put("notes", WEIGHTS, texts(f"{number:03}a", f"{number:03}b") | changed)
+        highest = max(highest, fragments(tmp_path, "notes"))
+    assert highest <= 10  # 61 without compaction
+    expected = {f"{number:03}{letter}": 0 for number in range(60) for letter in "ab"}
+    expected |= {f"{number:03}a": 1 for number in range(59) if number % 3 == 0}
+    assert read_state(store) == {"notes": expected}
+    assert len(list((tmp_path / "notes.lance" / "_versions").glob("*.manifest"))) <= 12
+
+
+def test_more_collections_than_are_cached(store: VectorStore) -> None:
+    for number in range(7):
+        store.create(f"c{number}", Source.USER)
+        store.put(f"c{number}", WEIGHTS, texts(f"{number}"))
+    for number in range(7):
+        assert store.put(f"c{number}", WEIGHTS, texts(f"{number}", "new")) == 1
+    assert all(sorted(rows) == [name[1:], "new"] for name, rows in read_state(store).items())
+
+
+def test_what_is_stored_is_read_again_after_a_write_whose_outcome_is_unknown(store: VectorStore) -> None:
+    store.create("notes", Source.USER)
+    store.put("notes", WEIGHTS, texts("a"))
+    with mock.patch.object(VectorStore, "_make_durable", side_effect=OSError("disk gone")), pytest.raises(OSError):
+        store.put("notes", WEIGHTS, texts("b") | texts("a", revision=1))
+    assert read_state(store) == {"notes": {"a": 1, "b": 0}}
+    assert store.put("notes", WEIGHTS, texts("b") | texts("a", revision=1)) == 0
+
+
+def test_a_second_store_on_the_directory_is_refused(store: VectorStore, tmp_path: Path) -> None:
+    with pytest.raises(DirectoryLocked, match="this very process"):
+        VectorStore(tmp_path)
+    # The attempt must not have freed the lock for others.
+    other = start_process(tmp_path)
+    assert other.returncode != 0
+    assert "only one server may write to it" in other.stderr
+    store.close()
+    assert start_process(tmp_path).returncode == 0
+
+
+def start_process(directory: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(WRITER), str(directory), "1", "1"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_another_process_is_named_and_its_death_frees_the_directory(tmp_path: Path) -> None:
+    writer = start_writer(tmp_path, seed=1)
+    assert writer.stdout is not None
+    try:
+        writer.stdout.readline()
+        with pytest.raises(DirectoryLocked, match=f"process {writer.pid}"):
+            VectorStore(tmp_path)
+    finally:
+        writer.kill()
+        writer.stdout.close()
+        writer.wait()
+    VectorStore(tmp_path).close()
+
+
+def test_what_a_killed_process_left_is_cleared(tmp_path: Path) -> None:
+    (tmp_path / "torn.lance" / "data").mkdir(parents=True)
+    (tmp_path / ".deleted-1" / "data").mkdir(parents=True)
+    store = VectorStore(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock"]
+    (tmp_path / "torn.lance" / "_versions").mkdir(parents=True)
+    assert store.page(10) == []
+    with pytest.raises(NotFound):
+        store.get("torn")
+    store.create("torn", Source.USER)
+    assert store.put("torn", WEIGHTS, texts("a")) == 1
+    store.close()
+
+
+def test_a_table_of_another_program_is_not_touched(store: VectorStore, tmp_path: Path) -> None:
+    store._database.create_table("foreign", schema=pa.schema([pa.field("x", pa.int32())]))
+    with pytest.raises(PreconditionFailed, match="format unknown"):
+        store.get("foreign")
+    with pytest.raises(PreconditionFailed, match="format unknown"):
+        store.put("foreign", WEIGHTS, texts("a"))
+
+
+def test_a_stored_text_is_described_as_it_was_embedded(store: VectorStore) -> None:
+    store.create("notes", Source.USER)
+    record = TextRecord("ab" * 32, 17, True)
+    store.put("notes", WEIGHTS, {"a": EmbeddedText(record, np.arange(4, dtype=np.float32))})
+    collection, found = store.find("notes", ["a", "b"])
+    assert (collection.dimension, found) == (4, {"a": record})

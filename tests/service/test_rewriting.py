@@ -1,0 +1,145 @@
+"""RewriteSamples over real gRPC on the fake engine, which writes about three malformed replies in a hundred."""
+
+from __future__ import annotations
+
+import grpc
+import grpc.aio
+import pytest
+
+from burnish.api.common.v1 import common_pb2
+from burnish.api.rewriting.v1 import rewriting_pb2, rewriting_pb2_grpc
+from tests.service.support import failure_of, sample
+
+ANSWER = "An answer that the rewriter must never see: xylophone."
+MANY = [sample(f"s{i}", f"Explain how machine number {i} makes paper from wood.", ANSWER) for i in range(80)]
+STRATEGIES = [rewriting_pb2.STRATEGY_SIMPLIFY, rewriting_pb2.STRATEGY_IMPROVE, rewriting_pb2.STRATEGY_DIVERSIFY]
+
+
+@pytest.fixture
+def stub(channel: grpc.aio.Channel) -> rewriting_pb2_grpc.RewritingServiceAsyncStub:
+    return rewriting_pb2_grpc.RewritingServiceStub(channel)
+
+
+async def rewrite(stub, *samples, strategy=rewriting_pb2.STRATEGY_SIMPLIFY, neighbors=(), **fields):
+    items = [rewriting_pb2.RewriteItem(sample=one, neighbors=neighbors) for one in samples]
+    request = rewriting_pb2.RewriteSamplesRequest(strategy=strategy, items=items, **fields)
+    return await stub.RewriteSamples(request)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+async def test_rewrites_are_new_pairs_under_the_same_id(stub, strategy) -> None:
+    reply = await rewrite(stub, *MANY, strategy=strategy, neighbors=MANY[:3])
+    done = [one for one in reply.rewrites if one.status.code == 0]
+    assert [one.sample_id for one in reply.rewrites] == [one.id for one in MANY]
+    assert len(done) > 0.9 * len(MANY)
+    for one in done:
+        assert one.sample.id == one.sample_id
+        assert [m.role for m in one.sample.messages] == [common_pb2.ROLE_USER, common_pb2.ROLE_ASSISTANT]
+        assert all(m.content for m in one.sample.messages)
+        assert "NEW PROMPT" not in one.sample.messages[0].content
+        assert one.attempts[-1].rejection == rewriting_pb2.REJECTION_UNSPECIFIED
+    assert not any("xylophone" in a.prompt_reply + a.response_reply for one in done for a in one.attempts)
+
+
+async def test_malformed_replies_are_tried_again_and_all_attempts_are_kept(stub) -> None:
+    reply = await rewrite(stub, *MANY, sampling=common_pb2.SamplingParameters(seed=1))
+    retried = [one for one in reply.rewrites if len(one.attempts) > 1]
+    assert retried, "the fake engine gives some malformed replies"
+    for one in retried:
+        assert one.attempts[0].rejection == rewriting_pb2.REJECTION_NO_MARKER
+        assert one.attempts[0].prompt_reply
+        assert not one.attempts[0].response_reply
+        assert one.attempts[0].prompt_reply != one.attempts[1].prompt_reply
+
+
+async def test_a_rejected_item_is_aborted_and_says_why(stub) -> None:
+    rules = rewriting_pb2.ValidationRules(min_prompt_chars=3000)
+    reply = await rewrite(stub, MANY[0], rules=rules, max_attempts=2, sampling=common_pb2.SamplingParameters(seed=5))
+    (one,) = reply.rewrites
+    assert one.status.code == grpc.StatusCode.ABORTED.value[0]
+    assert one.status.reason == "REJECTED"
+    assert not one.status.retryable
+    assert not one.HasField("sample")
+    assert len(one.attempts) == 2
+    assert all(attempt.rejection != rewriting_pb2.REJECTION_UNSPECIFIED for attempt in one.attempts)
+    too_short = [a for a in one.attempts if a.rejection == rewriting_pb2.REJECTION_TOO_SHORT]
+    assert "at least 3000 expected" in too_short[0].detail
+
+
+async def test_a_truncated_reply_is_rejected(stub) -> None:
+    reply = await rewrite(stub, MANY[0], sampling=common_pb2.SamplingParameters(max_tokens=3), max_attempts=1)
+    (one,) = reply.rewrites
+    assert [attempt.rejection for attempt in one.attempts] == [rewriting_pb2.REJECTION_TRUNCATED]
+    assert one.status.retryable
+
+
+async def test_a_seed_makes_an_item_repeat_in_any_batch(stub) -> None:
+    sampling = common_pb2.SamplingParameters(seed=11)
+    together = await rewrite(stub, *MANY[:9], sampling=sampling)
+    alone = await rewrite(stub, MANY[8], sampling=sampling)
+    other = await rewrite(stub, MANY[8], sampling=common_pb2.SamplingParameters(seed=12))
+    assert alone.rewrites[0] == together.rewrites[8]
+    assert other.rewrites[0] != together.rewrites[8]
+
+
+async def test_the_system_message_is_kept(stub) -> None:
+    one = sample("a", "Explain how rain is made.", ANSWER, system="Answer like a pirate.")
+    reply = await rewrite(stub, one, sampling=common_pb2.SamplingParameters(seed=1))
+    messages = reply.rewrites[0].sample.messages
+    assert messages[0] == one.messages[0]
+    assert [m.role for m in messages] == [
+        common_pb2.ROLE_SYSTEM, common_pb2.ROLE_USER, common_pb2.ROLE_ASSISTANT,
+    ]  # fmt: skip
+
+
+async def test_a_conversation_becomes_one_pair(stub) -> None:
+    reply = await rewrite(stub, sample("a", "Tell me of whales.", "Big.", "And of dolphins?", "Smaller."))
+    assert len(reply.rewrites[0].sample.messages) == 2
+
+
+async def test_bad_items_fail_alone(stub) -> None:
+    reply = await rewrite(
+        stub, common_pb2.Sample(id="none"), sample("blank", " ", "Hi"), sample("long", "word " * 9000, "Hi"), MANY[0]
+    )
+    assert [one.status.reason for one in reply.rewrites] == ["BAD_ROLES", "EMPTY_PROMPT", "TOO_LONG", ""]
+    invalid = grpc.StatusCode.INVALID_ARGUMENT.value[0]
+    assert [one.status.code for one in reply.rewrites] == [invalid, invalid, invalid, 0]
+    assert [len(one.attempts) for one in reply.rewrites[:3]] == [0, 0, 0]
+
+
+async def test_neighbours_need_text_and_only_count_for_diversify(stub) -> None:
+    empty = common_pb2.Sample(id="empty")
+    ignored = await rewrite(stub, MANY[0], neighbors=[empty])
+    counted = await rewrite(stub, MANY[0], neighbors=[empty], strategy=rewriting_pb2.STRATEGY_DIVERSIFY)
+    assert ignored.rewrites[0].status.code == 0
+    assert counted.rewrites[0].status.reason == "BAD_ROLES"
+    assert "neighbour" in counted.rewrites[0].status.message
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"strategy": rewriting_pb2.STRATEGY_UNSPECIFIED}, "BAD_STRATEGY"),
+        ({"max_attempts": 11}, "BAD_ATTEMPTS"),
+        ({"max_attempts": -1}, "BAD_ATTEMPTS"),
+        ({"rules": rewriting_pb2.ValidationRules(min_prompt_chars=5, max_prompt_chars=4)}, "BAD_RULES"),
+        ({"rules": rewriting_pb2.ValidationRules(max_similarity=1.5)}, "BAD_RULES"),
+        ({"sampling": common_pb2.SamplingParameters(top_k=-1)}, "BAD_SAMPLING"),
+    ],
+)
+async def test_requests_that_make_no_sense_are_refused(stub, fields, reason: str) -> None:
+    failure = await failure_of(rewrite(stub, MANY[0], **fields))
+    assert (failure.code, failure.reason) == (grpc.StatusCode.INVALID_ARGUMENT, reason)
+
+
+async def test_duplicate_ids_are_refused(stub) -> None:
+    failure = await failure_of(rewrite(stub, MANY[0], MANY[0]))
+    assert (failure.code, failure.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "DUPLICATE_ID")
+
+
+async def test_versions_name_strategy_and_prompts(stub) -> None:
+    info = await stub.GetInfo(rewriting_pb2.GetInfoRequest())
+    reply = await rewrite(stub, MANY[0])
+    assert set(info.prompt_versions) == {"simplify", "improve", "diversify"}
+    assert reply.prompt_version == info.prompt_versions["simplify"]
+    assert len(set(info.prompt_versions.values())) == 3

@@ -1,0 +1,274 @@
+"""Every call of the SDK against fake services over real gRPC, once with each client."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+import burnish
+from burnish import (
+    AsyncClient,
+    Client,
+    ClientOptions,
+    Dimension,
+    Message,
+    ModelRef,
+    RewriteItem,
+    Role,
+    RunSpec,
+    RunState,
+    Sample,
+    Sampling,
+    Strategy,
+    Target,
+    ValidationRules,
+)
+from burnish.testing import FakeServices
+
+QUICK = ClientOptions(initial_backoff=0.01, max_backoff=0.05, connect_timeout=2.0, reconnect_timeout=2.0)
+
+
+class OffLoop:
+    """The synchronous client (or a part of it), each call made in a thread, so that tests can await both clients."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._inner, name)
+        if inspect.isgeneratorfunction(getattr(value, "__func__", None)) or name == "watch":
+            return lambda *given, **named: self._iterate(value(*given, **named))
+        if callable(value):
+            return lambda *given, **named: self._call(value, *given, **named)
+        return OffLoop(value) if type(value).__module__ in SERVICE_MODULES else value
+
+    async def _call(self, function: Callable[..., Any], *given: Any, **named: Any) -> Any:
+        result = await asyncio.to_thread(function, *given, **named)
+        if isinstance(result, tuple):
+            return tuple(OffLoop(r) if isinstance(r, burnish.Run) else r for r in result)
+        return OffLoop(result) if isinstance(result, burnish.Run) else result
+
+    async def _iterate(self, iterator: Iterator[Any]) -> AsyncIterator[Any]:
+        end = object()
+        while (item := await asyncio.to_thread(next, iterator, end)) is not end:
+            yield item
+
+
+SERVICE_MODULES = {f"burnish._{name}" for name in ("scoring", "embedding", "rewriting", "training")}
+
+
+@pytest.fixture
+def fakes() -> Iterator[FakeServices]:
+    with FakeServices() as running:
+        yield running
+
+
+@pytest.fixture(params=["async", "sync"])
+async def client(request: pytest.FixtureRequest, fakes: FakeServices) -> AsyncIterator[Any]:
+    if request.param == "async":
+        async with AsyncClient(fakes.endpoints, options=QUICK) as client:
+            yield client
+    else:
+        with Client(fakes.endpoints, options=QUICK) as client:
+            yield OffLoop(client)
+
+
+def sample(name: str, prompt: str = "How many legs has a cat?", response: str = "It has four of them") -> Sample:
+    return Sample(name, (Message(Role.USER, prompt), Message(Role.ASSISTANT, response)))
+
+
+async def test_score(client: Any) -> None:
+    batch = await client.scoring.score([sample("a"), sample("b", response="")], model="/models/one")
+    assert batch.model.uri == "/models/one"
+    assert batch.model.digest.startswith("sha256:")
+    good, bad = batch.scores
+    assert (good.sample_id, good.status.ok, good.num_tokens) == ("a", True, 5)
+    assert good.perplexity == pytest.approx(np.exp(good.mean_nll))
+    assert good.turns[0].logprobs is None
+    assert (bad.sample_id, bad.status.reason, bad.mean_nll, bad.turns) == ("b", "EMPTY_RESPONSE", None, ())
+    assert batch.timing.engine_seconds == 1.5
+
+
+async def test_score_with_tokens(client: Any) -> None:
+    (score,) = (await client.scoring.score([sample("a")], return_tokens=True)).scores
+    (turn,) = score.turns
+    assert turn.message_index == 1
+    assert turn.token_ids.tolist() == [0, 1, 2, 3, 4]
+    assert turn.logprobs.dtype == np.float32
+    assert -turn.logprobs.sum() == pytest.approx(score.sum_nll, rel=1e-6)
+
+
+async def test_judge(client: Any, fakes: FakeServices) -> None:
+    batch = await client.scoring.judge(
+        [sample("a"), sample("b")],
+        dimensions=[Dimension.CLARITY, Dimension.FACTUALITY],
+        targets=[Target.RESPONSE],
+        sampling=Sampling(temperature=0.0, max_tokens=16, seed=7),
+    )
+    assert [[r.dimension for r in j.ratings] for j in batch.judgments] == [["clarity", "factuality"]] * 2
+    assert {r.target for j in batch.judgments for r in j.ratings} == {Target.RESPONSE}
+    assert batch.prompt_digest == (await client.scoring.info()).judge_prompt_digest
+    (request,) = fakes.requests("JudgeSamples")
+    assert request.sampling.HasField("temperature")
+    assert not request.sampling.HasField("top_p")
+    assert request.sampling.seed == 7
+
+
+async def test_a_rating_without_a_number_has_none(client: Any) -> None:
+    batch = await client.scoring.judge([sample(str(i), prompt=f"q{i}") for i in range(30)])
+    ratings = [rating for judgment in batch.judgments for rating in judgment.ratings]
+    assert len(ratings) == 30 * 6
+    missing = [rating for rating in ratings if rating.value is None]
+    assert missing
+    assert {rating.status.reason for rating in missing} == {"UNPARSEABLE"}
+    assert all(rating.status.ok for rating in ratings if rating.value is not None)
+
+
+async def test_info(client: Any) -> None:
+    info = await client.scoring.info()
+    assert (info.engine, info.limits.max_items, info.model.uri) == ("fake/0", 256, "fake://held")
+    assert (await client.rewriting.info()).prompt_versions[Strategy.IMPROVE].startswith("improve/")
+    assert (await client.embedding.info()).limits == (await client.training.info()).limits == info.limits
+
+
+@pytest.mark.parametrize("service", ["scoring", "embedding", "rewriting"])
+async def test_load_model(client: Any, service: str) -> None:
+    version = await getattr(client, service).load_model(ModelRef("/models/two"))
+    assert version.uri == "/models/two"
+
+
+async def test_a_reply_s_version_names_the_model_of_the_next_call(client: Any, fakes: FakeServices) -> None:
+    version = (await client.scoring.score([sample("a")], model="/models/one")).model
+    await client.scoring.score([sample("a")], model=version)
+    request = fakes.requests("ScoreSamples")[-1]
+    assert (request.model.uri, request.model.digest) == (version.uri, version.digest)
+
+
+async def test_a_wrong_digest_is_refused(client: Any) -> None:
+    with pytest.raises(burnish.PreconditionFailed, match="the digest of /models/one is sha256:"):
+        await client.scoring.score([sample("a")], model=ModelRef("/models/one", "sha256:" + "0" * 64))
+
+
+async def test_collections(client: Any) -> None:
+    for name in ("beta", "alpha"):
+        await client.embedding.create_collection(name)
+    assert [c.name for c in await client.embedding.list_collections()] == ["alpha", "beta"]
+    empty = await client.embedding.get_collection("alpha")
+    assert (empty.model, empty.num_vectors) == (None, 0)
+    assert empty.create_time.tzinfo is not None
+    await client.embedding.delete_collection("beta")
+    await client.embedding.delete_collection("beta")
+    with pytest.raises(burnish.NotFound, match=r"embedding service at .* no collection 'beta'"):
+        await client.embedding.get_collection("beta")
+
+
+async def test_embed_and_neighbors(client: Any) -> None:
+    await client.embedding.create_collection("c")
+    samples = [sample(str(i), prompt=f"question {i // 2}") for i in range(6)] + [sample("empty", prompt="")]
+    batch = await client.embedding.embed(samples, model="m", collection="c", return_vectors=True)
+    assert batch.num_stored == 6
+    assert batch.embeddings[0].vector.shape == (8,)
+    assert (batch.embeddings[6].status.reason, batch.embeddings[6].vector) == ("EMPTY_PROMPT", None)
+    assert (await client.embedding.embed(samples, model="m", collection="c")).num_stored == 0
+    statistics = await client.embedding.neighbor_statistics("c", ["0", "1", "2", "3"], k=1)
+    assert [entry.sample_id for entry in statistics] == ["0", "1", "2", "3"]
+    assert statistics[0].neighbors[0].sample_id == "1"
+    assert statistics[0].mean_cosine == pytest.approx(1.0)
+    assert len(await client.embedding.neighbor_statistics("c")) == 6
+    with pytest.raises(burnish.PreconditionFailed, match="nowhere"):
+        await client.embedding.neighbor_statistics("c", ["nowhere"])
+
+
+async def test_rewrite(client: Any, fakes: FakeServices) -> None:
+    items = [RewriteItem(sample("a"), (sample("n"),)), RewriteItem(sample("b", prompt="please reject this"))]
+    batch = await client.rewriting.rewrite(
+        items, Strategy.DIVERSIFY, max_attempts=2, rules=ValidationRules(min_prompt_chars=0, max_similarity=0.5)
+    )
+    done, rejected = batch.rewrites
+    assert done.sample.id == "a"
+    assert done.sample.response.startswith("an answer to diversify")
+    assert (rejected.sample, rejected.status.reason, rejected.attempts[0].rejection) == (None, "REJECTED", "copy")
+    assert batch.prompt_version.startswith("diversify/")
+    (request,) = fakes.requests("RewriteSamples")
+    assert request.max_attempts == 2
+    assert request.rules.HasField("min_prompt_chars")
+    assert not request.rules.HasField("max_response_chars")
+    assert request.items[0].neighbors[0].id == "n"
+
+
+async def test_a_run_from_creation_to_result(client: Any) -> None:
+    run = await client.training.create(RunSpec(ModelRef("base"), "data.jsonl", output_uri="/out"), "first")
+    assert run.snapshot.spec.hyperparameters == burnish.Hyperparameters()
+    events = [event async for event in run.watch()]
+    assert [event.number for event in events] == [1, 2, 3, 4]
+    assert events[-1].run.state is RunState.SUCCEEDED
+    result = await run.result()
+    assert result.model.uri == "/out"
+    assert (await client.training.get(run.run_id)).snapshot.result == result
+    assert (await run.refresh()).state.ended
+
+
+async def test_watching_from_a_later_event(client: Any) -> None:
+    run = await client.training.create(RunSpec(ModelRef("base"), "data.jsonl"))
+    assert [event.number async for event in run.watch(3)] == [3, 4]
+    assert [event.number async for event in run.watch(5)] == []
+
+
+async def test_creating_a_run_twice_gives_the_same_run(client: Any) -> None:
+    spec = RunSpec(ModelRef("base"), "data.jsonl")
+    first = await client.training.create(spec, "once")
+    again = await client.training.create(spec, "once")
+    other = await client.training.create(spec)
+    assert first.run_id == again.run_id != other.run_id
+    assert {run.run_id for run in await client.training.list()} == {first.run_id, other.run_id}
+    with pytest.raises(burnish.AlreadyExists, match="another spec"):
+        await client.training.create(RunSpec(ModelRef("base"), "else.jsonl"), "once")
+
+
+async def test_cancelling_a_run(client: Any, fakes: FakeServices) -> None:
+    fakes.finish_runs = False
+    run = await client.training.create(RunSpec(ModelRef("base"), "data.jsonl"))
+    with pytest.raises(burnish.DeadlineExceeded, match=r"has not ended within 0.1 s. It goes on"):
+        await run.result(timeout=0.1)
+    assert (await run.cancel()).state is RunState.CANCELLED
+    with pytest.raises(burnish.RunFailed, match=f"training run {run.run_id} was cancelled at step 3 of 3") as caught:
+        await run.result()
+    assert caught.value.run.state is RunState.CANCELLED
+
+
+async def test_a_failed_run_says_why(client: Any) -> None:
+    run = await client.training.create(RunSpec(ModelRef("base"), "fail.jsonl"))
+    with pytest.raises(burnish.RunFailed, match=r"failed at step 3 of 3: .* \[LOSS_NOT_FINITE\]"):
+        await run.result()
+
+
+async def test_a_broken_watch_goes_on_where_it_was(client: Any, fakes: FakeServices) -> None:
+    run = await client.training.create(RunSpec(ModelRef("base"), "data.jsonl"))
+    fakes.fail_next("WatchRun", grpc.StatusCode.UNAVAILABLE, times=2)
+    assert [event.number async for event in run.watch(2)] == [2, 3, 4]
+    assert [request.from_event for request in fakes.requests("WatchRun")] == [2, 2, 2]
+
+
+async def test_wrong_values_are_usage_errors(client: Any) -> None:
+    with pytest.raises(burnish.UsageError, match=r"sampling.top_k = 1.5 cannot be sent"):
+        await client.scoring.judge([sample("a")], sampling=Sampling(top_k=1.5))  # type: ignore[arg-type]
+    with pytest.raises(burnish.UsageError, match="'speed' is no Dimension"):
+        await client.scoring.judge([sample("a")], dimensions=["speed"])
+    with pytest.raises(burnish.UsageError, match="timeout is 0"):
+        await client.scoring.score([sample("a")], timeout=0)
+    with pytest.raises(burnish.UsageError, match="model is a int"):
+        await client.scoring.score([sample("a")], model=3)
+
+
+async def test_a_closed_client_says_so(client: Any) -> None:
+    await client.scoring.info()
+    await client.close()
+    await client.close()
+    with pytest.raises(burnish.UsageError, match="this client is closed"):
+        await client.embedding.info()

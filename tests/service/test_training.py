@@ -1,0 +1,331 @@
+"""Training runs over real gRPC, with the fake trainer: the resource, its events, and every way to end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import pytest
+from google.rpc import code_pb2
+
+from burnish.api.common.v1 import common_pb2
+from burnish.api.training.v1 import training_pb2
+from burnish_services.engine.fake import write_fake_model
+from burnish_services.engine.models import model_digest
+from burnish_services.runtime.config import ServerSettings
+from burnish_services.training.data import file_digest
+from tests.service.training_support import Client, client_of, sample, spec, worker_process, write_jsonl
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ServerSettings:
+    monkeypatch.setenv("BURNISH_TRAINING_RESTART_DELAY", "0")
+    return ServerSettings(roles=("training",), engine="fake", state_dir=tmp_path / "state", grace=2.0)
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    return write_fake_model(tmp_path / "base", name="base", seed=3, skill=0.2)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_jsonl(tmp_path / "data.jsonl", [sample(index) for index in range(40)])
+
+
+@pytest.fixture
+async def client(settings: ServerSettings) -> AsyncIterator[Client]:
+    async with client_of(settings) as started:
+        yield started
+
+
+async def test_a_run_trains_and_publishes(client: Client, base: Path, data: Path) -> None:
+    asked = spec(base, data, per_device_batch_size=2, gradient_accumulation_steps=2, num_epochs=2)
+    run = await client.create("round-1", asked)
+    assert run.spec == asked
+    assert run.state in (training_pb2.STATE_PENDING, training_pb2.STATE_RUNNING)
+
+    events = await client.watch(run.run_id)
+    assert [event.event for event in events] == list(range(1, len(events) + 1))
+    last = events[-1].run
+    assert last == await client.get(run.run_id)
+    assert last.state == training_pb2.STATE_SUCCEEDED, last.error
+    assert last.progress.step == last.progress.total_steps == 20
+    assert last.result.num_samples == 40
+    assert last.result.data_digest == file_digest(data)
+    assert last.num_resumes == 0
+
+    published = Path(last.result.model.uri)
+    assert model_digest(published) == last.result.model.digest != model_digest(base)
+    card = json.loads((published / "burnish.json").read_text())
+    assert card["base_digest"] == model_digest(base)
+    assert card["canary"]["mean_nll"] > 0
+    losses = [event.run.progress.loss for event in events if event.run.progress.step and event.run.progress.loss]
+    assert last.result.train_loss == pytest.approx(sum(dict.fromkeys(losses)) / 20, rel=0.1)
+    left = {path.name for path in (published.parent).iterdir()}
+    assert left == {"spec.json", "events.jsonl", "worker.log", "result.json", "model"}
+
+
+async def test_the_same_request_is_the_same_run(client: Client, base: Path, data: Path) -> None:
+    first, second = await asyncio.gather(*(client.create("same", spec(base, data)) for _ in range(2)))
+    assert first.run_id == second.run_id
+    await client.finished(first.run_id)
+    await asyncio.to_thread(data.unlink)  # a request asked again needs nothing but its id
+    again = await client.create("same", spec(base, data))
+    assert again.state == training_pb2.STATE_SUCCEEDED
+
+    with pytest.raises(grpc.aio.AioRpcError, match="another specification") as error:
+        await client.create("same", spec(base, data, seed=1))
+    assert error.value.code() is grpc.StatusCode.ALREADY_EXISTS
+
+
+async def test_equal_specs_make_equal_models_and_others_do_not(
+    client: Client, base: Path, data: Path, tmp_path: Path
+) -> None:
+    runs = [
+        await client.create("a", spec(base, data)),
+        await client.create("b", spec(base, data)),
+        await client.create("c", spec(base, data, seed=1)),
+        await client.create("d", spec(base, write_jsonl(tmp_path / "other.jsonl", [sample(1)]))),
+    ]
+    digests = [(await client.finished(run.run_id)).result.model.digest for run in runs]
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
+
+
+async def test_a_watch_resumes_where_it_broke_off(client: Client, base: Path, data: Path) -> None:
+    run = await client.create("watched", spec(base, data))
+    everything = await client.watch(run.run_id)
+    for start in (1, 2, len(everything)):
+        assert await client.watch(run.run_id, start) == everything[start - 1 :]
+    assert await client.watch(run.run_id, len(everything) + 1) == []
+
+
+async def test_runs_are_listed_newest_first_a_page_at_a_time(client: Client, base: Path, data: Path) -> None:
+    ids = [(await client.create(f"r{index}", spec(base, data))).run_id for index in range(5)]
+    found: list[str] = []
+    token = ""
+    while True:
+        page = await client.stub.ListRuns(training_pb2.ListRunsRequest(page_size=2, page_token=token))
+        assert 1 <= len(page.runs) <= 2
+        found += [run.run_id for run in page.runs]
+        token = page.next_page_token
+        if not token:
+            break
+        if len(found) == 2:  # a run made in between moves nothing
+            await client.create("newer", spec(base, data))
+    assert found == ids[::-1]
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await client.stub.ListRuns(training_pb2.ListRunsRequest(page_token="x"))
+    assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_running_run_is_cancelled_at_once_and_leaves_nothing(
+    settings: ServerSettings, base: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BURNISH_TRAINING_FAKE_STEP_SECONDS", "0.2")
+    async with client_of(settings) as client:
+        long = spec(base, data, num_epochs=50, checkpoint_steps=1)
+        first, queued = await client.create("long", long), await client.create("queued", long)
+        await client.until_step(first.run_id, 2)
+        worker = await worker_process()
+
+        asked = await client.stub.CancelRun(training_pb2.CancelRunRequest(run_id=queued.run_id))
+        assert asked.run.state == training_pb2.STATE_CANCELLED
+        await client.stub.CancelRun(training_pb2.CancelRunRequest(run_id=first.run_id))
+        ended = await asyncio.wait_for(client.finished(first.run_id), 2)
+        assert ended.state == training_pb2.STATE_CANCELLED
+        assert not worker.is_running()
+        left = {path.name for path in (settings.state_dir / "training" / first.run_id).iterdir()}
+        assert left == {"spec.json", "events.jsonl", "worker.log"}
+
+        again = await client.stub.CancelRun(training_pb2.CancelRunRequest(run_id=first.run_id))
+        assert again.run == ended
+
+
+async def test_a_killed_worker_goes_on_from_its_checkpoint_to_the_same_model(
+    settings: ServerSettings, base: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BURNISH_TRAINING_FAKE_STEP_SECONDS", "0.02")
+    how = {"per_device_batch_size": 1, "gradient_accumulation_steps": 2, "num_epochs": 2, "checkpoint_steps": 5}
+    async with client_of(settings) as client:
+        calm = await client.finished((await client.create("calm", spec(base, data, **how))).run_id)
+        run = await client.create("disturbed", spec(base, data, **how))
+        for step in (8, 17):
+            await client.until_step(run.run_id, step)
+            (await worker_process()).kill()
+            await asyncio.sleep(0.1)
+        ended = await client.finished(run.run_id)
+        assert ended.state == training_pb2.STATE_SUCCEEDED, ended.error
+        assert ended.num_resumes == 2
+        assert ended.result.model.digest == calm.result.model.digest
+        assert ended.result.train_loss == calm.result.train_loss
+        assert ended.result.num_tokens == calm.result.num_tokens
+        curves = [
+            {event.run.progress.step: event.run.progress.loss for event in await client.watch(which.run_id)}
+            for which in (calm, ended)
+        ]
+        assert curves[0] == curves[1]
+
+
+async def test_a_worker_that_always_dies_is_given_up(client: Client, data: Path, tmp_path: Path) -> None:
+    base = write_fake_model(tmp_path / "dead", fault="dead")
+    run = await client.finished((await client.create("dead", spec(base, data))).run_id)
+    assert run.state == training_pb2.STATE_FAILED
+    assert run.error.code == code_pb2.ABORTED
+    assert run.error.reason == "WORKER_CRASHED"
+    assert "SIGKILL" in run.error.message
+    assert "4 times" in run.error.message
+    assert "40 samples" in run.error.message, "the worker's last words are missing"
+    assert run.num_resumes == 3
+
+
+async def test_a_server_that_stops_hands_its_runs_to_the_next(
+    settings: ServerSettings, base: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BURNISH_TRAINING_FAKE_STEP_SECONDS", "0.05")
+    async with client_of(settings) as client:
+        first = await client.create("first", spec(base, data, per_device_batch_size=1, num_epochs=8))
+        second = await client.create("second", spec(base, data))
+        await client.until_step(first.run_id, 3)
+    async with client_of(settings) as client:
+        events = await client.watch(first.run_id)
+        steps = [event.run.progress.step for event in events]
+        assert steps == sorted(steps), "a stopped worker writes a checkpoint, so no step is done twice"
+        assert events[-1].run.state == training_pb2.STATE_SUCCEEDED, events[-1].run.error
+        assert events[-1].run.num_resumes == 1
+        assert (await client.finished(second.run_id)).state == training_pb2.STATE_SUCCEEDED
+
+
+async def test_a_watcher_is_sent_away_when_the_server_stops(
+    settings: ServerSettings, base: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BURNISH_TRAINING_FAKE_STEP_SECONDS", "0.05")
+    async with client_of(settings) as client:
+        run = await client.create("watched", spec(base, data, num_epochs=50))
+        await client.until_step(run.run_id, 2)
+        watching = asyncio.ensure_future(client.watch(run.run_id))
+        await asyncio.sleep(0.1)
+        await asyncio.wait_for(client.server.stop(), 5)
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await watching
+        assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_samples_that_cannot_be_trained_on_are_left_out_and_named(
+    client: Client, base: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "mixed.jsonl"
+    write_jsonl(
+        path,
+        [
+            sample(1),
+            {"id": "long", "messages": sample(2, "word " * 400)["messages"]},
+            {"id": "empty", "messages": sample(3, " ")["messages"]},
+            {"id": "roles", "messages": [{"role": "assistant", "content": "hi"}]},
+            {"messages": "none"},
+            [1, 2],
+            {"id": "odd", "messages": [{"role": "user", "content": 3}]},
+        ],
+    )
+    path.write_text(path.read_text() + "not json\n\n")
+    run = await client.finished((await client.create("mixed", spec(base, path, max_sequence_tokens=200))).run_id)
+    assert run.state == training_pb2.STATE_SUCCEEDED, run.error
+    assert run.result.num_samples == 1
+    assert list(run.result.skipped) == ["long", "empty", "roles", "line 5", "line 6", "odd", "line 8"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [("", "has no samples"), ('{"id": "a", "messages": []}\n', "none of the 1 samples.*1 BAD_ROLES")],
+)
+async def test_data_without_a_sample_fails_clearly(
+    client: Client, base: Path, tmp_path: Path, lines: str, words: str
+) -> None:
+    path = tmp_path / "empty.jsonl"
+    path.write_text(lines)
+    run = await client.finished((await client.create("empty", spec(base, path))).run_id)
+    assert run.state == training_pb2.STATE_FAILED
+    assert run.error.reason == "NO_DATA"
+    assert re.search(words, run.error.message)
+
+
+async def test_a_loss_that_is_nan_stops_the_run_and_names_the_samples(
+    client: Client, data: Path, tmp_path: Path
+) -> None:
+    base = write_fake_model(tmp_path / "nan", fault="nan")
+    run = await client.finished((await client.create("nan", spec(base, data))).run_id)
+    assert run.state == training_pb2.STATE_FAILED
+    assert run.error.reason == "NOT_FINITE"
+    assert "samples: s" in run.error.message
+    assert not (Path(tmp_path) / "state" / "training" / run.run_id / "model").exists()
+
+
+async def test_refusals_come_before_anything_is_queued(client: Client, base: Path, data: Path, tmp_path: Path) -> None:
+    wrong = "sha256:" + 64 * "0"
+    occupied = tmp_path / "occupied"
+    occupied.mkdir()
+    (occupied / "precious").touch()
+
+    def asked(**changes: object) -> training_pb2.RunSpec:
+        message = spec(base, data)
+        for key, value in changes.items():
+            if key == "base_model":
+                message.base_model.CopyFrom(value)  # type: ignore[arg-type]
+            else:
+                setattr(message, key, value)
+        return message
+
+    cases = [
+        (asked(base_model=common_pb2.ModelRef(uri=str(tmp_path / "nowhere"))), "NOT_FOUND", "no model directory"),
+        (asked(base_model=common_pb2.ModelRef(uri=str(occupied))), "FAILED_PRECONDITION", "fake_model.json"),
+        (asked(base_model=common_pb2.ModelRef(uri=str(base), digest=wrong)), "FAILED_PRECONDITION", "has digest"),
+        (asked(data_uri=str(tmp_path / "nowhere.jsonl")), "NOT_FOUND", "no file at data_uri"),
+        (asked(data_uri="s3://bucket/data"), "NOT_FOUND", "s3://bucket/data"),
+        (asked(eval_data_uri=str(tmp_path / "nowhere.jsonl")), "NOT_FOUND", "eval_data_uri"),
+        (asked(data_digest=wrong), "FAILED_PRECONDITION", "has digest"),
+        (asked(data_digest="abc"), "INVALID_ARGUMENT", "data_digest"),
+        (asked(data_uri=""), "INVALID_ARGUMENT", "data_uri"),
+        (asked(output_uri=str(occupied)), "FAILED_PRECONDITION", "holds something else"),
+        (spec(base, data, learning_rate=-1), "INVALID_ARGUMENT", "hyperparameters.learning_rate"),
+        (spec(base, data, learning_rate=float("nan")), "INVALID_ARGUMENT", "hyperparameters.learning_rate"),
+        (spec(base, data, lr_scheduler="wavy"), "INVALID_ARGUMENT", "cosine, linear, constant"),
+    ]
+    for message, code, words in cases:
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await client.create("refused", message)
+        assert (error.value.code().name, words in (error.value.details() or "")) == (code, True), error.value.details()
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await client.get("run-none")
+    assert error.value.code() is grpc.StatusCode.NOT_FOUND
+    for request_id in ("", "x" * 129):
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await client.create(request_id, spec(base, data))
+        assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    page = await client.stub.ListRuns(training_pb2.ListRunsRequest())
+    assert not page.runs
+
+
+async def test_the_model_goes_where_it_was_asked_to(client: Client, base: Path, data: Path, tmp_path: Path) -> None:
+    wanted = tmp_path / "deep" / "models" / "round-1"
+    message = spec(base, data)
+    message.output_uri = str(wanted)
+    run = await client.finished((await client.create("out", message)).run_id)
+    assert run.result.model.uri == str(wanted)
+    assert model_digest(wanted) == run.result.model.digest
+    assert [path.name for path in wanted.parent.iterdir()] == ["round-1"]
+    # The same work asked for under another id, as after the loss of the service's state, finds its own model there.
+    again = await client.finished((await client.create("out again", message)).run_id)
+    assert again.state == training_pb2.STATE_SUCCEEDED, again.error
+    assert again.result.model.digest == run.result.model.digest
+
+
+async def test_get_info_says_that_training_is_pretended(client: Client) -> None:
+    info = (await client.stub.GetInfo(training_pb2.GetInfoRequest())).info
+    assert info.engine.startswith("fake/")
+    assert info.limits.max_concurrent_requests == 64
+    assert any("pretends" in note for note in info.notes)

@@ -1,0 +1,187 @@
+"""Real fine-tuning of a tiny model over real gRPC: what is learnt, what is published, and what a crash changes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import psutil
+import pytest
+from google.rpc import code_pb2
+
+from burnish.api.training.v1 import training_pb2
+from burnish_services.engine.models import model_digest
+from burnish_services.runtime.config import ServerSettings
+from tests.service.training_support import Client, client_of, sample, spec, worker_process, write_jsonl
+from tests.tiny_model import write_tiny_model
+
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
+
+# Fifteen steps over three epochs, whose last step has but one batch.
+HOW = {
+    "per_device_batch_size": 4,
+    "gradient_accumulation_steps": 2,
+    "num_epochs": 3,
+    "learning_rate": 2e-3,
+    "checkpoint_steps": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("tiny") / "base")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_jsonl(tmp_path / "data.jsonl", [sample(index) for index in range(36)])
+
+
+@pytest.fixture
+def eval_data(tmp_path: Path) -> Path:
+    return write_jsonl(tmp_path / "eval.jsonl", [sample(index) for index in range(100, 106)])
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ServerSettings:
+    monkeypatch.setenv("BURNISH_TRAINING_RESTART_DELAY", "0")
+    monkeypatch.setenv("BURNISH_TRAINING_THREADS", "1")
+    return ServerSettings(roles=("training",), engine="transformers", state_dir=tmp_path / "state")
+
+
+@pytest.fixture
+async def client(settings: ServerSettings) -> AsyncIterator[Client]:
+    async with client_of(settings) as started:
+        yield started
+
+
+def curve(events: list[training_pb2.WatchRunResponse]) -> dict[int, tuple[float, float]]:
+    """The last loss and learning rate told for each step."""
+    return {e.run.progress.step: (e.run.progress.loss, e.run.progress.learning_rate) for e in events}
+
+
+async def test_training_learns_and_a_crash_changes_nothing(
+    settings: ServerSettings, base: Path, data: Path, eval_data: Path
+) -> None:
+    asked = spec(base, data, **HOW)
+    asked.eval_data_uri = str(eval_data)
+    async with client_of(settings) as client:
+        calm = await client.watch((await client.create("calm", asked)).run_id)
+        disturbed = await client.create("disturbed", asked)
+        for step in (2, 6):  # before the first checkpoint, and after it
+            await client.until_step(disturbed.run_id, step)
+            (await worker_process()).kill()
+            await asyncio.sleep(0.2)
+        await client.until_step(disturbed.run_id, 10)
+        # Now the server stops and another one takes over.
+    async with client_of(settings) as client:
+        rough = await client.watch(disturbed.run_id)
+
+    first, last = calm[2].run, calm[-1].run
+    assert last.state == training_pb2.STATE_SUCCEEDED, last.error
+    assert last.progress.step == last.progress.total_steps == 15
+    assert last.progress.learning_rate < HOW["learning_rate"] / 20
+    assert last.result.eval_loss < first.progress.eval_loss - 1
+    assert last.progress.memory_bytes > 10_000_000
+
+    ended = rough[-1].run
+    assert ended.state == training_pb2.STATE_SUCCEEDED, ended.error
+    assert ended.num_resumes == 3
+    assert curve(rough) == curve(calm)
+    assert ended.result.model.digest == last.result.model.digest
+    assert ended.result.train_loss == last.result.train_loss
+    assert ended.result.eval_loss == last.result.eval_loss
+    assert ended.result.num_tokens == last.result.num_tokens
+
+
+async def test_the_loss_is_the_one_that_scoring_gives(client: Client, base: Path, data: Path, tmp_path: Path) -> None:
+    from burnish_services.engine.chat import tokenize_sample
+    from burnish_services.engine.hf_tokenizer import HfTokenizer
+    from burnish_services.engine.tokenizer import ChatMessage
+    from burnish_services.engine.torch_model import TorchModel
+
+    turns = [
+        {"role": "system", "content": "Count."},
+        {"role": "user", "content": "What is number 1?"},
+        {"role": "assistant", "content": "It is one."},
+        {"role": "user", "content": "And another?"},
+        {"role": "assistant", "content": "It is the number two, the number two."},
+    ]
+    mixed = write_jsonl(tmp_path / "mixed.jsonl", [{"messages": turns}, sample(1), sample(22), sample(333)])
+    asked = spec(base, mixed, per_device_batch_size=2, gradient_accumulation_steps=2, learning_rate=1e-12)
+    asked.eval_data_uri = str(mixed)
+    events = await client.watch((await client.create("losses", asked)).run_id)
+    assert events[-1].run.state == training_pb2.STATE_SUCCEEDED, events[-1].run.error
+
+    tokenizer = HfTokenizer(base)
+    total, count = 0.0, 0
+    for line in mixed.read_text().splitlines():
+        messages = [ChatMessage(turn["role"], turn["content"]) for turn in json.loads(line)["messages"]]
+        tokens = tokenize_sample(tokenizer, messages)
+        (logprobs,) = TorchModel(base, "float32").score([(tokens.ids, 1)], threading.Event())
+        for turn in tokens.turns:
+            total -= float(logprobs[turn.start - 1 : turn.end - 1].sum())
+            count += turn.end - turn.start
+    assert events[2].run.progress.eval_loss == pytest.approx(total / count, abs=1e-4)
+    # All four samples are one step, so its loss is the same mean.
+    assert events[-1].run.result.train_loss == pytest.approx(total / count, abs=1e-4)
+
+
+async def test_what_is_published_can_be_served_and_is_not_the_base(
+    client: Client, base: Path, data: Path, tmp_path: Path
+) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    from burnish_services.engine.base import EngineSettings, ScoreRequest
+    from burnish_services.engine.canary import check_card, mean_nll
+    from burnish_services.engine.transformers_engine import TransformersEngine
+
+    asked = spec(base, data, **{**HOW, "learning_rate": 1e-5, "num_epochs": 1})
+    asked.output_uri = str(tmp_path / "models" / "tuned")
+    run = await client.finished((await client.create("published", asked)).run_id)
+    assert run.state == training_pb2.STATE_SUCCEEDED, run.error
+    tuned = Path(run.result.model.uri)
+
+    before, after = load_file(base / "model.safetensors"), load_file(tuned / "model.safetensors")
+    assert {name: (t.dtype, t.shape) for name, t in before.items()} == {n: (t.dtype, t.shape) for n, t in after.items()}
+    # Weights moved by less than bfloat16 can tell; rounded to the nearest, few would have moved at all.
+    moved = torch.cat([(after[name] != before[name]).flatten() for name in before])
+    drift = torch.cat([(after[name].double() - before[name].double()).flatten() for name in before])
+    assert 0.01 < moved.double().mean() < 0.9
+    assert drift.abs().mean() < 5 * HOW["learning_rate"]
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        assert (tuned / name).read_bytes() == (base / name).read_bytes()
+
+    engine = TransformersEngine(EngineSettings(model=str(tuned)))
+    await engine.start()
+    await check_card(engine, tuned)
+    assert engine.model.digest == run.result.model.digest == model_digest(tuned)
+    (logprobs,) = await engine.score([ScoreRequest([5, 6, 7, 8])])
+    assert mean_nll(logprobs) > 0
+    await engine.close()
+
+
+async def test_a_loss_that_is_not_finite_names_the_samples(client: Client, base: Path, data: Path) -> None:
+    run = await client.finished((await client.create("hot", spec(base, data, **{**HOW, "learning_rate": 1e35}))).run_id)
+    assert run.state == training_pb2.STATE_FAILED
+    assert (run.error.code, run.error.reason) == (code_pb2.DATA_LOSS, "NOT_FINITE")
+    assert "samples: s" in run.error.message
+
+
+async def test_a_full_disk_fails_the_run_and_says_so(client: Client, base: Path, data: Path) -> None:
+    """The worker's files are limited to fewer bytes than its checkpoint has; the kernel answers as a full disk does."""
+    run = await client.create("full", spec(base, data, **{**HOW, "num_epochs": 200}))
+    worker = await worker_process()
+    worker.rlimit(psutil.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+    ended = await client.finished(run.run_id)
+    assert ended.state == training_pb2.STATE_FAILED
+    assert (ended.error.code, ended.error.reason) == (code_pb2.RESOURCE_EXHAUSTED, "DISK_FULL"), ended.error
+    # Nothing is left of what was half written, and the server goes on.
+    asked = spec(base, data, **{**HOW, "num_epochs": 1})
+    again = await client.finished((await client.create("after", asked)).run_id)
+    assert again.state == training_pb2.STATE_SUCCEEDED, again.error

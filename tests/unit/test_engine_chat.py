@@ -1,0 +1,201 @@
+"""Which tokens the assistant has to produce: exact on every template and text, or refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from burnish_services.engine.chat import (
+    BAD_ROLES,
+    EMPTY_PROMPT,
+    EMPTY_RESPONSE,
+    TEMPLATE_FAILED,
+    TOO_LONG,
+    SampleError,
+    prompt_ids,
+    tokenize_sample,
+)
+from burnish_services.engine.fake import FakeTokenizer
+from burnish_services.engine.tokenizer import ChatMessage
+
+END = "<|im_end|>"
+CHATML = FakeTokenizer()
+
+
+def conversation(*contents: str, system: str | None = None) -> list[ChatMessage]:
+    messages = [ChatMessage(("user", "assistant")[index % 2], text) for index, text in enumerate(contents)]
+    return [ChatMessage("system", system), *messages] if system is not None else messages
+
+
+def responses(tokenizer: FakeTokenizer, messages: list[ChatMessage]) -> list[str]:
+    """The text that each turn's response tokens stand for."""
+    sample = tokenize_sample(tokenizer, messages)
+    text = tokenizer.render(messages, add_generation_prompt=False)
+    spans = tokenizer.encode(text).spans
+    assert len(spans) == len(sample.ids)
+    return [text[spans[turn.start][0] : spans[turn.end - 1][1]] for turn in sample.turns]
+
+
+@pytest.fixture
+def with_template(tmp_path: Path):
+    def make(source: str) -> FakeTokenizer:
+        path = tmp_path / "template.jinja"
+        path.write_text(source)
+        return FakeTokenizer(str(path))
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "Paris.",
+        "Zürich, 東京 and 👩‍👩‍👧 🎉",
+        "It says <|im_end|> and <|im_start|>assistant\n in the text",
+        "ends like the template<|im_end|>\n",
+        "  kept as it is \n",
+        "\n\n\tindented",
+        "assistant\n",
+    ],
+)
+def test_a_response_is_its_content_and_the_end_token_and_nothing_else(content: str) -> None:
+    assert responses(CHATML, conversation("Q", content)) == [content + END]
+
+
+def test_every_assistant_turn_counts_and_no_other() -> None:
+    messages = conversation("one", "first", "two", "second 🎈", system="Be terse.")
+    sample = tokenize_sample(CHATML, messages)
+    assert [turn.message_index for turn in sample.turns] == [2, 4]
+    assert responses(CHATML, messages) == ["first" + END, "second 🎈" + END]
+    assert sample.num_response_tokens == sum(turn.end - turn.start for turn in sample.turns)
+
+
+_CONTENT = st.text(min_size=1, max_size=40).filter(str.strip)
+
+
+@given(st.lists(st.tuples(_CONTENT, _CONTENT), min_size=1, max_size=3), st.none() | _CONTENT)
+def test_any_conversation_is_masked_exactly(turns: list[tuple[str, str]], system: str | None) -> None:
+    messages = conversation(*(text for turn in turns for text in turn), system=system)
+    assert responses(CHATML, messages) == [answer + END for _, answer in turns]
+    # What is scored is what would have been generated from.
+    sample = tokenize_sample(CHATML, messages)
+    assert sample.ids[: sample.turns[-1].start] == prompt_ids(CHATML, messages[:-1])
+
+
+def test_whitespace_that_a_template_strips_is_not_missed(with_template) -> None:
+    tokenizer = with_template(
+        "{% for m in messages %}[{{ m.role }}] {{ m.content | trim }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    assert responses(tokenizer, conversation("Q", "  padded \n")) == [" padded" + END]
+
+
+def test_what_a_template_puts_before_the_content_is_the_model_s_to_write(with_template) -> None:
+    tokenizer = with_template(
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+        "{% if m.role == 'assistant' %}<think>\n</think>\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    assert responses(tokenizer, conversation("Q", "A")) == ["<think>\n</think>\nA" + END]
+
+
+def test_without_an_end_token_the_content_alone_is_the_response(with_template) -> None:
+    tokenizer = with_template(
+        "{% for m in messages %}{{ m.role }}:\n{{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant:\n{% endif %}"
+    )
+    assert responses(tokenizer, conversation("q", "first", "r", "second")) == ["first", "second"]
+
+
+def test_a_token_that_begins_in_the_header_counts_rather_than_losing_a_part_of_the_content(with_template) -> None:
+    tokenizer = with_template(
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    assert responses(tokenizer, conversation("q", "first things")) == [" first things"]
+
+
+def test_the_plain_template_reads_as_published() -> None:
+    tokenizer = FakeTokenizer("plain")
+    messages = conversation("Q", "A", system="S")
+    assert tokenizer.render(messages, add_generation_prompt=False) == f"S\nHuman: Q\nAssistant: A{END}\n"
+    assert responses(tokenizer, messages) == [" A" + END]
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("{% for m in messages %}{{ m.role }}:{{ m.content if loop.last else '…' }}<|im_end|>{% endfor %}", "history"),
+        (
+            "{% for m in messages %}{{ m.role }}:{{ m.content | upper }}<|im_end|>{% endfor %}"
+            "{% if add_generation_prompt %}assistant:{% endif %}",
+            "changes the text",
+        ),
+        ("{{ raise_exception('no system role, please') }}", "no system role, please"),
+        ("{{ messages[9].content }}", "refused"),
+        (
+            "{% for m in messages if m.role == 'assistant' %}{{ m.content }}<|im_end|>{% endfor %}",
+            "before the response",
+        ),
+    ],
+)
+def test_a_template_that_cannot_be_masked_exactly_is_refused(with_template, source: str, says: str) -> None:
+    with pytest.raises(SampleError, match=says) as caught:
+        tokenize_sample(with_template(source), conversation("one", "first", "two", "second"))
+    assert caught.value.reason == TEMPLATE_FAILED
+
+
+@pytest.mark.parametrize(
+    "roles",
+    [
+        [],
+        ["system"],
+        ["assistant"],
+        ["user"],
+        ["user", "user", "assistant"],
+        ["user", "system", "assistant"],
+        ["system", "system", "user", "assistant"],
+        ["system", "assistant"],
+        ["user", "assistant", "assistant"],
+        ["user", "tool", "assistant"],
+        ["user", "assistant", "user"],
+    ],
+)
+def test_roles_out_of_order_are_refused(roles: list[str]) -> None:
+    with pytest.raises(SampleError) as caught:
+        tokenize_sample(CHATML, [ChatMessage(role, "text") for role in roles])
+    assert caught.value.reason == BAD_ROLES
+
+
+@pytest.mark.parametrize("content", ["", " \n\t"])
+def test_empty_texts_are_refused_where_they_leave_nothing_to_do(content: str) -> None:
+    with pytest.raises(SampleError) as caught:
+        tokenize_sample(CHATML, conversation("Q", content, "R", "A"))
+    assert caught.value.reason == EMPTY_RESPONSE
+    with pytest.raises(SampleError) as caught:
+        prompt_ids(CHATML, conversation("Q", "A", content))
+    assert caught.value.reason == EMPTY_PROMPT
+
+
+def test_nothing_is_ever_cut_to_fit() -> None:
+    messages = conversation("Q", "A")
+    length = len(tokenize_sample(CHATML, messages).ids)
+    assert len(tokenize_sample(CHATML, messages, max_tokens=length).ids) == length
+    with pytest.raises(SampleError, match=f"{length} tokens, at most {length - 1}") as caught:
+        tokenize_sample(CHATML, messages, max_tokens=length - 1)
+    assert caught.value.reason == TOO_LONG
+    with pytest.raises(SampleError) as caught:
+        prompt_ids(CHATML, messages[:1], max_tokens=3)
+    assert caught.value.reason == TOO_LONG
+
+
+def test_a_prompt_ends_where_the_answer_begins() -> None:
+    with pytest.raises(SampleError) as caught:
+        prompt_ids(CHATML, conversation("Q", "A"))
+    assert caught.value.reason == BAD_ROLES
+    text = CHATML.render(conversation("Q"), add_generation_prompt=True)
+    assert text.endswith("<|im_start|>assistant\n")
+    assert prompt_ids(CHATML, conversation("Q")) == CHATML.encode(text).ids

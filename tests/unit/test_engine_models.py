@@ -1,0 +1,126 @@
+"""What a model is: where uris point, what makes two directories the same model, what is missing from a bad one."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from burnish_services.engine.base import ModelLoadError, ModelMismatch, ModelNotFound
+from burnish_services.engine.models import (
+    check_model_directory,
+    check_same_shape,
+    model_digest,
+    model_digests,
+    resolve_uri,
+)
+
+WEIGHTS = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(4, np.float32)}
+
+
+def write_model(path: Path, weights: Mapping[str, np.ndarray] = WEIGHTS, shards: int = 1, **config: object) -> Path:
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps({"model_type": "llama", "hidden_size": 4, **config}))
+    (path / "tokenizer.json").write_text("{}")
+    names = sorted(weights)
+    for shard in range(shards):
+        part = {name: weights[name] for name in names[shard::shards]}
+        save_file(part, path / f"model-{shard}.safetensors", metadata={"format": f"np{shards}"})
+    return path
+
+
+def test_the_same_content_has_the_same_digest_however_it_is_split(tmp_path: Path) -> None:
+    whole = write_model(tmp_path / "whole")
+    split = write_model(tmp_path / "split", shards=2)
+    digest = model_digest(whole)
+    assert digest == model_digest(split)
+    assert digest.startswith("sha256:")
+    assert len(digest) == 7 + 64
+    (whole / "burnish.json").write_text("{}")  # says something about the model, is not part of it
+    (whole / "README.md").write_text("hello")
+    assert model_digest(whole) == digest
+
+
+def test_weights_and_everything_else_that_matters_change_the_digest(tmp_path: Path) -> None:
+    digests = model_digests(write_model(tmp_path / "first"))
+    changed = {"a": WEIGHTS["a"].copy(), "b": WEIGHTS["b"]}
+    changed["a"][0, 0] = 1e-7
+    other_weights = model_digests(write_model(tmp_path / "weights", changed))
+    assert other_weights.model != digests.model
+    assert other_weights.weights != digests.weights
+    other_config = model_digests(write_model(tmp_path / "config", rope_theta=5.0))
+    assert other_config.model != digests.model
+    assert other_config.weights == digests.weights
+    swapped = {"b": WEIGHTS["a"], "a": WEIGHTS["b"]}
+    reshaped = {"a": WEIGHTS["a"].reshape(3, 2), "b": WEIGHTS["b"]}
+    found = {model_digest(write_model(tmp_path / name, w)) for name, w in (("s", swapped), ("r", reshaped))}
+    assert len(found | {digests.model}) == 3
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "generation_config.json", "special_tokens_map.json"])
+def test_files_that_change_tokens_or_where_generation_stops_count(tmp_path: Path, name: str) -> None:
+    path = write_model(tmp_path / "model")
+    before = model_digest(path)
+    (path / name).write_text("{}")
+    assert model_digest(path) != before
+
+
+def test_a_digest_is_computed_anew_once_a_file_changes(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "model")
+    before = model_digest(path)
+    config = path / "config.json"
+    stat = config.stat()
+    config.write_text(config.read_text().replace("llama", "gemma"))  # same size
+    os.utime(config, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    assert model_digest(path) != before
+
+
+def test_damaged_weights_are_named(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "model")
+    file = path / "model-0.safetensors"
+    file.write_bytes(file.read_bytes()[:-5])
+    with pytest.raises(ModelLoadError, match=r"model-0.safetensors is cut off"):
+        model_digest(path)
+    file.write_bytes(b"<html>not found</html>")
+    with pytest.raises(ModelLoadError, match="not a readable safetensors"):
+        model_digest(path)
+
+
+def test_an_empty_directory_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(ModelLoadError, match="holds no model"):
+        model_digest(tmp_path)
+
+
+def test_uris(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_model(tmp_path / "my model")
+    monkeypatch.chdir(tmp_path)
+    for uri in (str(path), path.as_uri(), "my model", f"file://localhost{path}".replace(" ", "%20")):
+        assert resolve_uri(uri) == path.resolve()
+
+
+@pytest.mark.parametrize("uri", ["", "/no/such/place", "s3://bucket/model", "file://elsewhere/model", "file:///gone"])
+def test_uris_that_name_nothing_here(uri: str) -> None:
+    with pytest.raises(ModelNotFound, match="expected"):
+        resolve_uri(uri)
+
+
+def test_what_is_missing_from_a_directory_is_listed(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "model")
+    check_model_directory(path)
+    index = {"weight_map": {"a": "model-0.safetensors", "b": "model-7.safetensors"}}
+    (path / "model.safetensors.index.json").write_text(json.dumps(index))
+    (path / "tokenizer.json").unlink()
+    with pytest.raises(ModelLoadError, match=r"tokenizer.json, model-7.safetensors not found"):
+        check_model_directory(path)
+
+
+def test_weights_of_another_shape_are_refused_before_anything_is_touched(tmp_path: Path) -> None:
+    held = write_model(tmp_path / "held")
+    check_same_shape(held, write_model(tmp_path / "same", rope_theta=3.0))
+    with pytest.raises(ModelMismatch, match="hidden_size is 8, expected 4"):
+        check_same_shape(held, write_model(tmp_path / "other", hidden_size=8))

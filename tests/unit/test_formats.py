@@ -1,0 +1,356 @@
+"""Reading data as it comes: layouts, containers, ids, and every way in which a file can be bad."""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import decimal
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from burnish._types import Message, Role
+from burnish.coordinator.errors import DataError
+from burnish.coordinator.formats import Columns, Container, IdKind, Layout, load, rewritten_record, to_messages
+from burnish.coordinator.formats import files as files_module
+from burnish.coordinator.formats.dataset import MAX_PROBLEMS
+
+ALPACA = [
+    {"instruction": "Add.", "input": "1 and 2", "output": "3"},
+    {"instruction": "Greet.", "input": "", "output": "Hello."},
+]
+SHAREGPT = [{"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]}]
+MESSAGES = [
+    {
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "Hi"},
+            {"role": "assistant", "content": "Hello"},
+            {"role": "user", "content": "Bye"},
+            {"role": "assistant", "content": "So long"},
+        ]
+    }
+]
+
+
+def write(path: Path, rows: Any) -> Path:
+    """Rows in the container that the name asks for."""
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    elif path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".arrow":
+        table = pa.Table.from_pylist(rows)
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+    elif path.suffix == ".csv":
+        with path.open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.DictWriter(stream, rows[0].keys())
+            writer.writeheader()
+            writer.writerows(rows)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".parquet", ".csv", ".arrow"])
+def test_alpaca_in_every_container(tmp_path: Path, suffix: str) -> None:
+    data = load(write(tmp_path / f"a{suffix}", ALPACA))
+    assert data.info.layout is Layout.ALPACA
+    assert data.samples[0].user_text == "Add.\n1 and 2"
+    assert data.samples[1].user_text == "Greet."
+    assert [s.response for s in data.samples] == ["3", "Hello."]
+    assert [s.id for s in data.samples] == ["row-000001", "row-000002"]
+    assert list(data.records) == ALPACA
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".parquet"])
+def test_conversations_in_every_container(tmp_path: Path, suffix: str) -> None:
+    chat = load(write(tmp_path / f"m{suffix}", MESSAGES))
+    assert chat.info.layout is Layout.MESSAGES
+    assert [m.role for m in chat.samples[0].messages] == [
+        Role.SYSTEM, Role.USER, Role.ASSISTANT, Role.USER, Role.ASSISTANT,
+    ]  # fmt: skip
+    shared = load(write(tmp_path / f"s{suffix}", SHAREGPT))
+    assert shared.info.layout is Layout.SHAREGPT
+    assert shared.samples[0].messages == (Message(Role.USER, "Hi"), Message(Role.ASSISTANT, "Hello"))
+
+
+def test_a_csv_cell_may_hold_a_conversation_as_json(tmp_path: Path) -> None:
+    rows = [{"messages": json.dumps(MESSAGES[0]["messages"]), "n": "1"}]
+    assert len(load(write(tmp_path / "m.csv", rows)).samples[0].messages) == 5
+
+
+def test_alpaca_with_system_and_history() -> None:
+    record = {
+        "instruction": "And now?", "input": None, "output": "Later.", "system": "Be kind.", "history": [["Now?", "No."]]
+    }  # fmt: skip
+    messages = to_messages(record, Layout.ALPACA, Columns())
+    assert [m.content for m in messages] == ["Be kind.", "Now?", "No.", "And now?", "Later."]
+
+
+def test_columns_may_be_called_something_else(tmp_path: Path) -> None:
+    path = write(tmp_path / "q.jsonl", [{"question": "2+2?", "answer": "4", "level": 1}])
+    data = load(path, columns=Columns(instruction="question", output="answer"))
+    assert data.samples[0].user_text == "2+2?"
+    new = rewritten_record(
+        (Message(Role.USER, "1+1?"), Message(Role.ASSISTANT, "2")),
+        data.info.layout, data.info.columns, data.records[0], keep_unknown=True,
+    )  # fmt: skip
+    assert new == {"question": "1+1?", "answer": "2", "level": 1}
+
+
+def test_json_lines_in_a_json_file_and_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "lines.json"
+    path.write_text("\ufeff" + "\n".join(json.dumps(row) for row in ALPACA), encoding="utf-8")
+    assert len(load(path).samples) == 2
+
+
+def test_a_list_longer_than_the_buffer_is_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files_module, "_CHARS_PER_READ", 7)
+    rows = [{"instruction": f'Say {i}, "ä" ]', "input": "", "output": "x" * (i % 50 + 1)} for i in range(200)]
+    assert list(load(write(tmp_path / "long.json", rows)).records) == rows
+
+
+def test_files_of_a_folder_and_of_a_glob_are_read_by_name(tmp_path: Path) -> None:
+    for name in ("b.jsonl", "a.jsonl"):
+        write(tmp_path / name, [{"instruction": name, "output": "x"}])
+    write(tmp_path / "dataset_info.json", {"a": 1})
+    (tmp_path / "README.md").write_text("no data")
+    assert [s.user_text for s in load(tmp_path).samples] == ["a.jsonl", "b.jsonl"]
+    assert [s.user_text for s in load(str(tmp_path / "?.jsonl")).samples] == ["a.jsonl", "b.jsonl"]
+    assert [s.user_text for s in load([tmp_path / "b.jsonl", tmp_path / "a.jsonl"]).samples] == ["b.jsonl", "a.jsonl"]
+
+
+def test_a_saved_hugging_face_data_set(tmp_path: Path) -> None:
+    saved = tmp_path / "saved" / "train"
+    saved.mkdir(parents=True)
+    for i, row in enumerate(ALPACA):
+        write(saved / f"data-{i:05d}-of-00002.arrow", [row])
+    names = [{"filename": f"data-{i:05d}-of-00002.arrow"} for i in (0, 1)]
+    (saved / "state.json").write_text(json.dumps({"_data_files": names, "_fingerprint": "x"}))
+    (saved / "dataset_info.json").write_text("{}")
+    assert list(load(saved).records) == ALPACA
+    assert load(saved).info.container is Container.ARROW
+    (saved.parent / "dataset_dict.json").write_text(json.dumps({"splits": ["train"]}))
+    assert len(load(saved.parent).samples) == 2
+    (saved.parent / "dataset_dict.json").write_text(json.dumps({"splits": ["train", "test"]}))
+    with pytest.raises(DataError, match=r"splits train, test; name the one to use"):
+        load(saved.parent)
+
+
+def test_values_that_json_cannot_hold_become_text(tmp_path: Path) -> None:
+    row = {
+        "instruction": "Hi",
+        "output": "Ho",
+        "day": dt.date(2020, 1, 2),
+        "price": decimal.Decimal("1.50"),
+        "raw": b"\x00",
+        "nested": {"at": dt.date(2020, 1, 2)},
+    }
+    data = load(write(tmp_path / "odd.parquet", [row]))
+    assert data.records[0]["day"] == "2020-01-02"
+    assert data.records[0]["price"] == "1.50"
+    assert data.records[0]["raw"] == "AA=="
+    assert data.records[0]["nested"] == {"at": "2020-01-02"}
+
+
+# ---- ids
+
+
+@pytest.mark.parametrize(
+    ("ids", "kind", "first", "warning"),
+    [
+        (["a", "b"], IdKind.TEXT, "a", None),
+        ([7, 3], IdKind.NUMBER, "7", None),
+        (["a", "a"], IdKind.GENERATED, "row-000001", "holds duplicates (the first: 'a')"),
+        ([1, "1"], IdKind.GENERATED, "row-000001", "holds duplicates"),
+        ([1, "b"], IdKind.GENERATED, "row-000001", "is not all text"),
+        (["a", None], IdKind.GENERATED, "row-000001", "is missing or null in 1 of 2 rows"),
+        ([True, False], IdKind.GENERATED, "row-000001", "is not all text"),
+        (["", "b"], IdKind.GENERATED, "row-000001", "is not all text"),
+        (["x" * 300, "b"], IdKind.GENERATED, "row-000001", "is not all text"),
+        ([None, None], IdKind.GENERATED, "row-000001", None),
+    ],
+)
+def test_ids_are_the_sources_own_where_they_serve(
+    tmp_path: Path, ids: list[object], kind: IdKind, first: str, warning: str | None
+) -> None:
+    rows = [{"id": value, "instruction": "Hi", "output": "Ho"} for value in ids]
+    data = load(write(tmp_path / "i.jsonl", rows))
+    assert data.info.ids is kind
+    assert data.samples[0].id == first
+    assert (warning in data.warnings[0]) if warning else (data.warnings == ())
+
+
+# ---- bad input, one case each
+
+GOOD = {"instruction": "Hi", "output": "Ho"}
+BAD_ROWS = [
+    ({"instruction": "Hi", "output": ""}, '"output" is empty; expected the response as text'),
+    ({"instruction": "Hi", "output": " \n"}, '"output" is empty'),
+    ({"instruction": "Hi", "output": None}, '"output" is empty'),
+    ({"instruction": "", "input": "", "output": "Ho"}, '"instruction" is empty; expected the prompt'),
+    ({"instruction": {"text": "Hi"}, "output": "Ho"}, '"instruction" is an object; expected text'),
+    ({"instruction": "Hi", "output": ["Ho"]}, '"output" is a list; expected text'),
+    ({"instruction": "Hi", "output": 4}, '"output" is a number; expected text'),
+    ({"instruction": "Hi", "input": {"a": 1}, "output": "Ho"}, '"input" is an object; expected text'),
+    ({"instruction": "Hi", "output": "Ho", "history": [["a"]]}, '"history" must be a list of [prompt, response]'),
+    ({"instruction": "Hi\ud800", "output": "Ho"}, "half of a surrogate pair"),
+    ({"prompt": "Hi", "answer": "Ho"}, 'the columns are "prompt", "answer"; expected "instruction" and "output"'),
+    ({}, "the columns are none; expected"),
+    ([1, 2], "is [1, 2]; expected an object"),
+    (None, "is null; expected an object"),
+    ({"messages": None}, '"messages" is missing or null; expected a list of objects'),
+    ({"messages": []}, "the conversation is empty"),
+    ({"messages": [{"role": "user", "content": "Hi"}]}, "ends with a user message; expected the response last"),
+    ({"messages": [{"role": "tool", "content": "Hi"}]}, "message 1: the role is 'tool'; expected system, user"),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
+        "message 1: the content is a list; expected text",
+    ),
+    (
+        {"messages": [{"role": "assistant", "content": "a"}, {"role": "user", "content": "b"}]},
+        "message 1 (a system message not counted) is by assistant; expected user",
+    ),
+    (
+        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": ""}]},
+        "message 2, by assistant, is empty",
+    ),
+    (
+        {"conversations": [{"from": "robot", "value": "x"}]},
+        "turn 1: the speaker is 'robot'; expected one of human, gpt",
+    ),
+    ({"conversations": [{"from": "human", "value": None}]}, "turn 1: the text is missing or null; expected text"),
+    ({"conversations": "Hi"}, "is text that is not JSON; expected a list of turns"),
+]
+
+
+@pytest.mark.parametrize(("row", "problem"), BAD_ROWS, ids=[problem[:40] for _, problem in BAD_ROWS])
+def test_a_bad_row_is_named_with_its_place(tmp_path: Path, row: Any, problem: str) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    with pytest.raises(DataError) as error:
+        load(path)
+    assert f"{path}, row 1: " in str(error.value)
+    assert problem in str(error.value)
+    assert "--skip-bad-rows" in str(error.value)
+
+
+def test_rows_are_counted_by_line_in_jsonl_and_by_element_in_json(tmp_path: Path) -> None:
+    lines = tmp_path / "lines.jsonl"
+    lines.write_text(f"{json.dumps(GOOD)}\n\n{{broken\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"lines.jsonl, row 3: is not JSON .* at column 2"):
+        load(lines)
+    elements = write(tmp_path / "list.json", [GOOD, GOOD, {"x": 1}])
+    with pytest.raises(DataError, match=r"list.json, row 3: the columns are"):
+        load(elements)
+
+
+def test_problems_are_collected_up_to_a_number(tmp_path: Path) -> None:
+    path = write(tmp_path / "many.jsonl", [{"x": 1}] * (MAX_PROBLEMS + 30))
+    with pytest.raises(DataError) as error:
+        load(path)
+    assert len(error.value.problems) == MAX_PROBLEMS
+    assert f"at least {MAX_PROBLEMS} rows are no training sample" in str(error.value)
+
+
+def test_bad_rows_may_be_left_out_and_are_counted(tmp_path: Path) -> None:
+    path = write(tmp_path / "some.jsonl", [{"x": 1}, GOOD, {"instruction": "Hi", "output": ""}])
+    data = load(path, skip_bad_rows=True)
+    assert [s.user_text for s in data.samples] == ["Hi"]
+    assert data.warnings[0].startswith("2 bad rows were left out; the first: ")
+    only_bad = write(tmp_path / "bad.jsonl", [{"x": 1}])
+    with pytest.raises(DataError, match="all 1 rows are bad"):
+        load(only_bad, skip_bad_rows=True)
+
+
+def test_mixed_formats_are_refused_with_both_places(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", [GOOD])
+    write(tmp_path / "b.json", SHAREGPT)
+    with pytest.raises(DataError, match=r"a.jsonl, row 1 is alpaca, .*b.json, row 1 is sharegpt; expected one format"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("empty.jsonl", b"", "there is nothing to work on: empty"),
+        ("empty.json", b"[]", "there is nothing to work on: empty"),
+        ("blank.json", b" \n ", "there is nothing to work on: empty"),
+        (
+            "latin.jsonl",
+            b'{"instruction": "a", "output": "b"}\n{"output": "\xe4"}',
+            "line 2, byte 13 (0xe4) is not UTF-8",
+        ),
+        ("torn.json", b'[{"instruction": "a", "output": "b"}, {"instr', "the JSON breaks in row 2"),
+        ("torn.parquet", b"PAR1 nothing", "cannot be read as parquet"),
+        ("torn.arrow", b"nothing", "cannot be read as arrow"),
+        ("more.csv", b"instruction,output\na,b,c\n", "row 1: has another number of cells than the header"),
+        ("less.csv", b"instruction,output\na\n", "row 1: has another number of cells than the header"),
+        ("data.txt", b"hello", "the kind of file is not known by its ending; expected a .json"),
+    ],
+)
+def test_a_file_that_cannot_be_read_says_why(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError) as error:
+        load(tmp_path / name)
+    assert message in str(error.value)
+    assert name in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["missing.json", "missing/*.json"])
+def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match=r"missing.*expected a \.json"):
+        load(str(tmp_path / name))
+
+
+def test_an_empty_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no data file"):
+        load(tmp_path)
+
+
+# ---- writing back
+
+NEW = (Message(Role.USER, "New?"), Message(Role.ASSISTANT, "Yes."))
+
+
+def test_a_rewritten_alpaca_row_keeps_its_columns_and_their_order() -> None:
+    record = {"source": "x", "output": "old", "input": "i", "instruction": "q", "tags": [1]}
+    kept = rewritten_record(NEW, Layout.ALPACA, Columns(), record, keep_unknown=True)
+    assert list(kept.items()) == [
+        ("source", "x"), ("output", "Yes."), ("input", ""), ("instruction", "New?"), ("tags", [1]),
+    ]  # fmt: skip
+    bare = rewritten_record(NEW, Layout.ALPACA, Columns(), record, keep_unknown=False)
+    assert bare == {"output": "Yes.", "input": "", "instruction": "New?"}
+
+
+def test_empty_columns_stay_empty_in_their_own_way() -> None:
+    record = {"instruction": "q", "input": None, "output": "a", "system": None, "history": [["x", "y"]]}
+    row = rewritten_record(NEW, Layout.ALPACA, Columns(), record, keep_unknown=True)
+    assert row == {"instruction": "New?", "input": None, "output": "Yes.", "system": None, "history": []}
+
+
+def test_a_rewritten_conversation_keeps_its_words_for_the_roles() -> None:
+    record = {"conversations": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "n": 1}
+    row = rewritten_record(NEW, Layout.SHAREGPT, Columns(), record, keep_unknown=True)
+    assert row["conversations"] == [{"role": "user", "content": "New?"}, {"role": "assistant", "content": "Yes."}]
+    apart = {"system": "Be kind.", "conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}
+    with_system = (Message(Role.SYSTEM, "Be kind."), *NEW)
+    assert rewritten_record(with_system, Layout.SHAREGPT, Columns(), apart, keep_unknown=True) == {
+        "system": "Be kind.",
+        "conversations": [{"from": "human", "value": "New?"}, {"from": "gpt", "value": "Yes."}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("layout", "record"), [(Layout.ALPACA, ALPACA[0]), (Layout.SHAREGPT, SHAREGPT[0]), (Layout.MESSAGES, MESSAGES[0])]
+)
+def test_what_is_written_reads_back_as_the_same_conversation(layout: Layout, record: dict[str, Any]) -> None:
+    messages = to_messages(MESSAGES[0], Layout.MESSAGES, Columns())
+    row = rewritten_record(messages, layout, Columns(), record, keep_unknown=True)
+    assert to_messages(row, layout, Columns()) == messages

@@ -1,0 +1,175 @@
+"""The blockwise neighbour search against the plainest possible one."""
+
+from __future__ import annotations
+
+import math
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest import mock
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from burnish_services.embedding import neighbors
+from burnish_services.embedding.neighbors import nearest_neighbors
+
+Floats = NDArray[np.float32]
+
+
+@contextmanager
+def small_blocks() -> Iterator[None]:
+    """So that a few rows already take every path: several tiles, heads, chunks, too few spare candidates."""
+    with mock.patch.multiple(neighbors, _TILE=7, _HEAD=3, _SPARE=1, _CHUNK=32):
+        yield
+
+
+def naive(vectors: Floats) -> NDArray[np.float64]:
+    """All cosines, pair by pair, with exactly rounded sums; the diagonal is NaN."""
+    rows = vectors.astype(np.float64).tolist()
+    norms = [math.sqrt(math.fsum(x * x for x in row)) for row in rows]
+    cosines = np.zeros((len(rows), len(rows)))
+    for i, a in enumerate(rows):
+        for j, b in enumerate(rows):
+            if i == j:
+                cosines[i, j] = np.nan
+            elif norms[i] and norms[j]:
+                dot = math.fsum(x * y for x, y in zip(a, b, strict=True))
+                cosines[i, j] = 1.0 if a == b else min(max(dot / (norms[i] * norms[j]), -1.0), 1.0)
+    return cosines
+
+
+def naive_order(cosines: NDArray[np.float64], k: int) -> list[list[int]]:
+    return [
+        sorted((j for j in range(len(row)) if j != i), key=lambda j: (-row[j], j))[:k] for i, row in enumerate(cosines)
+    ]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    rows=st.integers(1, 4).flatmap(
+        lambda d: st.lists(st.lists(st.integers(-2, 2), min_size=d, max_size=d), min_size=1, max_size=40)
+    ),
+    k=st.integers(1, 12),
+)
+def test_equals_the_naive_search_with_duplicates_zeros_and_ties(rows: list[list[int]], k: int) -> None:
+    # Sums of small integers are exact in any order, so even ties must agree.
+    vectors = np.array(rows, np.float32)
+    expected = naive(vectors)
+    with small_blocks():
+        found = nearest_neighbors(vectors, k)
+    assert found.indices.tolist() == naive_order(expected, k)
+    np.testing.assert_array_equal(found.cosines, np.take_along_axis(expected, found.indices, axis=1))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(2, 50),
+    d=st.sampled_from([1, 3, 16, 33]),
+    k=st.integers(1, 6),
+    spread=st.sampled_from([0.0, 1e-7, 1e-5, 1e-2, 1.0, 100.0]),
+    scale=st.sampled_from([1e-30, 1.0, 1e18]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_finds_the_nearest_among_nearly_equal_vectors(
+    n: int, d: int, k: int, spread: float, scale: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    vectors = ((rng.standard_normal(d) + spread * rng.standard_normal((n, d))) * scale).astype(np.float32)
+    vectors[rng.integers(n)] = vectors[rng.integers(n)]
+    expected = naive(vectors)
+    with small_blocks():
+        found = nearest_neighbors(vectors, k)
+    best = -np.sort(-np.where(np.isnan(expected), -np.inf, expected), axis=1)[:, : min(k, n - 1)]
+    np.testing.assert_allclose(found.cosines, best, rtol=0, atol=1e-14)
+    np.testing.assert_allclose(found.cosines, np.take_along_axis(expected, found.indices, axis=1), rtol=0, atol=1e-14)
+    assert all(len(set(row)) == len(row) and i not in row for i, row in enumerate(found.indices.tolist()))
+
+
+def test_agrees_with_one_matrix_product_at_the_real_block_sizes() -> None:
+    rng = np.random.default_rng(7)
+    vectors = rng.standard_normal((5000, 32), dtype=np.float32)
+    vectors[4000:4050] = vectors[100:150]
+    vectors[17] = 0
+    unit = vectors.astype(np.float64)
+    unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-300)
+    cosines = unit @ unit.T
+    np.fill_diagonal(cosines, -np.inf)
+    found = nearest_neighbors(vectors, 3)
+    np.testing.assert_allclose(found.cosines, -np.sort(-cosines, axis=1)[:, :3], rtol=0, atol=1e-12)
+    assert found.indices[4000:4050, 0].tolist() == list(range(100, 150))
+    assert (found.cosines[4000:4050, 0] == 1.0).all()
+    assert found.indices[17].tolist() == [0, 1, 2]
+    np.testing.assert_allclose(found.mean_cosines, found.cosines.mean(axis=1))
+
+
+def test_a_row_has_the_same_cosines_wherever_it_stands() -> None:
+    rng = np.random.default_rng(3)
+    vectors = rng.standard_normal((300, 37), dtype=np.float32)
+    shuffled = rng.permutation(300)
+    with small_blocks():
+        straight, permuted = nearest_neighbors(vectors, 4), nearest_neighbors(vectors[shuffled], 4)
+    np.testing.assert_array_equal(straight.cosines[shuffled], permuted.cosines)
+
+
+def test_many_copies_of_one_vector_are_each_others_neighbours_by_row() -> None:
+    vectors = np.tile(np.array([[0.1, 0.7, -0.3]], np.float32), (5000, 1))
+    found = nearest_neighbors(vectors, 2)
+    assert found.indices[:3].tolist() == [[1, 2], [0, 2], [0, 1]]
+    assert (found.indices[3:] == [0, 1]).all()
+    assert (found.cosines == 1.0).all()
+
+
+def test_signed_zeros_are_equal_and_a_lone_row_has_no_neighbours() -> None:
+    # (1, 0.5) is one of the vectors whose cosine with itself is below 1 in float64.
+    pair = nearest_neighbors(np.array([[0.0, 1.0, 0.5], [-0.0, 1.0, 0.5]], np.float32), 2)
+    assert pair.indices.tolist() == [[1], [0]]
+    assert pair.cosines.tolist() == [[1.0], [1.0]]
+    lone = nearest_neighbors(np.ones((1, 4), np.float32), 2)
+    assert lone.indices.shape == (1, 0)
+    assert lone.mean_cosines.tolist() == [0.0]
+    assert nearest_neighbors(np.ones((0, 4), np.float32), 2).indices.shape[0] == 0
+
+
+def test_holds_no_matrix_of_all_pairs() -> None:
+    rng = np.random.default_rng(11)
+    vectors = rng.standard_normal((8000, 4), dtype=np.float32)
+    with mock.patch.multiple(neighbors, _TILE=256, _CHUNK=1 << 18):
+        tracemalloc.start()
+        nearest_neighbors(vectors, 2)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < 24 * 2**20  # all pairs would take 244 MiB
+
+
+def test_gives_up_when_asked() -> None:
+    calls = 0
+
+    def check() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise InterruptedError
+
+    vectors = np.random.default_rng(0).standard_normal((60, 3), dtype=np.float32)
+    with small_blocks(), pytest.raises(InterruptedError):
+        nearest_neighbors(vectors, 2, check=check)
+    assert calls == 3
+
+
+@pytest.mark.parametrize(
+    ("vectors", "k", "complaint"),
+    [
+        (np.ones((3, 2)), 1, "float32"),
+        (np.ones(3, np.float32), 1, "matrix"),
+        (np.ones((3, 2), np.float32), 0, "k is 0"),
+        (np.array([[1.0], [np.nan]], np.float32), 1, "finite"),
+        (np.array([[1.0], [-np.inf]], np.float32), 1, "finite"),
+    ],
+)
+def test_refuses_what_has_no_answer(vectors: Floats, k: int, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        nearest_neighbors(vectors, k)

@@ -1,0 +1,101 @@
+"""The report: what a reader sees, from plain data."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from burnish.report.data import Change, Failure, FlawRate, FlawTable, Model, ReportData, Round, StepTiming, Threshold
+from burnish.report.histogram import Line, Series, histogram
+from burnish.report.render import MAX_CHANGES_SHOWN, render, write_report
+
+ROUND = Round(
+    number=1,
+    num_rows=4,
+    selected={"hard": 1, "sparse": 0, "low_quality": 1},
+    rewritten=1,
+    added=0,
+    rejected=1,
+    thresholds=[Threshold("loss_pre", "hard", 2.0, 0.5, 1.0, 2.5, 3, 1)],
+    signals={"loss_pre": [1.5, 2.0, 2.6]},
+    changes=[
+        Change("r1", ("hard",), "simplify", ("Loss 2.6.",), "a <script>x</script> b", "old", "a c", "new", ""),
+        Change("r2", ("low_quality",), "improve", ("Quality 3.",), "p", "q", None, None, "no marker"),
+    ],
+    failures=[Failure("judge", "UNPARSEABLE", 2, "I like it")],
+    timings=[StepTiming("train", "done", 4, 0, 2.0), StepTiming("judge", "done", 24, 24, 0.0)],
+)
+DATA = ReportData(
+    run_id="middo-1",
+    recipe="middo",
+    version="0.1.0",
+    created_at="2026-01-01",
+    finished=True,
+    rows_in=4,
+    rows_out=4,
+    rounds=[ROUND],
+    last_timings=[],
+    models=[Model("base", "m", "sha256:00", None, 2.5), Model("final", "n", "sha256:11", 1.0, 2.25)],
+    flaws=[
+        FlawTable(
+            1,
+            [FlawRate("wrong_answer", 4, {"hard": 1, "sparse": 0, "low_quality": 2, "any": 3})],
+            FlawRate("none", 0, {"hard": 0, "sparse": 0, "low_quality": 0, "any": 0}),
+            "",
+        )
+    ],
+    config={"rounds": 1},
+)
+
+
+def test_the_text_of_samples_is_escaped() -> None:
+    page = render(DATA)
+    assert "<script>" not in page
+    assert "&lt;" in page
+
+
+def test_the_page_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
+    path = write_report(DATA, tmp_path / "report.html")
+    page = path.read_text(encoding="utf-8")
+    assert not re.search(r"(src|href)=[\"'](?!#)", page)
+    assert "http" not in page.replace("http-equiv", "")
+    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_numbers_are_those_of_the_data() -> None:
+    page = render(DATA)
+    assert "2.50 → 2.25" in page
+    assert '3 <span class="soft">(75%)' in page
+    assert "rejected: no marker" in page
+    assert "UNPARSEABLE" in page
+    assert "not finished" not in page
+    assert "not finished" in render(replace(DATA, finished=False))
+
+
+def test_a_base_rate_without_rows_has_no_percentage() -> None:
+    assert "nan" not in render(DATA).lower()
+
+
+def test_long_lists_of_changes_say_what_they_leave_out() -> None:
+    many = replace(ROUND, changes=[ROUND.changes[0]] * (MAX_CHANGES_SHOWN + 7))
+    assert "7 more are in the ledger" in render(replace(DATA, rounds=[many]))
+
+
+def test_a_histogram_counts_every_value_once() -> None:
+    svg = histogram("t", "u", [Series("s", [0.0] * 10 + [1.0] * 5, "after")], [Line("threshold", 0.7, "threshold")])
+    heights = [float(h) for h in re.findall(r'height="([\d.]+)" class="after"', svg)]
+    assert len(heights) == 2
+    assert heights[0] == pytest.approx(2 * heights[1], rel=0.01)
+    assert "threshold 0.7" in svg
+
+
+@pytest.mark.parametrize("values", [[], [float("nan")]])
+def test_a_histogram_of_nothing_says_so(values: list[float]) -> None:
+    assert "no finite value" in histogram("t", "u", [Series("s", values, "after")])
+
+
+def test_a_constant_signal_is_drawn() -> None:
+    assert "<rect" in histogram("t", "u", [Series("s", [2.0, 2.0], "after")])

@@ -1,0 +1,129 @@
+"""What a specification means: defaults, refusals, order of the data, schedule."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields, replace
+
+import pytest
+
+from burnish.api.training.v1 import training_pb2
+from burnish_services.training.core import (
+    Hyperparameters,
+    Plan,
+    RunSpec,
+    SpecError,
+    check_spec,
+    epoch_order,
+    lr_factor,
+    plan,
+    total_steps,
+)
+
+
+def test_every_hyperparameter_of_the_proto_has_a_default_in_the_plan() -> None:
+    names = [field.name for field in training_pb2.Hyperparameters.DESCRIPTOR.fields]
+    assert names == [f.name for f in fields(Hyperparameters)] == [f.name for f in fields(Plan)]
+
+
+def test_unset_fields_take_the_defaults_that_the_proto_states() -> None:
+    assert plan(Hyperparameters()) == Plan(
+        num_epochs=1,
+        max_steps=None,
+        learning_rate=2e-5,
+        warmup_ratio=0.03,
+        lr_scheduler="cosine",
+        per_device_batch_size=4,
+        gradient_accumulation_steps=8,
+        weight_decay=0,
+        max_grad_norm=1,
+        max_sequence_tokens=4096,
+        dtype="float32",
+        seed=0,
+        checkpoint_steps=50,
+        gradient_checkpointing=False,
+    )
+    zeros = plan(Hyperparameters(max_grad_norm=0, warmup_ratio=0, weight_decay=0.5, seed=7))
+    assert (zeros.max_grad_norm, zeros.warmup_ratio, zeros.weight_decay, zeros.seed) == (0, 0, 0.5, 7)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_epochs", 0),
+        ("num_epochs", math.inf),
+        ("max_steps", 0),
+        ("learning_rate", 0),
+        ("learning_rate", math.nan),
+        ("warmup_ratio", 1.1),
+        ("lr_scheduler", "polynomial"),
+        ("per_device_batch_size", 0),
+        ("gradient_accumulation_steps", 0),
+        ("weight_decay", -0.1),
+        ("max_grad_norm", -1),
+        ("max_sequence_tokens", 1),
+        ("dtype", "float16"),
+        ("checkpoint_steps", 0),
+    ],
+)
+def test_values_out_of_range_are_refused_by_name(name: str, value: object) -> None:
+    with pytest.raises(SpecError, match=f"hyperparameters.{name}") as error:
+        plan(replace(Hyperparameters(), **{name: value}))  # type: ignore[arg-type]
+    assert "expected" in str(error.value)
+
+
+def test_a_specification_needs_a_base_and_data_and_whole_digests() -> None:
+    good = RunSpec(base_uri="m", data_uri="d", data_digest="sha256:" + 64 * "a")
+    assert check_spec(good) == Plan()
+    for bad, field in (
+        (replace(good, base_uri=""), "base_model.uri"),
+        (replace(good, data_uri=""), "data_uri"),
+        (replace(good, data_digest="sha256:" + 63 * "a"), "data_digest"),
+        (replace(good, base_digest="md5:" + 64 * "a"), "base_model.digest"),
+    ):
+        with pytest.raises(SpecError) as error:
+            check_spec(bad)
+        assert error.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("samples", "changes", "steps"),
+    [
+        (32, {}, 1),
+        (33, {}, 2),
+        (33, {"num_epochs": 2}, 4),
+        (64, {"num_epochs": 0.5}, 1),
+        (320, {"num_epochs": 3, "max_steps": 7}, 7),
+        (320, {"max_steps": 700}, 10),
+        (1, {"num_epochs": 0.01}, 1),
+    ],
+)
+def test_steps_are_counted_as_the_trainer_does(samples: int, changes: dict[str, float], steps: int) -> None:
+    assert total_steps(replace(Plan(), **changes), samples) == steps  # type: ignore[arg-type]
+
+
+def test_an_epoch_has_every_sample_once_and_batches_of_like_length() -> None:
+    small = replace(Plan(), per_device_batch_size=2, gradient_accumulation_steps=4)
+    lengths = [(index * 37) % 101 + 5 for index in range(30)]
+    order = epoch_order(lengths, small, 0)
+    assert sorted(order) == list(range(30))
+    for start in range(0, 30, 8):
+        step = [lengths[index] for index in order[start : start + 8]]
+        assert step == sorted(step, reverse=True)
+    others = [epoch_order(lengths, small, 1), epoch_order(lengths, replace(small, seed=1), 0)]
+    assert all(set(other[:8]) != set(order[:8]) for other in others)
+    assert epoch_order(lengths, small, 0) == order
+
+
+def test_the_rate_rises_then_falls_and_is_never_nought() -> None:
+    schedule = replace(Plan(), warmup_ratio=0.2)
+    for name in ("cosine", "linear", "constant"):
+        factors = [lr_factor(replace(schedule, lr_scheduler=name), step, 10) for step in range(10)]
+        assert factors[:3] == [pytest.approx(1 / 3), pytest.approx(2 / 3), 1.0]
+        assert all(0 < factor <= 1 for factor in factors)
+        assert factors[2:] == sorted(factors[2:], reverse=True)
+    assert [lr_factor(replace(schedule, lr_scheduler="linear"), step, 10) for step in (6, 9)] == [0.5, 0.125]
+    assert lr_factor(schedule, 6, 10) == pytest.approx(0.5)
+    assert lr_factor(replace(schedule, lr_scheduler="constant"), 9, 10) == 1.0
+    assert lr_factor(replace(schedule, warmup_ratio=0), 0, 1) == 1.0
+    assert lr_factor(replace(schedule, warmup_ratio=1), 3, 4) == pytest.approx(4 / 5)
