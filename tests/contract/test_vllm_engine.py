@@ -26,6 +26,7 @@ from burnish_services.engine.hosting import ModelHost, ModelReference
 from burnish_services.engine.vllm_engine import VllmEngine
 from tests.contract.conftest import MODEL
 from tests.tiny_model import write_tiny_model
+from tests.waiting import until
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="module")]
 
@@ -83,8 +84,7 @@ async def test_it_has_one_process_and_leaves_our_environment_alone(core: psutil.
 
 async def test_cancelling_a_call_aborts_its_requests_in_the_engine(host: ModelHost) -> None:
     call = asyncio.create_task(endless(host, 16))
-    await asyncio.sleep(0.3)
-    assert unfinished(host) == 16
+    await until(lambda: unfinished(host) == 16)
     call.cancel()
     await asyncio.gather(call, return_exceptions=True)
     assert unfinished(host) == 0

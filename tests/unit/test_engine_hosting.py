@@ -24,6 +24,7 @@ from burnish_services.engine.canary import CANARY_TEXT, CanaryFailed
 from burnish_services.engine.fake import FakeEngine, canary_mean_nll, write_fake_model
 from burnish_services.engine.hosting import ModelHost, ModelReference
 from burnish_services.engine.models import model_digest
+from tests.waiting import until
 
 IDS = [5, 300, 301, 302, 303]
 
@@ -136,8 +137,7 @@ async def test_a_steady_stream_of_users_does_not_starve_a_swap(host: ModelHost, 
             async with host.using(reference(models["b"])):
                 served.append("b")
     before = len(served)
-    await asyncio.sleep(0.05)
-    assert len(served) > before, "nor does the swap starve the stream"
+    await until(lambda: len(served) > before)  # nor does the swap starve the stream
     stop.set()
     await asyncio.gather(*streams)
     assert served.count("b") == 5
@@ -153,10 +153,10 @@ async def test_work_in_flight_is_finished_before_a_swap(host: ModelHost, models:
     holder = asyncio.create_task(hold())
     await asyncio.sleep(0.01)
     other = asyncio.create_task(_touch(host, reference(models["b"])))
+    await until(lambda: host.waiting == 1)
     late = asyncio.create_task(_touch(host, reference(models["a"])))
-    await asyncio.sleep(0.05)
+    await until(lambda: host.waiting == 2)
     assert swaps(host) == ["a"]
-    assert host.waiting == 2
     release.set()
     assert (await other).endswith("/b")
     assert (await late).endswith("/a")
@@ -167,11 +167,11 @@ async def test_a_user_who_gives_up_while_waiting_leaves_nothing_behind(
     host: ModelHost, models: dict[str, Path]
 ) -> None:
     async with host.using(None):
-        waiting = asyncio.create_task(_touch(host, reference(models["b"])))
-        await asyncio.sleep(0.02)
-        waiting.cancel()
+        user = asyncio.create_task(_touch(host, reference(models["b"])))
+        await until(lambda: host.waiting == 1)
+        user.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await waiting
+            await user
         assert host.waiting == 0
     for round_ in range(20):  # cancelled at every stage of waiting, swapping and being let in
         task = asyncio.create_task(_touch(host, reference(models["bc"[round_ % 2]])))
@@ -273,11 +273,11 @@ async def test_a_dead_engine_is_seen_by_everyone(host: ModelHost, tmp_path: Path
 
 async def test_closing_refuses_whoever_waits(host: ModelHost, models: dict[str, Path]) -> None:
     async with host.using(None):
-        waiting = asyncio.create_task(_touch(host, reference(models["b"])))
-        await asyncio.sleep(0.01)
+        user = asyncio.create_task(_touch(host, reference(models["b"])))
+        await until(lambda: host.waiting == 1)
         await host.close()
         with pytest.raises(EngineDead, match="shutting down"):
-            await waiting
+            await user
     await host.close()
 
 

@@ -139,6 +139,21 @@ def test_text_logs_quote_what_would_break_the_line() -> None:
     assert "\n" not in line
 
 
+def test_logs_leave_out_what_a_library_adds_to_every_record() -> None:
+    plain = logging.getLogRecordFactory()
+
+    def adding(*args: object, **kwargs: object) -> logging.LogRecord:
+        record = plain(*args, **kwargs)
+        record.added = "by a library"
+        return record
+
+    logging.setLogRecordFactory(adding)
+    try:
+        assert logs.TextFormatter().format(record_of("call", code="OK")).endswith("INFO call code=OK")
+    finally:
+        logging.setLogRecordFactory(plain)
+
+
 def test_json_logs_are_json() -> None:
     line = logs.JsonFormatter().format(record_of("call", code="OK", path=ALL_ROLES))
     assert json.loads(line)["code"] == "OK"

@@ -10,7 +10,7 @@ import logging
 import sys
 from datetime import UTC, datetime
 
-_STANDARD = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None))) | {"message", "asctime", "taskName"}
+_FORMATTED = {"message", "asctime", "taskName"}
 
 
 def configure(level: str, form: str) -> None:
@@ -24,7 +24,9 @@ def configure(level: str, form: str) -> None:
 
 
 def _extras(record: logging.LogRecord) -> dict[str, object]:
-    return {key: value for key, value in vars(record).items() if key not in _STANDARD}
+    # Compared with a record of this moment: vLLM has a factory of its own, which adds fields to everyone's records.
+    standard = vars(logging.makeLogRecord({})).keys() | _FORMATTED
+    return {key: value for key, value in vars(record).items() if key not in standard}
 
 
 def _time(record: logging.LogRecord) -> str:

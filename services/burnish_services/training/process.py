@@ -74,9 +74,11 @@ class WorkerProcess:
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: signal.Signals) -> None:
+        # Not by the process's own send_signal: that polls first, and so may take a dead worker's exit code away from
+        # asyncio, which then reports 255.
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(number)
+                os.kill(self.pid, number)
 
     async def wait(self) -> int:
         """Waits for its end and returns the exit code; negative: the signal that ended it."""

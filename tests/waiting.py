@@ -1,0 +1,15 @@
+"""Waiting for something to come true, instead of a guess at how long it takes on a busy machine."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+
+async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Returns once `condition` holds; fails the test where it does not within so many seconds."""
+    give_up = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < give_up, f"did not come true within {seconds} s"
+        await asyncio.sleep(0.001)
