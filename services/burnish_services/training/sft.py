@@ -7,6 +7,8 @@ Reads as the run goes: data, model, loss before, steps, rounding, loss after, pu
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -118,5 +120,17 @@ def _eval_loss(trainer: SftTrainer, data: TrainingData | None, batch_size: int) 
     if data is None:
         return None
     trainer.model.eval()
-    with trainer.accelerator.autocast():
+    with trainer.accelerator.autocast(), _exact_on_cpu():
         return mean_nll(trainer.logits, data.samples, batch_size, trainer.args.device)
+
+
+@contextmanager
+def _exact_on_cpu() -> Iterator[None]:
+    """What is measured here is compared with what the scoring service measures, so nothing is rounded on the way."""
+    before = torch.get_float32_matmul_precision()
+    if not torch.cuda.is_available():
+        torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

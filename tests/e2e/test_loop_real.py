@@ -1,0 +1,146 @@
+"""The whole loop on the real engine, through the command: vLLM on the CPU, real training, a kill in its midst."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import burnish
+from burnish.coordinator.ledger import Ledger
+from burnish.coordinator.paths import RunPaths
+from burnish.local import EngineOptions, LocalServices
+from burnish_services.engine.base import EngineSettings
+from burnish_services.engine.factory import create_engine
+from burnish_services.engine.tokenizer import ChatMessage
+from burnish_services.runtime.calls import CallRecord
+from burnish_services.scoring.core import score_conversations
+from burnish_services.scoring.losses import SampleLoss
+from tests.e2e.support import history
+from tests.golden.cases import MODEL
+
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(600)]
+
+ROWS = 18
+HOLDOUT = 6
+BUNDLED = Path(burnish.__file__).parent / "data"
+# Tables that a killed run must find again as they were: content that was paid for.
+PAID_FOR = ("score", "embedding", "rating")
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("real")
+    options = EngineOptions(dtype="float32", max_model_len=768)
+    with LocalServices(engine="vllm", model=MODEL.resolve(), state_dir=folder, options=options) as services:
+        yield services.endpoints.scoring
+
+
+def head(name: str, count: int, folder: Path) -> Path:
+    lines = (BUNDLED / name).read_text(encoding="utf-8").splitlines(keepends=True)[:count]
+    path = folder / name
+    path.write_text("".join(lines), encoding="utf-8")
+    return path
+
+
+def start(address: str, folder: Path) -> subprocess.Popen[str]:
+    """One round, with everything about it small."""
+    command = [
+        *(sys.executable, "-m", "burnish", "run", "middo", "--endpoint", address, "--out", folder / "out"),
+        *("--data", head("demo.jsonl", ROWS, folder), "--holdout", head("demo_holdout.jsonl", HOLDOUT, folder)),
+        *("--model", MODEL.resolve(), "--seed", "3", "--learning-rate", "5e-5", "--batch-size", "2"),
+        *("--accumulation", "2", "--rewrite-max-tokens", "48", "--attempts", "2", "--items-per-batch", "4"),
+        *("--batches-in-flight", "1", "--json"),
+    ]
+    return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def paid_for(out: Path) -> dict[str, set[tuple[Any, ...]]]:
+    with Ledger.open(RunPaths(out).ledger, read_only=True) as ledger:
+        return {table: {tuple(map(str, row)) for row in ledger.select(f"SELECT * FROM {table}")} for table in PAID_FOR}
+
+
+async def reference_losses(model: Path, conversations: list[list[ChatMessage]]) -> list[float]:
+    """Mean losses by the transformers engine, in float32."""
+    engine = create_engine("transformers", EngineSettings(str(model), dtype="float32", max_model_len=768))
+    await engine.start()
+    try:
+        results = await score_conversations(engine, conversations, CallRecord("ScoreSamples"))
+    finally:
+        await engine.close()
+    assert all(isinstance(result, SampleLoss) for result in results)
+    return [result.mean_nll for result in results if isinstance(result, SampleLoss)]
+
+
+async def test_a_round_that_is_killed_and_goes_on(address: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = start(address, tmp_path)
+    until_step(process, out, "judge", done=4)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    before = paid_for(out)
+    assert len(before["score"]) == 2 * ROWS + 2 * HOLDOUT
+    assert 6 * 4 <= len(before["rating"]) < 6 * ROWS
+
+    process = start(address, tmp_path)
+    said, errors = process.communicate(timeout=400)
+    assert process.returncode == 0, errors
+    after = paid_for(out)
+    for table in PAID_FOR:
+        assert before[table] <= after[table], f"{table}: what was recorded was redone or altered"
+
+    told = json.loads(said)
+    assert told["rows_in"] == ROWS
+    rows = [json.loads(line) for line in (out / "final/data.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(rows) == told["rows_out"]
+    assert Path(told["report"]) == out / "report.html"
+    assert (out / "report.html").is_file()
+    with history(out) as h:
+        assert {step.name for step in h.steps()} >= {"train", "score_pre", "score_post", "embed", "judge", "refine"}
+        rewrites = h.rewrites(1)
+        accepted = [rewrite for rewrite in rewrites if rewrite.after is not None]
+        assert rewrites
+        assert all(rewrite.reason for rewrite in rewrites if rewrite.after is None), "a rejection says why"
+        changed = {json.dumps(row, sort_keys=True) for row in rows} - {
+            json.dumps(json.loads(line), sort_keys=True) for line in (tmp_path / "demo.jsonl").read_text().splitlines()
+        }
+        assert len(changed) == len({(rewrite.row_id, rewrite.strategy) for rewrite in accepted})
+
+        base, first, last = h.models()
+        assert base.eval_loss is not None
+        assert last.eval_loss is not None
+        assert last.eval_loss < base.eval_loss, "training taught it nothing"
+        # What vLLM said of the weights that training published, against transformers on the same files.
+        decisions = h.decisions(1)
+        conversations = [
+            [ChatMessage(str(message.role), message.content) for message in messages]
+            for _, messages in h.conversations(1)
+        ]
+    expected = await reference_losses(Path(first.uri), conversations)
+    found = [decision.signals["loss_post"] for decision in decisions]
+    assert found == pytest.approx(expected, abs=1e-5)
+    base_losses = [decision.signals["loss_pre"] for decision in decisions]
+    assert found != pytest.approx(base_losses, abs=0.05)
+    assert first.detail["eval_loss"] == pytest.approx(first.eval_loss, abs=1e-4), "trained and scored differ"
+
+
+def until_step(process: subprocess.Popen[str], out: Path, name: str, *, done: int) -> None:
+    """Waits until the run has done so many items of a step."""
+    give_up = time.monotonic() + 400
+    while time.monotonic() < give_up:
+        assert process.poll() is None, process.communicate()
+        try:
+            step = json.loads((out / "status.json").read_text())["step"]
+        except FileNotFoundError:
+            step = None
+        if step is not None and step["name"] == name and step["done"] >= done:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{name} was never reached")
