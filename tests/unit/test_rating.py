@@ -63,7 +63,7 @@ def test_a_question_shows_its_material_and_ends_in_the_request(dimension: Dimens
     assert "Be brief." in question
     # What the material says is shown as it is, never read as a template.
     assert ("{{ dimension }} scattering" in question) == (target is Target.RESPONSE)
-    request = question[question.index("Your task") :]
+    request = question[question.index("Rate the ") :]
     assert str(dimension) in request
     assert "0 to 10" in request
     assert not question.endswith("\n")
@@ -78,7 +78,7 @@ def test_the_questions_about_a_sample_share_what_they_can() -> None:
     ]
     assert len(set(questions)) == 6
     for question in questions:
-        assert question.startswith(questions[0][: questions[0].index("### Your task")].rstrip())
+        assert question.startswith(questions[0][: questions[0].index("Rate the ")].rstrip())
 
 
 def test_all_turns_are_shown_in_order() -> None:

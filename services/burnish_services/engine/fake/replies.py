@@ -17,7 +17,7 @@ _REWRITE = re.compile(r"\bwrite (\S[^\n]{0,60}?) and after it only\b", re.IGNORE
 _LAST_TURN = re.compile(r"\A.*^user$", re.MULTILINE | re.DOTALL)
 # Where the material that a prompt shows begins and ends, as far as one can tell.
 _MATERIAL_BEGINS = re.compile(r"^(?:Instruction:|#+ Instruction|Here are[^\n]*:)$", re.MULTILINE)
-_MATERIAL_ENDS = re.compile(r"^(?:#+ Your task|First say |Write one more |Give a )", re.MULTILINE)
+_MATERIAL_ENDS = re.compile(r"^(?:Rate the |First say |Write one more |Give a )", re.MULTILINE)
 _RESPONSE = re.compile(r"^#+ Response$", re.MULTILINE)
 _ROLES = frozenset({"assistant", "human", "instruction", "response", "system", "user"})
 _WORD = re.compile(r"[^\W\d_]{3,}")

@@ -37,6 +37,7 @@ _MAX_SEQUENCES = 128
 _LEAST_BATCH_TOKENS = 2048
 # KV cache on a CPU where the operator names no size.
 _LEAST_CACHE_BYTES = {Task.GENERATE: 256 << 20, Task.EMBED: 64 << 20}
+_BLOCK_TOKENS = 32
 _CLOSE_SECONDS = 15.0
 
 
@@ -200,6 +201,9 @@ def _arguments(settings: EngineSettings, directory: str, context: int, cache_byt
         max_num_batched_tokens=batch_tokens,
         max_num_seqs=_MAX_SEQUENCES,
         kv_cache_memory_bytes=memory,
+        # A cached prefix is shared in whole blocks. On a CPU vLLM would take 128, and most questions about a sample
+        # share less than that.
+        block_size=_BLOCK_TOKENS if current_platform.is_cpu() else None,
         enforce_eager=not settings.compile,
         skip_tokenizer_init=True,  # ours may change with the weights
         generation_config="vllm",  # no sampling defaults but ours
