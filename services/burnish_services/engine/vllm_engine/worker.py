@@ -17,7 +17,10 @@ from types import MethodType
 from typing import Any
 
 import torch
+from vllm.platforms import current_platform
 from vllm.v1.outputs import LogprobsTensors
+
+from burnish_services.engine.vllm_engine.cpu_kernels import use_kernels
 
 # A request's key, in SamplingParams.extra_args, for the first position whose score is wanted.
 FIRST_SCORED = "burnish_first_scored"
@@ -33,10 +36,14 @@ class Worker:
     """Mixed into vLLM's worker class; its methods are called by `collective_rpc`."""
 
     model_runner: Any
+    vllm_config: Any
 
     def burnish_prepare(self) -> bool:
-        """Watches for the parent's end, and replaces the scoring; returns whether it is replaced."""
+        """Watches for the parent's end, speeds up an eager model on a CPU, and replaces the scoring; returns whether
+        the scoring is replaced."""
         threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True, name="burnish-parent-watch").start()
+        if current_platform.is_cpu() and self.vllm_config.model_config.enforce_eager:
+            use_kernels(self.model_runner.get_model())
         original = getattr(self.model_runner, _METHOD, None)
         expected = ["hidden_states", "num_scheduled_tokens"]
         if original is None or list(inspect.signature(original).parameters) != expected:
