@@ -1,8 +1,8 @@
 """Rewrites a batch on an engine: two calls per attempt, every reply validated, bounded attempts. Knows no
 RPC.
 
-The items of a batch go through the calls side by side: all first calls together, then all second calls of
-those whose new prompt passed, then the next attempt of those that did not pass.
+Every item goes through its calls at its own pace, so that an engine that batches as requests come always has
+all that can be asked at the time: no item waits for the longest reply of the others.
 """
 
 from __future__ import annotations
@@ -103,45 +103,48 @@ class Rewriter:
         """One outcome per item, in order. Failures: those that stand in an item's place already, REJECTED
         after the last attempt, TOO_LONG and TEMPLATE_FAILED where nothing could be asked, and the engine's
         own."""
-        entries = [item if isinstance(item, EngineFailure) else self._work(item) for item in items]
-        works = [entry for entry in entries if isinstance(entry, _Work)]
+        return await asyncio.gather(*map(self._outcome, items))
+
+    async def _outcome(self, item: Item | EngineFailure) -> Outcome:
+        if isinstance(item, EngineFailure):
+            return Outcome(failure=item)
+        work = _Work(item, self.prompts.original(self.strategy, item.material))
         for number in range(self.max_attempts):
-            pending = [work for work in works if work.open]
-            for work in pending:
-                work.outcome.attempts.append(Attempt())
-            replies = await self._ask(pending, "prompt", number, self._first_call)
-            passed = await asyncio.to_thread(self._take, replies, self._take_prompt)
-            replies = await self._ask(passed, "answer", number, self._second_call)
-            await asyncio.to_thread(self._take, replies, self._take_answer)
-        for work in works:
-            if work.open:
-                work.outcome.failure = self._rejected(work.outcome.attempts)
-        return [entry.outcome if isinstance(entry, _Work) else Outcome(failure=entry) for entry in entries]
+            work.outcome.attempts.append(Attempt())
+            if await self._passes(work, "prompt", number, self._first_call, self._take_prompt):
+                await self._passes(work, "answer", number, self._second_call, self._take_answer)
+            if not work.open:
+                return work.outcome
+        work.outcome.failure = self._rejected(work.outcome.attempts)
+        return work.outcome
 
-    def _work(self, item: Item) -> _Work:
-        return _Work(item, self.prompts.original(self.strategy, item.material))
-
-    async def _ask(
-        self, works: Sequence[_Work], call: str, number: int, question: Callable[[_Work], _Question]
-    ) -> list[tuple[_Work, Generation]]:
-        """Asks the engine about all `works` at once; those without a reply have got their failure."""
-
-        def requests() -> list[GenerateRequest | EngineFailure]:
-            return [self._request(work, call, number, question(work)) for work in works]
-
-        asked = list(zip(works, await asyncio.to_thread(requests), strict=True))
-        sent = [request for _, request in asked if isinstance(request, GenerateRequest)]
-        with self.record.in_engine(prompt_tokens=sum(len(request.token_ids) for request in sent)):
-            answers = iter(await self.engine.generate(sent) if sent else [])
-        replies = []
-        for work, request in asked:
-            answer = next(answers) if isinstance(request, GenerateRequest) else request
-            if isinstance(answer, EngineFailure):
-                self._fail(work, answer)
-            else:
-                self.record.generated_tokens += len(answer.token_ids)
-                replies.append((work, answer))
-        return replies
+    async def _passes(
+        self,
+        work: _Work,
+        call: str,
+        number: int,
+        question: Callable[[_Work], _Question],
+        take: Callable[[_Work, Generation], None],
+    ) -> bool:
+        """Asks the engine and validates its reply. Where there is no reply the item has got its failure; where it did
+        not pass, its attempt says why."""
+        request = await asyncio.to_thread(lambda: self._request(work, call, number, question(work)))
+        if isinstance(request, EngineFailure):
+            self._fail(work, request)
+            return False
+        with self.record.in_engine(prompt_tokens=len(request.token_ids)):
+            (reply,) = await self.engine.generate([request])
+        if isinstance(reply, EngineFailure):
+            self._fail(work, reply)
+            return False
+        self.record.generated_tokens += len(reply.token_ids)
+        try:
+            await asyncio.to_thread(take, work, reply)  # comparing texts takes its time
+        except Rejected as rejected:
+            work.attempt.rejection, work.attempt.detail = rejected.rejection, rejected.detail
+            work.prompt = ""
+            return False
+        return True
 
     def _request(self, work: _Work, call: str, number: int, question: _Question) -> GenerateRequest | EngineFailure:
         try:
@@ -177,20 +180,6 @@ class Rewriter:
 
     def _second_call(self, work: _Work) -> _Question:
         return _Question(self.prompts.answer(self.strategy, work.item.material, work.prompt))
-
-    def _take(
-        self, replies: Sequence[tuple[_Work, Generation]], take: Callable[[_Work, Generation], None]
-    ) -> list[_Work]:
-        """Validates the replies and returns what passed; blocking, as comparing texts takes its time."""
-        passed = []
-        for work, reply in replies:
-            try:
-                take(work, reply)
-                passed.append(work)
-            except Rejected as rejected:
-                work.attempt.rejection, work.attempt.detail = rejected.rejection, rejected.detail
-                work.prompt = ""
-        return passed
 
     def _take_prompt(self, work: _Work, reply: Generation) -> None:
         text = work.lead_in + reply.text

@@ -26,18 +26,23 @@ class CallRecord:
     prompt_tokens: int = 0
     generated_tokens: int = 0
     _engine_entered: float | None = None
+    _in_engine: int = 0
+    _busy_since: float = 0.0
 
     @contextmanager
     def in_engine(self, prompt_tokens: int) -> Iterator[None]:
-        """Counts the time of the block as engine time, and its prompts' tokens."""
-        began = time.monotonic()
-        if self._engine_entered is None:
-            self._engine_entered = began
+        """Counts the time of the block as engine time, and its prompts' tokens. Blocks that overlap count once."""
+        if not self._in_engine:
+            self._busy_since = time.monotonic()
+            self._engine_entered = self._engine_entered or self._busy_since
+        self._in_engine += 1
         self.prompt_tokens += prompt_tokens
         try:
             yield
         finally:
-            self.engine_seconds += time.monotonic() - began
+            self._in_engine -= 1
+            if not self._in_engine:
+                self.engine_seconds += time.monotonic() - self._busy_since
 
     @property
     def queue_seconds(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
@@ -69,9 +70,7 @@ async def _refine(
     stage.expect(len(keys), known=len(keys) - len(missing), detail=detail)
     with book.transaction():
         book.add_refinements(stage.round, [(row.row_id, key) for row, _, key in keyed])
-    for strategy in _STRATEGIES.values():
-        wanted = [key for key in keys if key.strategy == strategy.value]
-        await _rewrite(run, stage, strategy, refiner, version, wanted, hints)
+    await _rewrite(run, stage, refiner, version, keys, hints)
 
 
 async def refiner_model(run: RunContext, base: ModelRef) -> ModelRef:
@@ -91,27 +90,25 @@ async def refiner_model(run: RunContext, base: ModelRef) -> ModelRef:
 async def _rewrite(
     run: RunContext,
     stage: Stage,
-    strategy: Strategy,
     refiner: ModelRef,
     version: ModelVersion,
     keys: Sequence[RewriteKey],
     hints: Mapping[RewriteKey, tuple[str, ...]],
 ) -> None:
-    """Has the rewrites of one strategy made. Items are named by their key, so that seeds and order play no part."""
+    """Has the rewrites made. Items are named by their key, so that seeds and order play no part."""
     settings, book = run.settings, run.book
 
-    async def send(batch: Sequence[RewriteKey]) -> RewriteBatch:
-        found = book.samples(
-            [key.sample_hash for key in batch] + [name for key in batch for name in hints.get(key, ())]
-        )
+    async def ask(strategy: Strategy, part: Sequence[RewriteKey]) -> tuple[Sequence[RewriteKey], RewriteBatch]:
+        names = {name for key in part for name in (key.sample_hash, *hints.get(key, ()))}
+        found = book.samples(names)
         items = [
             RewriteItem(
                 Sample(digest_of(asdict(key)), found[key.sample_hash]),
                 tuple(Sample(name, found[name]) for name in hints.get(key, ())),
             )
-            for key in batch
+            for key in part
         ]
-        return await run.client.rewriting.rewrite(
+        return part, await run.client.rewriting.rewrite(
             items,
             strategy,
             model=refiner,
@@ -120,17 +117,24 @@ async def _rewrite(
             rules=settings.rules.rules(),
         )
 
-    def store(batch: Sequence[RewriteKey], reply: RewriteBatch) -> None:
-        same_version(version, reply.model, "rewriting")
-        if batch[0].prompt_version != reply.prompt_version:
-            raise StepFailed(
-                f"The rewriting service used other prompts ({reply.prompt_version}) than it named before"
-                f" ({batch[0].prompt_version}). Do all of its replicas run the same release?"
-            )
-        made = [rewrite.sample.messages if rewrite.sample else None for rewrite in reply.rewrites]
-        names = [None if messages is None else sample_hash(messages) for messages in made]
-        book.add_samples({name: m for name, m in zip(names, made, strict=True) if name is not None and m is not None})
-        book.findings.add_rewrites(batch, reply.rewrites, names)
+    async def send(batch: Sequence[RewriteKey]) -> list[tuple[Sequence[RewriteKey], RewriteBatch]]:
+        # A request has one strategy. Its parts go out together: a strategy on its own, with hardly anything to do,
+        # would leave the engine as good as idle for as long as a full one.
+        parts = {s: [key for key in batch if key.strategy == action.value] for action, s in _STRATEGIES.items()}
+        return await asyncio.gather(*(ask(strategy, part) for strategy, part in parts.items() if part))
+
+    def store(batch: Sequence[RewriteKey], replies: Sequence[tuple[Sequence[RewriteKey], RewriteBatch]]) -> None:
+        for part, reply in replies:
+            same_version(version, reply.model, "rewriting")
+            if part[0].prompt_version != reply.prompt_version:
+                raise StepFailed(
+                    f"The rewriting service used other prompts ({reply.prompt_version}) than it named before"
+                    f" ({part[0].prompt_version}). Do all of its replicas run the same release?"
+                )
+            made = [rewrite.sample.messages if rewrite.sample else None for rewrite in reply.rewrites]
+            names = [None if messages is None else sample_hash(messages) for messages in made]
+            book.add_samples({n: m for n, m in zip(names, made, strict=True) if n is not None and m is not None})
+            book.findings.add_rewrites(part, reply.rewrites, names)
 
     await stage.in_batches(lambda: book.findings.unwritten(keys), send, store)
 
