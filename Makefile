@@ -26,8 +26,10 @@ $(LOCKS_INSTALLED):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Burnish needs Python 3.11 or newer; name one: make setup PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(LOCKS:%=--requirement %)
-	@$(BIN)/python -c 'import torch' || { echo "pip found a build of torch that this machine cannot load. Without a" \
-		"GPU, add PyTorch's index of CPU wheels to pip's configuration and run make setup again." >&2; exit 1; }
+	@$(BIN)/python -c 'import torch' 2> /dev/null || { \
+		echo "This build of torch loads CUDA's libraries, GPU or not; installing them too, which are gigabytes. An" \
+		"index of CPU wheels in pip's configuration saves that." >&2; \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements/cpu.txt)"; }
 	rm -f .venv/.locks-* && touch $@
 
 $(PROJECT_INSTALLED): | $(LOCKS_INSTALLED)
