@@ -128,7 +128,6 @@ async def test_a_round_that_is_killed_and_goes_on(address: str, tmp_path: Path) 
     assert found == pytest.approx(expected, abs=1e-5)
     base_losses = [decision.signals["loss_pre"] for decision in decisions]
     assert found != pytest.approx(base_losses, abs=0.05)
-    assert first.detail["eval_loss"] == pytest.approx(first.eval_loss, abs=1e-4), "trained and scored differ"
 
 
 def until_step(process: subprocess.Popen[str], out: Path, name: str, *, done: int) -> None:

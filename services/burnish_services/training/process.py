@@ -117,10 +117,10 @@ def _environment(threads: int) -> dict[str, str]:
         # of; where anything else runs, a spinning thread keeps the very one it waits for from its core: 4 to 10 times
         # slower, measured.
         "OMP_WAIT_POLICY": "PASSIVE",
-        # glibc gives every large block back to the kernel and fetches it again, page by page, in the next layer; in
-        # pages of 2 MiB that costs little. (Keeping the blocks instead is as fast, and in tens of steps fragments the
-        # heap to three times its size.)
-        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+        # glibc gives freed memory back to the kernel and fetches it again, page by page, in the next layer. Blocks up
+        # to 32 MiB are kept instead; keeping the few larger ones too would fragment the heap to twice its size.
+        "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
+        "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
         # Without it cuBLAS may give other bits each time.
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     }

@@ -43,7 +43,6 @@ async def train(run: RunContext, round_number: int, base: ModelRef) -> ModelRef:
             data_digest=digest,
             output_uri=str(run.paths.model(round_number)),
             hyperparameters=run.settings.hyperparameters(round_number),
-            eval_data_uri=str(run.paths.holdout) if run.settings.holdout else "",
         )
         training = await _create(run, round_number, spec)
         await _watch(run, stage, training)
@@ -61,7 +60,6 @@ async def train(run: RunContext, round_number: int, base: ModelRef) -> ModelRef:
                 "skipped": list(result.skipped),
                 "num_tokens": result.num_tokens,
                 "seconds": result.seconds,
-                "eval_loss": result.eval_loss,
                 "data_digest": result.data_digest,
             },
         )
