@@ -28,8 +28,8 @@ from tests.golden.cases import MODEL
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(600)]
 
-ROWS = 18
-HOLDOUT = 6
+ROWS = 12
+HOLDOUT = 4
 BUNDLED = Path(burnish.__file__).parent / "data"
 # Tables that a killed run must find again as they were: content that was paid for.
 PAID_FOR = ("score", "embedding", "rating")

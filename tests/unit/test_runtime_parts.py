@@ -36,6 +36,7 @@ from burnish_services.runtime.errors import (
     item_status,
     service_error,
 )
+from burnish_services.runtime.health import HealthServicer
 from burnish_services.runtime.interceptors import _until_drained
 from burnish_services.runtime.lifecycle import Lifecycle
 from burnish_services.runtime.prompts import PromptFiles
@@ -218,3 +219,14 @@ def test_training_alone_needs_no_model() -> None:
 def test_an_unknown_setting_is_an_error() -> None:
     with pytest.raises(ValidationError, match="colour"):
         ServerSettings(model="x", colour="red")  # type: ignore[call-arg]
+
+
+async def test_a_stop_while_a_status_is_being_sent_is_told_too() -> None:
+    health = HealthServicer([])
+    health.set_serving()
+    watch = health.Watch(health_pb2.HealthCheckRequest(), None)  # type: ignore[arg-type]
+    assert (await anext(watch)).status == health_pb2.HealthCheckResponse.SERVING
+    health.set_stopping()
+    assert (await anext(watch)).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    with pytest.raises(StopAsyncIteration):
+        await anext(watch)

@@ -63,12 +63,13 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         run."""
         last: health_pb2.HealthCheckResponse | None = None
         while True:
-            changed = self._changed
+            # Before the status: what changes while one is being sent must be told too.
+            changed, ended = self._changed, self._ended
             known = request.service in self._known
             status = self._current() if known else _Status(status=_Status.SERVICE_UNKNOWN)
             if status != last:
                 yield status
                 last = status
-            if self._ended:
+            if ended:
                 return
             await changed.wait()

@@ -20,8 +20,6 @@ import torch
 from vllm.platforms import current_platform
 from vllm.v1.outputs import LogprobsTensors
 
-from burnish_services.engine.vllm_engine.cpu_kernels import use_kernels
-
 # A request's key, in SamplingParams.extra_args, for the first position whose score is wanted.
 FIRST_SCORED = "burnish_first_scored"
 
@@ -43,6 +41,9 @@ class Worker:
         the scoring is replaced."""
         threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True, name="burnish-parent-watch").start()
         if current_platform.is_cpu() and self.vllm_config.model_config.enforce_eager:
+            # Not above: the server names this module too, and need not load vLLM's layers and threads for that.
+            from burnish_services.engine.vllm_engine.cpu_kernels import use_kernels
+
             use_kernels(self.model_runner.get_model())
         original = getattr(self.model_runner, _METHOD, None)
         expected = ["hidden_states", "num_scheduled_tokens"]
