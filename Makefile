@@ -29,7 +29,8 @@ $(LOCKS_INSTALLED):
 	@$(BIN)/python -c 'import torch' 2> /dev/null || { \
 		echo "This build of torch loads CUDA's libraries, GPU or not; installing them too, which are gigabytes. An" \
 		"index of CPU wheels in pip's configuration saves that." >&2; \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements/cpu.txt)"; }
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements/cpu.txt)"; \
+		$(BIN)/python -c 'import torch'; }
 	rm -f .venv/.locks-* && touch $@
 
 $(PROJECT_INSTALLED): | $(LOCKS_INSTALLED)

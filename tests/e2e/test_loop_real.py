@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from burnish_services.scoring.core import score_conversations
 from burnish_services.scoring.losses import SampleLoss
 from tests.e2e.support import history
 from tests.golden.cases import MODEL
+from tests.waiting import until
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -82,7 +82,7 @@ async def reference_losses(model: Path, conversations: list[list[ChatMessage]]) 
 async def test_a_round_that_is_killed_and_goes_on(address: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     process = start(address, tmp_path)
-    until_step(process, out, "judge", done=4)
+    await until_step(process, out, "judge", done=4)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     before = paid_for(out)
@@ -130,16 +130,13 @@ async def test_a_round_that_is_killed_and_goes_on(address: str, tmp_path: Path) 
     assert found != pytest.approx(base_losses, abs=0.05)
 
 
-def until_step(process: subprocess.Popen[str], out: Path, name: str, *, done: int) -> None:
+async def until_step(process: subprocess.Popen[str], out: Path, name: str, *, done: int) -> None:
     """Waits until the run has done so many items of a step."""
-    give_up = time.monotonic() + 400
-    while time.monotonic() < give_up:
+
+    def reached() -> bool:
         assert process.poll() is None, process.communicate()
-        try:
-            step = json.loads((out / "status.json").read_text())["step"]
-        except FileNotFoundError:
-            step = None
-        if step is not None and step["name"] == name and step["done"] >= done:
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"{name} was never reached")
+        status = out / "status.json"
+        step = json.loads(status.read_text())["step"] if status.exists() else None
+        return step is not None and step["name"] == name and step["done"] >= done
+
+    await until(reached, seconds=400)

@@ -305,7 +305,7 @@ def test_copies_of_a_row_share_what_is_measured_and_keep_their_places(
 
 
 def test_held_out_loss_is_measured_for_every_model_by_the_same_service(
-    client: Client, data: Path, tmp_path: Path
+    fakes: FakeServices, client: Client, data: Path, tmp_path: Path
 ) -> None:
     rows = alpaca(70)
     holdout = write_jsonl(tmp_path / "holdout.jsonl", rows[58:])
@@ -314,6 +314,7 @@ def test_held_out_loss_is_measured_for_every_model_by_the_same_service(
     assert all(m.eval_loss is not None and m.eval_loss > 0 for m in summary.models)
     assert len({m.eval_loss for m in summary.models}) == 3
     assert any("2 held-out samples are in the training data" in note for note in watcher.notes)
+    assert {r.spec.eval_data_uri for r in fakes.requests("CreateRun")} == {""}, "measured twice"
     trained_on = (tmp_path / "out/data/round-1.jsonl").read_text()
     assert rows[65]["instruction"] not in trained_on
 

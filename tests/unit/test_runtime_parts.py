@@ -26,6 +26,7 @@ from burnish_services.engine.base import (
 )
 from burnish_services.runtime import logs, wire
 from burnish_services.runtime.admission import Admission
+from burnish_services.runtime.calls import CallRecord
 from burnish_services.runtime.config import ALL_ROLES, ServerSettings, is_loopback
 from burnish_services.runtime.errors import (
     InternalError,
@@ -230,3 +231,14 @@ async def test_a_stop_while_a_status_is_being_sent_is_told_too() -> None:
     assert (await anext(watch)).status == health_pb2.HealthCheckResponse.NOT_SERVING
     with pytest.raises(StopAsyncIteration):
         await anext(watch)
+
+
+def test_time_in_the_engine_counts_once_where_it_overlaps(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([103.0, 108.0])  # first block in, last block out
+    monkeypatch.setattr("burnish_services.runtime.calls.time.monotonic", lambda: next(clock))
+    record = CallRecord("Any", arrival=100.0)
+    with record.in_engine(prompt_tokens=2), record.in_engine(prompt_tokens=3):
+        pass
+    assert record.engine_seconds == 5.0
+    assert record.queue_seconds == 3.0
+    assert record.prompt_tokens == 5

