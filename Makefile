@@ -6,6 +6,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 BASE ?= main
+SIZE ?= small
 MODEL := build/models/smollm2-135m-instruct
 BIN := .venv/bin
 
@@ -92,6 +93,12 @@ protos-check: generated
 	else echo "breaking changes not checked: no protos on $(BASE) to compare with (BASE=… names another commit)"; fi
 	@diff --recursive --brief --exclude=__pycache__ build/protos/burnish/api client/burnish/api \
 		|| { echo "client/burnish/api is not what protos/ say; run make protos" >&2; exit 1; }
+
+# Minutes, on an otherwise idle machine; each writes bench/results/<name>.json.
+.PHONY: bench bench-%
+bench: bench-scoring bench-overhead ## every bench, one after the other (SIZE=full takes longer)
+bench-%: setup model ## one bench against its named peers: bench-scoring, bench-overhead (SIZE=small|full)
+	$(BIN)/python -m bench.$* --size $(SIZE)
 
 .PHONY: docs
 docs: setup ## write docs/cli.md anew from the command's own help

@@ -30,6 +30,7 @@ from burnish.api.training.v1 import training_pb2
 
 ROLES = Words(pb.Role.DESCRIPTOR, t.Role)
 DIMENSIONS = Words(scoring_pb2.Dimension.DESCRIPTOR, t.Dimension)
+TOKEN_SPANS = Words(scoring_pb2.TokenSpan.DESCRIPTOR, t.TokenSpan)
 TARGETS = Words(scoring_pb2.Target.DESCRIPTOR, t.Target)
 STRATEGIES = Words(rewriting_pb2.Strategy.DESCRIPTOR, t.Strategy)
 STATES = Words(training_pb2.State.DESCRIPTOR, t.RunState)

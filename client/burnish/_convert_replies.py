@@ -43,6 +43,21 @@ def score_from_proto(score: scoring_pb2.SampleScore) -> t.SampleScore:
         num_tokens=score.num_tokens,
         num_sequence_tokens=score.num_sequence_tokens,
         turns=tuple(_turn(turn) for turn in score.turns),
+        mean_probability=score.mean_probability,
+        min_probability=score.min_probability,
+        unconditional=_unconditional(score.unconditional) if score.HasField("unconditional") else None,
+        mean_entropy=score.mean_entropy if score.HasField("mean_entropy") else None,
+        mean_margin=score.mean_margin if score.HasField("mean_margin") else None,
+        mean_hidden_state=floats(score.mean_hidden_state),
+    )
+
+
+def _unconditional(score: scoring_pb2.UnconditionalScore) -> t.UnconditionalScore:
+    return t.UnconditionalScore(
+        score.mean_nll,
+        score.num_tokens,
+        score.ifd if score.HasField("ifd") else None,
+        score.pmi if score.HasField("pmi") else None,
     )
 
 

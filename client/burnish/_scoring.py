@@ -23,6 +23,7 @@ from burnish._types import (
     ScoreBatch,
     ScoringInfo,
     Target,
+    TokenSpan,
 )
 from burnish.api.scoring.v1 import scoring_pb2 as pb
 from burnish.api.scoring.v1 import scoring_pb2_grpc
@@ -52,6 +53,7 @@ class AsyncScoring(AsyncModelService):
             info.limits,
             info.notes,
             judge_prompt_digest=reply.judge_prompt_digest,
+            score_method=reply.score_method,
         )
 
     async def load_model(self, model: Model, *, timeout: float | None = None) -> ModelVersion:
@@ -67,19 +69,28 @@ class AsyncScoring(AsyncModelService):
         *,
         model: Model | None = None,
         return_tokens: bool = False,
+        unconditional: bool = False,
+        distribution: bool = False,
+        mean_hidden_state: TokenSpan | None = None,
         timeout: float | None = None,
     ) -> ScoreBatch:
         """Loss and perplexity of each sample's responses under `model` (None: whatever the service holds).
 
         Any number of samples; ids unique. One SampleScore per sample, in order; a failed one has no numbers. With
-        `return_tokens`, token ids and log-probabilities (nats) too. Raises UsageError and ServiceError.
+        `return_tokens`, token ids and log-probabilities (nats) too; with `unconditional`, the responses without their
+        prompts, IFD and PMI; with `distribution`, entropy and margin; with `mean_hidden_state`, the mean over those
+        tokens, from the same pass. Raises UsageError and ServiceError.
         """
+        span = 0 if mean_hidden_state is None else _convert.TOKEN_SPANS.number(mean_hidden_state)
 
         async def send(part: Sequence[Sample]) -> Reply[SampleScore]:
             request = pb.ScoreSamplesRequest(
                 model=_convert.model_to_proto(model),
                 samples=[_convert.sample_to_proto(sample) for sample in part],
                 return_tokens=return_tokens,
+                score_unconditional=unconditional,
+                score_distribution=distribution,
+                mean_hidden_state=span,  # type: ignore[arg-type]
             )
             reply = await self._link.call("ScoreSamples", self._stub.ScoreSamples, request, timeout=timeout)
             with self._link.reading("ScoreSamples"):
@@ -180,10 +191,23 @@ class Scoring(Service):
         *,
         model: Model | None = None,
         return_tokens: bool = False,
+        unconditional: bool = False,
+        distribution: bool = False,
+        mean_hidden_state: TokenSpan | None = None,
         timeout: float | None = None,
     ) -> ScoreBatch:
         """See AsyncScoring.score."""
-        return self._loop.run(self._twin.score(samples, model=model, return_tokens=return_tokens, timeout=timeout))
+        return self._loop.run(
+            self._twin.score(
+                samples,
+                model=model,
+                return_tokens=return_tokens,
+                unconditional=unconditional,
+                distribution=distribution,
+                mean_hidden_state=mean_hidden_state,
+                timeout=timeout,
+            )
+        )
 
     def judge(
         self,

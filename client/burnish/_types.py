@@ -38,6 +38,14 @@ class Target(StrEnum):
     RESPONSE = "response"
 
 
+class TokenSpan(StrEnum):
+    """Which tokens of a conversation are averaged over."""
+
+    USER = "user"
+    RESPONSE = "response"
+    ALL = "all"
+
+
 class Strategy(StrEnum):
     """What a rewrite is for."""
 
@@ -167,9 +175,11 @@ class ServerInfo:
 
 @dataclass(frozen=True, slots=True)
 class ScoringInfo(ServerInfo):
-    """What a scoring server is; `judge_prompt_digest` is what JudgeBatch.prompt_digest will be."""
+    """What a scoring server is; `judge_prompt_digest` is what JudgeBatch.prompt_digest will be. `score_method` is how
+    scores are made: plugin, prompt_logprobs (slower, losses only), forward or fake."""
 
     judge_prompt_digest: str = ""
+    score_method: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,8 +202,25 @@ class TurnScore:
 
 
 @dataclass(frozen=True, slots=True)
+class UnconditionalScore:
+    """Responses without their prompts, nats per token; `ifd` and `pmi` compare the same tokens with and without.
+
+    `ifd`: mean loss given the prompt over mean loss without it (arXiv 2308.12032); `pmi`: log p(y|x) - log p(y). None
+    where there is nothing to compare.
+    """
+
+    mean_nll: float
+    num_tokens: int
+    ifd: float | None = None
+    pmi: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SampleScore:
-    """The scores of one sample, nats; None where `status` is not ok."""
+    """The scores of one sample, nats; None where `status` is not ok or what was not asked for.
+
+    `mean_hidden_state` has shape (hidden_size,), float32, not normalised.
+    """
 
     sample_id: str
     status: ItemStatus
@@ -203,6 +230,12 @@ class SampleScore:
     num_tokens: int = 0
     num_sequence_tokens: int = 0
     turns: tuple[TurnScore, ...] = ()
+    mean_probability: float | None = None
+    min_probability: float | None = None
+    unconditional: UnconditionalScore | None = None
+    mean_entropy: float | None = None
+    mean_margin: float | None = None
+    mean_hidden_state: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)

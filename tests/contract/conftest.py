@@ -1,4 +1,4 @@
-"""The engines under contract: each started once per session and task, with two sets of weights to swap between."""
+"""The engines under contract: each started once per task, with two sets of weights to swap between."""
 
 from __future__ import annotations
 
@@ -15,10 +15,21 @@ from burnish_services.engine.fake import write_fake_model
 from burnish_services.engine.hosting import ModelHost, ModelReference
 from tests.golden.cases import CONTEXT, MODEL, write_perturbed
 
-KINDS = [
-    "fake",
-    pytest.param("transformers", marks=pytest.mark.engine),
-    pytest.param("vllm", marks=pytest.mark.engine),
+
+def _engine_mark(kind: str) -> list[pytest.MarkDecorator]:
+    return [] if kind == "fake" else [pytest.mark.engine]
+
+
+KINDS = [pytest.param(kind, marks=_engine_mark(kind)) for kind in ("fake", "transformers", "vllm")]
+# Every way to score; vLLM has two, with the plugin and without.
+SCORERS = [
+    pytest.param((kind, task), marks=_engine_mark(kind), id=f"{kind}-{task}")
+    for kind, task in (
+        ("fake", Task.POOL),
+        ("transformers", Task.POOL),
+        ("vllm", Task.POOL),
+        ("vllm", Task.GENERATE),
+    )
 ]
 
 
@@ -51,32 +62,53 @@ def perturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_perturbed(MODEL, tmp_path_factory.mktemp("models") / "perturbed")
 
 
-async def _rig(kind: str, task: Task, first: Path, second: Path, dtype: str = "float32") -> AsyncIterator[Rig]:
-    settings = EngineSettings(str(first), task, dtype=dtype, max_model_len=CONTEXT)
-    host = ModelHost(create_engine(kind, settings))
-    try:
-        await host.start()
-        yield Rig(kind, host, first, second)
-    finally:
-        await host.close()
+class Rigs:
+    """Starts each engine when a test first asks for it, and keeps it for the others."""
+
+    def __init__(self, request: pytest.FixtureRequest) -> None:
+        self._request = request
+        self._rigs: dict[tuple[str, Task], Rig] = {}
+
+    async def get(self, kind: str, task: Task) -> Rig:
+        if (kind, task) not in self._rigs:
+            first, second = self._models(kind)
+            settings = EngineSettings(str(first), task, dtype="float32", max_model_len=CONTEXT)
+            rig = Rig(kind, ModelHost(create_engine(kind, settings)), first, second)
+            self._rigs[kind, task] = rig
+            await rig.host.start()
+        return self._rigs[kind, task]
+
+    async def close(self) -> None:
+        for rig in self._rigs.values():
+            await rig.host.close()
+
+    def _models(self, kind: str) -> tuple[Path, Path]:
+        if kind != "fake":
+            return MODEL.resolve(), self._request.getfixturevalue("perturbed")
+        directory = self._request.getfixturevalue("tmp_path_factory").mktemp("fake")
+        return write_fake_model(directory / "a", seed=1), write_fake_model(directory / "b", seed=2)
 
 
-def _models(request: pytest.FixtureRequest, kind: str) -> tuple[Path, Path]:
-    if kind != "fake":
-        return MODEL.resolve(), request.getfixturevalue("perturbed")
-    directory = request.getfixturevalue("tmp_path_factory").mktemp("fake")
-    return write_fake_model(directory / "a", seed=1), write_fake_model(directory / "b", seed=2)
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
+async def rigs(request: pytest.FixtureRequest) -> AsyncIterator[Rigs]:
+    engines = Rigs(request)
+    yield engines
+    await engines.close()
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session", params=KINDS)
-async def generating(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
-    """An engine for scores and text."""
-    async for rig in _rig(request.param, Task.GENERATE, *_models(request, request.param)):
-        yield rig
+@pytest_asyncio.fixture(scope="package", loop_scope="session", params=KINDS)
+async def generating(request: pytest.FixtureRequest, rigs: Rigs) -> Rig:
+    """An engine for text."""
+    return await rigs.get(request.param, Task.GENERATE)
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session", params=KINDS)
-async def embedding(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
-    """An engine for vectors."""
-    async for rig in _rig(request.param, Task.EMBED, *_models(request, request.param)):
-        yield rig
+@pytest_asyncio.fixture(scope="package", loop_scope="session", params=SCORERS)
+async def scoring(request: pytest.FixtureRequest, rigs: Rigs) -> Rig:
+    """An engine for scores."""
+    return await rigs.get(*request.param)
+
+
+@pytest_asyncio.fixture(scope="package", loop_scope="session", params=KINDS)
+async def pooling(request: pytest.FixtureRequest, rigs: Rigs) -> Rig:
+    """An engine for one pass over given tokens."""
+    return await rigs.get(request.param, Task.POOL)

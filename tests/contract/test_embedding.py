@@ -23,8 +23,8 @@ def close(left: np.ndarray, right: np.ndarray) -> bool:
     return bool(np.allclose(left, right, atol=1e-3, rtol=1e-3))
 
 
-async def test_vectors_are_means_and_not_normalised(embedding: Rig) -> None:
-    found = await vectors(embedding, *TEXTS)
+async def test_vectors_are_means_and_not_normalised(pooling: Rig) -> None:
+    found = await vectors(pooling, *TEXTS)
     assert {(vector.dtype, vector.ndim) for vector in found} == {(np.dtype(np.float32), 1)}
     assert len({vector.shape for vector in found}) == 1
     assert all(abs(np.linalg.norm(vector) - 1.0) > 0.01 for vector in found)
@@ -32,30 +32,30 @@ async def test_vectors_are_means_and_not_normalised(embedding: Rig) -> None:
     assert unit[0] @ unit[1] > unit[0] @ unit[2]
 
 
-async def test_a_vector_does_not_depend_on_its_neighbours(embedding: Rig) -> None:
-    together = await vectors(embedding, *TEXTS)
-    alone = [(await vectors(embedding, text))[0] for text in TEXTS]
+async def test_a_vector_does_not_depend_on_its_neighbours(pooling: Rig) -> None:
+    together = await vectors(pooling, *TEXTS)
+    alone = [(await vectors(pooling, text))[0] for text in TEXTS]
     for one, two in zip(together, alone, strict=True):
         assert close(one, two)
-        if embedding.exact:
+        if pooling.exact:
             assert (one == two).all()
 
 
-async def test_one_bad_item_fails_alone(embedding: Rig) -> None:
-    ids = embedding.engine.tokenizer.encode(TEXTS[0]).ids
-    limit = embedding.engine.model.max_model_len
+async def test_one_bad_item_fails_alone(pooling: Rig) -> None:
+    ids = pooling.engine.tokenizer.encode(TEXTS[0]).ids
+    limit = pooling.engine.model.max_model_len
     full = (ids * (limit // len(ids) + 1))[:limit]
-    results = await embedding.engine.embed([ids, [*full, 5], [], [embedding.engine.model.vocab_size], full])
+    results = await pooling.engine.embed([ids, [*full, 5], [], [pooling.engine.model.vocab_size], full])
     reasons = [result.reason if isinstance(result, EngineFailure) else "" for result in results]
     assert reasons == ["", "TOO_LONG", "EMPTY", "BAD_TOKEN", ""]
-    assert await embedding.engine.embed([]) == []
+    assert await pooling.engine.embed([]) == []
 
 
-async def test_other_weights_answer_otherwise_and_the_first_come_back(embedding: Rig) -> None:
+async def test_other_weights_answer_otherwise_and_the_first_come_back(pooling: Rig) -> None:
     seen = []
-    for model in (embedding.first, embedding.second, embedding.first):
-        async with embedding.host.using(embedding.named(model)) as version:
+    for model in (pooling.first, pooling.second, pooling.first):
+        async with pooling.host.using(pooling.named(model)) as version:
             assert version.uri == str(model)
-            seen.append((await vectors(embedding, TEXTS[0]))[0])
+            seen.append((await vectors(pooling, TEXTS[0]))[0])
     assert not np.allclose(seen[0], seen[1], atol=1e-3)
     assert close(seen[0], seen[2])

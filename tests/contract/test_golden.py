@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from burnish_services.engine.base import EngineSettings, ScoreRequest
+from burnish_services.engine.base import EngineSettings, ScoreRequest, Task, TokenScores
 from burnish_services.engine.factory import create_engine
 from burnish_services.engine.hf_tokenizer import HfTokenizer
 from burnish_services.engine.models import model_digests
@@ -77,29 +77,29 @@ def compare(golden: dict[str, Any], model: str, name: str, found: np.ndarray, to
     assert furthest <= tolerances[1], (model, name)
 
 
-async def test_losses_are_the_golden_ones_before_and_after_swaps(generating: Rig, golden: dict[str, Any]) -> None:
-    rig = real(generating)
+async def test_losses_are_the_golden_ones_before_and_after_swaps(scoring: Rig, golden: dict[str, Any]) -> None:
+    rig = real(scoring)
     for model, path in (("base", rig.first), ("perturbed", rig.second), ("base", rig.first)):
         assert model_digests(path).weights == golden["models"][model]["weights"]
         async with rig.host.using(rig.named(path)):
             results = await rig.engine.score([ScoreRequest(sample["ids"]) for sample in golden["samples"].values()])
         for name, found in zip(golden["samples"], results, strict=True):
-            assert isinstance(found, np.ndarray)
-            compare(golden, model, name, found, FLOAT32[model])
+            assert isinstance(found, TokenScores)
+            compare(golden, model, name, found.logprobs, FLOAT32[model])
 
 
-async def test_a_single_token_scores_the_same_alone(generating: Rig, golden: dict[str, Any]) -> None:
-    rig = real(generating)
+async def test_a_single_token_scores_the_same_alone(scoring: Rig, golden: dict[str, Any]) -> None:
+    rig = real(scoring)
     for name in ("one-word", "full-context"):
         ids = golden["samples"][name]["ids"]
         async with rig.host.using(rig.named(rig.first)):
             (found,) = await rig.engine.score([ScoreRequest(ids, len(ids) - 1)])
-        assert isinstance(found, np.ndarray)
-        assert abs(found[0] - golden["models"]["base"]["logprobs"][name][-1]) <= FLOAT32["base"][1]
+        assert isinstance(found, TokenScores)
+        assert abs(found.logprobs[0] - golden["models"]["base"]["logprobs"][name][-1]) <= FLOAT32["base"][1]
 
 
-async def test_vectors_are_the_golden_ones_before_and_after_swaps(embedding: Rig, golden: dict[str, Any]) -> None:
-    rig = real(embedding)
+async def test_vectors_are_the_golden_ones_before_and_after_swaps(pooling: Rig, golden: dict[str, Any]) -> None:
+    rig = real(pooling)
     for model, path in (("base", rig.first), ("perturbed", rig.second), ("base", rig.first)):
         expected = golden["models"][model]["embeddings"]
         async with rig.host.using(rig.named(path)):
@@ -111,12 +111,12 @@ async def test_vectors_are_the_golden_ones_before_and_after_swaps(embedding: Rig
 
 
 async def test_vllm_in_bfloat16_keeps_within_the_stated_distance(golden: dict[str, Any]) -> None:
-    engine = create_engine("vllm", EngineSettings(str(MODEL), dtype="bfloat16", max_model_len=CONTEXT))
+    engine = create_engine("vllm", EngineSettings(str(MODEL), Task.POOL, dtype="bfloat16", max_model_len=CONTEXT))
     await engine.start()
     try:
         results = await engine.score([ScoreRequest(sample["ids"]) for sample in golden["samples"].values()])
     finally:
         await engine.close()
     for name, found in zip(golden["samples"], results, strict=True):
-        assert isinstance(found, np.ndarray)
-        compare(golden, "base", name, found, BFLOAT16)
+        assert isinstance(found, TokenScores)
+        compare(golden, "base", name, found.logprobs, BFLOAT16)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from burnish_services.engine.base import EngineFailure, EngineSettings, ScoreRequest, Task
+from burnish_services.engine.base import EngineFailure, EngineSettings, ScoreRequest, Task, TokenScores
 from burnish_services.engine.models import model_digests
 from burnish_services.engine.transformers_engine import TransformersEngine
 from tests.golden.cases import CONTEXT, GOLDEN, MODEL, tokenized, write_perturbed
@@ -51,8 +51,9 @@ async def main() -> None:
     GOLDEN.write_text(lines + "\n")
 
 
-def _rounded(values: np.ndarray | EngineFailure) -> list[float]:
-    assert isinstance(values, np.ndarray), values
+def _rounded(values: TokenScores | np.ndarray | EngineFailure) -> list[float]:
+    assert not isinstance(values, EngineFailure), values
+    values = values.logprobs if isinstance(values, TokenScores) else values
     return [round(float(value), 6) for value in values]
 
 

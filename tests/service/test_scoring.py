@@ -35,6 +35,7 @@ async def test_info_states_engine_model_and_limits(stub, model: Path) -> None:
     assert reply.info.limits.max_items > 0
     assert reply.info.limits.max_sequence_tokens == 8192
     assert len(reply.judge_prompt_digest) == 16
+    assert reply.score_method == "fake"
 
 
 async def test_score_counts_exactly_the_response_tokens(stub) -> None:
@@ -62,6 +63,42 @@ async def test_tokens_are_left_out_unless_asked_for(stub) -> None:
     reply = await score(stub, sample("a", "Hello", "Hi"))
     assert not reply.scores[0].turns[0].token_ids
     assert not reply.scores[0].turns[0].logprobs
+
+
+async def test_what_else_can_be_asked_for_comes_with_the_same_losses(stub) -> None:
+    conversation = sample("a", "One two?", "First answer.", "Three?", "The second one.")
+    (plain,) = (await score(stub, conversation)).scores
+    (full,) = (
+        await score(
+            stub,
+            conversation,
+            return_tokens=True,
+            score_unconditional=True,
+            score_distribution=True,
+            mean_hidden_state=scoring_pb2.TOKEN_SPAN_USER,
+        )
+    ).scores
+    assert full.mean_nll == plain.mean_nll
+    logprobs = np.concatenate([np.frombuffer(turn.logprobs, dtype="<f4") for turn in full.turns])
+    assert plain.mean_probability == pytest.approx(np.exp(logprobs).mean())
+    assert plain.min_probability == pytest.approx(np.exp(logprobs.min()))
+    assert not plain.HasField("unconditional")
+    assert not plain.HasField("mean_entropy")
+    assert not plain.HasField("mean_margin")
+    assert plain.mean_hidden_state == b""
+    # The fake tokenizer's texts begin with a BOS, so every response token is predicted without the prompt too.
+    without = full.unconditional
+    assert without.num_tokens == full.num_tokens
+    assert without.ifd == pytest.approx(full.mean_nll / without.mean_nll)
+    assert without.pmi == pytest.approx(without.mean_nll - full.mean_nll)
+    assert full.mean_entropy > 0
+    assert 0 <= full.mean_margin <= 1
+    assert np.frombuffer(full.mean_hidden_state, dtype="<f4").shape == (64,)
+
+
+async def test_a_span_that_does_not_exist_is_refused(stub) -> None:
+    failure = await failure_of(score(stub, sample("a", "Hello", "Hi"), mean_hidden_state=9))
+    assert (failure.code, failure.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "BAD_SPAN")
 
 
 async def test_turns_add_up(stub) -> None:

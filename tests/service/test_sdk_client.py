@@ -27,6 +27,7 @@ from burnish import (
     Sampling,
     Strategy,
     Target,
+    TokenSpan,
     ValidationRules,
 )
 from burnish.testing import FakeServices
@@ -102,6 +103,23 @@ async def test_score_with_tokens(client: Any) -> None:
     assert turn.token_ids.tolist() == [0, 1, 2, 3, 4]
     assert turn.logprobs.dtype == np.float32
     assert -turn.logprobs.sum() == pytest.approx(score.sum_nll, rel=1e-6)
+
+
+async def test_score_with_all_that_can_be_asked_for(client: Any) -> None:
+    (plain,) = (await client.scoring.score([sample("a")])).scores
+    assert 0 < plain.min_probability <= plain.mean_probability < 1
+    assert (plain.unconditional, plain.mean_entropy, plain.mean_margin) == (None, None, None)
+    assert plain.mean_hidden_state is None
+    (full,) = (
+        await client.scoring.score(
+            [sample("a")], unconditional=True, distribution=True, mean_hidden_state=TokenSpan.RESPONSE
+        )
+    ).scores
+    assert full.unconditional.ifd == pytest.approx(full.mean_nll / full.unconditional.mean_nll)
+    assert full.unconditional.pmi == pytest.approx(full.unconditional.mean_nll - full.mean_nll)
+    assert (full.mean_entropy, full.mean_margin) == (full.mean_nll, full.mean_probability)
+    assert (full.mean_hidden_state.dtype, full.mean_hidden_state.ndim) == (np.dtype(np.float32), 1)
+    assert (await client.scoring.info()).score_method == "fake"
 
 
 async def test_judge(client: Any, fakes: FakeServices) -> None:

@@ -99,6 +99,7 @@ async def test_training_learns_and_a_crash_changes_nothing(
 
 
 async def test_the_loss_is_the_one_that_scoring_gives(client: Client, base: Path, data: Path, tmp_path: Path) -> None:
+    from burnish_services.engine.base import ScoreRequest
     from burnish_services.engine.chat import tokenize_sample
     from burnish_services.engine.hf_tokenizer import HfTokenizer
     from burnish_services.engine.tokenizer import ChatMessage
@@ -122,9 +123,9 @@ async def test_the_loss_is_the_one_that_scoring_gives(client: Client, base: Path
     for line in mixed.read_text().splitlines():
         messages = [ChatMessage(turn["role"], turn["content"]) for turn in json.loads(line)["messages"]]
         tokens = tokenize_sample(tokenizer, messages)
-        (logprobs,) = TorchModel(base, "float32").score([(tokens.ids, 1)], threading.Event())
+        (scores,) = TorchModel(base, "float32").score([ScoreRequest(tokens.ids)], threading.Event())
         for turn in tokens.turns:
-            total -= float(logprobs[turn.start - 1 : turn.end - 1].sum())
+            total -= float(scores.logprobs[turn.start - 1 : turn.end - 1].sum())
             count += turn.end - turn.start
     assert events[2].run.progress.eval_loss == pytest.approx(total / count, abs=1e-4)
     # All four samples are one step, so its loss is the same mean.
@@ -137,7 +138,7 @@ async def test_what_is_published_can_be_served_and_is_not_the_base(
     import torch
     from safetensors.torch import load_file
 
-    from burnish_services.engine.base import EngineSettings, ScoreRequest
+    from burnish_services.engine.base import EngineSettings, ScoreRequest, TokenScores
     from burnish_services.engine.canary import check_card, mean_nll
     from burnish_services.engine.transformers_engine import TransformersEngine
 
@@ -161,8 +162,9 @@ async def test_what_is_published_can_be_served_and_is_not_the_base(
     await engine.start()
     await check_card(engine, tuned)
     assert engine.model.digest == run.result.model.digest == model_digest(tuned)
-    (logprobs,) = await engine.score([ScoreRequest([5, 6, 7, 8])])
-    assert mean_nll(logprobs) > 0
+    (scores,) = await engine.score([ScoreRequest([5, 6, 7, 8])])
+    assert isinstance(scores, TokenScores)
+    assert mean_nll(scores.logprobs) > 0
     await engine.close()
 
 

@@ -65,8 +65,10 @@ async def main():
         engine = FakeEngine(EngineSettings(sys.argv[1], task))
         await engine.start()
         ids = engine.tokenizer.encode("Explain the tides, please: 東京!").ids
-        for scores in await engine.score([ScoreRequest(ids)]) + await engine.embed([ids]):
-            seen.update(scores.tobytes())
+        (scores,) = await engine.score([ScoreRequest(ids, distribution=True)])
+        ranks = await engine.rank([RankRequest(ids, [5, 9])])
+        for numbers in (scores.logprobs, scores.entropies, scores.margins, *ranks, *await engine.embed([ids])):
+            seen.update(numbers.tobytes())
         for reply in await engine.generate([GenerateRequest(ids, Sampling(seed=seed)) for seed in range(9)]):
             seen.update(reply.text.encode())
     print(seen.hexdigest())
@@ -97,7 +99,7 @@ async def test_models_differ_and_skill_helps(tmp_path: Path) -> None:
         await started(tmp_path / "b", seed=2),
         await started(tmp_path / "c", seed=1, skill=1.0),
     ]
-    first, second, skilled = [(await engine.score([ScoreRequest(ids)]))[0] for engine in engines]
+    first, second, skilled = [(await engine.score([ScoreRequest(ids)]))[0].logprobs for engine in engines]
     assert (first < 0).all()
     assert not np.array_equal(first, second)
     assert skilled.mean() > first.mean() + 0.2
@@ -106,13 +108,14 @@ async def test_models_differ_and_skill_helps(tmp_path: Path) -> None:
 async def test_rare_words_are_unlikely_and_repetition_is_not(tmp_path: Path) -> None:
     engine = await started(tmp_path / "model")
     plain, rare = TOKENIZER.encode("this is how the people of the world").ids, TOKENIZER.encode("zyxomma qwrtz").ids
-    scores = await engine.score([ScoreRequest(ids) for ids in (plain, rare, plain * 4)])
+    results = await engine.score([ScoreRequest(ids) for ids in (plain, rare, plain * 4)])
+    scores = [result.logprobs for result in results]
     assert scores[0].mean() > scores[1].mean() + 0.5
     assert scores[2].mean() > scores[0].mean() + 0.1
 
 
 async def test_texts_that_share_words_are_close(tmp_path: Path) -> None:
-    engine = await started(tmp_path / "model", Task.EMBED)
+    engine = await started(tmp_path / "model", Task.POOL)
     texts = ["the capital city of france", "the capital city of italy", "def f(x): return 3 * x ** 2"]
     vectors = [v / np.linalg.norm(v) for v in await engine.embed([TOKENIZER.encode(text).ids for text in texts])]
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2] + 0.1

@@ -6,10 +6,10 @@ from enum import StrEnum
 
 import pytest
 
-from burnish._convert import DIMENSIONS, ROLES, STATES, STRATEGIES, TARGETS
+from burnish._convert import DIMENSIONS, ROLES, STATES, STRATEGIES, TARGETS, TOKEN_SPANS
 from burnish._convert_replies import REJECTIONS
 from burnish._errors import UsageError
-from burnish._types import Dimension, Role, RunState, Strategy, Target
+from burnish._types import Dimension, Role, RunState, Strategy, Target, TokenSpan
 from burnish._words import Words, enum_words
 from burnish.api.common.v1 import common_pb2
 from burnish.api.embedding.v1 import embedding_pb2
@@ -21,6 +21,7 @@ PAIRS = [
     (ROLES, common_pb2.Role, Role),
     (DIMENSIONS, scoring_pb2.Dimension, Dimension),
     (TARGETS, scoring_pb2.Target, Target),
+    (TOKEN_SPANS, scoring_pb2.TokenSpan, TokenSpan),
     (STRATEGIES, rewriting_pb2.Strategy, Strategy),
     (STATES, training_pb2.State, RunState),
 ]

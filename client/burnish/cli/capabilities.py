@@ -44,18 +44,29 @@ def score(
     model: ModelOption,
     out: OutOption = None,
     tokens: Annotated[bool, typer.Option("--tokens", help="Also every response token's log-probability.")] = False,
+    ifd: Annotated[
+        bool, typer.Option("--ifd", help="Also IFD and PMI: the responses are scored without their prompts too.")
+    ] = False,
+    distribution: Annotated[
+        bool, typer.Option("--distribution", help="Also the mean entropy and margin of the model's distributions.")
+    ] = False,
     limit: LimitOption = None,
     skip_bad_rows: SkipOption = False,
 ) -> None:
     """Loss and perplexity of every sample's responses under a model.
 
-    One JSON line per sample: `id`, `mean_nll` and `sum_nll` in nats, `perplexity`, `num_tokens`, `turns`.
+    One JSON line per sample: `id`, `mean_nll` and `sum_nll` in nats, `perplexity`, `num_tokens`, `mean_probability`,
+    `min_probability`, `turns`; with --ifd `ifd` and `pmi`, with --distribution `mean_entropy` and `mean_margin`.
     """
     samples = load_samples(data, limit=limit, skip_bad_rows=skip_bad_rows)
     with services.client(["scoring"], model, State) as client:
 
         def send(part: Sequence[Sample]) -> Iterator[tuple[str, ItemStatus, dict[str, Any]]]:
-            for one in client.scoring.score(part, model=model, return_tokens=tokens).scores:
+            batch = client.scoring.score(
+                part, model=model, return_tokens=tokens, unconditional=ifd, distribution=distribution
+            )
+            for one in batch.scores:
+                without = one.unconditional
                 turns = [
                     {"message_index": t.message_index, "mean_nll": t.mean_nll, "num_tokens": t.num_tokens}
                     | ({} if t.logprobs is None else {"logprobs": [round(float(x), 6) for x in t.logprobs]})
@@ -70,8 +81,12 @@ def score(
                         "sum_nll": one.sum_nll,
                         "perplexity": one.perplexity,
                         "num_tokens": one.num_tokens,
-                        "turns": turns,
-                    },
+                        "mean_probability": one.mean_probability,
+                        "min_probability": one.min_probability,
+                    }
+                    | ({"ifd": without.ifd, "pmi": without.pmi} if without else {})
+                    | ({"mean_entropy": one.mean_entropy, "mean_margin": one.mean_margin} if distribution else {})
+                    | {"turns": turns},
                 )
 
         _each("score", samples, send, out)

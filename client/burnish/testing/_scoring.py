@@ -18,7 +18,9 @@ class FakeScoring(scoring_pb2_grpc.ScoringServiceServicer):
         self._state = state
 
     def GetInfo(self, request: scoring_pb2.GetInfoRequest, context: Context) -> scoring_pb2.GetInfoResponse:
-        return scoring_pb2.GetInfoResponse(info=self._state.info(), judge_prompt_digest=PROMPT_DIGEST)
+        return scoring_pb2.GetInfoResponse(
+            info=self._state.info(), judge_prompt_digest=PROMPT_DIGEST, score_method="fake"
+        )
 
     def LoadModel(self, request: scoring_pb2.LoadModelRequest, context: Context) -> scoring_pb2.LoadModelResponse:
         return scoring_pb2.LoadModelResponse(model=self._state.version(request.model))
@@ -29,7 +31,7 @@ class FakeScoring(scoring_pb2_grpc.ScoringServiceServicer):
         version = self._state.serve(request.model, [sample.id for sample in request.samples], context)
         reply = scoring_pb2.ScoreSamplesResponse(model=version)
         for sample in request.samples:
-            reply.scores.append(_score(sample, version.digest, request.return_tokens))
+            reply.scores.append(_score(sample, version.digest, request))
         reply.timing.prompt_tokens = sum(score.num_sequence_tokens for score in reply.scores)
         reply.timing.engine.FromMilliseconds(1500)
         return reply
@@ -54,7 +56,7 @@ class FakeScoring(scoring_pb2_grpc.ScoringServiceServicer):
         return reply
 
 
-def _score(sample: common_pb2.Sample, digest: str, return_tokens: bool) -> scoring_pb2.SampleScore:
+def _score(sample: common_pb2.Sample, digest: str, request: scoring_pb2.ScoreSamplesRequest) -> scoring_pb2.SampleScore:
     if not sample.messages or not sample.messages[-1].content:
         return scoring_pb2.SampleScore(sample_id=sample.id, status=failed("EMPTY_RESPONSE"))
     words = sample.messages[-1].content.split() or ["?"]
@@ -67,10 +69,20 @@ def _score(sample: common_pb2.Sample, digest: str, return_tokens: bool) -> scori
         perplexity=float(np.exp(total / len(words))),
         num_tokens=len(words),
         num_sequence_tokens=sum(len(message.content.split()) for message in sample.messages),
+        mean_probability=float(np.exp(logprobs).mean()),
+        min_probability=float(np.exp(logprobs.min())),
     )
+    if request.score_unconditional:
+        without = total * 1.25
+        score.unconditional.mean_nll, score.unconditional.num_tokens = without / len(words), len(words)
+        score.unconditional.ifd, score.unconditional.pmi = total / without, (without - total) / len(words)
+    if request.score_distribution:
+        score.mean_entropy, score.mean_margin = score.mean_nll, score.mean_probability
+    if request.mean_hidden_state:
+        score.mean_hidden_state = draw(digest, text_of(sample), "hidden").normal(size=8).astype("<f4").tobytes()
     turn = score.turns.add(
         message_index=len(sample.messages) - 1, mean_nll=score.mean_nll, sum_nll=total, num_tokens=len(words)
     )
-    if return_tokens:
+    if request.return_tokens:
         turn.token_ids, turn.logprobs = np.arange(len(words), dtype="<i4").tobytes(), logprobs.tobytes()
     return score

@@ -169,7 +169,7 @@ class EmbeddingRole(Role):
         self._store = VectorStore(context.state_directory(self.name), compact_after=settings.compact_after)
         self._storing, self._searching = Worker("vector-store"), Worker("neighbor-search")
         self._servicer = EmbeddingServicer(
-            context.engines.host(Task.EMBED),
+            context.engines.host(Task.POOL),
             self._store,
             settings,
             storing=self._storing,

@@ -21,8 +21,8 @@ from burnish_services.engine.tokenizer import ChatTokenizer
 class Task(StrEnum):
     """What an engine is started for; vLLM builds one kind of model runner or the other, never both."""
 
-    GENERATE = "generate"  # score() and generate()
-    EMBED = "embed"  # embed()
+    GENERATE = "generate"  # generate(), token by token; score() and rank() too, though not at its best
+    POOL = "pool"  # score(), rank() and embed(): one pass over given tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +65,34 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class ScoreRequest:
-    """One sequence to score: log p(token_ids[i] | token_ids[:i]) is wanted for i >= first_scored (>= 1)."""
+    """One sequence to score: log p(token_ids[i] | token_ids[:i]) is wanted for i >= first_scored (>= 1).
+
+    From the same pass, where asked: what the model thought of all other tokens at these positions (`distribution`), and
+    the mean over positions of the last hidden state (`mean_hidden`: ranges [start, end), disjoint, not empty).
+    """
 
     token_ids: Sequence[int]
     first_scored: int = 1
+    distribution: bool = False
+    mean_hidden: Sequence[tuple[int, int]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScores:
+    """Of n = len(token_ids) - first_scored positions, float32 arrays of shape (n,); what was not asked for is None."""
+
+    logprobs: NDArray[np.float32]  # nats, <= 0
+    entropies: NDArray[np.float32] | None = None  # nats, in [0, log vocabulary]
+    margins: NDArray[np.float32] | None = None  # probability of the likeliest token less that of the second, [0, 1]
+    mean_hidden: NDArray[np.float32] | None = None  # (hidden_size,), after the final norm, not normalised
+
+
+@dataclass(frozen=True, slots=True)
+class RankRequest:
+    """One prompt and the tokens whose probabilities of coming next are wanted."""
+
+    token_ids: Sequence[int]
+    candidates: Sequence[int]  # token ids, at least one
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +165,11 @@ class Engine(Protocol):
         """What it was started for."""
 
     @property
+    def score_method(self) -> str:
+        """How `score` and `rank` work: `plugin`, `prompt_logprobs`, `forward` or `fake`; empty where they do not, as
+        it was started. Known from `start` on."""
+
+    @property
     def model(self) -> LoadedModel:
         """The weights held now. Raises RuntimeError before `start`."""
 
@@ -162,8 +191,12 @@ class Engine(Protocol):
         caller has computed. The architecture must be the same. Raises ModelLoadError, after which the engine must be
         swapped again, successfully, before anything else is asked of it."""
 
-    async def score(self, requests: Sequence[ScoreRequest]) -> list[NDArray[np.float32] | EngineFailure]:
-        """Log-probabilities (nats, <= 0) of `token_ids[first_scored:]`: one float32 array of that length each."""
+    async def score(self, requests: Sequence[ScoreRequest]) -> list[TokenScores | EngineFailure]:
+        """What the model thinks of `token_ids[first_scored:]`."""
+
+    async def rank(self, requests: Sequence[RankRequest]) -> list[NDArray[np.float32] | EngineFailure]:
+        """Log-probabilities (nats, <= 0) of the candidates as the next token: float32 of shape (candidates,) each.
+        They do not add up to 1: other tokens are possible too."""
 
     async def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation | EngineFailure]:
         """One continuation per request; special tokens are left out of `text`."""

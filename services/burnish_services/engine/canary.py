@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from burnish_services.engine.base import Engine, EngineFailure, ModelLoadError, ScoreRequest, Task
+from burnish_services.engine.base import Engine, EngineFailure, ModelLoadError, ScoreRequest, TokenScores
 from burnish_services.engine.models import CARD_FILE, read_json
 from burnish_services.engine.tokenizer import ChatTokenizer
 
@@ -38,7 +38,7 @@ class CanaryFailed(ModelLoadError):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What an engine said to the canary: log-probabilities (GENERATE) or the vector (EMBED)."""
+    """What an engine said to the canary: log-probabilities, or the vector where it does not score."""
 
     values: NDArray[np.float32]
 
@@ -55,17 +55,17 @@ def mean_nll(logprobs: NDArray[np.float32]) -> float:
 
 async def read(engine: Engine, ids: Sequence[int]) -> Reading:
     """Asks the engine. Raises CanaryFailed where it has no answer or one that is not finite."""
-    results: Sequence[NDArray[np.float32] | EngineFailure]
-    if engine.task is Task.GENERATE:
-        results = await engine.score([ScoreRequest(ids)])
+    result: TokenScores | NDArray[np.float32] | EngineFailure
+    if engine.score_method:
+        (result,) = await engine.score([ScoreRequest(ids)])
     else:
-        results = await engine.embed([ids])
-    result = results[0]
+        (result,) = await engine.embed([ids])
     if isinstance(result, EngineFailure):
         raise CanaryFailed(f"the canary text has no result: {result.message}")
-    if not np.isfinite(result).all():
+    values = result.logprobs if isinstance(result, TokenScores) else result
+    if not np.isfinite(values).all():
         raise CanaryFailed("the canary text has results that are not finite; the weights are damaged")
-    return Reading(result)
+    return Reading(values)
 
 
 def check_repeats(now: Reading, before: Reading) -> None:
@@ -89,7 +89,7 @@ async def check_card(engine: Engine, directory: Path) -> None:
     """Raises CanaryFailed where the model's `burnish.json` states a mean that the engine does not give; without such
     a file, or on an engine that does not score, nothing is checked."""
     stated = _stated_canary(directory)
-    if stated is None or engine.task is not Task.GENERATE:
+    if stated is None or not engine.score_method:
         return
     text, expected = stated
     found = mean_nll((await read(engine, canary_ids(engine.tokenizer, text))).values)

@@ -10,8 +10,10 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
-from burnish_services.engine.tokenizer import ChatMessage, ChatTokenizer
+from burnish_services.engine.literals import guard
+from burnish_services.engine.tokenizer import ChatMessage, ChatTokenizer, Encoding
 
 BAD_ROLES = "BAD_ROLES"
 EMPTY_PROMPT = "EMPTY_PROMPT"
@@ -42,12 +44,22 @@ class Turn:
     end: int
 
 
+class Span(StrEnum):
+    """Tokens of a conversation that something may be averaged over."""
+
+    USER = "user"  # the contents of the user's messages
+    RESPONSE = "response"  # the response tokens
+    ALL = "all"  # everything, the template's tokens included
+
+
 @dataclass(frozen=True, slots=True)
 class TokenizedSample:
     """A whole conversation as tokens, and the turns that are scored or trained on, in order."""
 
     ids: list[int]
     turns: tuple[Turn, ...]
+    # Positions [start, end) of the user's messages' contents, in order; those that a template leaves out are missing.
+    user: tuple[tuple[int, int], ...] = ()
 
     @property
     def num_response_tokens(self) -> int:
@@ -92,16 +104,14 @@ def tokenize_sample(
     for index, message in enumerate(messages):
         if message.role == "assistant" and not message.content.strip():
             raise SampleError(EMPTY_RESPONSE, f"message {index}, the assistant's, is empty; there is nothing to score")
+    messages, literals = guard(tokenizer, messages)
     text = _render(tokenizer, messages, add_generation_prompt=False)
     regions = list(_response_regions(tokenizer, messages, text))
-    encoding = tokenizer.encode(text)
+    encoding = tokenizer.encode(text, literals=literals)
     _check_length(len(encoding.ids), max_tokens)
-    starts = [start for start, _ in encoding.spans]
-    ends = [end for _, end in encoding.spans]
     turns = []
     for index, start, end in regions:
-        # A token that straddles an edge counts: leaving it out would leave out a part of the content.
-        first, last = bisect_right(ends, start), bisect_left(starts, end)
+        first, last = _positions(encoding, start, end)
         if not 1 <= first < last:
             raise SampleError(
                 TEMPLATE_FAILED,
@@ -109,7 +119,17 @@ def tokenize_sample(
                 "template must write something before the response",
             )
         turns.append(Turn(index, first, last))
-    return TokenizedSample(encoding.ids, tuple(turns))
+    user = (_positions(encoding, *region) for region in _user_regions(messages, text, regions))
+    return TokenizedSample(encoding.ids, tuple(turns), tuple(user))
+
+
+def span_positions(sample: TokenizedSample, span: Span) -> tuple[tuple[int, int], ...]:
+    """The positions [start, end) that `span` names, in order."""
+    if span is Span.USER:
+        return sample.user
+    if span is Span.RESPONSE:
+        return tuple((turn.start, turn.end) for turn in sample.turns)
+    return ((0, len(sample.ids)),)
 
 
 def prompt_ids(
@@ -125,7 +145,8 @@ def prompt_ids(
         raise SampleError(BAD_ROLES, "the last message is the assistant's; expected a user message to answer")
     if not messages[-1].content.strip():
         raise SampleError(EMPTY_PROMPT, "the last user message is empty; there is nothing to answer")
-    ids = tokenizer.encode(_render(tokenizer, messages, add_generation_prompt=True)).ids
+    messages, literals = guard(tokenizer, messages)
+    ids = tokenizer.encode(_render(tokenizer, messages, add_generation_prompt=True), literals=literals).ids
     _check_length(len(ids), max_tokens)
     return ids
 
@@ -148,6 +169,27 @@ def _response_regions(
                 "split the conversation into single turns",
             )
         yield index, len(head), _end_of_response(tokenizer, tail, len(head), index, message.content)
+
+
+def _user_regions(
+    messages: Sequence[ChatMessage], text: str, responses: Sequence[tuple[int, int, int]]
+) -> Iterator[tuple[int, int]]:
+    """The characters [start, end) of `text` that each user message's content takes: the last place where it stands
+    before the answer to it."""
+    after = 0
+    for index, begin, end in responses:
+        content = messages[index - 1].content.strip()
+        at = text.rfind(content, after, begin)
+        if content and at >= 0:
+            yield at, at + len(content)
+        after = end
+
+
+def _positions(encoding: Encoding, start: int, end: int) -> tuple[int, int]:
+    """The tokens [first, last) that hold any of the characters [start, end). One that straddles an edge counts:
+    leaving it out would leave out a part of the content."""
+    starts, ends = zip(*encoding.spans, strict=True)
+    return bisect_right(ends, start), bisect_left(starts, end)
 
 
 def _end_of_response(tokenizer: ChatTokenizer, tail: str, start: int, index: int, content: str) -> int:

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from burnish_services.engine.base import EngineFailure
+from burnish_services.engine.base import EngineFailure, TokenScores
 
 TOO_LONG = "TOO_LONG"
 NOT_FINITE = "NOT_FINITE"
 EMPTY = "EMPTY"
 BAD_TOKEN = "BAD_TOKEN"
 ENGINE_ERROR = "ENGINE_ERROR"
+UNSUPPORTED = "UNSUPPORTED"
 
 
 def refused(ids: Sequence[int], limit: int, vocab_size: int) -> EngineFailure | None:
@@ -39,3 +40,10 @@ def checked(values: NDArray[np.float32]) -> NDArray[np.float32] | EngineFailure:
     return EngineFailure(
         NOT_FINITE, f"{bad} of {values.size} values are not finite; the weights or the device are at fault"
     )
+
+
+def checked_scores(scores: TokenScores) -> TokenScores | EngineFailure:
+    """The scores, or the failure NOT_FINITE where any of their numbers is NaN or infinite."""
+    parts = (scores.logprobs, scores.entropies, scores.margins, scores.mean_hidden)
+    result = checked(np.concatenate([part for part in parts if part is not None]))
+    return result if isinstance(result, EngineFailure) else scores

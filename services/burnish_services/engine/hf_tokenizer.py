@@ -6,7 +6,8 @@ Imports transformers; the rules of masks are in `chat.py`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from transformers import AutoTokenizer
 from burnish_services.engine import templates
 from burnish_services.engine.base import ModelLoadError
 from burnish_services.engine.chat import TemplateError
+from burnish_services.engine.literals import encode_guarded, special_pattern
 from burnish_services.engine.models import read_json
 from burnish_services.engine.tokenizer import ChatMessage, Encoding
 
@@ -51,6 +53,8 @@ class HfTokenizer:
         begins = self._backend.encode("a", add_special_tokens=True).ids[:1]
         self._bos = self._tokenizer.bos_token if begins == [self._tokenizer.bos_token_id] else ""
         self._end_tokens = self._find_end_tokens()
+        added = self._tokenizer.added_tokens_decoder
+        self._special_ids = {str(token.content): int(number) for number, token in added.items() if token.special}
 
     @property
     def template_digest(self) -> str:
@@ -61,6 +65,11 @@ class HfTokenizer:
     def end_tokens(self) -> frozenset[str]:
         """See `ChatTokenizer`."""
         return frozenset(self._end_tokens)
+
+    @property
+    def special_texts(self) -> tuple[str, ...]:
+        """See `ChatTokenizer`."""
+        return tuple(self._special_ids)
 
     @property
     def stop_token_ids(self) -> frozenset[int]:
@@ -98,14 +107,31 @@ class HfTokenizer:
             raise TemplateError(str(error)) from error
         return str(text)
 
-    def encode(self, text: str, *, add_special_tokens: bool = False) -> Encoding:
+    def encode(
+        self, text: str, *, add_special_tokens: bool = False, literals: Mapping[str, str] | None = None
+    ) -> Encoding:
         """See `ChatTokenizer`."""
+        if literals:
+            return encode_guarded(
+                text, literals, special_pattern(self.special_texts), self._special_ids.__getitem__, self._encode_plain
+            )
         encoding = self._backend.encode(text, add_special_tokens=add_special_tokens)
         return Encoding(encoding.ids, encoding.offsets)
 
     def decode(self, ids: Sequence[int]) -> str:
         """See `ChatTokenizer`."""
         return str(self._backend.decode(list(ids), skip_special_tokens=True))
+
+    def _encode_plain(self, text: str) -> Encoding:
+        encoding = self._plain_backend.encode(text, add_special_tokens=False)
+        return Encoding(encoding.ids, encoding.offsets)
+
+    @cached_property
+    def _plain_backend(self) -> Any:
+        """A copy that takes special tokens' texts for plain text; others may be encoding with the first."""
+        backend = type(self._backend).from_str(self._backend.to_str())
+        backend.encode_special_tokens = True
+        return backend
 
     def _find_end_tokens(self) -> dict[str, int]:
         """Texts and ids of the tokens that end a turn: what the files name as end of sequence, and known ones."""

@@ -6,7 +6,7 @@ assistant must produce, is written once (`chat.py`) for scoring and training ali
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -38,13 +38,20 @@ class ChatTokenizer(Protocol):
     def end_tokens(self) -> frozenset[str]:
         """Texts of tokens that end a turn, such as `<|im_end|>` or `</s>`."""
 
+    @property
+    def special_texts(self) -> tuple[str, ...]:
+        """Texts of the tokens that control the model, which no message may smuggle in (`literals.py`)."""
+
     def render(self, messages: Sequence[ChatMessage], *, add_generation_prompt: bool) -> str:
         """The conversation as the model's chat template writes it, BOS included where the template writes one.
         Raises `chat.TemplateError` with the template's own complaint."""
 
-    def encode(self, text: str, *, add_special_tokens: bool = False) -> Encoding:
+    def encode(
+        self, text: str, *, add_special_tokens: bool = False, literals: Mapping[str, str] | None = None
+    ) -> Encoding:
         """Tokens of `text`; special tokens that stand in the text are recognised as such. With `add_special_tokens`
-        the tokenizer's defaults (a BOS, say) are added, with empty spans."""
+        the tokenizer's defaults (a BOS, say) are added, with empty spans. `literals`: what the text's placeholders
+        stand for, spelt out as plain text (`literals.guard`); not together with `add_special_tokens`."""
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`, special tokens left out."""

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM
 
-from burnish_services.engine.base import ModelLoadError, Sampling
+from burnish_services.engine.base import ModelLoadError, RankRequest, Sampling, ScoreRequest, TokenScores
 from burnish_services.engine.sampling import choose_token, new_generator
 
 _GPU_BATCH_TOKENS = 16_384
@@ -57,18 +57,25 @@ class TorchModel:
         self._check_logits(directory)
 
     @torch.inference_mode()
-    def score(
-        self, sequences: Sequence[tuple[Sequence[int], int]], cancel: threading.Event
-    ) -> list[NDArray[np.float32]]:
-        """For each (tokens, first scored position): the log-probabilities from that position on."""
-        results: dict[int, NDArray[np.float32]] = {}
-        for batch in self._batches([ids for ids, _ in sequences], cancel):
-            hidden = self._hidden([sequences[index][0] for index in batch])
+    def score(self, requests: Sequence[ScoreRequest], cancel: threading.Event) -> list[TokenScores]:
+        """What `ScoreRequest` asks for, of each."""
+        results: dict[int, TokenScores] = {}
+        for batch in self._batches([request.token_ids for request in requests], cancel):
+            hidden = self._hidden([requests[index].token_ids for index in batch])
             for row, index in enumerate(batch):
-                ids, first = sequences[index]
-                targets = torch.tensor(ids[first:], device=self.device)
-                results[index] = self._logprobs(hidden[row, first - 1 : len(ids) - 1], targets)
-        return [results[index] for index in range(len(sequences))]
+                results[index] = self._score_one(requests[index], hidden[row])
+        return [results[index] for index in range(len(requests))]
+
+    @torch.inference_mode()
+    def rank(self, requests: Sequence[RankRequest], cancel: threading.Event) -> list[NDArray[np.float32]]:
+        """For each prompt: log p of its candidates as the next token."""
+        results: dict[int, NDArray[np.float32]] = {}
+        for batch in self._batches([request.token_ids for request in requests], cancel):
+            hidden = self._hidden([requests[index].token_ids for index in batch])
+            for row, index in enumerate(batch):
+                logprobs = self._logits(hidden[row, len(requests[index].token_ids) - 1]).float().log_softmax(dim=0)
+                results[index] = logprobs[list(requests[index].candidates)].cpu().numpy()
+        return [results[index] for index in range(len(requests))]
 
     @torch.inference_mode()
     def embed(self, sequences: Sequence[Sequence[int]], cancel: threading.Event) -> list[NDArray[np.float32]]:
@@ -126,14 +133,27 @@ class TorchModel:
         hidden: torch.Tensor = output.last_hidden_state
         return hidden
 
-    def _logprobs(self, hidden: torch.Tensor, targets: torch.Tensor) -> NDArray[np.float32]:
-        """log p of each target, given the hidden state one position before it."""
-        parts = []
-        for rows, wanted in zip(hidden.split(_HEAD_ROWS), targets.split(_HEAD_ROWS), strict=True):
-            logits = self._logits(rows).float()
-            chosen = logits.gather(1, wanted[:, None])[:, 0]
-            parts.append(chosen - logits.logsumexp(dim=1))
-        return torch.cat(parts).cpu().numpy() if parts else np.empty(0, np.float32)
+    def _score_one(self, request: ScoreRequest, hidden: torch.Tensor) -> TokenScores:
+        ids, first = request.token_ids, request.first_scored
+        targets = torch.tensor(ids[first:], dtype=torch.int64, device=self.device)
+        columns: list[list[torch.Tensor]] = [[], [], []]
+        # The hidden state one position before a token predicts it.
+        for rows, wanted in zip(
+            hidden[first - 1 : len(ids) - 1].split(_HEAD_ROWS), targets.split(_HEAD_ROWS), strict=True
+        ):
+            logprobs = self._logits(rows).float().log_softmax(dim=1)
+            columns[0].append(logprobs.gather(1, wanted[:, None])[:, 0])
+            if request.distribution:
+                probabilities = logprobs.exp()
+                columns[1].append(torch.special.entr(probabilities).sum(dim=1))
+                likeliest, second = probabilities.topk(2, dim=1).values.unbind(dim=1)
+                columns[2].append(likeliest - second)
+        logprobs, entropies, margins = (torch.cat(parts).cpu().numpy() if parts else None for parts in columns)
+        mean = None
+        if request.mean_hidden:
+            mean = torch.cat([hidden[slice(*span)] for span in request.mean_hidden]).float().mean(dim=0).cpu().numpy()
+        assert logprobs is not None
+        return TokenScores(logprobs, entropies, margins, mean)
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self._model.get_output_embeddings()(hidden)

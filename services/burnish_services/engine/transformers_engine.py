@@ -25,10 +25,12 @@ from burnish_services.engine.base import (
     GenerateRequest,
     Generation,
     LoadedModel,
+    RankRequest,
     ScoreRequest,
     Task,
+    TokenScores,
 )
-from burnish_services.engine.failures import NOT_FINITE, checked, refused
+from burnish_services.engine.failures import NOT_FINITE, checked, checked_scores, refused
 from burnish_services.engine.hf_tokenizer import HfTokenizer
 from burnish_services.engine.models import check_model_directory, check_same_shape, model_digest, resolve_uri
 from burnish_services.engine.settings import context_length, count_cores
@@ -57,6 +59,11 @@ class TransformersEngine:
     def task(self) -> Task:
         """See `Engine`."""
         return self._settings.task
+
+    @property
+    def score_method(self) -> str:
+        """See `Engine`."""
+        return "forward"
 
     @property
     def model(self) -> LoadedModel:
@@ -95,15 +102,18 @@ class TransformersEngine:
         """See `Engine`."""
         await self._compute(lambda cancel: self._load(Path(uri), digest))
 
-    async def score(self, requests: Sequence[ScoreRequest]) -> list[NDArray[np.float32] | EngineFailure]:
+    async def score(self, requests: Sequence[ScoreRequest]) -> list[TokenScores | EngineFailure]:
         """See `Engine`."""
         failures = [self._refused(request.token_ids) for request in requests]
-        valid = [
-            (request.token_ids, request.first_scored)
-            for request, failure in zip(requests, failures, strict=True)
-            if failure is None
-        ]
+        valid = [request for request, failure in zip(requests, failures, strict=True) if failure is None]
         scores = iter(await self._compute(lambda cancel: self._loaded.score(valid, cancel)))
+        return [failure or checked_scores(next(scores)) for failure in failures]
+
+    async def rank(self, requests: Sequence[RankRequest]) -> list[NDArray[np.float32] | EngineFailure]:
+        """See `Engine`."""
+        failures = [self._refused(request.token_ids) for request in requests]
+        valid = [request for request, failure in zip(requests, failures, strict=True) if failure is None]
+        scores = iter(await self._compute(lambda cancel: self._loaded.rank(valid, cancel)))
         return [failure or checked(next(scores)) for failure in failures]
 
     async def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation | EngineFailure]:

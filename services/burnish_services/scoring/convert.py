@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from burnish.api.common.v1 import common_pb2
 from burnish.api.scoring.v1 import scoring_pb2
 from burnish_services.engine.base import EngineFailure
+from burnish_services.engine.chat import Span
 from burnish_services.runtime.errors import InvalidRequest, item_status
+from burnish_services.scoring.core import Wanted
 from burnish_services.scoring.judging import Rated
-from burnish_services.scoring.losses import SampleLoss, TurnLoss
+from burnish_services.scoring.losses import SampleLoss, TurnLoss, UnconditionalLoss
 from burnish_services.scoring.rating import Dimension, Target
 
 _DIMENSIONS = {
@@ -20,6 +22,12 @@ _DIMENSIONS = {
 _TARGETS = {
     scoring_pb2.TARGET_PROMPT: Target.PROMPT,
     scoring_pb2.TARGET_RESPONSE: Target.RESPONSE,
+}
+_SPANS = {
+    scoring_pb2.TOKEN_SPAN_UNSPECIFIED: None,
+    scoring_pb2.TOKEN_SPAN_USER: Span.USER,
+    scoring_pb2.TOKEN_SPAN_RESPONSE: Span.RESPONSE,
+    scoring_pb2.TOKEN_SPAN_ALL: Span.ALL,
 }
 _DIMENSION_NUMBERS = {dimension: number for number, dimension in _DIMENSIONS.items()}
 _TARGET_NUMBERS = {target: number for number, target in _TARGETS.items()}
@@ -41,6 +49,14 @@ def targets(request: scoring_pb2.JudgeSamplesRequest) -> list[Target]:
     return list(dict.fromkeys(_TARGETS[number] for number in request.targets)) or list(Target)
 
 
+def wanted(request: scoring_pb2.ScoreSamplesRequest) -> Wanted:
+    """What is asked for beside the losses. Raises InvalidRequest."""
+    span = request.mean_hidden_state
+    if span not in _SPANS:
+        raise InvalidRequest("BAD_SPAN", f"mean_hidden_state {span} is not known; expected one of the enum's values")
+    return Wanted(request.score_unconditional, request.score_distribution, _SPANS[span])
+
+
 def score_message(
     sample_id: str, result: SampleLoss | EngineFailure, *, return_tokens: bool
 ) -> scoring_pb2.SampleScore:
@@ -56,6 +72,20 @@ def score_message(
         num_tokens=result.num_tokens,
         num_sequence_tokens=result.num_sequence_tokens,
         turns=[_turn_message(turn, return_tokens) for turn in result.turns],
+        mean_probability=result.mean_probability,
+        min_probability=result.min_probability,
+        unconditional=_unconditional_message(result.unconditional),
+        mean_entropy=result.mean_entropy,
+        mean_margin=result.mean_margin,
+        mean_hidden_state=b"" if result.mean_hidden is None else result.mean_hidden.astype("<f4").tobytes(),
+    )
+
+
+def _unconditional_message(loss: UnconditionalLoss | None) -> scoring_pb2.UnconditionalScore | None:
+    if loss is None:
+        return None
+    return scoring_pb2.UnconditionalScore(
+        mean_nll=loss.mean_nll, num_tokens=loss.num_tokens, ifd=loss.ifd, pmi=loss.pmi
     )
 
 

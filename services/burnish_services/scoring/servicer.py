@@ -23,10 +23,11 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
-    """Implements burnish.api.scoring.v1.ScoringService on one ModelHost."""
+    """Implements burnish.api.scoring.v1.ScoringService: scores in one pass, ratings token by token."""
 
-    def __init__(self, host: ModelHost, settings: ScoringSettings, version: str) -> None:
-        self._host = host
+    def __init__(self, pool: ModelHost, generate: ModelHost, settings: ScoringSettings, version: str) -> None:
+        self._pool = pool
+        self._generate = generate
         self._settings = settings
         self._version = version
         self._prompts = JudgePrompts()
@@ -35,19 +36,23 @@ class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
         """What runs here."""
         info = wire.server_info(
             version=self._version,
-            engine=self._host.engine.name,
-            held=self._host.version,
+            engine=self._scorer.engine.name,
+            held=self._scorer.version,
             max_items=self._settings.max_items,
             max_concurrent_requests=self._settings.max_concurrent_requests,
         )
-        return scoring_pb2.GetInfoResponse(info=info, judge_prompt_digest=self._prompts.digest)
+        return scoring_pb2.GetInfoResponse(
+            info=info, judge_prompt_digest=self._prompts.digest, score_method=self._scorer.engine.score_method
+        )
 
     async def LoadModel(self, request: scoring_pb2.LoadModelRequest, context: Context) -> scoring_pb2.LoadModelResponse:
         """Has the weights loaded and says which they are."""
         wire.require_uri(request.model)
-        async with self._host.using(request.model) as held:
-            record = current_call()
+        record = current_call()
+        async with self._generate.using(request.model) as held:
             record.swap_seconds = held.swap_seconds
+        async with self._scorer.using(request.model) as held:
+            record.swap_seconds += held.swap_seconds
         return scoring_pb2.LoadModelResponse(model=wire.model_version(held), timing=wire.timing(record))
 
     async def ScoreSamples(
@@ -55,11 +60,13 @@ class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
     ) -> scoring_pb2.ScoreSamplesResponse:
         """Losses of the batch."""
         wire.check_batch([sample.id for sample in request.samples], self._settings.max_items)
+        wanted = convert.wanted(request)
         conversations = [wire.chat_messages(sample) for sample in request.samples]
         record = current_call()
-        async with self._host.using(request.model) as held:
+        host = self._scorer
+        async with host.using(request.model) as held:
             record.swap_seconds = held.swap_seconds
-            results = await score_conversations(self._host.engine, conversations, record)
+            results = await score_conversations(host.engine, conversations, wanted, record)
         record.failed_items = sum(isinstance(result, EngineFailure) for result in results)
         return scoring_pb2.ScoreSamplesResponse(
             model=wire.model_version(held),
@@ -79,10 +86,10 @@ class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
         sampling = wire.resolve_sampling(request.sampling, JUDGE_SAMPLING)
         conversations = [wire.chat_messages(sample) for sample in request.samples]
         record = current_call()
-        async with self._host.using(request.model) as held:
+        async with self._generate.using(request.model) as held:
             record.swap_seconds = held.swap_seconds
             results = await judge_conversations(
-                self._host.engine, self._prompts, conversations, dimensions, targets, sampling, record
+                self._generate.engine, self._prompts, conversations, dimensions, targets, sampling, record
             )
         record.failed_items = sum(isinstance(result, EngineFailure) for result in results)
         return scoring_pb2.JudgeSamplesResponse(
@@ -95,6 +102,11 @@ class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
             timing=wire.timing(record),
         )
 
+    @property
+    def _scorer(self) -> ModelHost:
+        """Where scores come from: one pass over given tokens, unless the engine for that cannot score."""
+        return self._pool if self._pool.engine.score_method else self._generate
+
 
 class ScoringRole(Role):
     """The scoring service in a server process."""
@@ -104,7 +116,8 @@ class ScoringRole(Role):
 
     def __init__(self, context: RoleContext, settings: ScoringSettings) -> None:
         self.max_concurrent_requests = settings.max_concurrent_requests
-        self._servicer = ScoringServicer(context.engines.host(Task.GENERATE), settings, context.version)
+        pool, generate = (context.engines.host(task) for task in (Task.POOL, Task.GENERATE))
+        self._servicer = ScoringServicer(pool, generate, settings, context.version)
 
     def add_to_server(self, server: grpc.aio.Server) -> None:
         """See Role."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from burnish_services.engine.base import ModelLoadError
+from burnish_services.engine.base import ModelLoadError, ScoreRequest
 from burnish_services.engine.canary import CANARY_TEXT, canary_ids, mean_nll
 from burnish_services.engine.hf_tokenizer import HfTokenizer
 from burnish_services.engine.torch_model import TorchModel
@@ -86,8 +86,8 @@ def prove(staging: Path, chat_template: str | None) -> dict[str, object]:
     """Reads the written model as an engine would, and returns the canary for its card. Raises ModelLoadError, and
     RunError where the model's answers are not finite."""
     ids = canary_ids(HfTokenizer(staging, chat_template))
-    (logprobs,) = TorchModel(staging).score([(ids, 1)], threading.Event())
-    found = mean_nll(logprobs)
+    (scores,) = TorchModel(staging).score([ScoreRequest(ids)], threading.Event())
+    found = mean_nll(scores.logprobs)
     if not math.isfinite(found):
         raise RunError("DATA_LOSS", "NOT_FINITE", "the trained model's answers are not finite; nothing is published")
     return {"text": CANARY_TEXT, "mean_nll": found}

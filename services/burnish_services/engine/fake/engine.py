@@ -20,11 +20,13 @@ from burnish_services.engine.base import (
     Generation,
     LoadedModel,
     ModelLoadError,
+    RankRequest,
     Sampling,
     ScoreRequest,
     Task,
+    TokenScores,
 )
-from burnish_services.engine.failures import checked, refused
+from burnish_services.engine.failures import checked, checked_scores, refused
 from burnish_services.engine.fake import numbers, replies
 from burnish_services.engine.fake.model import FakeModel, read_fake_model
 from burnish_services.engine.fake.tokenizer import END_OF_TURN, VOCAB_SIZE, FakeTokenizer
@@ -60,6 +62,11 @@ class FakeEngine:
         return self._settings.task
 
     @property
+    def score_method(self) -> str:
+        """See `Engine`."""
+        return "fake"
+
+    @property
     def model(self) -> LoadedModel:
         """See `Engine`."""
         if self._model is None:
@@ -92,15 +99,20 @@ class FakeEngine:
         await asyncio.sleep(fake.latency_seconds)
         if fake.fault != "stale" or self._model is None:
             self._fake, self._numbers_digest = fake, digest
-        has_card = self.task is Task.GENERATE and (Path(uri) / CARD_FILE).is_file()
+        has_card = (Path(uri) / CARD_FILE).is_file()
         self._canary_calls = 2 if has_card else 1
         dtype = "float32" if self._settings.dtype == "auto" else self._settings.dtype
         self._model = LoadedModel(uri, digest, dtype, self._settings.max_model_len or DEFAULT_MAX_MODEL_LEN, VOCAB_SIZE)
 
-    async def score(self, requests: Sequence[ScoreRequest]) -> list[NDArray[np.float32] | EngineFailure]:
+    async def score(self, requests: Sequence[ScoreRequest]) -> list[TokenScores | EngineFailure]:
         """See `Engine`."""
         await self._work()
-        return [self._refused(request.token_ids) or checked(self._score_one(request)) for request in requests]
+        return [self._refused(request.token_ids) or checked_scores(self._score_one(request)) for request in requests]
+
+    async def rank(self, requests: Sequence[RankRequest]) -> list[NDArray[np.float32] | EngineFailure]:
+        """See `Engine`."""
+        await self._work()
+        return [self._refused(request.token_ids) or checked(self._rank_one(request)) for request in requests]
 
     async def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation | EngineFailure]:
         """See `Engine`."""
@@ -126,9 +138,16 @@ class FakeEngine:
     def _refused(self, ids: Sequence[int], room: int = 0) -> EngineFailure | None:
         return refused(ids, self.model.max_model_len - room, VOCAB_SIZE)
 
-    def _score_one(self, request: ScoreRequest) -> NDArray[np.float32]:
-        logprobs = numbers.token_logprobs(request.token_ids, self._numbers_digest, self._fake.skill)
-        return self._spoil(logprobs[request.first_scored :])
+    def _score_one(self, request: ScoreRequest) -> TokenScores:
+        ids, digest = request.token_ids, self._numbers_digest
+        logprobs = self._spoil(numbers.token_logprobs(ids, digest, self._fake.skill)[request.first_scored :])
+        entropies, margins = numbers.distribution(logprobs) if request.distribution else (None, None)
+        inside = [token for span in request.mean_hidden for token in ids[slice(*span)]]
+        mean = self._spoil(numbers.embedding(inside, digest)) if inside else None
+        return TokenScores(logprobs, entropies, margins, mean)
+
+    def _rank_one(self, request: RankRequest) -> NDArray[np.float32]:
+        return self._spoil(numbers.candidate_logprobs(request.token_ids, request.candidates, self._numbers_digest))
 
     def _spoil(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.full_like(values, np.nan) if self._fake.fault == "nan" else values

@@ -36,6 +36,22 @@ def token_logprobs(ids: Sequence[int], digest: str, skill: float) -> NDArray[np.
     return (-surprise).astype(np.float32)
 
 
+def distribution(logprobs: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Entropies (nats) and margins of distributions that gave tokens these log-probabilities: as if the model had been
+    torn between the token and one other, which shared what the token was not given."""
+    chance = np.exp(logprobs.astype(np.float64))
+    other = np.maximum(1.0 - chance, 1e-12)
+    entropies = -(chance * logprobs + other * np.log(other))
+    return entropies.astype(np.float32), np.abs(chance - other).astype(np.float32)
+
+
+def candidate_logprobs(ids: Sequence[int], candidates: Sequence[int], digest: str) -> NDArray[np.float32]:
+    """log p of each candidate after the text: together nine tenths, split by each model's opinion of that text."""
+    text = hashlib.sha256(np.asarray(ids, dtype="<i8").tobytes()).hexdigest()
+    logits = 4.0 * _uniform(np.asarray(candidates, dtype=np.int64), text + digest)
+    return (np.log(0.9) + logits - np.log(np.exp(logits).sum())).astype(np.float32)
+
+
 def embedding(ids: Sequence[int], digest: str) -> NDArray[np.float32]:
     """A vector of HIDDEN_SIZE numbers, the mean over tokens; texts that share words and phrases are close."""
     tokens = np.asarray(ids, dtype=np.int64)

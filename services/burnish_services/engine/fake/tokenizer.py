@@ -6,10 +6,11 @@ Lossless on any text, fixed for ever (ids appear in golden values), a ChatML tem
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from burnish_services.engine import templates
+from burnish_services.engine.literals import encode_guarded, special_pattern
 from burnish_services.engine.tokenizer import ChatMessage, Encoding
 
 BOS, END_OF_TURN, END_OF_TEXT = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
@@ -44,7 +45,9 @@ VOCAB_SIZE = FIRST_WORD + 2 * len(WORDS)
 _WORD_IDS = {word: FIRST_WORD + 2 * index for index, word in enumerate(WORDS)}
 _WORD_IDS |= {" " + word: FIRST_WORD + 2 * index + 1 for index, word in enumerate(WORDS)}
 _SPECIAL_IDS = {token: index for index, token in enumerate(SPECIAL_TOKENS)}
-_PIECES = re.compile("|".join(re.escape(token) for token in SPECIAL_TOKENS) + r"| ?[a-z]+|.", re.DOTALL)
+_SPECIAL = special_pattern(SPECIAL_TOKENS)
+_PLAIN_PIECES = re.compile(r" ?[a-z]+|.", re.DOTALL)
+_PIECES = re.compile(_SPECIAL.pattern + "|" + _PLAIN_PIECES.pattern, re.DOTALL)
 
 
 class FakeTokenizer:
@@ -64,25 +67,45 @@ class FakeTokenizer:
         """See `ChatTokenizer`."""
         return frozenset({END_OF_TURN})
 
+    @property
+    def special_texts(self) -> tuple[str, ...]:
+        """See `ChatTokenizer`."""
+        return SPECIAL_TOKENS
+
     def render(self, messages: Sequence[ChatMessage], *, add_generation_prompt: bool) -> str:
         """See `ChatTokenizer`."""
         return templates.render(self._template, messages, add_generation_prompt=add_generation_prompt, eos=END_OF_TURN)
 
-    def encode(self, text: str, *, add_special_tokens: bool = False) -> Encoding:
+    def encode(
+        self, text: str, *, add_special_tokens: bool = False, literals: Mapping[str, str] | None = None
+    ) -> Encoding:
         """See `ChatTokenizer`; with `add_special_tokens` a BOS stands first."""
-        ids: list[int] = [_SPECIAL_IDS[BOS]] if add_special_tokens else []
-        spans: list[tuple[int, int]] = [(0, 0)] if add_special_tokens else []
-        for match in _PIECES.finditer(text):
-            for token, length in _piece(match.group()):
-                start = spans[-1][1] if spans else 0
-                ids.append(token)
-                # The further bytes of a character have its span, as byte-level tokenizers report it.
-                spans.append((start, start + length) if length else spans[-1])
-        return Encoding(ids, spans)
+        if literals:
+            return encode_guarded(text, literals, _SPECIAL, _SPECIAL_IDS.__getitem__, _encode_plain)
+        encoding = _encode(text, _PIECES)
+        if add_special_tokens:
+            return Encoding([_SPECIAL_IDS[BOS], *encoding.ids], [(0, 0), *encoding.spans])
+        return encoding
 
     def decode(self, ids: Sequence[int]) -> str:
         """See `ChatTokenizer`."""
         return b"".join(_BYTES[token] for token in ids).decode("utf-8", errors="replace")
+
+
+def _encode(text: str, pieces: re.Pattern[str]) -> Encoding:
+    ids: list[int] = []
+    spans: list[tuple[int, int]] = []
+    for match in pieces.finditer(text):
+        for token, length in _piece(match.group()):
+            start = spans[-1][1] if spans else 0
+            ids.append(token)
+            # The further bytes of a character have its span, as byte-level tokenizers report it.
+            spans.append((start, start + length) if length else spans[-1])
+    return Encoding(ids, spans)
+
+
+def _encode_plain(text: str) -> Encoding:
+    return _encode(text, _PLAIN_PIECES)
 
 
 def word_rank(token: int) -> int:

@@ -17,18 +17,21 @@ from typing import Any
 import numpy as np
 import vllm
 from numpy.typing import NDArray
-from vllm import PoolingParams, SamplingParams
+from vllm import ModelRegistry, PoolingParams, SamplingParams
 from vllm.config import PoolerConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.inputs import tokens_input
 from vllm.platforms import current_platform
+from vllm.plugins import load_general_plugins
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from burnish_services.engine.base import EngineDead, EngineSettings, ModelLoadError, Sampling, Task
 from burnish_services.engine.vllm_engine import environment
-from burnish_services.engine.vllm_engine.worker import FIRST_SCORED, Worker
+from burnish_services.engine.vllm_engine.worker import Worker
+from burnish_services.engine.vllm_plugin import PREFIX, TASK
+from burnish_services.engine.vllm_plugin.asked import MISSING, Asked
 
 VERSION: str = vllm.__version__
 
@@ -36,7 +39,7 @@ VERSION: str = vllm.__version__
 _MAX_SEQUENCES = 128
 _LEAST_BATCH_TOKENS = 2048
 # KV cache on a CPU where the operator names no size.
-_LEAST_CACHE_BYTES = {Task.GENERATE: 256 << 20, Task.EMBED: 64 << 20}
+_LEAST_CACHE_BYTES = {Task.GENERATE: 256 << 20, Task.POOL: 256 << 20}
 _BLOCK_TOKENS = 32
 _CLOSE_SECONDS = 15.0
 
@@ -48,10 +51,17 @@ class RequestFailed(RuntimeError):
 class VllmClient:
     """A running vLLM engine and its processes."""
 
-    def __init__(self, settings: EngineSettings, directory: str, context: int, cache_bytes_per_token: int) -> None:
+    def __init__(
+        self, settings: EngineSettings, directory: str, architecture: str, context: int, cache_bytes_per_token: int
+    ) -> None:
         """Starts the engine; blocks for its tens of seconds. Raises ModelLoadError."""
+        load_general_plugins()
+        scoring = PREFIX + architecture if settings.task is Task.POOL else ""
+        self.has_plugin = scoring in ModelRegistry.get_supported_archs()
         cores = environment.bound_cores(settings.cpu_cores) if current_platform.is_cpu() else None
-        arguments = _arguments(settings, directory, context, cache_bytes_per_token)
+        arguments = _arguments(
+            settings, directory, context, cache_bytes_per_token, scoring if self.has_plugin else None
+        )
         if cores is not None:
             arguments.distributed_executor_backend = "uni"
         try:
@@ -63,34 +73,49 @@ class VllmClient:
         config = self._llm.vllm_config
         self.dtype = str(config.model_config.dtype).removeprefix("torch.")
         self.vocab_size = int(config.model_config.get_vocab_size())
+        self.hidden_size = int(config.model_config.get_hidden_size())
         # Only the newer runner scores given tokens without ranking the vocabulary at every position.
         self._scores_given_tokens = bool(config.use_v2_model_runner)
-        self._lean = False
         self._numbers = itertools.count()
 
     async def prepare(self) -> None:
         """Must be awaited once, before any request. Raises EngineDead."""
         with _errors():
-            self._lean = all(await self._llm.collective_rpc("burnish_prepare"))
+            await self._llm.collective_rpc("burnish_prepare")
+
+    async def ask(self, ids: Sequence[int], asked: Asked) -> list[NDArray[np.float32]]:
+        """With the plugin: the parts asked for, in the order of `Asked.sizes`. Raises RequestFailed and EngineDead."""
+        # Hidden states of a cached prefix are not seen: a mean over them needs them computed anew. Scores rarely do,
+        # since what is scored stands at the end.
+        values = await self._pool(ids, asked, read_cache=not asked.mean_hidden)
+        scored = asked.num_scored(len(ids))
+        if scored and values[0] == MISSING:
+            values = await self._pool(ids, asked, read_cache=False)
+        return np.split(values, np.cumsum(asked.sizes(len(ids), self.hidden_size))[:-1])
+
+    async def _pool(self, ids: Sequence[int], asked: Asked, *, read_cache: bool) -> NDArray[np.float32]:
+        parameters = PoolingParams(task=TASK, skip_reading_prefix_cache=not read_cache, extra_kwargs=asked.to_extra())
+        return await self._encode(ids, parameters)
 
     async def score(self, ids: Sequence[int], first: int) -> NDArray[np.float32]:
-        """log p of ids[first:]. Raises RequestFailed and EngineDead."""
+        """Without the plugin: log p of ids[first:]. Raises RequestFailed and EngineDead."""
         if first >= len(ids):
             return np.empty(0, np.float32)
-        parameters = SamplingParams(
-            temperature=0.0,
-            max_tokens=1,
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-            **self._scoring_parameters(ids, first),
-        )
+        parameters = self._one_token(**self._scoring_parameters(ids, first))
         (output,) = [output async for output in self._generate(ids, parameters)]
         if self._scores_given_tokens:
             return np.asarray(output.prompt_token_id_logprobs, np.float32)[:, 0]
-        # Flat: one entry per position, the given token's; the first position has none. Lean: only those asked for.
+        # Flat: one entry per position, the given token's; the first position has none.
         logprobs = output.prompt_logprobs
-        starts = logprobs.start_indices[1 if self._lean else first :]
+        starts = logprobs.start_indices[first:]
         return np.fromiter((logprobs.logprobs[at] for at in starts), np.float32, len(ids) - first)
+
+    async def rank(self, ids: Sequence[int], candidates: Sequence[int]) -> NDArray[np.float32]:
+        """Without the plugin: log p of the candidates as the next token. Raises RequestFailed and EngineDead."""
+        parameters = self._one_token(logprob_token_ids=sorted(set(candidates)))
+        (output,) = [output async for output in self._generate(ids, parameters)]
+        (found,) = output.outputs[0].logprobs
+        return np.array([found[candidate].logprob for candidate in candidates], np.float32)
 
     async def sample(
         self, ids: Sequence[int], sampling: Sampling, max_tokens: int, stop_ids: frozenset[int], stream: bool
@@ -112,14 +137,10 @@ class VllmClient:
             yield list(completion.token_ids), completion.finish_reason == "stop"
 
     async def embed(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        """The pooled vector. Raises RequestFailed and EngineDead."""
-        parameters = PoolingParams(task="embed", use_activation=False)
-        result: NDArray[np.float32] | None = None
-        with _errors():
-            async for output in self._llm.encode(tokens_input(list(ids)), parameters, self._next_id()):
-                result = output.outputs.data.float().cpu().numpy()
-        assert result is not None
-        return result
+        """Mean hidden state of all tokens. Raises RequestFailed and EngineDead."""
+        if self.has_plugin:
+            return (await self.ask(ids, Asked(mean_hidden=((0, len(ids)),))))[-1]
+        return await self._encode(ids, PoolingParams(task="embed", use_activation=False))
 
     async def reload(self, directory: str) -> None:
         """Loads other weights in place and forgets what was computed with the old ones. Raises ModelLoadError."""
@@ -147,8 +168,20 @@ class VllmClient:
     def _scoring_parameters(self, ids: Sequence[int], first: int) -> dict[str, Any]:
         if self._scores_given_tokens:
             return {"prompt_logprob_token_ids": np.asarray(ids[first:])[:, None], "prompt_logprob_start": first - 1}
-        extra = {FIRST_SCORED: first} if self._lean else None
-        return {"prompt_logprobs": 0, "flat_logprobs": True, "extra_args": extra}
+        return {"prompt_logprobs": 0, "flat_logprobs": True}
+
+    def _one_token(self, **wanted: Any) -> SamplingParams:
+        return SamplingParams(
+            temperature=0.0, max_tokens=1, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY, **wanted
+        )
+
+    async def _encode(self, ids: Sequence[int], parameters: PoolingParams) -> NDArray[np.float32]:
+        result: NDArray[np.float32] | None = None
+        with _errors():
+            async for output in self._llm.encode(tokens_input(list(ids)), parameters, self._next_id()):
+                result = output.outputs.data.float().cpu().numpy()
+        assert result is not None
+        return result
 
     async def _generate(self, ids: Sequence[int], parameters: SamplingParams) -> AsyncIterator[Any]:
         with _errors():
@@ -178,26 +211,38 @@ def _log_as_everyone() -> None:
     logger.setLevel(os.environ["VLLM_LOGGING_LEVEL"])
 
 
-def _arguments(settings: EngineSettings, directory: str, context: int, cache_bytes_per_token: int) -> AsyncEngineArgs:
+def _arguments(
+    settings: EngineSettings, directory: str, context: int, cache_bytes_per_token: int, scoring: str | None
+) -> AsyncEngineArgs:
+    """`scoring`: the plugin's name for the model's architecture, where it is to be used."""
+    length = context
+    # Seeded sampling crashes the CPU engine where a prompt is read in chunks, and a mean over a prompt wants it whole.
+    chunked, contexts_cached = False, 4
     if settings.task is Task.GENERATE:
         # vLLM "continues" what it scores, so that a sequence of full length needs one position more.
-        length, contexts_cached = context + 1, 4
+        length = context + 1
         task: dict[str, Any] = {"runner": "generate", "enable_prefix_caching": True}
+    elif scoring is not None:
+        chunked = True
+        task = {"runner": "pooling", "enable_prefix_caching": True, "hf_overrides": {"architectures": [scoring]}}
+        if current_platform.is_cpu():
+            # vLLM would copy the whole head to float32 at every use; on a GPU it has a kernel for that.
+            task["hf_overrides"]["head_dtype"] = "model"
     else:
-        length, contexts_cached = context, 1  # nothing is kept from one text to the next
+        contexts_cached = 1  # nothing is kept from one text to the next
         pooler = PoolerConfig(task="embed", seq_pooling_type="MEAN", use_activation=False)
         task = {"runner": "pooling", "convert": "embed", "pooler_config": pooler, "enable_prefix_caching": False}
-    batch_tokens = max(length, _LEAST_BATCH_TOKENS)
+    batch_tokens = _LEAST_BATCH_TOKENS if chunked else max(length, _LEAST_BATCH_TOKENS)
     memory = settings.memory_bytes
     if memory is None and current_platform.is_cpu():
         # vLLM's own rule would take most of the machine.
-        memory = max(_LEAST_CACHE_BYTES[settings.task], contexts_cached * batch_tokens * cache_bytes_per_token)
+        wanted = contexts_cached * max(length, batch_tokens) * cache_bytes_per_token
+        memory = max(_LEAST_CACHE_BYTES[settings.task], wanted)
     return AsyncEngineArgs(
         model=directory,
         dtype=settings.dtype,
         max_model_len=length,
-        # Seeded sampling crashes the CPU engine where a prompt is read in chunks, and scores want whole prompts.
-        enable_chunked_prefill=False,
+        enable_chunked_prefill=chunked,
         max_num_batched_tokens=batch_tokens,
         max_num_seqs=_MAX_SEQUENCES,
         kv_cache_memory_bytes=memory,

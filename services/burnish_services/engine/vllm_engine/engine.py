@@ -20,14 +20,17 @@ from burnish_services.engine.base import (
     GenerateRequest,
     Generation,
     LoadedModel,
+    RankRequest,
     ScoreRequest,
     Task,
+    TokenScores,
 )
-from burnish_services.engine.failures import ENGINE_ERROR, checked, refused
+from burnish_services.engine.failures import ENGINE_ERROR, UNSUPPORTED, checked, checked_scores, refused
 from burnish_services.engine.hf_tokenizer import HfTokenizer
 from burnish_services.engine.models import check_model_directory, check_same_shape, model_digest, read_json, resolve_uri
 from burnish_services.engine.settings import cache_bytes_per_token, context_length, model_context
 from burnish_services.engine.vllm_engine import environment
+from burnish_services.engine.vllm_plugin.asked import Asked
 
 if TYPE_CHECKING:
     from burnish_services.engine.vllm_engine.client import VllmClient
@@ -58,6 +61,13 @@ class VllmEngine:
     def task(self) -> Task:
         """See `Engine`."""
         return self._settings.task
+
+    @property
+    def score_method(self) -> str:
+        """See `Engine`."""
+        if self.task is Task.GENERATE:
+            return "prompt_logprobs"
+        return "plugin" if self._running.has_plugin else ""
 
     @property
     def model(self) -> LoadedModel:
@@ -97,9 +107,13 @@ class VllmEngine:
         self._tokenizer = tokenizer
         self._model = replace(self.model, uri=uri, digest=digest)
 
-    async def score(self, requests: Sequence[ScoreRequest]) -> list[NDArray[np.float32] | EngineFailure]:
+    async def score(self, requests: Sequence[ScoreRequest]) -> list[TokenScores | EngineFailure]:
         """See `Engine`."""
         return await _together([self._score_one(request) for request in requests])
+
+    async def rank(self, requests: Sequence[RankRequest]) -> list[NDArray[np.float32] | EngineFailure]:
+        """See `Engine`."""
+        return await _together([self._rank_one(request) for request in requests])
 
     async def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation | EngineFailure]:
         """See `Engine`."""
@@ -111,9 +125,45 @@ class VllmEngine:
 
     # --- one request -------------------------------------------------------------------------------------------
 
-    async def _score_one(self, request: ScoreRequest) -> NDArray[np.float32] | EngineFailure:
-        ids = request.token_ids
-        return self._refused(ids) or await self._checked(self._running.score(ids, request.first_scored))
+    async def _score_one(self, request: ScoreRequest) -> TokenScores | EngineFailure:
+        from burnish_services.engine.vllm_engine.client import RequestFailed
+
+        failure = self._refused(request.token_ids)
+        if failure is None and not self._running.has_plugin and (request.distribution or request.mean_hidden):
+            failure = EngineFailure(
+                UNSUPPORTED,
+                "entropies, margins and mean hidden states come with scores from Burnish's vLLM plugin only; here "
+                f"scores are made by {self.score_method!r}: ask for scores alone",
+            )
+        if failure is not None:
+            return failure
+        try:
+            return checked_scores(await self._scores(request))
+        except RequestFailed as error:
+            return EngineFailure(ENGINE_ERROR, str(error), retryable=True)
+
+    async def _scores(self, request: ScoreRequest) -> TokenScores:
+        ids, first = request.token_ids, request.first_scored
+        if not self._running.has_plugin:
+            return TokenScores(await self._running.score(ids, first))
+        none = np.empty(0, np.float32)
+        if first >= len(ids) and not request.mean_hidden:
+            return TokenScores(none, *((none, none) if request.distribution else ()))
+        asked = Asked(first_scored=first, distribution=request.distribution, mean_hidden=tuple(request.mean_hidden))
+        logprobs, entropies, margins, _, mean = await self._running.ask(ids, asked)
+        full = request.distribution
+        return TokenScores(
+            logprobs, entropies if full else None, margins if full else None, mean if request.mean_hidden else None
+        )
+
+    async def _rank_one(self, request: RankRequest) -> NDArray[np.float32] | EngineFailure:
+        running, ids, candidates = self._running, request.token_ids, tuple(request.candidates)
+        return self._refused(ids) or await self._checked(
+            self._ranks(ids, candidates) if running.has_plugin else running.rank(ids, candidates)
+        )
+
+    async def _ranks(self, ids: Sequence[int], candidates: tuple[int, ...]) -> NDArray[np.float32]:
+        return (await self._running.ask(ids, Asked(candidates=candidates)))[3]
 
     async def _embed_one(self, ids: Sequence[int]) -> NDArray[np.float32] | EngineFailure:
         return self._refused(ids) or await self._checked(self._running.embed(ids))
@@ -169,7 +219,9 @@ class VllmEngine:
         self._tokenizer = HfTokenizer(path, self._settings.chat_template)
         config = read_json(path / "config.json")
         context = context_length(self._settings.max_model_len, model_context(config))
-        client = VllmClient(self._settings, str(path), context, cache_bytes_per_token(config, self._settings.dtype))
+        architecture = str((config.get("architectures") or [""])[0])
+        cache_bytes = cache_bytes_per_token(config, self._settings.dtype)
+        client = VllmClient(self._settings, str(path), architecture, context, cache_bytes)
         self._client, self._name = client, f"vllm/{VERSION}"
         self._model = LoadedModel(str(path), digest, client.dtype, context, client.vocab_size)
         return client

@@ -25,41 +25,45 @@ _sym_db = _symbol_database.Default()
 from burnish.api.common.v1 import common_pb2 as burnish_dot_api_dot_common_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$burnish/api/scoring/v1/scoring.proto\x12\x16\x62urnish.api.scoring.v1\x1a\"burnish/api/common/v1/common.proto\"\x10\n\x0eGetInfoRequest\"_\n\x0fGetInfoResponse\x12/\n\x04info\x18\x01 \x01(\x0b\x32!.burnish.api.common.v1.ServerInfo\x12\x1b\n\x13judge_prompt_digest\x18\x02 \x01(\t\"B\n\x10LoadModelRequest\x12.\n\x05model\x18\x01 \x01(\x0b\x32\x1f.burnish.api.common.v1.ModelRef\"v\n\x11LoadModelResponse\x12\x32\n\x05model\x18\x01 \x01(\x0b\x32#.burnish.api.common.v1.ModelVersion\x12-\n\x06timing\x18\x02 \x01(\x0b\x32\x1d.burnish.api.common.v1.Timing\"\x8c\x01\n\x13ScoreSamplesRequest\x12.\n\x05model\x18\x01 \x01(\x0b\x32\x1f.burnish.api.common.v1.ModelRef\x12.\n\x07samples\x18\x02 \x03(\x0b\x32\x1d.burnish.api.common.v1.Sample\x12\x15\n\rreturn_tokens\x18\x03 \x01(\x08\"\xae\x01\n\x14ScoreSamplesResponse\x12\x32\n\x05model\x18\x01 \x01(\x0b\x32#.burnish.api.common.v1.ModelVersion\x12\x33\n\x06scores\x18\x02 \x03(\x0b\x32#.burnish.api.scoring.v1.SampleScore\x12-\n\x06timing\x18\x03 \x01(\x0b\x32\x1d.burnish.api.common.v1.Timing\"\xed\x01\n\x0bSampleScore\x12\x11\n\tsample_id\x18\x01 \x01(\t\x12\x31\n\x06status\x18\x02 \x01(\x0b\x32!.burnish.api.common.v1.ItemStatus\x12\x10\n\x08mean_nll\x18\x03 \x01(\x01\x12\x0f\n\x07sum_nll\x18\x04 \x01(\x01\x12\x12\n\nperplexity\x18\x05 \x01(\x01\x12\x12\n\nnum_tokens\x18\x06 \x01(\x05\x12\x1b\n\x13num_sequence_tokens\x18\x07 \x01(\x05\x12\x30\n\x05turns\x18\x08 \x03(\x0b\x32!.burnish.api.scoring.v1.TurnScore\"~\n\tTurnScore\x12\x15\n\rmessage_index\x18\x01 \x01(\x05\x12\x10\n\x08mean_nll\x18\x02 \x01(\x01\x12\x0f\n\x07sum_nll\x18\x03 \x01(\x01\x12\x12\n\nnum_tokens\x18\x04 \x01(\x05\x12\x11\n\ttoken_ids\x18\x05 \x01(\x0c\x12\x10\n\x08logprobs\x18\x06 \x01(\x0c\"\x9a\x02\n\x13JudgeSamplesRequest\x12.\n\x05model\x18\x01 \x01(\x0b\x32\x1f.burnish.api.common.v1.ModelRef\x12.\n\x07samples\x18\x02 \x03(\x0b\x32\x1d.burnish.api.common.v1.Sample\x12\x35\n\ndimensions\x18\x03 \x03(\x0e\x32!.burnish.api.scoring.v1.Dimension\x12/\n\x07targets\x18\x04 \x03(\x0e\x32\x1e.burnish.api.scoring.v1.Target\x12;\n\x08sampling\x18\x05 \x01(\x0b\x32).burnish.api.common.v1.SamplingParameters\"\xcb\x01\n\x14JudgeSamplesResponse\x12\x32\n\x05model\x18\x01 \x01(\x0b\x32#.burnish.api.common.v1.ModelVersion\x12\x39\n\tjudgments\x18\x02 \x03(\x0b\x32&.burnish.api.scoring.v1.SampleJudgment\x12\x15\n\rprompt_digest\x18\x03 \x01(\t\x12-\n\x06timing\x18\x04 \x01(\x0b\x32\x1d.burnish.api.common.v1.Timing\"\x87\x01\n\x0eSampleJudgment\x12\x11\n\tsample_id\x18\x01 \x01(\t\x12\x31\n\x06status\x18\x02 \x01(\x0b\x32!.burnish.api.common.v1.ItemStatus\x12/\n\x07ratings\x18\x03 \x03(\x0b\x32\x1e.burnish.api.scoring.v1.Rating\"\xce\x01\n\x06Rating\x12\x34\n\tdimension\x18\x01 \x01(\x0e\x32!.burnish.api.scoring.v1.Dimension\x12.\n\x06target\x18\x02 \x01(\x0e\x32\x1e.burnish.api.scoring.v1.Target\x12\x12\n\x05value\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x31\n\x06status\x18\x04 \x01(\x0b\x32!.burnish.api.common.v1.ItemStatus\x12\r\n\x05reply\x18\x05 \x01(\tB\x08\n\x06_value*s\n\tDimension\x12\x19\n\x15\x44IMENSION_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44IMENSION_CLARITY\x10\x01\x12\x1a\n\x16\x44IMENSION_COMPLETENESS\x10\x02\x12\x18\n\x14\x44IMENSION_FACTUALITY\x10\x03*H\n\x06Target\x12\x16\n\x12TARGET_UNSPECIFIED\x10\x00\x12\x11\n\rTARGET_PROMPT\x10\x01\x12\x13\n\x0fTARGET_RESPONSE\x10\x02\x32\xa4\x03\n\x0eScoringService\x12Z\n\x07GetInfo\x12&.burnish.api.scoring.v1.GetInfoRequest\x1a\'.burnish.api.scoring.v1.GetInfoResponse\x12`\n\tLoadModel\x12(.burnish.api.scoring.v1.LoadModelRequest\x1a).burnish.api.scoring.v1.LoadModelResponse\x12i\n\x0cScoreSamples\x12+.burnish.api.scoring.v1.ScoreSamplesRequest\x1a,.burnish.api.scoring.v1.ScoreSamplesResponse\x12i\n\x0cJudgeSamples\x12+.burnish.api.scoring.v1.JudgeSamplesRequest\x1a,.burnish.api.scoring.v1.JudgeSamplesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$burnish/api/scoring/v1/scoring.proto\x12\x16\x62urnish.api.scoring.v1\x1a\"burnish/api/common/v1/common.proto\"\x10\n\x0eGetInfoRequest\"u\n\x0fGetInfoResponse\x12/\n\x04info\x18\x01 \x01(\x0b\x32!.burnish.api.common.v1.ServerInfo\x12\x1b\n\x13judge_prompt_digest\x18\x02 \x01(\t\x12\x14\n\x0cscore_method\x18\x03 \x01(\t\"B\n\x10LoadModelRequest\x12.\n\x05model\x18\x01 \x01(\x0b\x32\x1f.burnish.api.common.v1.ModelRef\"v\n\x11LoadModelResponse\x12\x32\n\x05model\x18\x01 \x01(\x0b\x32#.burnish.api.common.v1.ModelVersion\x12-\n\x06timing\x18\x02 \x01(\x0b\x32\x1d.burnish.api.common.v1.Timing\"\x83\x02\n\x13ScoreSamplesRequest\x12.\n\x05model\x18\x01 \x01(\x0b\x32\x1f.burnish.api.common.v1.ModelRef\x12.\n\x07samples\x18\x02 \x03(\x0b\x32\x1d.burnish.api.common.v1.Sample\x12\x15\n\rreturn_tokens\x18\x03 \x01(\x08\x12\x1b\n\x13score_unconditional\x18\x04 \x01(\x08\x12\x1a\n\x12score_distribution\x18\x05 \x01(\x08\x12<\n\x11mean_hidden_state\x18\x06 \x01(\x0e\x32!.burnish.api.scoring.v1.TokenSpan\"\xae\x01\n\x14ScoreSamplesResponse\x12\x32\n\x05model\x18\x01 \x01(\x0b\x32#.burnish.api.common.v1.ModelVersion\x12\x33\n\x06scores\x18\x02 \x03(\x0b\x32#.burnish.api.scoring.v1.SampleScore\x12-\n\x06timing\x18\x03 \x01(\x0b\x32\x1d.burnish.api.common.v1.Timing\"\xd4\x03\n\x0bSampleScore\x12\x11\n\tsample_id\x18\x01 \x01(\t\x12\x31\n\x06status\x18\x02 \x01(\x0b\x32!.burnish.api.common.v1.ItemStatus\x12\x10\n\x08mean_nll\x18\x03 \x01(\x01\x12\x0f\n\x07sum_nll\x18\x04 \x01(\x01\x12\x12\n\nperplexity\x18\x05 \x01(\x01\x12\x12\n\nnum_tokens\x18\x06 \x01(\x05\x12\x1b\n\x13num_sequence_tokens\x18\x07 \x01(\x05\x12\x30\n\x05turns\x18\x08 \x03(\x0b\x32!.burnish.api.scoring.v1.TurnScore\x12\x18\n\x10mean_probability\x18\t \x01(\x01\x12\x17\n\x0fmin_probability\x18\n \x01(\x01\x12\x41\n\runconditional\x18\x0b \x01(\x0b\x32*.burnish.api.scoring.v1.UnconditionalScore\x12\x19\n\x0cmean_entropy\x18\x0c \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x0bmean_margin\x18\r \x01(\x01H\x01\x88\x01\x01\x12\x19\n\x11mean_hidden_state\x18\x0e \x01(\x0c\x42\x0f\n\r_mean_entropyB\x0e\n\x0c_mean_margin\"n\n\x12UnconditionalScore\x12\x10\n\x08mean_nll\x18\x01 \x01(\x01\x12\x12\n\nnum_tokens\x18\x02 \x01(\x05\x12\x10\n\x03ifd\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x03pmi\x18\x04 \x01(\x01H\x01\x88\x01\x01\x42\x06\n\x04_ifdB\x06\n\x04_pmi\"~\n\tTurnScore\x12\x15\n\rmessage_index\x18\x01 \x01(\x05\x12\x10\n\x08mean_nll\x18\x02 \x01(\x01\x12\x0f\n\x07sum_nll\x18\x03 \x01(\x01\x12\x12\n\nnum_tokens\x18\x04 \x01(\x05\x12\x11\n\ttoken_ids\x18\x05 \x01(\x0c\x12\x10\n\x08logprobs\x18\x06 \x01(\x0c\"\x9a\x02\n\x13JudgeSamplesRequest\x12.\n\x05model\x18\x01 \x01(\x0b\x32\x1f.burnish.api.common.v1.ModelRef\x12.\n\x07samples\x18\x02 \x03(\x0b\x32\x1d.burnish.api.common.v1.Sample\x12\x35\n\ndimensions\x18\x03 \x03(\x0e\x32!.burnish.api.scoring.v1.Dimension\x12/\n\x07targets\x18\x04 \x03(\x0e\x32\x1e.burnish.api.scoring.v1.Target\x12;\n\x08sampling\x18\x05 \x01(\x0b\x32).burnish.api.common.v1.SamplingParameters\"\xcb\x01\n\x14JudgeSamplesResponse\x12\x32\n\x05model\x18\x01 \x01(\x0b\x32#.burnish.api.common.v1.ModelVersion\x12\x39\n\tjudgments\x18\x02 \x03(\x0b\x32&.burnish.api.scoring.v1.SampleJudgment\x12\x15\n\rprompt_digest\x18\x03 \x01(\t\x12-\n\x06timing\x18\x04 \x01(\x0b\x32\x1d.burnish.api.common.v1.Timing\"\x87\x01\n\x0eSampleJudgment\x12\x11\n\tsample_id\x18\x01 \x01(\t\x12\x31\n\x06status\x18\x02 \x01(\x0b\x32!.burnish.api.common.v1.ItemStatus\x12/\n\x07ratings\x18\x03 \x03(\x0b\x32\x1e.burnish.api.scoring.v1.Rating\"\xce\x01\n\x06Rating\x12\x34\n\tdimension\x18\x01 \x01(\x0e\x32!.burnish.api.scoring.v1.Dimension\x12.\n\x06target\x18\x02 \x01(\x0e\x32\x1e.burnish.api.scoring.v1.Target\x12\x12\n\x05value\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x31\n\x06status\x18\x04 \x01(\x0b\x32!.burnish.api.common.v1.ItemStatus\x12\r\n\x05reply\x18\x05 \x01(\tB\x08\n\x06_value*i\n\tTokenSpan\x12\x1a\n\x16TOKEN_SPAN_UNSPECIFIED\x10\x00\x12\x13\n\x0fTOKEN_SPAN_USER\x10\x01\x12\x17\n\x13TOKEN_SPAN_RESPONSE\x10\x02\x12\x12\n\x0eTOKEN_SPAN_ALL\x10\x03*s\n\tDimension\x12\x19\n\x15\x44IMENSION_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44IMENSION_CLARITY\x10\x01\x12\x1a\n\x16\x44IMENSION_COMPLETENESS\x10\x02\x12\x18\n\x14\x44IMENSION_FACTUALITY\x10\x03*H\n\x06Target\x12\x16\n\x12TARGET_UNSPECIFIED\x10\x00\x12\x11\n\rTARGET_PROMPT\x10\x01\x12\x13\n\x0fTARGET_RESPONSE\x10\x02\x32\xa4\x03\n\x0eScoringService\x12Z\n\x07GetInfo\x12&.burnish.api.scoring.v1.GetInfoRequest\x1a\'.burnish.api.scoring.v1.GetInfoResponse\x12`\n\tLoadModel\x12(.burnish.api.scoring.v1.LoadModelRequest\x1a).burnish.api.scoring.v1.LoadModelResponse\x12i\n\x0cScoreSamples\x12+.burnish.api.scoring.v1.ScoreSamplesRequest\x1a,.burnish.api.scoring.v1.ScoreSamplesResponse\x12i\n\x0cJudgeSamples\x12+.burnish.api.scoring.v1.JudgeSamplesRequest\x1a,.burnish.api.scoring.v1.JudgeSamplesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'burnish.api.scoring.v1.scoring_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DIMENSION']._serialized_start=1929
-  _globals['_DIMENSION']._serialized_end=2044
-  _globals['_TARGET']._serialized_start=2046
-  _globals['_TARGET']._serialized_end=2118
+  _globals['_TOKENSPAN']._serialized_start=2413
+  _globals['_TOKENSPAN']._serialized_end=2518
+  _globals['_DIMENSION']._serialized_start=2520
+  _globals['_DIMENSION']._serialized_end=2635
+  _globals['_TARGET']._serialized_start=2637
+  _globals['_TARGET']._serialized_end=2709
   _globals['_GETINFOREQUEST']._serialized_start=100
   _globals['_GETINFOREQUEST']._serialized_end=116
   _globals['_GETINFORESPONSE']._serialized_start=118
-  _globals['_GETINFORESPONSE']._serialized_end=213
-  _globals['_LOADMODELREQUEST']._serialized_start=215
-  _globals['_LOADMODELREQUEST']._serialized_end=281
-  _globals['_LOADMODELRESPONSE']._serialized_start=283
-  _globals['_LOADMODELRESPONSE']._serialized_end=401
-  _globals['_SCORESAMPLESREQUEST']._serialized_start=404
-  _globals['_SCORESAMPLESREQUEST']._serialized_end=544
-  _globals['_SCORESAMPLESRESPONSE']._serialized_start=547
-  _globals['_SCORESAMPLESRESPONSE']._serialized_end=721
-  _globals['_SAMPLESCORE']._serialized_start=724
-  _globals['_SAMPLESCORE']._serialized_end=961
-  _globals['_TURNSCORE']._serialized_start=963
-  _globals['_TURNSCORE']._serialized_end=1089
-  _globals['_JUDGESAMPLESREQUEST']._serialized_start=1092
-  _globals['_JUDGESAMPLESREQUEST']._serialized_end=1374
-  _globals['_JUDGESAMPLESRESPONSE']._serialized_start=1377
-  _globals['_JUDGESAMPLESRESPONSE']._serialized_end=1580
-  _globals['_SAMPLEJUDGMENT']._serialized_start=1583
-  _globals['_SAMPLEJUDGMENT']._serialized_end=1718
-  _globals['_RATING']._serialized_start=1721
-  _globals['_RATING']._serialized_end=1927
-  _globals['_SCORINGSERVICE']._serialized_start=2121
-  _globals['_SCORINGSERVICE']._serialized_end=2541
+  _globals['_GETINFORESPONSE']._serialized_end=235
+  _globals['_LOADMODELREQUEST']._serialized_start=237
+  _globals['_LOADMODELREQUEST']._serialized_end=303
+  _globals['_LOADMODELRESPONSE']._serialized_start=305
+  _globals['_LOADMODELRESPONSE']._serialized_end=423
+  _globals['_SCORESAMPLESREQUEST']._serialized_start=426
+  _globals['_SCORESAMPLESREQUEST']._serialized_end=685
+  _globals['_SCORESAMPLESRESPONSE']._serialized_start=688
+  _globals['_SCORESAMPLESRESPONSE']._serialized_end=862
+  _globals['_SAMPLESCORE']._serialized_start=865
+  _globals['_SAMPLESCORE']._serialized_end=1333
+  _globals['_UNCONDITIONALSCORE']._serialized_start=1335
+  _globals['_UNCONDITIONALSCORE']._serialized_end=1445
+  _globals['_TURNSCORE']._serialized_start=1447
+  _globals['_TURNSCORE']._serialized_end=1573
+  _globals['_JUDGESAMPLESREQUEST']._serialized_start=1576
+  _globals['_JUDGESAMPLESREQUEST']._serialized_end=1858
+  _globals['_JUDGESAMPLESRESPONSE']._serialized_start=1861
+  _globals['_JUDGESAMPLESRESPONSE']._serialized_end=2064
+  _globals['_SAMPLEJUDGMENT']._serialized_start=2067
+  _globals['_SAMPLEJUDGMENT']._serialized_end=2202
+  _globals['_RATING']._serialized_start=2205
+  _globals['_RATING']._serialized_end=2411
+  _globals['_SCORINGSERVICE']._serialized_start=2712
+  _globals['_SCORINGSERVICE']._serialized_end=3132
 # @@protoc_insertion_point(module_scope)

@@ -20,6 +20,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _TokenSpan:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TokenSpanEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TokenSpan.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TOKEN_SPAN_UNSPECIFIED: _TokenSpan.ValueType  # 0
+    """None."""
+    TOKEN_SPAN_USER: _TokenSpan.ValueType  # 1
+    """The contents of the user's messages."""
+    TOKEN_SPAN_RESPONSE: _TokenSpan.ValueType  # 2
+    """The response tokens, as in SampleScore."""
+    TOKEN_SPAN_ALL: _TokenSpan.ValueType  # 3
+    """All tokens, the template's included."""
+
+class TokenSpan(_TokenSpan, metaclass=_TokenSpanEnumTypeWrapper):
+    """Which tokens of a conversation."""
+
+TOKEN_SPAN_UNSPECIFIED: TokenSpan.ValueType  # 0
+"""None."""
+TOKEN_SPAN_USER: TokenSpan.ValueType  # 1
+"""The contents of the user's messages."""
+TOKEN_SPAN_RESPONSE: TokenSpan.ValueType  # 2
+"""The response tokens, as in SampleScore."""
+TOKEN_SPAN_ALL: TokenSpan.ValueType  # 3
+"""All tokens, the template's included."""
+Global___TokenSpan: _TypeAlias = TokenSpan  # noqa: Y015
+
 class _Dimension:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -97,8 +125,14 @@ class GetInfoResponse(_message.Message):
 
     INFO_FIELD_NUMBER: _builtins.int
     JUDGE_PROMPT_DIGEST_FIELD_NUMBER: _builtins.int
+    SCORE_METHOD_FIELD_NUMBER: _builtins.int
     judge_prompt_digest: _builtins.str
     """Digest of the judge's prompt files, 16 hexadecimal digits, as in JudgeSamplesResponse.prompt_digest."""
+    score_method: _builtins.str
+    """How scores are made: "plugin" (Burnish's own pooler inside vLLM: only response positions, a bounded number of
+    logits at a time, cached prefixes are read), "prompt_logprobs" (vLLM's own way, where the plugin cannot run: slower,
+    and no distribution or mean hidden state), "forward" (transformers) or "fake". Empty before the engine has started.
+    """
     @_builtins.property
     def info(self) -> _common_pb2.ServerInfo:
         """What the server is and can do."""
@@ -108,10 +142,11 @@ class GetInfoResponse(_message.Message):
         *,
         info: _common_pb2.ServerInfo | None = ...,
         judge_prompt_digest: _builtins.str = ...,
+        score_method: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["info", b"info"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["info", b"info", "judge_prompt_digest", b"judge_prompt_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["info", b"info", "judge_prompt_digest", b"judge_prompt_digest", "score_method", b"score_method"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -180,8 +215,17 @@ class ScoreSamplesRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     SAMPLES_FIELD_NUMBER: _builtins.int
     RETURN_TOKENS_FIELD_NUMBER: _builtins.int
+    SCORE_UNCONDITIONAL_FIELD_NUMBER: _builtins.int
+    SCORE_DISTRIBUTION_FIELD_NUMBER: _builtins.int
+    MEAN_HIDDEN_STATE_FIELD_NUMBER: _builtins.int
     return_tokens: _builtins.bool
     """Also return every response token with its log-probability. Default false."""
+    score_unconditional: _builtins.bool
+    """Also score each response without its prompt, for IFD and PMI; costs a second pass over the responses. Default false."""
+    score_distribution: _builtins.bool
+    """Also return the entropy and margin of the model's distributions over the vocabulary. Default false."""
+    mean_hidden_state: Global___TokenSpan.ValueType
+    """Also return the mean hidden state over these tokens, from the same pass. Default: none."""
     @_builtins.property
     def model(self) -> _common_pb2.ModelRef:
         """The weights to score with."""
@@ -196,10 +240,13 @@ class ScoreSamplesRequest(_message.Message):
         model: _common_pb2.ModelRef | None = ...,
         samples: _abc.Iterable[_common_pb2.Sample] | None = ...,
         return_tokens: _builtins.bool = ...,
+        score_unconditional: _builtins.bool = ...,
+        score_distribution: _builtins.bool = ...,
+        mean_hidden_state: Global___TokenSpan.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "return_tokens", b"return_tokens", "samples", b"samples"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mean_hidden_state", b"mean_hidden_state", "model", b"model", "return_tokens", b"return_tokens", "samples", b"samples", "score_distribution", b"score_distribution", "score_unconditional", b"score_unconditional"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -258,6 +305,12 @@ class SampleScore(_message.Message):
     NUM_TOKENS_FIELD_NUMBER: _builtins.int
     NUM_SEQUENCE_TOKENS_FIELD_NUMBER: _builtins.int
     TURNS_FIELD_NUMBER: _builtins.int
+    MEAN_PROBABILITY_FIELD_NUMBER: _builtins.int
+    MIN_PROBABILITY_FIELD_NUMBER: _builtins.int
+    UNCONDITIONAL_FIELD_NUMBER: _builtins.int
+    MEAN_ENTROPY_FIELD_NUMBER: _builtins.int
+    MEAN_MARGIN_FIELD_NUMBER: _builtins.int
+    MEAN_HIDDEN_STATE_FIELD_NUMBER: _builtins.int
     sample_id: _builtins.str
     """The sample's id."""
     mean_nll: _builtins.float
@@ -270,15 +323,31 @@ class SampleScore(_message.Message):
     """Response tokens counted."""
     num_sequence_tokens: _builtins.int
     """All tokens of the sequence, prompt included."""
+    mean_probability: _builtins.float
+    """Arithmetic mean of the response tokens' probabilities, in [0, 1]."""
+    min_probability: _builtins.float
+    """Smallest probability of a response token, in [0, 1]."""
+    mean_entropy: _builtins.float
+    """With score_distribution: mean entropy of the distributions that response tokens are drawn from, nats, >= 0."""
+    mean_margin: _builtins.float
+    """With score_distribution: mean of p(likeliest token) - p(second likeliest) over response positions, in [0, 1]."""
+    mean_hidden_state: _builtins.bytes
+    """With mean_hidden_state: the last hidden state after the final norm, averaged over the span's tokens, not normalised;
+    little-endian float32, 4 bytes per dimension.
+    """
     @_builtins.property
     def status(self) -> _common_pb2.ItemStatus:
         """Where the code is not OK, all numbers below are unset. Reasons: EMPTY_RESPONSE, TOO_LONG, BAD_ROLES,
-        TEMPLATE_FAILED, NOT_FINITE.
+        TEMPLATE_FAILED, NOT_FINITE, UNSUPPORTED (more was asked than GetInfoResponse.score_method gives), ENGINE_ERROR.
         """
 
     @_builtins.property
     def turns(self) -> _containers.RepeatedCompositeFieldContainer[Global___TurnScore]:
         """One per assistant message, in order; their sums and counts add up to the sample's."""
+
+    @_builtins.property
+    def unconditional(self) -> Global___UnconditionalScore:
+        """With score_unconditional."""
 
     def __init__(
         self,
@@ -291,14 +360,72 @@ class SampleScore(_message.Message):
         num_tokens: _builtins.int = ...,
         num_sequence_tokens: _builtins.int = ...,
         turns: _abc.Iterable[Global___TurnScore] | None = ...,
+        mean_probability: _builtins.float = ...,
+        min_probability: _builtins.float = ...,
+        unconditional: Global___UnconditionalScore | None = ...,
+        mean_entropy: _builtins.float | None = ...,
+        mean_margin: _builtins.float | None = ...,
+        mean_hidden_state: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_mean_entropy", b"_mean_entropy", "_mean_margin", b"_mean_margin", "mean_entropy", b"mean_entropy", "mean_margin", b"mean_margin", "status", b"status", "unconditional", b"unconditional"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["mean_nll", b"mean_nll", "num_sequence_tokens", b"num_sequence_tokens", "num_tokens", b"num_tokens", "perplexity", b"perplexity", "sample_id", b"sample_id", "status", b"status", "sum_nll", b"sum_nll", "turns", b"turns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mean_entropy", b"_mean_entropy", "_mean_margin", b"_mean_margin", "mean_entropy", b"mean_entropy", "mean_hidden_state", b"mean_hidden_state", "mean_margin", b"mean_margin", "mean_nll", b"mean_nll", "mean_probability", b"mean_probability", "min_probability", b"min_probability", "num_sequence_tokens", b"num_sequence_tokens", "num_tokens", b"num_tokens", "perplexity", b"perplexity", "sample_id", b"sample_id", "status", b"status", "sum_nll", b"sum_nll", "turns", b"turns", "unconditional", b"unconditional"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__mean_entropy: _TypeAlias = _typing.Literal["mean_entropy"]  # noqa: Y015
+    _WhichOneofArgType__mean_entropy: _TypeAlias = _typing.Literal["_mean_entropy", b"_mean_entropy"]  # noqa: Y015
+    _WhichOneofReturnType__mean_margin: _TypeAlias = _typing.Literal["mean_margin"]  # noqa: Y015
+    _WhichOneofArgType__mean_margin: _TypeAlias = _typing.Literal["_mean_margin", b"_mean_margin"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mean_entropy) -> _WhichOneofReturnType__mean_entropy | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mean_margin) -> _WhichOneofReturnType__mean_margin | None: ...
 
 Global___SampleScore: _TypeAlias = SampleScore  # noqa: Y015
+
+@_typing.final
+class UnconditionalScore(_message.Message):
+    """The same responses without their prompts: each turn's tokens alone, after the token that the model's texts begin with
+    (BOS). Where it has none, a turn's first token is predicted from nothing and left out, here and of ifd and pmi.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEAN_NLL_FIELD_NUMBER: _builtins.int
+    NUM_TOKENS_FIELD_NUMBER: _builtins.int
+    IFD_FIELD_NUMBER: _builtins.int
+    PMI_FIELD_NUMBER: _builtins.int
+    mean_nll: _builtins.float
+    """Mean negative log-likelihood, nats per token, >= 0."""
+    num_tokens: _builtins.int
+    """Tokens counted; 0 where each turn is a single token without a BOS, and then nothing else here is set."""
+    ifd: _builtins.float
+    """Instruction-following difficulty: mean loss given the prompt over mean loss without it, of the same tokens (Li et
+    al., 2308.12032). Below 1 the prompt helps; unset where the loss without it is 0.
+    """
+    pmi: _builtins.float
+    """Mean pointwise mutual information of response and prompt, nats per token: log p(y|x) - log p(y), of the same tokens."""
+    def __init__(
+        self,
+        *,
+        mean_nll: _builtins.float = ...,
+        num_tokens: _builtins.int = ...,
+        ifd: _builtins.float | None = ...,
+        pmi: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ifd", b"_ifd", "_pmi", b"_pmi", "ifd", b"ifd", "pmi", b"pmi"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ifd", b"_ifd", "_pmi", b"_pmi", "ifd", b"ifd", "mean_nll", b"mean_nll", "num_tokens", b"num_tokens", "pmi", b"pmi"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__ifd: _TypeAlias = _typing.Literal["ifd"]  # noqa: Y015
+    _WhichOneofArgType__ifd: _TypeAlias = _typing.Literal["_ifd", b"_ifd"]  # noqa: Y015
+    _WhichOneofReturnType__pmi: _TypeAlias = _typing.Literal["pmi"]  # noqa: Y015
+    _WhichOneofArgType__pmi: _TypeAlias = _typing.Literal["_pmi", b"_pmi"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ifd) -> _WhichOneofReturnType__ifd | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pmi) -> _WhichOneofReturnType__pmi | None: ...
+
+Global___UnconditionalScore: _TypeAlias = UnconditionalScore  # noqa: Y015
 
 @_typing.final
 class TurnScore(_message.Message):

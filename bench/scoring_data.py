@@ -1,0 +1,56 @@
+"""Samples for the scoring bench: the same token sequences for every contender."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+from burnish import Sample
+from burnish.cli.data import bundled
+from burnish.coordinator.formats import load
+from burnish_services.engine.chat import SampleError, tokenize_sample
+from burnish_services.engine.hf_tokenizer import HfTokenizer
+from burnish_services.engine.tokenizer import ChatMessage
+
+SHARED = Path("../shared/data")
+SOURCES = {
+    "bundled": bundled("demo.jsonl"),
+    "alpaca_5pct": SHARED / "alpaca_5pct.json",
+    "t0_50k": SHARED / "t0_50k.parquet",
+}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Samples, and each as tokens with the position of its first response token."""
+
+    name: str
+    samples: list[Sample]
+    sequences: list[tuple[list[int], int]]
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(ids) for ids, _ in self.sequences)
+
+    @property
+    def response_tokens(self) -> int:
+        return sum(len(ids) - first for ids, first in self.sequences)
+
+
+def workload(name: str, tokenizer: HfTokenizer, count: int, context: int) -> Workload:
+    """`count` samples drawn at random that fit the context."""
+    drawn = list(load([SOURCES[name]]).samples)
+    random.Random(0).shuffle(drawn)
+    samples, sequences = [], []
+    for sample in drawn:
+        messages = [ChatMessage(str(message.role), message.content) for message in sample.messages]
+        try:
+            tokens = tokenize_sample(tokenizer, messages, max_tokens=context)
+        except SampleError:
+            continue
+        samples.append(sample)
+        sequences.append((tokens.ids, tokens.turns[0].start))
+        if len(samples) == count:
+            break
+    return Workload(name, samples, sequences)

@@ -1,0 +1,161 @@
+"""From hidden states to what each request asked for: the pooler of the scoring models.
+
+vLLM calls it after every step with the hidden states of all requests in the batch, of which each may be a whole prompt
+or a part of one. Positions are scored as they come and only numbers are kept between steps, never hidden states: the
+row of position p predicts token p + 1, and the prompt's tokens are known from the start. All scored rows of a step go
+through the head together, however many requests they belong to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from vllm.model_executor.layers.pooler import Pooler, PoolingParamsUpdate
+from vllm.v1.outputs import PoolerOutput
+from vllm.v1.pool.metadata import PoolingMetadata
+
+from burnish_services.engine.vllm_plugin import TASK, head
+from burnish_services.engine.vllm_plugin.asked import MISSING, Asked
+
+
+@dataclass(slots=True)
+class _Part:
+    """The tokens of one request in this step: positions [start, end) of its prompt, rows from `row` on."""
+
+    asked: Asked
+    result: torch.Tensor  # filled in place, step by step
+    ids: torch.Tensor
+    start: int
+    end: int
+    row: int
+
+
+@dataclass(slots=True)
+class _Scored:
+    """Rows to put through the head, their targets, and where in which result the numbers belong."""
+
+    rows: list[torch.Tensor] = field(default_factory=list)
+    targets: list[torch.Tensor] = field(default_factory=list)
+    places: list[tuple[_Part, int, int]] = field(default_factory=list)
+
+    def add(self, part: _Part) -> None:
+        first = part.asked.first_scored
+        if first is None:
+            return
+        begin, end = max(part.start + 1, first), min(part.end + 1, len(part.ids))  # tokens that rows here predict
+        if begin >= end:
+            return
+        self.rows.append(torch.arange(begin - 1 - part.start, end - 1 - part.start) + part.row)
+        self.targets.append(part.ids[begin:end])
+        self.places.append((part, begin - first, end - begin))
+
+
+class ScoringPooler(Pooler):
+    """Holds no weights; `logits_of` is the model's own way from hidden states to logits."""
+
+    def __init__(self, logits_of: head.Logits, vocab_size: int, *, compiled: bool) -> None:
+        super().__init__()
+        self._logits_of = logits_of
+        self._rows = head.rows_at_a_time(vocab_size)
+        self._score = head.compiled(head.score_tokens) if compiled else head.score_tokens
+
+    def get_supported_tasks(self) -> Set[Any]:
+        """See vLLM's Pooler."""
+        return {TASK}
+
+    def get_pooling_updates(self, task: Any) -> PoolingParamsUpdate:
+        """See vLLM's Pooler."""
+        return PoolingParamsUpdate(requires_token_ids=True)
+
+    def forward(self, hidden_states: torch.Tensor, pooling_metadata: PoolingMetadata) -> PoolerOutput:
+        """One float32 tensor per request, laid out as `Asked` says; None for a prompt that goes on next step."""
+        parts = _parts(pooling_metadata, hidden_states)
+        plain, full = _Scored(), _Scored()
+        for part in parts:
+            (full if part.asked.distribution else plain).add(part)
+        self._fill(plain, hidden_states, self._score)
+        self._fill(full, hidden_states, head.score_distribution)
+        for part in parts:
+            self._rank_candidates(part, hidden_states)
+            _add_mean_hidden(part, hidden_states)
+        finished = pooling_metadata.get_pooling_cursor().get_finished_mask()
+        for state, done in zip(pooling_metadata.pooling_states, finished, strict=True):
+            if done:
+                state.clean()
+        return [part.result if done else None for part, done in zip(parts, finished, strict=True)]
+
+    def _fill(self, scored: _Scored, hidden_states: torch.Tensor, reduce: Any) -> None:
+        if not scored.places:
+            return
+        rows, targets = (
+            torch.cat(some).to(hidden_states.device, non_blocking=True) for some in (scored.rows, scored.targets)
+        )
+        hidden = hidden_states.index_select(0, rows)
+        columns = head.by_rows(reduce, self._logits_of, hidden, targets, self._rows).unbind(dim=1)
+        done = 0
+        for part, at, count in scored.places:
+            stride = part.asked.num_scored(len(part.ids))
+            for index, column in enumerate(columns):
+                part.result[at + index * stride : at + index * stride + count] = column[done : done + count]
+            done += count
+
+    def _rank_candidates(self, part: _Part, hidden_states: torch.Tensor) -> None:
+        candidates = part.asked.candidates
+        if not candidates or part.end < len(part.ids):
+            return
+        last = part.row + part.end - part.start - 1
+        logits = self._logits_of(hidden_states[last : last + 1])[0].float()
+        at = _offset(part, before=3, hidden_size=hidden_states.shape[1])
+        chosen = torch.tensor(candidates, device=logits.device)
+        part.result[at : at + len(candidates)] = logits[chosen] - logits.logsumexp(dim=0)
+
+
+def _add_mean_hidden(part: _Part, hidden_states: torch.Tensor) -> None:
+    spans = part.asked.mean_hidden
+    if not spans:
+        return
+    at = _offset(part, before=4, hidden_size=hidden_states.shape[1])
+    count = sum(end - begin for begin, end in spans)
+    for begin, end in spans:
+        first, last = max(begin, part.start), min(end, part.end)
+        if first < last:
+            rows = hidden_states[part.row + first - part.start : part.row + last - part.start]
+            part.result[at:] += rows.float().sum(dim=0) / count
+
+
+def _offset(part: _Part, before: int, hidden_size: int) -> int:
+    """Where in the result the part after the first `before` ones begins."""
+    return sum(part.asked.sizes(len(part.ids), hidden_size)[:before])
+
+
+def _parts(metadata: PoolingMetadata, hidden_states: torch.Tensor) -> list[_Part]:
+    cursor = metadata.get_pooling_cursor()
+    counts, ends = cursor.num_scheduled_tokens_cpu.tolist(), cursor.seq_lens_cpu.tolist()
+    parts, row = [], 0
+    for params, ids, state, count, end in zip(
+        metadata.pooling_params,
+        metadata.get_prompt_token_ids_cpu(),
+        metadata.pooling_states,
+        counts,
+        ends,
+        strict=True,
+    ):
+        asked = Asked.from_extra(params.extra_kwargs)
+        # What vLLM keeps for a request between steps; here it holds the unfinished result.
+        kept = state.hidden_states_cache
+        if not kept:
+            kept.append(_empty(asked, len(ids), hidden_states))
+        parts.append(_Part(asked, kept[0], ids, end - count, end, row))
+        row += count
+    return parts
+
+
+def _empty(asked: Asked, num_tokens: int, hidden_states: torch.Tensor) -> torch.Tensor:
+    sizes = asked.sizes(num_tokens, hidden_states.shape[1])
+    result = torch.full((sum(sizes),), MISSING, dtype=torch.float32, device=hidden_states.device)
+    if asked.mean_hidden:
+        result[len(result) - sizes[-1] :] = 0.0
+    return result

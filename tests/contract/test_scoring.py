@@ -1,0 +1,162 @@
+"""What every engine must do when it scores given tokens, whichever way it does it."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+import numpy as np
+import pytest
+
+from burnish_services.engine.base import EngineFailure, RankRequest, ScoreRequest, Task, TokenScores
+from burnish_services.engine.chat import prompt_ids, tokenize_sample
+from burnish_services.engine.tokenizer import ChatMessage
+from tests.contract.conftest import Rig
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+QUESTION = [ChatMessage("user", "Name three colours of the rainbow.")]
+ANSWER = ChatMessage("assistant", "Red, green and blue.")
+
+
+def sample_ids(rig: Rig) -> list[int]:
+    return tokenize_sample(rig.engine.tokenizer, [*QUESTION, ANSWER]).ids
+
+
+async def scored(rig: Rig, *requests: ScoreRequest) -> list[TokenScores]:
+    results = await rig.engine.score(requests)
+    assert all(isinstance(result, TokenScores) for result in results), results
+    return results  # type: ignore[return-value]
+
+
+async def scores(rig: Rig, *requests: ScoreRequest) -> list[np.ndarray]:
+    return [result.logprobs for result in await scored(rig, *requests)]
+
+
+def needs_one_pass(rig: Rig) -> None:
+    if rig.engine.score_method == "prompt_logprobs":
+        pytest.skip("vLLM's own prompt_logprobs gives nothing but the tokens' log-probabilities")
+
+
+def close(left: np.ndarray, right: np.ndarray) -> bool:
+    return left.shape == right.shape and bool(np.allclose(left, right, atol=1e-4, rtol=0))
+
+
+async def test_it_says_how_it_scores(scoring: Rig) -> None:
+    method = {"fake": "fake", "transformers": "forward", "vllm": "plugin"}[scoring.kind]
+    assert scoring.engine.score_method == ("prompt_logprobs" if scoring.engine.task is Task.GENERATE else method)
+
+
+async def test_scores_are_log_probabilities_of_what_was_asked_for(scoring: Rig) -> None:
+    ids = sample_ids(scoring)
+    whole, tail, last, none = await scores(
+        scoring, *(ScoreRequest(ids, first) for first in (1, 10, len(ids) - 1, len(ids)))
+    )
+    assert whole.dtype == np.float32
+    assert (len(whole), len(tail), len(last), len(none)) == (len(ids) - 1, len(ids) - 10, 1, 0)
+    assert (whole <= 0).all()
+    assert close(whole[9:], tail)
+    assert close(whole[-1:], last)
+
+
+async def test_a_score_does_not_depend_on_its_neighbours_nor_on_what_was_asked_before(scoring: Rig) -> None:
+    ids = sample_ids(scoring)
+    requests = [ScoreRequest(ids[:length], min(3, length)) for length in (2, 30, len(ids), 7, len(ids))]
+    together = await scores(scoring, *requests)
+    alone = [(await scores(scoring, request))[0] for request in requests]
+    backwards = (await scores(scoring, *reversed(requests)))[::-1]
+    for one, two, three in zip(together, alone, backwards, strict=True):
+        assert close(one, two)
+        assert close(one, three)
+        if scoring.exact:
+            assert (one == two).all()
+            assert (one == three).all()
+
+
+async def test_hundreds_of_sequences_of_all_lengths_come_back_in_order(scoring: Rig) -> None:
+    """More tokens than a step takes, sequences that begin in one step and end in another, a prefix that many share."""
+    ids = sample_ids(scoring)
+    whole = (await scores(scoring, ScoreRequest(ids * 8)))[0]
+    lengths = [1 + (37 * index) % (8 * len(ids)) for index in range(120 if scoring.kind == "vllm" else 12)]
+    found = await scores(scoring, *(ScoreRequest((ids * 8)[:length], max(1, length - 20)) for length in lengths))
+    for length, part in zip(lengths, found, strict=True):
+        assert close(part, whole[max(1, length - 20) - 1 : length - 1]), length
+
+
+async def test_one_bad_item_fails_alone(scoring: Rig) -> None:
+    ids = sample_ids(scoring)
+    limit = scoring.engine.model.max_model_len
+    full = (ids * (limit // len(ids) + 1))[:limit]
+    bad = {"TOO_LONG": [*full, 5], "EMPTY": [], "BAD_TOKEN": [5, scoring.engine.model.vocab_size]}
+    results = await scoring.engine.score([ScoreRequest(ids), *map(ScoreRequest, bad.values()), ScoreRequest(full)])
+    assert [r.reason if isinstance(r, EngineFailure) else "" for r in results] == ["", *bad, ""]
+    assert isinstance(results[-1], TokenScores)
+    assert len(results[-1].logprobs) == limit - 1, "a sequence may fill the context to the last token"
+    ranks = await scoring.engine.rank([RankRequest(one, [5, 6]) for one in (ids, *bad.values())])
+    assert [r.reason if isinstance(r, EngineFailure) else "" for r in ranks] == ["", *bad]
+    assert await scoring.engine.score([]) == []
+    assert await scoring.engine.rank([]) == []
+
+
+async def test_candidates_for_the_next_token_have_the_probabilities_that_scoring_them_gives(scoring: Rig) -> None:
+    ids = prompt_ids(scoring.engine.tokenizer, QUESTION)
+    candidates = [40, 7, 300, 7]
+    (ranked,) = await scoring.engine.rank([RankRequest(ids, candidates)])
+    assert isinstance(ranked, np.ndarray)
+    assert (ranked.dtype, ranked.shape) == (np.float32, (4,))
+    assert ranked[1] == ranked[3]
+    assert np.exp(ranked[:3]).sum() <= 1.0
+    if scoring.kind != "fake":  # whose opinions on the next token are not those on a given one
+        each = await scores(scoring, *(ScoreRequest([*ids, token], len(ids)) for token in candidates))
+        assert close(ranked, np.concatenate(each))
+
+
+async def test_a_distribution_comes_with_the_scores(scoring: Rig) -> None:
+    needs_one_pass(scoring)
+    ids = sample_ids(scoring)
+    full, plain = await scored(scoring, ScoreRequest(ids, 5, distribution=True), ScoreRequest(ids, 5))
+    assert close(full.logprobs, plain.logprobs)
+    assert (plain.entropies, plain.margins) == (None, None)
+    assert full.entropies is not None
+    assert full.margins is not None
+    assert len(full.entropies) == len(full.margins) == len(ids) - 5
+    assert ((full.entropies >= 0) & (full.entropies <= math.log(scoring.engine.model.vocab_size))).all()
+    assert ((full.margins >= 0) & (full.margins <= 1)).all()
+    # A token likelier than one half is the likeliest, and the second has at most the rest.
+    sure = np.exp(full.logprobs) > 0.5
+    assert sure.any()
+    assert (full.margins[sure] >= 2 * np.exp(full.logprobs[sure]) - 1 - 1e-4).all()
+
+
+async def test_a_mean_hidden_state_comes_from_the_same_pass(scoring: Rig) -> None:
+    needs_one_pass(scoring)
+    ids = sample_ids(scoring)
+    whole, parts, begin = await scored(
+        scoring,
+        ScoreRequest(ids, 5, mean_hidden=[(0, len(ids))]),
+        ScoreRequest(ids, 5, mean_hidden=[(2, 5), (9, 12)]),
+        ScoreRequest(ids, len(ids), mean_hidden=[(0, 4)]),
+    )
+    (embedded, first) = await scoring.engine.embed([ids, ids[:4]])
+    assert np.allclose(whole.mean_hidden, embedded, atol=2e-3, rtol=1e-3)
+    assert np.allclose(begin.mean_hidden, first, atol=2e-3, rtol=1e-3), "what comes later changes nothing"
+    assert parts.mean_hidden is not None
+    assert not np.allclose(parts.mean_hidden, embedded, atol=1e-2)
+    assert close(parts.logprobs, whole.logprobs)
+
+
+async def test_many_callers_at_once(scoring: Rig) -> None:
+    ids = sample_ids(scoring)
+    (expected,) = await scores(scoring, ScoreRequest(ids))
+    results = await asyncio.gather(*(scores(scoring, ScoreRequest(ids)) for _ in range(8)))
+    assert all(close(result[0], expected) for result in results)
+
+
+async def test_other_weights_answer_otherwise_and_the_first_come_back(scoring: Rig) -> None:
+    ids, seen = sample_ids(scoring), []
+    for model in (scoring.first, scoring.second, scoring.first):
+        async with scoring.host.using(scoring.named(model)) as version:
+            assert version.uri == str(model)
+            seen += await scores(scoring, ScoreRequest(ids))
+    assert np.abs(seen[0] - seen[1]).max() > 0.01
+    assert close(seen[0], seen[2])
