@@ -7,7 +7,7 @@ MalformedReply with the service's name.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from datetime import UTC, datetime
@@ -30,6 +30,7 @@ from burnish.api.training.v1 import training_pb2
 
 ROLES = Words(pb.Role.DESCRIPTOR, t.Role)
 DIMENSIONS = Words(scoring_pb2.Dimension.DESCRIPTOR, t.Dimension)
+JUDGE_MODES = Words(scoring_pb2.JudgeMode.DESCRIPTOR, t.JudgeMode)
 TOKEN_SPANS = Words(scoring_pb2.TokenSpan.DESCRIPTOR, t.TokenSpan)
 TARGETS = Words(scoring_pb2.Target.DESCRIPTOR, t.Target)
 STRATEGIES = Words(rewriting_pb2.Strategy.DESCRIPTOR, t.Strategy)
@@ -64,6 +65,14 @@ def set_fields(message: ProtoT, source: Any, what: str) -> ProtoT:
     return message
 
 
+def set_options(message: ProtoMessage, options: Mapping[str, object], what: str) -> None:
+    """Sets each option that is not None in the message's field of that name."""
+    for name, value in options.items():
+        if value is not None:
+            with refused_as_usage(f"{what}: {name} = {value!r}"):
+                setattr(message, name, value)
+
+
 def model_to_proto(model: Model | None) -> pb.ModelRef:
     """The reference on the wire; None means whatever the service holds."""
     if model is None:
@@ -83,8 +92,12 @@ def sampling_to_proto(sampling: t.Sampling | None) -> pb.SamplingParameters | No
 def sample_to_proto(sample: t.Sample) -> pb.Sample:
     """A sample on the wire."""
     with refused_as_usage(f"sample {sample.id!r}"):
-        messages = [pb.Message(role=ROLES.number(m.role), content=m.content) for m in sample.messages]
-        return pb.Sample(id=sample.id, messages=messages)
+        return pb.Sample(id=sample.id, messages=[message_to_proto(message) for message in sample.messages])
+
+
+def message_to_proto(message: t.Message) -> pb.Message:
+    """A turn on the wire."""
+    return pb.Message(role=ROLES.number(message.role), content=message.content)
 
 
 def rewrite_item_to_proto(item: t.RewriteItem) -> rewriting_pb2.RewriteItem:

@@ -46,8 +46,8 @@ def score_from_proto(score: scoring_pb2.SampleScore) -> t.SampleScore:
         mean_probability=score.mean_probability,
         min_probability=score.min_probability,
         unconditional=_unconditional(score.unconditional) if score.HasField("unconditional") else None,
-        mean_entropy=score.mean_entropy if score.HasField("mean_entropy") else None,
-        mean_margin=score.mean_margin if score.HasField("mean_margin") else None,
+        mean_entropy=optional_float(score, "mean_entropy"),
+        mean_margin=optional_float(score, "mean_margin"),
         mean_hidden_state=floats(score.mean_hidden_state),
     )
 
@@ -56,8 +56,8 @@ def _unconditional(score: scoring_pb2.UnconditionalScore) -> t.UnconditionalScor
     return t.UnconditionalScore(
         score.mean_nll,
         score.num_tokens,
-        score.ifd if score.HasField("ifd") else None,
-        score.pmi if score.HasField("pmi") else None,
+        optional_float(score, "ifd"),
+        optional_float(score, "pmi"),
     )
 
 
@@ -69,6 +69,11 @@ def _turn(turn: scoring_pb2.TurnScore) -> t.TurnScore:
     return t.TurnScore(turn.message_index, turn.mean_nll, turn.sum_nll, turn.num_tokens, token_ids, logprobs)
 
 
+def choice_from_proto(choice: scoring_pb2.Choice) -> t.Choice:
+    """A choice between answers."""
+    return t.Choice(tuple(choice.probabilities), choice.covered_mass)
+
+
 def judgment_from_proto(judgment: scoring_pb2.SampleJudgment) -> t.SampleJudgment:
     """One sample's ratings; a rating without a number stays without."""
     ratings = tuple(
@@ -78,6 +83,7 @@ def judgment_from_proto(judgment: scoring_pb2.SampleJudgment) -> t.SampleJudgmen
             value=optional_float(rating, "value"),
             status=status_from_proto(rating.status),
             reply=rating.reply,
+            digits=choice_from_proto(rating.digits) if rating.HasField("digits") else None,
         )
         for rating in judgment.ratings
     )

@@ -6,8 +6,16 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from burnish import _convert, _convert_replies
+from burnish import _convert, _convert_confidence, _convert_replies
 from burnish._batches import BatchCall, Reply, sample_bytes, send_batches
+from burnish._confidence_types import (
+    CompareBatch,
+    ConfidenceBatch,
+    ConfidenceEstimate,
+    ConfidenceTier,
+    Preference,
+    ResponsePair,
+)
 from burnish._convert import Model
 from burnish._loop import BackgroundLoop
 from burnish._service import AsyncModelService, Service
@@ -15,7 +23,10 @@ from burnish._types import (
     Dimension,
     ItemStatus,
     JudgeBatch,
+    JudgeMode,
+    Message,
     ModelVersion,
+    Role,
     Sample,
     SampleJudgment,
     SampleScore,
@@ -120,14 +131,15 @@ class AsyncScoring(AsyncModelService):
         dimensions: Sequence[Dimension] = (),
         targets: Sequence[Target] = (),
         sampling: Sampling | None = None,
+        mode: JudgeMode = JudgeMode.GENERATED,
         timeout: float | None = None,
     ) -> JudgeBatch:
         """Lets `model` rate each sample on `dimensions` of `targets`, in [0, 10]; empty means all of them.
 
         One SampleJudgment per sample, in order. A rating whose reply has no number has value None, never a default.
-        Raises UsageError and ServiceError.
+        In logit mode `sampling` is ignored: one pass, no chance. Raises UsageError and ServiceError.
         """
-        settings = _convert.sampling_to_proto(sampling)
+        settings, how = _convert.sampling_to_proto(sampling), _convert.JUDGE_MODES.number(mode)
         wanted = _convert.numbers(_convert.DIMENSIONS, dimensions), _convert.numbers(_convert.TARGETS, targets)
 
         async def send(part: Sequence[Sample]) -> Reply[SampleJudgment]:
@@ -137,6 +149,7 @@ class AsyncScoring(AsyncModelService):
                 dimensions=wanted[0],
                 targets=wanted[1],
                 sampling=settings,
+                mode=how,
             )
             reply = await self._link.call("JudgeSamples", self._stub.JudgeSamples, request, timeout=timeout)
             with self._link.reading("JudgeSamples"):
@@ -159,6 +172,105 @@ class AsyncScoring(AsyncModelService):
         reply = await send_batches(self._link, call, samples, self._allowed)
         digest = reply.prompts or (await self.info()).judge_prompt_digest
         return JudgeBatch(reply.model, reply.results, digest, reply.timing)
+
+    async def confidence(
+        self,
+        samples: Sequence[Sample],
+        *,
+        model: Model | None = None,
+        tier: ConfidenceTier = ConfidenceTier.FAST,
+        alpha: float | None = None,
+        beta: float | None = None,
+        likelihood_weight: float | None = None,
+        num_answers: int | None = None,
+        sampling: Sampling | None = None,
+        min_covered_mass: float | None = None,
+        timeout: float | None = None,
+    ) -> ConfidenceBatch:
+        """How confident `model` is that each sample's last response is right, in [0, 1] (BSDetector; CLEAR).
+
+        C = beta O + (1 - beta) S with O the consistency of `num_answers` sampled answers (not in the fast tier) and S
+        the model's own verdicts. What is None has the default that the proto states. One ConfidenceEstimate per sample,
+        in order. Raises UsageError, ServiceError, and PreconditionFailed for the full tier without an NLI model.
+        """
+        settings, level = _convert.sampling_to_proto(sampling), _convert_confidence.TIERS.number(tier)
+        given = {"alpha": alpha, "beta": beta, "likelihood_weight": likelihood_weight, "num_answers": num_answers}
+        given |= {"min_covered_mass": min_covered_mass}
+
+        async def send(part: Sequence[Sample]) -> Reply[ConfidenceEstimate]:
+            request = pb.EstimateConfidenceRequest(
+                model=_convert.model_to_proto(model),
+                samples=[_convert.sample_to_proto(sample) for sample in part],
+                tier=level,
+                sampling=settings,
+            )
+            _convert.set_options(request, given, "confidence")
+            reply = await self._link.call("EstimateConfidence", self._stub.EstimateConfidence, request, timeout=timeout)
+            with self._link.reading("EstimateConfidence"):
+                return Reply(
+                    _convert.required_version(reply),
+                    tuple(_convert_confidence.estimate_from_proto(estimate) for estimate in reply.estimates),
+                    _convert.timing_from_proto(reply.timing),
+                    reply.prompt_digest,
+                )
+
+        call: BatchCall[Sample, ConfidenceEstimate] = BatchCall(
+            name="confidence",
+            item_id=lambda sample: sample.id,
+            size=sample_bytes,
+            send=send,
+            result_id=lambda estimate: estimate.sample_id,
+            refuse=ConfidenceEstimate,
+            version=lambda: self._version_for(model),
+        )
+        reply = await send_batches(self._link, call, samples, self._allowed)
+        return ConfidenceBatch(reply.model, reply.results, reply.prompts, reply.timing)
+
+    async def compare(
+        self,
+        pairs: Sequence[ResponsePair],
+        *,
+        model: Model | None = None,
+        max_length_ratio: float | None = None,
+        min_covered_mass: float | None = None,
+        timeout: float | None = None,
+    ) -> CompareBatch:
+        """Which response of each pair `model` prefers, asked in both orders; a win must be one in both.
+
+        `max_length_ratio`: beyond it, in words, the longer response can't win. One Preference per pair, in order.
+        Raises UsageError and ServiceError.
+        """
+        given = {"max_length_ratio": max_length_ratio, "min_covered_mass": min_covered_mass}
+
+        async def send(part: Sequence[ResponsePair]) -> Reply[Preference]:
+            request = pb.ComparePairsRequest(
+                model=_convert.model_to_proto(model), pairs=[_convert_confidence.pair_to_proto(pair) for pair in part]
+            )
+            _convert.set_options(request, given, "compare")
+            reply = await self._link.call("ComparePairs", self._stub.ComparePairs, request, timeout=timeout)
+            with self._link.reading("ComparePairs"):
+                return Reply(
+                    _convert.required_version(reply),
+                    tuple(_convert_confidence.preference_from_proto(one) for one in reply.preferences),
+                    _convert.timing_from_proto(reply.timing),
+                    reply.prompt_digest,
+                )
+
+        call: BatchCall[ResponsePair, Preference] = BatchCall(
+            name="compare",
+            item_id=lambda pair: pair.id,
+            size=lambda pair: sample_bytes(Sample(pair.id, (*pair.prompt, *_as_messages(pair)))),
+            send=send,
+            result_id=lambda preference: preference.pair_id,
+            refuse=Preference,
+            version=lambda: self._version_for(model),
+        )
+        reply = await send_batches(self._link, call, pairs, self._allowed)
+        return CompareBatch(reply.model, reply.results, reply.prompts, reply.timing)
+
+
+def _as_messages(pair: ResponsePair) -> tuple[Message, Message]:
+    return Message(Role.ASSISTANT, pair.first), Message(Role.ASSISTANT, pair.second)
 
 
 def _refuse_judgment(sample_id: str, status: ItemStatus) -> SampleJudgment:
@@ -217,11 +329,68 @@ class Scoring(Service):
         dimensions: Sequence[Dimension] = (),
         targets: Sequence[Target] = (),
         sampling: Sampling | None = None,
+        mode: JudgeMode = JudgeMode.GENERATED,
         timeout: float | None = None,
     ) -> JudgeBatch:
         """See AsyncScoring.judge."""
         return self._loop.run(
             self._twin.judge(
-                samples, model=model, dimensions=dimensions, targets=targets, sampling=sampling, timeout=timeout
+                samples,
+                model=model,
+                dimensions=dimensions,
+                targets=targets,
+                sampling=sampling,
+                mode=mode,
+                timeout=timeout,
+            )
+        )
+
+    def confidence(
+        self,
+        samples: Sequence[Sample],
+        *,
+        model: Model | None = None,
+        tier: ConfidenceTier = ConfidenceTier.FAST,
+        alpha: float | None = None,
+        beta: float | None = None,
+        likelihood_weight: float | None = None,
+        num_answers: int | None = None,
+        sampling: Sampling | None = None,
+        min_covered_mass: float | None = None,
+        timeout: float | None = None,
+    ) -> ConfidenceBatch:
+        """See AsyncScoring.confidence."""
+        return self._loop.run(
+            self._twin.confidence(
+                samples,
+                model=model,
+                tier=tier,
+                alpha=alpha,
+                beta=beta,
+                likelihood_weight=likelihood_weight,
+                num_answers=num_answers,
+                sampling=sampling,
+                min_covered_mass=min_covered_mass,
+                timeout=timeout,
+            )
+        )
+
+    def compare(
+        self,
+        pairs: Sequence[ResponsePair],
+        *,
+        model: Model | None = None,
+        max_length_ratio: float | None = None,
+        min_covered_mass: float | None = None,
+        timeout: float | None = None,
+    ) -> CompareBatch:
+        """See AsyncScoring.compare."""
+        return self._loop.run(
+            self._twin.compare(
+                pairs,
+                model=model,
+                max_length_ratio=max_length_ratio,
+                min_covered_mass=min_covered_mass,
+                timeout=timeout,
             )
         )

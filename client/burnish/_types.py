@@ -38,6 +38,13 @@ class Target(StrEnum):
     RESPONSE = "response"
 
 
+class JudgeMode(StrEnum):
+    """How a judge's rating is read."""
+
+    GENERATED = "generated"  # from the first number in a sampled reply, as published
+    LOGIT = "logit"  # from the probabilities of digits, in one pass; other prompts, so other ratings
+
+
 class TokenSpan(StrEnum):
     """Which tokens of a conversation are averaged over."""
 
@@ -248,14 +255,24 @@ class ScoreBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """Probabilities of a question's answers, which add up to 1, and the mass that they had together before that, in
+    [0, 1]: where it is small the model did not mean to answer."""
+
+    probabilities: tuple[float, ...]
+    covered_mass: float
+
+
+@dataclass(frozen=True, slots=True)
 class Rating:
-    """One rating; `value` in [0, 10], None where the judge gave no number."""
+    """One rating; `value` in [0, 10], None where the judge gave no number. `digits`, 0 to 9, in logit mode only."""
 
     dimension: Dimension
     target: Target
     value: float | None
     status: ItemStatus
     reply: str
+    digits: Choice | None = None
 
 
 @dataclass(frozen=True, slots=True)

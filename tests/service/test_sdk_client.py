@@ -16,9 +16,12 @@ from burnish import (
     AsyncClient,
     Client,
     ClientOptions,
+    ConfidenceTier,
     Dimension,
+    JudgeMode,
     Message,
     ModelRef,
+    ResponsePair,
     RewriteItem,
     Role,
     RunSpec,
@@ -28,7 +31,9 @@ from burnish import (
     Strategy,
     Target,
     TokenSpan,
+    UsageError,
     ValidationRules,
+    Winner,
 )
 from burnish.testing import FakeServices
 
@@ -120,6 +125,44 @@ async def test_score_with_all_that_can_be_asked_for(client: Any) -> None:
     assert (full.mean_entropy, full.mean_margin) == (full.mean_nll, full.mean_probability)
     assert (full.mean_hidden_state.dtype, full.mean_hidden_state.ndim) == (np.dtype(np.float32), 1)
     assert (await client.scoring.info()).score_method == "fake"
+
+
+async def test_confidence(client: Any) -> None:
+    batch = await client.scoring.confidence(
+        [sample("a"), sample("b", response="")], tier=ConfidenceTier.STANDARD, beta=0.5, num_answers=3
+    )
+    good, bad = batch.estimates
+    assert (bad.status.reason, bad.confidence, bad.answers) == ("EMPTY_RESPONSE", None, ())
+    assert len(good.answers) == 3
+    assert good.consistency == pytest.approx(sum(answer.agreement for answer in good.answers) / 3)
+    assert good.confidence == pytest.approx(0.5 * good.consistency + 0.5 * good.reflection)
+    assert [len(choice.probabilities) for choice in good.reflections] == [3] * 6
+    assert (good.mean_nll, good.mean_probability, good.min_probability) == (1.5, 0.4, 0.01)
+    assert len(batch.prompt_digest) == 16
+    (fast,) = (await client.scoring.confidence([sample("a")])).estimates
+    assert (fast.consistency, fast.answers) == (None, ())
+    with pytest.raises(UsageError, match="fast, full, standard"):
+        await client.scoring.confidence([sample("a")], tier="best")
+
+
+async def test_compare(client: Any) -> None:
+    prompt = (Message(Role.USER, "Why?"),)
+    pairs = [ResponsePair("p", prompt, "one", "two"), ResponsePair("q", prompt, "two", "one")]
+    batch = await client.scoring.compare([*pairs, ResponsePair("r", prompt, "one", "")], max_length_ratio=2.0)
+    one, other, bad = batch.preferences
+    assert one.p_second == pytest.approx(1 - other.p_second)
+    assert {one.winner, other.winner} == {Winner.FIRST, Winner.SECOND}
+    assert [len(order.probabilities) for order in one.orders] == [3, 3]
+    assert (bad.status.reason, bad.p_second, bad.winner) == ("EMPTY_RESPONSE", None, None)
+    assert batch.flip_rate == 0.0
+
+
+async def test_judge_by_logits(client: Any) -> None:
+    batch = await client.scoring.judge([sample("a")], mode=JudgeMode.LOGIT)
+    for rating in batch.judgments[0].ratings:
+        assert rating.digits is not None
+        expected = sum(digit * share for digit, share in enumerate(rating.digits.probabilities)) * 10 / 9
+        assert rating.value == pytest.approx(expected)
 
 
 async def test_judge(client: Any, fakes: FakeServices) -> None:

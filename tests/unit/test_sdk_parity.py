@@ -56,6 +56,8 @@ def test_every_rpc_has_its_method(service: str) -> None:
         "LoadModel": "load_model",
         "ScoreSamples": "score",
         "JudgeSamples": "judge",
+        "EstimateConfidence": "confidence",
+        "ComparePairs": "compare",
         "EmbedSamples": "embed",
         "CreateCollection": "create_collection",
         "GetCollection": "get_collection",

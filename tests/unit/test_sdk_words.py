@@ -6,10 +6,12 @@ from enum import StrEnum
 
 import pytest
 
-from burnish._convert import DIMENSIONS, ROLES, STATES, STRATEGIES, TARGETS, TOKEN_SPANS
+from burnish._confidence_types import ConfidenceTier, Winner
+from burnish._convert import DIMENSIONS, JUDGE_MODES, ROLES, STATES, STRATEGIES, TARGETS, TOKEN_SPANS
+from burnish._convert_confidence import TIERS, WINNERS
 from burnish._convert_replies import REJECTIONS
 from burnish._errors import UsageError
-from burnish._types import Dimension, Role, RunState, Strategy, Target, TokenSpan
+from burnish._types import Dimension, JudgeMode, Role, RunState, Strategy, Target, TokenSpan
 from burnish._words import Words, enum_words
 from burnish.api.common.v1 import common_pb2
 from burnish.api.embedding.v1 import embedding_pb2
@@ -21,6 +23,9 @@ PAIRS = [
     (ROLES, common_pb2.Role, Role),
     (DIMENSIONS, scoring_pb2.Dimension, Dimension),
     (TARGETS, scoring_pb2.Target, Target),
+    (JUDGE_MODES, scoring_pb2.JudgeMode, JudgeMode),
+    (TIERS, scoring_pb2.ConfidenceTier, ConfidenceTier),
+    (WINNERS, scoring_pb2.Winner, Winner),
     (TOKEN_SPANS, scoring_pb2.TokenSpan, TokenSpan),
     (STRATEGIES, rewriting_pb2.Strategy, Strategy),
     (STATES, training_pb2.State, RunState),

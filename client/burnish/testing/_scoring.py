@@ -48,12 +48,68 @@ class FakeScoring(scoring_pb2_grpc.ScoringServiceServicer):
                     drawn = draw(version.digest, text_of(sample), str(dimension), str(target))
                     value = float(drawn.integers(0, 11))
                     rating = judgment.ratings.add(dimension=dimension, target=target)
-                    if value:
+                    if request.mode == scoring_pb2.JUDGE_MODE_LOGIT:
+                        shares = drawn.dirichlet([1.0] * 10)
+                        rating.value = float(shares @ range(10)) * 10 / 9
+                        rating.digits.probabilities.extend(shares)
+                        rating.digits.covered_mass = 0.9
+                    elif value:
                         rating.value, rating.reply = value, f"{value:g}"
                     else:
                         rating.status.CopyFrom(failed("UNPARSEABLE"))
                         rating.reply = "hard to say"
         return reply
+
+    def EstimateConfidence(
+        self, request: scoring_pb2.EstimateConfidenceRequest, context: Context
+    ) -> scoring_pb2.EstimateConfidenceResponse:
+        version = self._state.serve(request.model, [sample.id for sample in request.samples], context)
+        reply = scoring_pb2.EstimateConfidenceResponse(model=version, prompt_digest=PROMPT_DIGEST)
+        for sample in request.samples:
+            reply.estimates.append(_estimate(sample, version.digest, request))
+        return reply
+
+    def ComparePairs(
+        self, request: scoring_pb2.ComparePairsRequest, context: Context
+    ) -> scoring_pb2.ComparePairsResponse:
+        version = self._state.serve(request.model, [pair.id for pair in request.pairs], context)
+        reply = scoring_pb2.ComparePairsResponse(model=version, prompt_digest=PROMPT_DIGEST)
+        for pair in request.pairs:
+            preference = reply.preferences.add(pair_id=pair.id)
+            if not (pair.first and pair.second):
+                preference.status.CopyFrom(failed("EMPTY_RESPONSE"))
+                continue
+            # Exchanging the responses gives one minus the probability.
+            one, other = (draw(version.digest, text).random() for text in (pair.first, pair.second))
+            preference.p_second = other / (one + other)
+            names = scoring_pb2.WINNER_FIRST, scoring_pb2.WINNER_TIE, scoring_pb2.WINNER_SECOND
+            preference.winner = names[1 + (other > one) - (other < one)]
+            for _ in range(2):
+                preference.orders.add(probabilities=[1 - preference.p_second, preference.p_second, 0], covered_mass=0.9)
+        return reply
+
+
+def _estimate(
+    sample: common_pb2.Sample, digest: str, request: scoring_pb2.EstimateConfidenceRequest
+) -> scoring_pb2.ConfidenceEstimate:
+    if not sample.messages or not sample.messages[-1].content:
+        return scoring_pb2.ConfidenceEstimate(sample_id=sample.id, status=failed("EMPTY_RESPONSE"))
+    drawn = draw(digest, text_of(sample), "confidence")
+    estimate = scoring_pb2.ConfidenceEstimate(
+        sample_id=sample.id, reflection=drawn.random(), covered_mass=0.9, mean_nll=1.5, mean_probability=0.4
+    )
+    estimate.min_probability, estimate.confidence = 0.01, estimate.reflection
+    for _ in range(6):
+        share = estimate.reflection
+        estimate.reflections.add(probabilities=[share, 1 - share, 0.0], covered_mass=0.9)
+    if request.tier > scoring_pb2.CONFIDENCE_TIER_FAST:
+        beta = request.beta if request.HasField("beta") else 0.7
+        for _ in range(request.num_answers or 5):
+            near = drawn.random()
+            estimate.answers.add(text="so", reply="So. Answer: so", similarity=near, agreement=0.8 * near)
+        estimate.consistency = sum(answer.agreement for answer in estimate.answers) / len(estimate.answers)
+        estimate.confidence = beta * estimate.consistency + (1 - beta) * estimate.reflection
+    return estimate
 
 
 def _score(sample: common_pb2.Sample, digest: str, request: scoring_pb2.ScoreSamplesRequest) -> scoring_pb2.SampleScore:

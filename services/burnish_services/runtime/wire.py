@@ -55,7 +55,12 @@ def require_uri(model: common_pb2.ModelRef) -> None:
 def chat_messages(sample: common_pb2.Sample) -> list[ChatMessage]:
     """A sample's turns. A role that is not set becomes an empty word, which validation refuses as
     BAD_ROLES."""
-    return [ChatMessage(_ROLE_WORDS.get(message.role, ""), message.content) for message in sample.messages]
+    return messages(sample.messages)
+
+
+def messages(given: Sequence[common_pb2.Message]) -> list[ChatMessage]:
+    """Turns, as `chat_messages` makes them."""
+    return [ChatMessage(_ROLE_WORDS.get(message.role, ""), message.content) for message in given]
 
 
 def sample_message(sample_id: str, messages: Sequence[ChatMessage]) -> common_pb2.Sample:

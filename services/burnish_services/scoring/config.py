@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class ScoringSettings(BaseSettings):
-    """Limits of the scoring service."""
+    """Limits of the scoring service, and the NLI model of its full tier of confidence."""
 
     model_config = SettingsConfigDict(env_prefix="BURNISH_SCORING_", frozen=True, extra="forbid")
 
@@ -15,3 +17,8 @@ class ScoringSettings(BaseSettings):
     max_items: int = Field(default=512, ge=1)
     # Requests in progress at a time.
     max_concurrent_requests: int = Field(default=16, ge=1)
+    # Directory of a classifier of text pairs with a class for contradiction, such as DeBERTa-large-MNLI; without one
+    # the full tier is refused.
+    nli_model: Path | None = None
+    # Pairs of texts that it judges at a time.
+    nli_batch_size: int = Field(default=32, ge=1)

@@ -9,6 +9,7 @@ from burnish.api.scoring.v1 import scoring_pb2
 from burnish_services.engine.base import EngineFailure
 from burnish_services.engine.chat import Span
 from burnish_services.runtime.errors import InvalidRequest, item_status
+from burnish_services.scoring.choosing import Choice
 from burnish_services.scoring.core import Wanted
 from burnish_services.scoring.judging import Rated
 from burnish_services.scoring.losses import SampleLoss, TurnLoss, UnconditionalLoss
@@ -108,6 +109,18 @@ def judgment_message(sample_id: str, result: Sequence[Rated] | EngineFailure) ->
     )
 
 
+def by_logits(request: scoring_pb2.JudgeSamplesRequest) -> bool:
+    """Whether ratings are read from digits' probabilities. Raises InvalidRequest."""
+    if request.mode not in scoring_pb2.JudgeMode.values():
+        raise InvalidRequest("BAD_MODE", f"mode {request.mode} is not known; expected one of the enum's values")
+    return request.mode == scoring_pb2.JUDGE_MODE_LOGIT
+
+
+def choice_message(choice: Choice) -> scoring_pb2.Choice:
+    """A choice as it was made."""
+    return scoring_pb2.Choice(probabilities=choice.probabilities, covered_mass=choice.covered_mass)
+
+
 def _rating_message(rated: Rated) -> scoring_pb2.Rating:
     return scoring_pb2.Rating(
         dimension=_DIMENSION_NUMBERS[rated.dimension],
@@ -115,4 +128,5 @@ def _rating_message(rated: Rated) -> scoring_pb2.Rating:
         value=rated.value,
         status=common_pb2.ItemStatus() if rated.failure is None else item_status(rated.failure),
         reply=rated.reply,
+        digits=None if rated.digits is None else choice_message(rated.digits),
     )

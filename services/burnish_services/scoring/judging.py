@@ -7,17 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from burnish_services.engine.base import Engine, EngineFailure, GenerateRequest, Generation, Sampling
-from burnish_services.engine.chat import (
-    EMPTY_PROMPT,
-    EMPTY_RESPONSE,
-    TOO_LONG,
-    SampleError,
-    prompt_ids,
-    validate_messages,
-)
+from burnish_services.engine.chat import TOO_LONG, SampleError, prompt_ids
 from burnish_services.engine.tokenizer import ChatMessage, ChatTokenizer
 from burnish_services.runtime.calls import CallRecord
 from burnish_services.runtime.seeds import content_key, derive_seed
+from burnish_services.scoring.choosing import Choice
+from burnish_services.scoring.material import no_response, refusal
 from burnish_services.scoring.rating import Dimension, JudgePrompts, Target, parse_rating
 
 # As published.
@@ -28,13 +23,15 @@ _LEAST_REPLY_TOKENS = 8
 
 @dataclass(frozen=True, slots=True)
 class Rated:
-    """One rating. `value` is None where `failure` says why; `reply` is what the judge said, verbatim."""
+    """One rating. `value` is None where `failure` says why; `reply` is what the judge said, verbatim, or `digits` what
+    it would have."""
 
     dimension: Dimension
     target: Target
     value: float | None
     reply: str = ""
     failure: EngineFailure | None = None
+    digits: Choice | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,26 +102,21 @@ class _Asking:
     sampling: Sampling
 
     def questions(self, messages: Sequence[ChatMessage]) -> list[_Question] | EngineFailure:
-        try:
-            self._check(messages)
-        except SampleError as error:
-            return EngineFailure(error.reason, error.message)
+        failure = refusal(messages)
+        if failure is not None:
+            return failure
         return [
             _Question(dimension, target, self._request(messages, dimension, target))
             for dimension in self.dimensions
             for target in self.targets
         ]
 
-    def _check(self, messages: Sequence[ChatMessage]) -> None:
-        validate_messages(messages)
-        if not _has_text(messages, "user"):
-            raise SampleError(EMPTY_PROMPT, "the user's messages are empty; there is nothing to judge")
-
     def _request(
         self, messages: Sequence[ChatMessage], dimension: Dimension, target: Target
     ) -> GenerateRequest | EngineFailure:
-        if target is Target.RESPONSE and not _has_text(messages, "assistant"):
-            return EngineFailure(EMPTY_RESPONSE, "the assistant's messages are empty; there is no response to rate")
+        failure = no_response(messages) if target is Target.RESPONSE else None
+        if failure is not None:
+            return failure
         turns = self.prompts.conversation(messages, dimension, target)
         try:
             ids = prompt_ids(self.tokenizer, turns)
@@ -140,7 +132,3 @@ class _Asking:
         seed = derive_seed(self.sampling.seed, content_key(messages), str(dimension), str(target))
         sampling = replace(self.sampling, max_tokens=min(self.sampling.max_tokens, room), seed=seed)
         return GenerateRequest(ids, sampling)
-
-
-def _has_text(messages: Sequence[ChatMessage], role: str) -> bool:
-    return any(message.content.strip() for message in messages if message.role == role)

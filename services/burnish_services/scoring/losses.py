@@ -35,6 +35,16 @@ class TurnLoss:
         """Nats per token."""
         return self.sum_nll / self.num_tokens
 
+    @property
+    def mean_probability(self) -> float:
+        """Arithmetic mean of the tokens' probabilities."""
+        return _mean_probability(self.logprobs)
+
+    @property
+    def min_probability(self) -> float:
+        """Of the least likely token."""
+        return math.exp(float(self.logprobs.min()))
+
 
 @dataclass(frozen=True, slots=True)
 class UnconditionalLoss:
@@ -98,15 +108,12 @@ class SampleLoss:
     @property
     def mean_probability(self) -> float:
         """Arithmetic mean of the response tokens' probabilities."""
-        return float(np.mean(np.exp(self._logprobs(), dtype=np.float64)))
+        return _mean_probability(np.concatenate([turn.logprobs for turn in self.turns]))
 
     @property
     def min_probability(self) -> float:
         """Of the least likely response token."""
-        return math.exp(float(self._logprobs().min()))
-
-    def _logprobs(self) -> NDArray[np.float32]:
-        return np.concatenate([turn.logprobs for turn in self.turns])
+        return min(turn.min_probability for turn in self.turns)
 
 
 def sample_loss(
@@ -161,6 +168,10 @@ def _response_mean(turns: Sequence[Turn], values: NDArray[np.float32] | None, fi
 
 def _slice(turn: Turn, values: NDArray[np.float32], first_scored: int) -> NDArray[np.float32]:
     return values[turn.start - first_scored : turn.end - first_scored]
+
+
+def _mean_probability(logprobs: NDArray[np.float32]) -> float:
+    return float(np.mean(np.exp(logprobs, dtype=np.float64)))
 
 
 def _sum_nll(logprobs: NDArray[np.float32]) -> float:

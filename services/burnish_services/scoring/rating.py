@@ -37,7 +37,7 @@ class JudgePrompts:
 
     def __init__(self) -> None:
         self._files = PromptFiles("burnish_services.scoring")
-        self.digest = self._files.digest(sorted(self._files.names))
+        self.digest = self._files.digest(["judge", "question"])
 
     def conversation(self, messages: Sequence[ChatMessage], dimension: Dimension, target: Target) -> list[ChatMessage]:
         """What to ask about a conversation: worked examples, then the question as the last user message. With

@@ -3,21 +3,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc.aio
 
 from burnish.api.scoring.v1 import scoring_pb2, scoring_pb2_grpc
-from burnish_services.engine.base import EngineFailure, Task
+from burnish_services.engine.base import EngineFailure, ModelLoadError, Task
 from burnish_services.engine.hosting import ModelHost
 from burnish_services.runtime import wire
 from burnish_services.runtime.calls import current_call
-from burnish_services.runtime.role import Role, RoleContext
-from burnish_services.scoring import convert
+from burnish_services.runtime.prompts import PromptFiles
+from burnish_services.runtime.role import Role, RoleContext, RoleUnavailable
+from burnish_services.scoring import convert, convert_confidence
+from burnish_services.scoring.comparing import compare_pairs, flip_rate
 from burnish_services.scoring.config import ScoringSettings
 from burnish_services.scoring.core import score_conversations
+from burnish_services.scoring.estimator import Estimator
 from burnish_services.scoring.judging import JUDGE_SAMPLING, judge_conversations
 from burnish_services.scoring.rating import JudgePrompts
+from burnish_services.scoring.rating_logits import rate_conversations
+
+if TYPE_CHECKING:
+    from burnish_services.engine.nli import Contradictions, NliModel
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -25,12 +32,21 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
     """Implements burnish.api.scoring.v1.ScoringService: scores in one pass, ratings token by token."""
 
-    def __init__(self, pool: ModelHost, generate: ModelHost, settings: ScoringSettings, version: str) -> None:
+    def __init__(
+        self,
+        pool: ModelHost,
+        generate: ModelHost,
+        settings: ScoringSettings,
+        version: str,
+        nli: Contradictions | None = None,
+    ) -> None:
         self._pool = pool
         self._generate = generate
         self._settings = settings
         self._version = version
-        self._prompts = JudgePrompts()
+        self._nli = nli
+        self._judge_prompts = JudgePrompts()
+        self._prompts = PromptFiles("burnish_services.scoring")
 
     async def GetInfo(self, request: scoring_pb2.GetInfoRequest, context: Context) -> scoring_pb2.GetInfoResponse:
         """What runs here."""
@@ -42,7 +58,7 @@ class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
             max_concurrent_requests=self._settings.max_concurrent_requests,
         )
         return scoring_pb2.GetInfoResponse(
-            info=info, judge_prompt_digest=self._prompts.digest, score_method=self._scorer.engine.score_method
+            info=info, judge_prompt_digest=self._judge_prompts.digest, score_method=self._scorer.engine.score_method
         )
 
     async def LoadModel(self, request: scoring_pb2.LoadModelRequest, context: Context) -> scoring_pb2.LoadModelResponse:
@@ -83,14 +99,21 @@ class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
         """Ratings of the batch."""
         wire.check_batch([sample.id for sample in request.samples], self._settings.max_items)
         dimensions, targets = convert.dimensions(request), convert.targets(request)
+        by_logits = convert.by_logits(request)
         sampling = wire.resolve_sampling(request.sampling, JUDGE_SAMPLING)
         conversations = [wire.chat_messages(sample) for sample in request.samples]
         record = current_call()
-        async with self._generate.using(request.model) as held:
+        host = self._scorer if by_logits else self._generate
+        async with host.using(request.model) as held:
             record.swap_seconds = held.swap_seconds
-            results = await judge_conversations(
-                self._generate.engine, self._prompts, conversations, dimensions, targets, sampling, record
-            )
+            if by_logits:
+                results = await rate_conversations(
+                    host.engine, self._prompts, conversations, dimensions, targets, record
+                )
+            else:
+                results = await judge_conversations(
+                    host.engine, self._judge_prompts, conversations, dimensions, targets, sampling, record
+                )
         record.failed_items = sum(isinstance(result, EngineFailure) for result in results)
         return scoring_pb2.JudgeSamplesResponse(
             model=wire.model_version(held),
@@ -98,7 +121,51 @@ class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
                 convert.judgment_message(sample.id, result)
                 for sample, result in zip(request.samples, results, strict=True)
             ],
-            prompt_digest=self._prompts.digest,
+            prompt_digest=self._prompts.digest(["rate"]) if by_logits else self._judge_prompts.digest,
+            timing=wire.timing(record),
+        )
+
+    async def EstimateConfidence(
+        self, request: scoring_pb2.EstimateConfidenceRequest, context: Context
+    ) -> scoring_pb2.EstimateConfidenceResponse:
+        """Confidence in the responses of the batch."""
+        wire.check_batch([sample.id for sample in request.samples], self._settings.max_items)
+        asked = convert_confidence.asked(request)
+        conversations = [wire.chat_messages(sample) for sample in request.samples]
+        record = current_call()
+        estimator = Estimator(self._scorer, self._generate, self._prompts, self._nli)
+        held, results = await estimator.estimate(request.model, conversations, asked, record)
+        record.failed_items = sum(isinstance(result, EngineFailure) for result in results)
+        return scoring_pb2.EstimateConfidenceResponse(
+            model=wire.model_version(held),
+            estimates=[
+                convert_confidence.estimate_message(sample.id, result)
+                for sample, result in zip(request.samples, results, strict=True)
+            ],
+            prompt_digest=estimator.prompt_digest,
+            timing=wire.timing(record),
+        )
+
+    async def ComparePairs(
+        self, request: scoring_pb2.ComparePairsRequest, context: Context
+    ) -> scoring_pb2.ComparePairsResponse:
+        """Preferences of the batch."""
+        wire.check_batch([pair.id for pair in request.pairs], self._settings.max_items, "pairs")
+        rules, pairs = convert_confidence.rules(request), [convert_confidence.pair(pair) for pair in request.pairs]
+        record = current_call()
+        host = self._scorer
+        async with host.using(request.model) as held:
+            record.swap_seconds = held.swap_seconds
+            results = await compare_pairs(host.engine, self._prompts, pairs, rules, record)
+        record.failed_items = sum(isinstance(result, EngineFailure) for result in results)
+        return scoring_pb2.ComparePairsResponse(
+            model=wire.model_version(held),
+            preferences=[
+                convert_confidence.preference_message(pair.id, result)
+                for pair, result in zip(request.pairs, results, strict=True)
+            ],
+            flip_rate=flip_rate(results),
+            prompt_digest=self._prompts.digest(["compare"]),
             timing=wire.timing(record),
         )
 
@@ -117,11 +184,28 @@ class ScoringRole(Role):
     def __init__(self, context: RoleContext, settings: ScoringSettings) -> None:
         self.max_concurrent_requests = settings.max_concurrent_requests
         pool, generate = (context.engines.host(task) for task in (Task.POOL, Task.GENERATE))
-        self._servicer = ScoringServicer(pool, generate, settings, context.version)
+        self._nli = _nli_model(settings)
+        self._servicer = ScoringServicer(pool, generate, settings, context.version, self._nli)
 
     def add_to_server(self, server: grpc.aio.Server) -> None:
         """See Role."""
         scoring_pb2_grpc.add_ScoringServiceServicer_to_server(self._servicer, server)
+
+    async def close(self) -> None:
+        """See Role."""
+        if self._nli is not None:
+            self._nli.close()
+
+
+def _nli_model(settings: ScoringSettings) -> NliModel | None:
+    if settings.nli_model is None:
+        return None
+    from burnish_services.engine.nli import NliModel  # brings torch, which a fake engine does without
+
+    try:
+        return NliModel(settings.nli_model, settings.nli_batch_size)
+    except ModelLoadError as error:
+        raise RoleUnavailable(f"BURNISH_SCORING_NLI_MODEL: {error}") from error
 
 
 def create(context: RoleContext) -> Role:

@@ -100,6 +100,92 @@ TARGET_RESPONSE: Target.ValueType  # 2
 """The user's text and the response."""
 Global___Target: _TypeAlias = Target  # noqa: Y015
 
+class _JudgeMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _JudgeModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JudgeMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    JUDGE_MODE_UNSPECIFIED: _JudgeMode.ValueType  # 0
+    """As JUDGE_MODE_GENERATED."""
+    JUDGE_MODE_GENERATED: _JudgeMode.ValueType  # 1
+    """From the first number in a sampled reply, as published. Needs a generating engine; `sampling` applies."""
+    JUDGE_MODE_LOGIT: _JudgeMode.ValueType  # 2
+    """From one pass: the expectation of the digits 0 to 9 that may follow a fixed lead-in, times 10/9, so in [0, 10]. Far
+    quicker, without chance, and without a reply to read; `sampling` is ignored. Its prompts differ from those of the
+    generated mode, and so do its ratings: never mix the two.
+    """
+
+class JudgeMode(_JudgeMode, metaclass=_JudgeModeEnumTypeWrapper):
+    """How a rating is read."""
+
+JUDGE_MODE_UNSPECIFIED: JudgeMode.ValueType  # 0
+"""As JUDGE_MODE_GENERATED."""
+JUDGE_MODE_GENERATED: JudgeMode.ValueType  # 1
+"""From the first number in a sampled reply, as published. Needs a generating engine; `sampling` applies."""
+JUDGE_MODE_LOGIT: JudgeMode.ValueType  # 2
+"""From one pass: the expectation of the digits 0 to 9 that may follow a fixed lead-in, times 10/9, so in [0, 10]. Far
+quicker, without chance, and without a reply to read; `sampling` is ignored. Its prompts differ from those of the
+generated mode, and so do its ratings: never mix the two.
+"""
+Global___JudgeMode: _TypeAlias = JudgeMode  # noqa: Y015
+
+class _ConfidenceTier:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ConfidenceTierEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ConfidenceTier.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CONFIDENCE_TIER_UNSPECIFIED: _ConfidenceTier.ValueType  # 0
+    """As CONFIDENCE_TIER_FAST."""
+    CONFIDENCE_TIER_FAST: _ConfidenceTier.ValueType  # 1
+    """Self-reflection, read from single tokens, and the likelihood of the response. One pass, no sampling."""
+    CONFIDENCE_TIER_STANDARD: _ConfidenceTier.ValueType  # 2
+    """And consistency with answers sampled from the model, compared by exact match and word overlap."""
+    CONFIDENCE_TIER_FULL: _ConfidenceTier.ValueType  # 3
+    """And with contradiction judged by a natural-language-inference model instead of word overlap."""
+
+class ConfidenceTier(_ConfidenceTier, metaclass=_ConfidenceTierEnumTypeWrapper):
+    """How much is spent on an estimate of confidence; each tier holds all of the one before."""
+
+CONFIDENCE_TIER_UNSPECIFIED: ConfidenceTier.ValueType  # 0
+"""As CONFIDENCE_TIER_FAST."""
+CONFIDENCE_TIER_FAST: ConfidenceTier.ValueType  # 1
+"""Self-reflection, read from single tokens, and the likelihood of the response. One pass, no sampling."""
+CONFIDENCE_TIER_STANDARD: ConfidenceTier.ValueType  # 2
+"""And consistency with answers sampled from the model, compared by exact match and word overlap."""
+CONFIDENCE_TIER_FULL: ConfidenceTier.ValueType  # 3
+"""And with contradiction judged by a natural-language-inference model instead of word overlap."""
+Global___ConfidenceTier: _TypeAlias = ConfidenceTier  # noqa: Y015
+
+class _Winner:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WinnerEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Winner.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WINNER_UNSPECIFIED: _Winner.ValueType  # 0
+    """Never in a preference whose status is OK."""
+    WINNER_FIRST: _Winner.ValueType  # 1
+    """ResponsePair.first, in both orders."""
+    WINNER_SECOND: _Winner.ValueType  # 2
+    """ResponsePair.second, in both orders."""
+    WINNER_TIE: _Winner.ValueType  # 3
+    """Neither: the orders disagree, both say so, the responses are the same, or the length guard held."""
+
+class Winner(_Winner, metaclass=_WinnerEnumTypeWrapper):
+    """Who wins."""
+
+WINNER_UNSPECIFIED: Winner.ValueType  # 0
+"""Never in a preference whose status is OK."""
+WINNER_FIRST: Winner.ValueType  # 1
+"""ResponsePair.first, in both orders."""
+WINNER_SECOND: Winner.ValueType  # 2
+"""ResponsePair.second, in both orders."""
+WINNER_TIE: Winner.ValueType  # 3
+"""Neither: the orders disagree, both say so, the responses are the same, or the length guard held."""
+Global___Winner: _TypeAlias = Winner  # noqa: Y015
+
 @_typing.final
 class GetInfoRequest(_message.Message):
     """Asks for ServerInfo; has no parameters."""
@@ -205,6 +291,38 @@ class LoadModelResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LoadModelResponse: _TypeAlias = LoadModelResponse  # noqa: Y015
+
+@_typing.final
+class Choice(_message.Message):
+    """What a model made of a question with a few answers to choose from: the probabilities of the tokens that may begin an
+    answer, right after a fixed lead-in, from one pass and without sampling.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROBABILITIES_FIELD_NUMBER: _builtins.int
+    COVERED_MASS_FIELD_NUMBER: _builtins.int
+    covered_mass: _builtins.float
+    """Probability that the next token is any of the answers at all, in [0, 1], before the division that makes them add up
+    to 1. Where it is small the model did not mean to answer, and the probabilities say little.
+    """
+    @_builtins.property
+    def probabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Probability of each answer, in the order that the message holding this choice states; they add up to 1."""
+
+    def __init__(
+        self,
+        *,
+        probabilities: _abc.Iterable[_builtins.float] | None = ...,
+        covered_mass: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["covered_mass", b"covered_mass", "probabilities", b"probabilities"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Choice: _TypeAlias = Choice  # noqa: Y015
 
 @_typing.final
 class ScoreSamplesRequest(_message.Message):
@@ -480,6 +598,9 @@ class JudgeSamplesRequest(_message.Message):
     DIMENSIONS_FIELD_NUMBER: _builtins.int
     TARGETS_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    mode: Global___JudgeMode.ValueType
+    """How ratings are read; default: generated."""
     @_builtins.property
     def model(self) -> _common_pb2.ModelRef:
         """The weights that judge; in Middo the freshly tuned model itself."""
@@ -511,10 +632,11 @@ class JudgeSamplesRequest(_message.Message):
         dimensions: _abc.Iterable[Global___Dimension.ValueType] | None = ...,
         targets: _abc.Iterable[Global___Target.ValueType] | None = ...,
         sampling: _common_pb2.SamplingParameters | None = ...,
+        mode: Global___JudgeMode.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimensions", b"dimensions", "model", b"model", "samples", b"samples", "sampling", b"sampling", "targets", b"targets"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimensions", b"dimensions", "mode", b"mode", "model", b"model", "samples", b"samples", "sampling", b"sampling", "targets", b"targets"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -605,6 +727,7 @@ class Rating(_message.Message):
     VALUE_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     REPLY_FIELD_NUMBER: _builtins.int
+    DIGITS_FIELD_NUMBER: _builtins.int
     dimension: Global___Dimension.ValueType
     """Dimension rated."""
     target: Global___Target.ValueType
@@ -612,12 +735,16 @@ class Rating(_message.Message):
     value: _builtins.float
     """The number found, clamped to [0, 10]; unset where none was found. Never a silent default."""
     reply: _builtins.str
-    """What the judge said, verbatim."""
+    """What the judge said, verbatim; empty in logit mode."""
     @_builtins.property
     def status(self) -> _common_pb2.ItemStatus:
         """UNPARSEABLE (no number in the reply), TOO_LONG (the question does not fit the context), EMPTY_RESPONSE (there is no
         response to rate), or OK.
         """
+
+    @_builtins.property
+    def digits(self) -> Global___Choice:
+        """In logit mode: the probabilities of the digits 0 to 9, in that order."""
 
     def __init__(
         self,
@@ -627,13 +754,449 @@ class Rating(_message.Message):
         value: _builtins.float | None = ...,
         status: _common_pb2.ItemStatus | None = ...,
         reply: _builtins.str = ...,
+        digits: Global___Choice | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "status", b"status", "value", b"value"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "digits", b"digits", "status", b"status", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "dimension", b"dimension", "reply", b"reply", "status", b"status", "target", b"target", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "digits", b"digits", "dimension", b"dimension", "reply", b"reply", "status", b"status", "target", b"target", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__value: _TypeAlias = _typing.Literal["value"]  # noqa: Y015
     _WhichOneofArgType__value: _TypeAlias = _typing.Literal["_value", b"_value"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__value) -> _WhichOneofReturnType__value | None: ...
 
 Global___Rating: _TypeAlias = Rating  # noqa: Y015
+
+@_typing.final
+class EstimateConfidenceRequest(_message.Message):
+    """Asks for confidence in given responses."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    SAMPLES_FIELD_NUMBER: _builtins.int
+    TIER_FIELD_NUMBER: _builtins.int
+    ALPHA_FIELD_NUMBER: _builtins.int
+    BETA_FIELD_NUMBER: _builtins.int
+    LIKELIHOOD_WEIGHT_FIELD_NUMBER: _builtins.int
+    NUM_ANSWERS_FIELD_NUMBER: _builtins.int
+    SAMPLING_FIELD_NUMBER: _builtins.int
+    MIN_COVERED_MASS_FIELD_NUMBER: _builtins.int
+    tier: Global___ConfidenceTier.ValueType
+    """How much is spent. Default: fast."""
+    alpha: _builtins.float
+    """Weight of similarity against exact match in an answer's agreement, in [0, 1]. Default 0.8."""
+    beta: _builtins.float
+    """Weight of consistency against self-reflection, in [0, 1]. Default 0.7; without effect in the fast tier."""
+    likelihood_weight: _builtins.float
+    """Weight of the response's mean token probability against the rest, in [0, 1]. Default 0: reported, not mixed in."""
+    num_answers: _builtins.int
+    """Answers sampled for each prompt, in [1, 32]. Default 5; without effect in the fast tier."""
+    min_covered_mass: _builtins.float
+    """Least covered_mass, averaged over the reflection's questions, for reflection to count; in [0, 1]. Default 0.5.
+    Below it the estimate has no reflection and says so, rather than a number made of nothing.
+    """
+    @_builtins.property
+    def model(self) -> _common_pb2.ModelRef:
+        """The weights that are asked; in CLEAR those before any fine-tuning."""
+
+    @_builtins.property
+    def samples(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Sample]:
+        """1 to Limits.max_items samples. The last assistant message is what is judged; everything before it is the prompt.
+        Samples with the same prompt share sampled answers.
+        """
+
+    @_builtins.property
+    def sampling(self) -> _common_pb2.SamplingParameters:
+        """How answers are sampled. Default: temperature 1, top_p 1, max_tokens 256. With a seed, the seed of each answer is
+        derived from it, the prompt's content and the answer's number.
+        """
+
+    def __init__(
+        self,
+        *,
+        model: _common_pb2.ModelRef | None = ...,
+        samples: _abc.Iterable[_common_pb2.Sample] | None = ...,
+        tier: Global___ConfidenceTier.ValueType = ...,
+        alpha: _builtins.float | None = ...,
+        beta: _builtins.float | None = ...,
+        likelihood_weight: _builtins.float | None = ...,
+        num_answers: _builtins.int | None = ...,
+        sampling: _common_pb2.SamplingParameters | None = ...,
+        min_covered_mass: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_beta", b"_beta", "_likelihood_weight", b"_likelihood_weight", "_min_covered_mass", b"_min_covered_mass", "_num_answers", b"_num_answers", "alpha", b"alpha", "beta", b"beta", "likelihood_weight", b"likelihood_weight", "min_covered_mass", b"min_covered_mass", "model", b"model", "num_answers", b"num_answers", "sampling", b"sampling"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_beta", b"_beta", "_likelihood_weight", b"_likelihood_weight", "_min_covered_mass", b"_min_covered_mass", "_num_answers", b"_num_answers", "alpha", b"alpha", "beta", b"beta", "likelihood_weight", b"likelihood_weight", "min_covered_mass", b"min_covered_mass", "model", b"model", "num_answers", b"num_answers", "samples", b"samples", "sampling", b"sampling", "tier", b"tier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__alpha: _TypeAlias = _typing.Literal["alpha"]  # noqa: Y015
+    _WhichOneofArgType__alpha: _TypeAlias = _typing.Literal["_alpha", b"_alpha"]  # noqa: Y015
+    _WhichOneofReturnType__beta: _TypeAlias = _typing.Literal["beta"]  # noqa: Y015
+    _WhichOneofArgType__beta: _TypeAlias = _typing.Literal["_beta", b"_beta"]  # noqa: Y015
+    _WhichOneofReturnType__likelihood_weight: _TypeAlias = _typing.Literal["likelihood_weight"]  # noqa: Y015
+    _WhichOneofArgType__likelihood_weight: _TypeAlias = _typing.Literal["_likelihood_weight", b"_likelihood_weight"]  # noqa: Y015
+    _WhichOneofReturnType__min_covered_mass: _TypeAlias = _typing.Literal["min_covered_mass"]  # noqa: Y015
+    _WhichOneofArgType__min_covered_mass: _TypeAlias = _typing.Literal["_min_covered_mass", b"_min_covered_mass"]  # noqa: Y015
+    _WhichOneofReturnType__num_answers: _TypeAlias = _typing.Literal["num_answers"]  # noqa: Y015
+    _WhichOneofArgType__num_answers: _TypeAlias = _typing.Literal["_num_answers", b"_num_answers"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__alpha) -> _WhichOneofReturnType__alpha | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__beta) -> _WhichOneofReturnType__beta | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__likelihood_weight) -> _WhichOneofReturnType__likelihood_weight | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_covered_mass) -> _WhichOneofReturnType__min_covered_mass | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__num_answers) -> _WhichOneofReturnType__num_answers | None: ...
+
+Global___EstimateConfidenceRequest: _TypeAlias = EstimateConfidenceRequest  # noqa: Y015
+
+@_typing.final
+class EstimateConfidenceResponse(_message.Message):
+    """Answers EstimateConfidence."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    ESTIMATES_FIELD_NUMBER: _builtins.int
+    PROMPT_DIGEST_FIELD_NUMBER: _builtins.int
+    TIMING_FIELD_NUMBER: _builtins.int
+    prompt_digest: _builtins.str
+    """Digest of the prompt files used, 16 hexadecimal digits; estimates under different prompts are never mixed."""
+    @_builtins.property
+    def model(self) -> _common_pb2.ModelVersion:
+        """The weights that were asked."""
+
+    @_builtins.property
+    def estimates(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConfidenceEstimate]:
+        """One per sample, in request order."""
+
+    @_builtins.property
+    def timing(self) -> _common_pb2.Timing:
+        """Where the time went."""
+
+    def __init__(
+        self,
+        *,
+        model: _common_pb2.ModelVersion | None = ...,
+        estimates: _abc.Iterable[Global___ConfidenceEstimate] | None = ...,
+        prompt_digest: _builtins.str = ...,
+        timing: _common_pb2.Timing | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "timing", b"timing"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["estimates", b"estimates", "model", b"model", "prompt_digest", b"prompt_digest", "timing", b"timing"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EstimateConfidenceResponse: _TypeAlias = EstimateConfidenceResponse  # noqa: Y015
+
+@_typing.final
+class ConfidenceEstimate(_message.Message):
+    """Confidence in one sample's last response: C = beta * O + (1 - beta) * S, over the parts that are there, their weights
+    renormalised; then mixed with the likelihood where that was asked for.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAMPLE_ID_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
+    REFLECTION_FIELD_NUMBER: _builtins.int
+    COVERED_MASS_FIELD_NUMBER: _builtins.int
+    REFLECTIONS_FIELD_NUMBER: _builtins.int
+    ANSWERS_FIELD_NUMBER: _builtins.int
+    MEAN_NLL_FIELD_NUMBER: _builtins.int
+    MEAN_PROBABILITY_FIELD_NUMBER: _builtins.int
+    MIN_PROBABILITY_FIELD_NUMBER: _builtins.int
+    sample_id: _builtins.str
+    """The sample's id."""
+    confidence: _builtins.float
+    """C, in [0, 1]."""
+    consistency: _builtins.float
+    """O, the mean agreement of the sampled answers with the response, in [0, 1]; unset in the fast tier, and where no
+    answer could be read.
+    """
+    reflection: _builtins.float
+    """S, the mean over both questions and all orders of p(correct) + p(not sure) / 2, in [0, 1]; unset where covered_mass is
+    below the minimum.
+    """
+    covered_mass: _builtins.float
+    """Mean covered_mass of the reflection's questions, in [0, 1]."""
+    mean_nll: _builtins.float
+    """Mean negative log-likelihood of the response, nats per token, >= 0."""
+    mean_probability: _builtins.float
+    """Arithmetic mean of the response tokens' probabilities, in [0, 1]."""
+    min_probability: _builtins.float
+    """Smallest probability of a response token, in [0, 1]."""
+    @_builtins.property
+    def status(self) -> _common_pb2.ItemStatus:
+        """Not OK where there is no confidence at all. Reasons: those of ScoreSamples, and NOTHING_TO_GO_BY (reflection's letters
+        were too unlikely, and no sampled answer could be read).
+        """
+
+    @_builtins.property
+    def reflections(self) -> _containers.RepeatedCompositeFieldContainer[Global___Choice]:
+        """Each question in each order: `correct`, `incorrect`, `not sure`. Question one in three orders, then question two."""
+
+    @_builtins.property
+    def answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___SampledAnswer]:
+        """The sampled answers, in order."""
+
+    def __init__(
+        self,
+        *,
+        sample_id: _builtins.str = ...,
+        status: _common_pb2.ItemStatus | None = ...,
+        confidence: _builtins.float = ...,
+        consistency: _builtins.float | None = ...,
+        reflection: _builtins.float | None = ...,
+        covered_mass: _builtins.float = ...,
+        reflections: _abc.Iterable[Global___Choice] | None = ...,
+        answers: _abc.Iterable[Global___SampledAnswer] | None = ...,
+        mean_nll: _builtins.float = ...,
+        mean_probability: _builtins.float = ...,
+        min_probability: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_consistency", b"_consistency", "_reflection", b"_reflection", "consistency", b"consistency", "reflection", b"reflection", "status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_consistency", b"_consistency", "_reflection", b"_reflection", "answers", b"answers", "confidence", b"confidence", "consistency", b"consistency", "covered_mass", b"covered_mass", "mean_nll", b"mean_nll", "mean_probability", b"mean_probability", "min_probability", b"min_probability", "reflection", b"reflection", "reflections", b"reflections", "sample_id", b"sample_id", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__consistency: _TypeAlias = _typing.Literal["consistency"]  # noqa: Y015
+    _WhichOneofArgType__consistency: _TypeAlias = _typing.Literal["_consistency", b"_consistency"]  # noqa: Y015
+    _WhichOneofReturnType__reflection: _TypeAlias = _typing.Literal["reflection"]  # noqa: Y015
+    _WhichOneofArgType__reflection: _TypeAlias = _typing.Literal["_reflection", b"_reflection"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__consistency) -> _WhichOneofReturnType__consistency | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reflection) -> _WhichOneofReturnType__reflection | None: ...
+
+Global___ConfidenceEstimate: _TypeAlias = ConfidenceEstimate  # noqa: Y015
+
+@_typing.final
+class SampledAnswer(_message.Message):
+    """One answer sampled from the model, compared with the response."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    REPLY_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    EXACT_MATCH_FIELD_NUMBER: _builtins.int
+    SIMILARITY_FIELD_NUMBER: _builtins.int
+    AGREEMENT_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """The answer without the analysis before it; empty where none could be read."""
+    reply: _builtins.str
+    """Everything the model said."""
+    exact_match: _builtins.bool
+    """r: whether answer and response are the same but for case, spaces and punctuation at the ends."""
+    similarity: _builtins.float
+    """s, in [0, 1]: word overlap (Jaccard), or in the full tier 1 - p(contradiction) averaged over both orders."""
+    agreement: _builtins.float
+    """o = alpha * s + (1 - alpha) * r, in [0, 1]."""
+    @_builtins.property
+    def status(self) -> _common_pb2.ItemStatus:
+        """Not OK where the answer takes no part: UNPARSEABLE (no answer after the analysis), TOO_LONG, ENGINE_ERROR."""
+
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        reply: _builtins.str = ...,
+        status: _common_pb2.ItemStatus | None = ...,
+        exact_match: _builtins.bool = ...,
+        similarity: _builtins.float = ...,
+        agreement: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "exact_match", b"exact_match", "reply", b"reply", "similarity", b"similarity", "status", b"status", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SampledAnswer: _TypeAlias = SampledAnswer  # noqa: Y015
+
+@_typing.final
+class ResponsePair(_message.Message):
+    """Two responses to one prompt."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
+    SECOND_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Chosen by the caller, returned with the result; unique within a request. 1 to 256 bytes."""
+    first: _builtins.str
+    """One response; not empty."""
+    second: _builtins.str
+    """The other response; not empty."""
+    @_builtins.property
+    def prompt(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Message]:
+        """The conversation up to and including the user's message that both respond to."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        prompt: _abc.Iterable[_common_pb2.Message] | None = ...,
+        first: _builtins.str = ...,
+        second: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "id", b"id", "prompt", b"prompt", "second", b"second"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResponsePair: _TypeAlias = ResponsePair  # noqa: Y015
+
+@_typing.final
+class ComparePairsRequest(_message.Message):
+    """Asks for preferences."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    PAIRS_FIELD_NUMBER: _builtins.int
+    MAX_LENGTH_RATIO_FIELD_NUMBER: _builtins.int
+    MIN_COVERED_MASS_FIELD_NUMBER: _builtins.int
+    max_length_ratio: _builtins.float
+    """Largest ratio of the responses' lengths in words, >= 1, beyond which the longer one can't win: such a verdict is a
+    tie and marked. Default 0: no guard. Judges prefer what is longer.
+    """
+    min_covered_mass: _builtins.float
+    """Least covered_mass, averaged over both orders, for a verdict; in [0, 1]. Default 0.5."""
+    @_builtins.property
+    def model(self) -> _common_pb2.ModelRef:
+        """The weights that judge."""
+
+    @_builtins.property
+    def pairs(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResponsePair]:
+        """1 to Limits.max_items pairs."""
+
+    def __init__(
+        self,
+        *,
+        model: _common_pb2.ModelRef | None = ...,
+        pairs: _abc.Iterable[Global___ResponsePair] | None = ...,
+        max_length_ratio: _builtins.float | None = ...,
+        min_covered_mass: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_length_ratio", b"_max_length_ratio", "_min_covered_mass", b"_min_covered_mass", "max_length_ratio", b"max_length_ratio", "min_covered_mass", b"min_covered_mass", "model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_length_ratio", b"_max_length_ratio", "_min_covered_mass", b"_min_covered_mass", "max_length_ratio", b"max_length_ratio", "min_covered_mass", b"min_covered_mass", "model", b"model", "pairs", b"pairs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_length_ratio: _TypeAlias = _typing.Literal["max_length_ratio"]  # noqa: Y015
+    _WhichOneofArgType__max_length_ratio: _TypeAlias = _typing.Literal["_max_length_ratio", b"_max_length_ratio"]  # noqa: Y015
+    _WhichOneofReturnType__min_covered_mass: _TypeAlias = _typing.Literal["min_covered_mass"]  # noqa: Y015
+    _WhichOneofArgType__min_covered_mass: _TypeAlias = _typing.Literal["_min_covered_mass", b"_min_covered_mass"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_length_ratio) -> _WhichOneofReturnType__max_length_ratio | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_covered_mass) -> _WhichOneofReturnType__min_covered_mass | None: ...
+
+Global___ComparePairsRequest: _TypeAlias = ComparePairsRequest  # noqa: Y015
+
+@_typing.final
+class ComparePairsResponse(_message.Message):
+    """Answers ComparePairs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    PREFERENCES_FIELD_NUMBER: _builtins.int
+    FLIP_RATE_FIELD_NUMBER: _builtins.int
+    PROMPT_DIGEST_FIELD_NUMBER: _builtins.int
+    TIMING_FIELD_NUMBER: _builtins.int
+    flip_rate: _builtins.float
+    """Share of the pairs with a verdict whose two orders named different winners, in [0, 1]; 0 where there is none."""
+    prompt_digest: _builtins.str
+    """Digest of the prompt files used, 16 hexadecimal digits."""
+    @_builtins.property
+    def model(self) -> _common_pb2.ModelVersion:
+        """The weights that judged."""
+
+    @_builtins.property
+    def preferences(self) -> _containers.RepeatedCompositeFieldContainer[Global___Preference]:
+        """One per pair, in request order."""
+
+    @_builtins.property
+    def timing(self) -> _common_pb2.Timing:
+        """Where the time went."""
+
+    def __init__(
+        self,
+        *,
+        model: _common_pb2.ModelVersion | None = ...,
+        preferences: _abc.Iterable[Global___Preference] | None = ...,
+        flip_rate: _builtins.float = ...,
+        prompt_digest: _builtins.str = ...,
+        timing: _common_pb2.Timing | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "timing", b"timing"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["flip_rate", b"flip_rate", "model", b"model", "preferences", b"preferences", "prompt_digest", b"prompt_digest", "timing", b"timing"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ComparePairsResponse: _TypeAlias = ComparePairsResponse  # noqa: Y015
+
+@_typing.final
+class Preference(_message.Message):
+    """The verdict on one pair. Exchanging first and second gives 1 - p_second exactly on a deterministic engine."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAIR_ID_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    P_SECOND_FIELD_NUMBER: _builtins.int
+    WINNER_FIELD_NUMBER: _builtins.int
+    ORDERS_FIELD_NUMBER: _builtins.int
+    FLIPPED_FIELD_NUMBER: _builtins.int
+    LOG_LENGTH_RATIO_FIELD_NUMBER: _builtins.int
+    LENGTH_GUARDED_FIELD_NUMBER: _builtins.int
+    pair_id: _builtins.str
+    """The pair's id."""
+    p_second: _builtins.float
+    """P(second is better): the mean over both orders of p(second) + p(tie) / 2, in [0, 1]."""
+    winner: Global___Winner.ValueType
+    """The verdict."""
+    flipped: _builtins.bool
+    """Whether the orders named different winners."""
+    log_length_ratio: _builtins.float
+    """Natural logarithm of the second response's length in words over the first's."""
+    length_guarded: _builtins.bool
+    """Whether the length guard turned a win into a tie."""
+    @_builtins.property
+    def status(self) -> _common_pb2.ItemStatus:
+        """Reasons: EMPTY_PROMPT, EMPTY_RESPONSE, BAD_ROLES, TEMPLATE_FAILED, TOO_LONG, LETTERS_UNLIKELY (covered_mass below the
+        minimum), ENGINE_ERROR.
+        """
+
+    @_builtins.property
+    def orders(self) -> _containers.RepeatedCompositeFieldContainer[Global___Choice]:
+        """Both orders: first shown first, then second shown first. Each: `first`, `second`, `tie`."""
+
+    def __init__(
+        self,
+        *,
+        pair_id: _builtins.str = ...,
+        status: _common_pb2.ItemStatus | None = ...,
+        p_second: _builtins.float = ...,
+        winner: Global___Winner.ValueType = ...,
+        orders: _abc.Iterable[Global___Choice] | None = ...,
+        flipped: _builtins.bool = ...,
+        log_length_ratio: _builtins.float = ...,
+        length_guarded: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["flipped", b"flipped", "length_guarded", b"length_guarded", "log_length_ratio", b"log_length_ratio", "orders", b"orders", "p_second", b"p_second", "pair_id", b"pair_id", "status", b"status", "winner", b"winner"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Preference: _TypeAlias = Preference  # noqa: Y015

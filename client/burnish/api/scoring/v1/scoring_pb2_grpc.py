@@ -60,6 +60,16 @@ class ScoringServiceStub:
                 request_serializer=burnish_dot_api_dot_scoring_dot_v1_dot_scoring__pb2.JudgeSamplesRequest.SerializeToString,
                 response_deserializer=burnish_dot_api_dot_scoring_dot_v1_dot_scoring__pb2.JudgeSamplesResponse.FromString,
                 _registered_method=True)
+        self.EstimateConfidence = channel.unary_unary(
+                '/burnish.api.scoring.v1.ScoringService/EstimateConfidence',
+                request_serializer=burnish_dot_api_dot_scoring_dot_v1_dot_scoring__pb2.EstimateConfidenceRequest.SerializeToString,
+                response_deserializer=burnish_dot_api_dot_scoring_dot_v1_dot_scoring__pb2.EstimateConfidenceResponse.FromString,
+                _registered_method=True)
+        self.ComparePairs = channel.unary_unary(
+                '/burnish.api.scoring.v1.ScoringService/ComparePairs',
+                request_serializer=burnish_dot_api_dot_scoring_dot_v1_dot_scoring__pb2.ComparePairsRequest.SerializeToString,
+                response_deserializer=burnish_dot_api_dot_scoring_dot_v1_dot_scoring__pb2.ComparePairsResponse.FromString,
+                _registered_method=True)
 
 
 class ScoringServiceServicer:
@@ -100,6 +110,22 @@ class ScoringServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EstimateConfidence(self, request, context):
+        """How confident the model is that each sample's last response is right (BSDetector, 2308.16175; CLEAR, 2403.12776).
+        Beside the codes above, FAILED_PRECONDITION (reason NLI_NOT_CONFIGURED) for the full tier on a server without an
+        NLI model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ComparePairs(self, request, context):
+        """Which of two responses to the same prompt the model prefers, asked in both orders.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ScoringServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -122,6 +148,16 @@ def add_ScoringServiceServicer_to_server(servicer, server):
                     servicer.JudgeSamples,
                     request_deserializer=burnish_dot_api_dot_scoring_dot_v1_dot_scoring__pb2.JudgeSamplesRequest.FromString,
                     response_serializer=burnish_dot_api_dot_scoring_dot_v1_dot_scoring__pb2.JudgeSamplesResponse.SerializeToString,
+            ),
+            'EstimateConfidence': grpc.unary_unary_rpc_method_handler(
+                    servicer.EstimateConfidence,
+                    request_deserializer=burnish_dot_api_dot_scoring_dot_v1_dot_scoring__pb2.EstimateConfidenceRequest.FromString,
+                    response_serializer=burnish_dot_api_dot_scoring_dot_v1_dot_scoring__pb2.EstimateConfidenceResponse.SerializeToString,
+            ),
+            'ComparePairs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ComparePairs,
+                    request_deserializer=burnish_dot_api_dot_scoring_dot_v1_dot_scoring__pb2.ComparePairsRequest.FromString,
+                    response_serializer=burnish_dot_api_dot_scoring_dot_v1_dot_scoring__pb2.ComparePairsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -238,6 +274,60 @@ class ScoringService:
             '/burnish.api.scoring.v1.ScoringService/JudgeSamples',
             burnish_dot_api_dot_scoring_dot_v1_dot_scoring__pb2.JudgeSamplesRequest.SerializeToString,
             burnish_dot_api_dot_scoring_dot_v1_dot_scoring__pb2.JudgeSamplesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EstimateConfidence(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/burnish.api.scoring.v1.ScoringService/EstimateConfidence',
+            burnish_dot_api_dot_scoring_dot_v1_dot_scoring__pb2.EstimateConfidenceRequest.SerializeToString,
+            burnish_dot_api_dot_scoring_dot_v1_dot_scoring__pb2.EstimateConfidenceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ComparePairs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/burnish.api.scoring.v1.ScoringService/ComparePairs',
+            burnish_dot_api_dot_scoring_dot_v1_dot_scoring__pb2.ComparePairsRequest.SerializeToString,
+            burnish_dot_api_dot_scoring_dot_v1_dot_scoring__pb2.ComparePairsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,6 +49,13 @@ class ScoringServiceStub:
     """Loss, perplexity and, on request, per-token log-probabilities of the assistant turns of each sample."""
     JudgeSamples: _grpc.UnaryUnaryMultiCallable[_scoring_pb2.JudgeSamplesRequest, _scoring_pb2.JudgeSamplesResponse]
     """Lets the model rate samples on clarity, completeness and factuality (Middo's self-alignment scores)."""
+    EstimateConfidence: _grpc.UnaryUnaryMultiCallable[_scoring_pb2.EstimateConfidenceRequest, _scoring_pb2.EstimateConfidenceResponse]
+    """How confident the model is that each sample's last response is right (BSDetector, 2308.16175; CLEAR, 2403.12776).
+    Beside the codes above, FAILED_PRECONDITION (reason NLI_NOT_CONFIGURED) for the full tier on a server without an
+    NLI model.
+    """
+    ComparePairs: _grpc.UnaryUnaryMultiCallable[_scoring_pb2.ComparePairsRequest, _scoring_pb2.ComparePairsResponse]
+    """Which of two responses to the same prompt the model prefers, asked in both orders."""
 
 @_typing.type_check_only
 class ScoringServiceAsyncStub(ScoringServiceStub):
@@ -71,6 +78,13 @@ class ScoringServiceAsyncStub(ScoringServiceStub):
     """Loss, perplexity and, on request, per-token log-probabilities of the assistant turns of each sample."""
     JudgeSamples: _aio.UnaryUnaryMultiCallable[_scoring_pb2.JudgeSamplesRequest, _scoring_pb2.JudgeSamplesResponse]  # type: ignore[assignment]
     """Lets the model rate samples on clarity, completeness and factuality (Middo's self-alignment scores)."""
+    EstimateConfidence: _aio.UnaryUnaryMultiCallable[_scoring_pb2.EstimateConfidenceRequest, _scoring_pb2.EstimateConfidenceResponse]  # type: ignore[assignment]
+    """How confident the model is that each sample's last response is right (BSDetector, 2308.16175; CLEAR, 2403.12776).
+    Beside the codes above, FAILED_PRECONDITION (reason NLI_NOT_CONFIGURED) for the full tier on a server without an
+    NLI model.
+    """
+    ComparePairs: _aio.UnaryUnaryMultiCallable[_scoring_pb2.ComparePairsRequest, _scoring_pb2.ComparePairsResponse]  # type: ignore[assignment]
+    """Which of two responses to the same prompt the model prefers, asked in both orders."""
 
 class ScoringServiceServicer(metaclass=_abc_1.ABCMeta):
     """Scores and judges samples with the weights that each request names.
@@ -114,5 +128,24 @@ class ScoringServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_scoring_pb2.JudgeSamplesResponse, _abc.Awaitable[_scoring_pb2.JudgeSamplesResponse]]:
         """Lets the model rate samples on clarity, completeness and factuality (Middo's self-alignment scores)."""
+
+    @_abc_1.abstractmethod
+    def EstimateConfidence(
+        self,
+        request: _scoring_pb2.EstimateConfidenceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scoring_pb2.EstimateConfidenceResponse, _abc.Awaitable[_scoring_pb2.EstimateConfidenceResponse]]:
+        """How confident the model is that each sample's last response is right (BSDetector, 2308.16175; CLEAR, 2403.12776).
+        Beside the codes above, FAILED_PRECONDITION (reason NLI_NOT_CONFIGURED) for the full tier on a server without an
+        NLI model.
+        """
+
+    @_abc_1.abstractmethod
+    def ComparePairs(
+        self,
+        request: _scoring_pb2.ComparePairsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scoring_pb2.ComparePairsResponse, _abc.Awaitable[_scoring_pb2.ComparePairsResponse]]:
+        """Which of two responses to the same prompt the model prefers, asked in both orders."""
 
 def add_ScoringServiceServicer_to_server(servicer: ScoringServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,61 @@
+"""Contradiction judged by a pair classifier: a tiny random one, in every way but size what the full tier takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from burnish_services.engine.base import ModelLoadError
+from burnish_services.engine.nli import NliModel, contradiction_class
+
+WORDS = ["the", "sky", "is", "blue", "red", "not", "and", "sea", "a", "of", "it", "was"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+
+    directory = tmp_path_factory.mktemp("nli")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    vocabulary = {word: number for number, word in enumerate(words)}
+    BertTokenizerFast(vocab=vocabulary, model_max_length=32).save_pretrained(directory)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(words), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+        max_position_embeddings=32, initializer_range=0.5, id2label={0: "neutral", 1: "CONTRADICTION", 2: "entails"},
+    )  # fmt: skip
+    BertForSequenceClassification(config).save_pretrained(directory)
+    return directory
+
+
+async def test_pairs_are_judged_alike_in_any_company(model: Path) -> None:
+    pairs = [("the sky is blue", "the sky is red"), ("the sea", "it was not a sea and it is blue of red"), ("a", "a")]
+    nli = NliModel(model, batch_size=2)
+    together = await nli.contradictions(pairs)
+    assert all(0 < p < 1 for p in together)
+    for pair, found in zip(pairs, together, strict=True):
+        assert (await nli.contradictions([pair]))[0] == pytest.approx(found, abs=1e-5)
+    assert (await nli.contradictions([pairs[0][::-1]]))[0] != pytest.approx(together[0], abs=1e-4), "order counts"
+    assert await nli.contradictions([]) == []
+    nli.close()
+
+
+async def test_texts_that_are_too_long_are_cut_and_judged(model: Path) -> None:
+    nli = NliModel(model, batch_size=8)
+    assert 0 < (await nli.contradictions([("the sky " * 500, "it is blue " * 500)]))[0] < 1
+    nli.close()
+
+
+def test_the_class_is_read_from_the_model() -> None:
+    assert contradiction_class({0: "contradiction", 1: "neutral"}) == 0
+    assert contradiction_class({0: "ENTAILMENT", 1: "NEUTRAL", 2: "Contradiction"}) == 2
+    for labels in ({0: "LABEL_0", 1: "LABEL_1"}, {0: "contradiction", 1: "no_contradiction"}):
+        with pytest.raises(ModelLoadError, match="contradiction"):
+            contradiction_class(labels)
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelLoadError, match="cannot be loaded"):
+        NliModel(tmp_path, batch_size=8)
