@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
+import grpc.aio
 import pytest
 
+from burnish.api.common.v1 import common_pb2
+from burnish.api.scoring.v1 import scoring_pb2, scoring_pb2_grpc
 from burnish_services.engine.base import ModelLoadError
+from burnish_services.engine.factory import create_engine
+from burnish_services.engine.fake import write_fake_model
 from burnish_services.engine.nli import NliModel, contradiction_class
+from burnish_services.runtime.config import ServerSettings
+from burnish_services.runtime.role import RoleUnavailable
+from burnish_services.runtime.server import running
+from tests.service.support import sample
 
 WORDS = ["the", "sky", "is", "blue", "red", "not", "and", "sea", "a", "of", "it", "was"]
 
@@ -59,3 +69,42 @@ def test_the_class_is_read_from_the_model() -> None:
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match="cannot be loaded"):
         NliModel(tmp_path, batch_size=8)
+
+
+def server_settings(tmp_path: Path) -> ServerSettings:
+    fake = write_fake_model(tmp_path / "fake")
+    return ServerSettings(roles=("scoring",), engine="fake", model=str(fake), state_dir=tmp_path / "state", grace=2.0)
+
+
+async def test_the_full_tier_compares_by_contradiction_in_both_orders(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BURNISH_SCORING_NLI_MODEL", str(model))
+    request = scoring_pb2.EstimateConfidenceRequest(
+        samples=[sample("a", "what is the sky", "the sky is blue")],
+        tier=scoring_pb2.CONFIDENCE_TIER_FULL,
+        sampling=common_pb2.SamplingParameters(seed=1),
+    )
+    async with (
+        running(server_settings(tmp_path), partial(create_engine, "fake")) as server,
+        grpc.aio.insecure_channel(server.address) as channel,
+    ):
+        stub = scoring_pb2_grpc.ScoringServiceStub(channel)
+        (one,) = (await stub.EstimateConfidence(request)).estimates
+    read = [answer for answer in one.answers if answer.status.code == 0]
+    assert read, "the fake engine's replies have answers"
+    nli = NliModel(model, batch_size=32)
+    for answer in read:
+        forward, backward = await nli.contradictions(
+            [(answer.text, "the sky is blue"), ("the sky is blue", answer.text)]
+        )
+        assert answer.similarity == pytest.approx(1 - (forward + backward) / 2, abs=1e-5)
+        assert answer.agreement == pytest.approx(0.8 * answer.similarity + 0.2 * answer.exact_match)
+    nli.close()
+
+
+async def test_a_server_with_a_bad_model_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BURNISH_SCORING_NLI_MODEL", str(tmp_path / "nothing"))
+    with pytest.raises(RoleUnavailable, match="BURNISH_SCORING_NLI_MODEL"):
+        async with running(server_settings(tmp_path), partial(create_engine, "fake")):
+            pass

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from burnish.cli import capabilities, inspect_run, run, serve
+from burnish.cli.confidence import confidence
 from burnish.cli.train import train
 
 app = typer.Typer(
@@ -31,6 +32,7 @@ app.command("export", rich_help_panel=_RUNS)(inspect_run.export_command)
 app.command(rich_help_panel=_RUNS)(run.demo)
 app.command(rich_help_panel=_ONE)(capabilities.score)
 app.command(rich_help_panel=_ONE)(capabilities.judge)
+app.command(rich_help_panel=_ONE)(confidence)
 app.command(rich_help_panel=_ONE)(capabilities.embed)
 app.command(rich_help_panel=_ONE)(capabilities.rewrite)
 app.command(rich_help_panel=_ONE)(train)

@@ -1,39 +1,18 @@
-"""score, judge, embed, rewrite: each capability alone, on a file. One JSON line per sample, in file order.
-
-A sample that fails keeps its line, with `error` and no numbers; the command then says how many and ends with 1.
-"""
+"""score, judge, embed, rewrite: each capability alone, on a file. One JSON line per sample, in file order."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
 
 import typer
 
-from burnish._types import Dimension, ItemStatus, RewriteItem, Sample, Sampling, Strategy, Target
+from burnish._types import Dimension, ItemStatus, JudgeMode, RewriteItem, Sample, Sampling, Strategy, Target
 from burnish.cli.data import DataOption, SkipOption, load_samples
-from burnish.cli.output import command, complain, lines_to, write_line
+from burnish.cli.output import command
+from burnish.cli.per_sample import LimitOption, ModelOption, OutOption, SeedOption, State, each_sample, parts
 from burnish.cli.progress import Bars
 from burnish.cli.services import ServiceChoice, with_services
-
-BATCH = 64  # samples between two steps of the progress bar; the client splits further where a service wants less
-
-
-def _absolute(model: str) -> str:
-    """A directory that is here by its full name, since services have a working directory of their own."""
-    return str(Path(model).resolve()) if Path(model).is_dir() else model
-
-
-ModelOption = Annotated[str, typer.Option("--model", help="Directory of the model.", metavar="DIR", callback=_absolute)]
-OutOption = Annotated[
-    Path | None, typer.Option("--out", help="File to write; default: standard output.", metavar="FILE")
-]
-LimitOption = Annotated[int | None, typer.Option("--limit", help="Only the first N samples.", min=1)]
-SeedOption = Annotated[int, typer.Option("--seed", help="Seed of sampling.", min=0)]
-
-T = TypeVar("T")
-State = Path("burnish-state")
 
 
 @command
@@ -89,7 +68,7 @@ def score(
                     | {"turns": turns},
                 )
 
-        _each("score", samples, send, out)
+        each_sample("score", samples, send, out)
 
 
 @command
@@ -103,6 +82,13 @@ def judge(
         list[Dimension] | None, typer.Option("--dimension", help="Rate only this; may be repeated.")
     ] = None,
     target: Annotated[list[Target] | None, typer.Option("--target", help="Show only this; may be repeated.")] = None,
+    mode: Annotated[
+        JudgeMode,
+        typer.Option(
+            "--mode",
+            help="Read the first number of a reply (generated), or the digits' probabilities (logit): quicker.",
+        ),
+    ] = JudgeMode.GENERATED,
     temperature: Annotated[float, typer.Option("--temperature", help="Softmax temperature, 0 to 2.")] = 0.1,
     max_tokens: Annotated[
         int, typer.Option("--max-tokens", help="Most tokens of a reply; the number comes first.", min=1)
@@ -114,6 +100,7 @@ def judge(
     """The model's own ratings of every sample: clarity, completeness, factuality, each for prompt and response.
 
     One JSON line per sample: `id` and `ratings`, each with `value` in 0 to 10, or null where the reply has no number.
+    The ratings of the two modes are made with other prompts and are never to be mixed.
     """
     samples = load_samples(data, limit=limit, skip_bad_rows=skip_bad_rows)
     sampling = Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed)
@@ -121,16 +108,17 @@ def judge(
 
         def send(part: Sequence[Sample]) -> Iterator[tuple[str, ItemStatus, dict[str, Any]]]:
             batch = client.scoring.judge(
-                part, model=model, dimensions=dimension or (), targets=target or (), sampling=sampling
+                part, model=model, dimensions=dimension or (), targets=target or (), sampling=sampling, mode=mode
             )
             for one in batch.judgments:
                 ratings = [
-                    {"dimension": r.dimension, "target": r.target, "value": r.value, "reply": r.reply}
+                    {"dimension": r.dimension, "target": r.target, "value": r.value}
+                    | ({"reply": r.reply} if r.digits is None else {"covered_mass": r.digits.covered_mass})
                     for r in one.ratings
                 ]
                 yield one.sample_id, one.status, {"ratings": ratings}
 
-        _each("judge", samples, send, out)
+        each_sample("judge", samples, send, out)
 
 
 @command
@@ -155,7 +143,7 @@ def embed(
         client.embedding.create_collection(collection)
         failed: dict[str, ItemStatus] = {}
         with Bars() as bars:
-            for part in bars.over("embed", _parts(samples), total=len(samples), size=len):
+            for part in bars.over("embed", parts(samples), total=len(samples), size=len):
                 batch = client.embedding.embed(part, model=model, collection=collection, truncate=truncate)
                 failed |= {e.sample_id: e.status for e in batch.embeddings if not e.status.ok}
         stored = [sample.id for sample in samples if sample.id not in failed]
@@ -175,7 +163,7 @@ def embed(
                 )
                 yield sample.id, failed.get(sample.id, ItemStatus()), record
 
-        _each("", samples, send, out)
+        each_sample("", samples, send, out)
 
 
 @command
@@ -221,31 +209,4 @@ def rewrite(
                 tries = [{"rejection": a.rejection, "detail": a.detail} for a in one.attempts]
                 yield one.sample_id, one.status, {"messages": messages, "attempts": tries}
 
-        _each("rewrite", samples, send, out)
-
-
-def _each(
-    step: str,
-    samples: Sequence[Sample],
-    send: Callable[[Sequence[Sample]], Iterator[tuple[str, ItemStatus, dict[str, Any]]]],
-    out: Path | None,
-) -> None:
-    """Writes what `send` answers for every part, under a progress bar; ends with code 1 where samples failed."""
-    failed = 0
-    first = ""
-    with lines_to(out) as stream, Bars(visible=bool(step)) as bars:
-        for part in bars.over(step, _parts(samples), total=len(samples), size=len):
-            for sample_id, status, record in send(part):
-                if not status.ok:
-                    failed += 1
-                    first = first or f"{sample_id}: {status.message}"
-                    error = {"reason": status.reason, "message": status.message, "retryable": status.retryable}
-                    record = {key: record[key] for key in ("attempts",) if key in record} | {"error": error}
-                write_line(stream, {"id": sample_id} | record)
-    if failed:
-        complain(f"{failed} of {len(samples)} samples failed; the first: {first}")
-        raise typer.Exit(1)
-
-
-def _parts(items: Sequence[T]) -> list[Sequence[T]]:
-    return [items[start : start + BATCH] for start in range(0, len(items), BATCH)]
+        each_sample("rewrite", samples, send, out)

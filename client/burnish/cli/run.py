@@ -14,10 +14,10 @@ import typer
 
 from burnish._client import Client
 from burnish._endpoints import SERVICES
-from burnish.cli.capabilities import ModelOption
 from burnish.cli.data import DataOption, SkipOption, bundled, data_paths
 from burnish.cli.inspect_run import write_report_of
 from burnish.cli.output import command, say, say_json
+from burnish.cli.per_sample import ModelOption
 from burnish.cli.recipe_options import MIDDO, WORK, given
 from burnish.cli.run_progress import RunBars
 from burnish.cli.services import ServiceChoice, with_services

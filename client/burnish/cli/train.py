@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from burnish._types import Hyperparameters, ModelRef, RunEvent, RunSpec
-from burnish.cli.capabilities import ModelOption
 from burnish.cli.data import DataOption, SkipOption, load_samples
 from burnish.cli.output import command, lines_to, say, say_json, write_line
+from burnish.cli.per_sample import ModelOption
 from burnish.cli.progress import Bars
 from burnish.cli.services import ServiceChoice, with_services
 
