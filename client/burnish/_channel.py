@@ -31,6 +31,7 @@ from burnish import __version__
 from burnish._endpoints import Endpoints
 from burnish._errors import MalformedReply, ServiceError, UsageError
 from burnish._status import CallStatus, read_status, service_error
+from burnish._window import Window
 
 log = logging.getLogger("burnish")
 
@@ -196,7 +197,7 @@ class ServiceLink:
     def __init__(self, service: str, endpoints: Endpoints, connections: Connections) -> None:
         self.service = service
         self.options = connections.options
-        self.window = asyncio.Semaphore(self.options.max_in_flight)
+        self.window = Window(self.options.max_in_flight)
         self._endpoints = endpoints
         self._connections = connections
 
@@ -225,6 +226,7 @@ class ServiceLink:
                 if (failure := await self._connect(deadline)) is None:
                     reply = await rpc(request, timeout=deadline.left(), wait_for_ready=False)
                     self._connections.answered.add(self.address)
+                    self.window.answered()
                     return reply
             except grpc.aio.AioRpcError as error:
                 failure = read_status(error)
@@ -353,6 +355,7 @@ class _Retry:
 
     def _may_retry(self, status: CallStatus, wait: float) -> bool:
         if status.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+            self._link.window.refused()
             return status.retryable
         if status.code is not grpc.StatusCode.UNAVAILABLE:
             return False

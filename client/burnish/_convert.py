@@ -199,7 +199,11 @@ def timing_from_proto(timing: pb.Timing) -> t.Timing:
 def limits_from_proto(limits: pb.Limits) -> t.Limits:
     """A server's limits."""
     return t.Limits(
-        limits.max_items, limits.max_message_bytes, limits.max_sequence_tokens, limits.max_concurrent_requests
+        limits.max_items,
+        limits.max_message_bytes,
+        limits.max_sequence_tokens,
+        limits.max_concurrent_requests,
+        limits.max_tokens_in_flight,
     )
 
 

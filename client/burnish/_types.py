@@ -167,6 +167,7 @@ class Limits:
     max_message_bytes: int
     max_sequence_tokens: int
     max_concurrent_requests: int
+    max_tokens_in_flight: int = 0  # not limited
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ import typer.main
 from burnish.cli.app import app
 from tools.cli_reference import TARGET, commands, reference
 
-ALL = ["run middo", "resume", "status", "report", "export", "demo", "score", "judge", "embed", "rewrite", "train"]
+RUNS = ["run middo", "resume", "status", "report", "export", "demo"]
+ALL = [*RUNS, "score", "judge", "confidence", "embed", "rewrite", "train"]
 
 
 def test_the_page_is_fresh() -> None:

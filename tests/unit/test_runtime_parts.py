@@ -25,7 +25,7 @@ from burnish_services.engine.base import (
     Sampling,
 )
 from burnish_services.runtime import logs, wire
-from burnish_services.runtime.admission import Admission
+from burnish_services.runtime.admission import Admission, TokenBudget
 from burnish_services.runtime.calls import CallRecord
 from burnish_services.runtime.config import ALL_ROLES, ServerSettings, is_loopback
 from burnish_services.runtime.errors import (
@@ -45,6 +45,7 @@ from burnish_services.runtime.prompts import PromptFiles
 
 def test_admission_counts_slots_and_gives_them_back_whatever_happens() -> None:
     admission = Admission("scoring", 2)
+    assert admission.tokens is None
     with admission.slot(), admission.slot():
         with pytest.raises(Overloaded, match="2 requests at a time") as refused, admission.slot():
             pass
@@ -53,6 +54,32 @@ def test_admission_counts_slots_and_gives_them_back_whatever_happens() -> None:
     with suppress(ZeroDivisionError), admission.slot():
         raise ZeroDivisionError
     assert admission.running == 0
+
+
+def test_a_token_budget_refuses_what_does_not_fit_and_says_when_to_come_back() -> None:
+    budget = TokenBudget("scoring", 1000)
+    budget.check(5000)  # nothing else is there: it could never be taken otherwise
+    with budget.holding(700):
+        budget.check(300)
+        with pytest.raises(Overloaded, match="700 of at most 1000 tokens in progress and cannot take 301") as refused:
+            budget.check(301)
+        assert (refused.value.reason, refused.value.retryable) == ("TOO_MANY_TOKENS", True)
+        assert refused.value.retry_after is not None
+        assert refused.value.retry_after > 0
+    assert budget.held == 0
+    budget.check(5000)
+
+
+def test_a_call_that_was_let_in_is_let_finish() -> None:
+    budget = TokenBudget("scoring", 100)
+    first, second = CallRecord("a", budget), CallRecord("b", budget)
+    with first.in_engine(80):
+        with pytest.raises(Overloaded), second.in_engine(30):
+            pass
+        assert (second.prompt_tokens, second.engine_seconds) == (0, 0.0)
+    with second.in_engine(30), first.in_engine(90):
+        assert budget.held == 120
+    assert budget.held == 0
 
 
 async def endless(messages: list[Message], closed: asyncio.Event) -> AsyncIterator[Message]:

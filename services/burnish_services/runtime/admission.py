@@ -1,5 +1,5 @@
-"""How many calls a service works at a time. Beyond that a call is refused at once, with a hint when to come
-back: queues belong to the client, which can go to another replica, not into this process's memory."""
+"""How much a service works at a time: calls, and tokens in its engines. Beyond that a call is refused at once, with a
+hint when to come back: queues belong to the client, which can go to another replica, not into this process's memory."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ _LONGEST_WAIT = 30.0
 
 
 class Admission:
-    """Slots of one service."""
+    """Slots of one service, and its budget of tokens where it has one."""
 
-    def __init__(self, service: str, limit: int) -> None:
+    def __init__(self, service: str, limit: int, max_tokens: int | None = None) -> None:
+        self.tokens = None if max_tokens is None else TokenBudget(service, max_tokens)
         self._service = service
         self._limit = limit
         self._running = 0
@@ -48,3 +49,46 @@ class Admission:
 
     def _wait(self) -> float:
         return min(max(self._typical_seconds / self._limit, _SHORTEST_WAIT), _LONGEST_WAIT)
+
+
+class TokenBudget:
+    """Prompt tokens that a service may have in its engines at a time. A call that alone asks for more is taken while
+    nothing else is there, or it could never be."""
+
+    def __init__(self, service: str, limit: int) -> None:
+        self._service = service
+        self._limit = limit
+        self._held = 0
+        self._rate = 0.0  # tokens per second that have been coming free
+
+    @property
+    def held(self) -> int:
+        """Tokens in the engines now."""
+        return self._held
+
+    def check(self, tokens: int) -> None:
+        """Raises Overloaded where `tokens` more are too many."""
+        if self._held and self._held + tokens > self._limit:
+            raise Overloaded(
+                "TOO_MANY_TOKENS",
+                f"{self._service} has {self._held} of at most {self._limit} tokens in progress and cannot take "
+                f"{tokens} more; wait and retry, send smaller batches (Limits.max_tokens_in_flight), or add replicas",
+                retry_after=self._wait(tokens),
+            )
+
+    @contextmanager
+    def holding(self, tokens: int) -> Iterator[None]:
+        """Counts `tokens` as in progress for the block."""
+        self._held += tokens
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._held -= tokens
+            rate = tokens / max(time.monotonic() - began, 1e-3)
+            self._rate += 0.2 * (rate - self._rate)
+
+    def _wait(self, tokens: int) -> float:
+        if not self._rate:
+            return 1.0
+        return min(max((self._held + tokens - self._limit) / self._rate, _SHORTEST_WAIT), _LONGEST_WAIT)

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from burnish_services.runtime.admission import TokenBudget
 
 
 @dataclass(slots=True)
@@ -18,6 +22,7 @@ class CallRecord:
     """One call. Times are seconds of the monotonic clock."""
 
     method: str
+    budget: TokenBudget | None = None
     items: int = 0
     failed_items: int = 0
     arrival: float = field(default_factory=time.monotonic)
@@ -31,14 +36,20 @@ class CallRecord:
 
     @contextmanager
     def in_engine(self, prompt_tokens: int) -> Iterator[None]:
-        """Counts the time of the block as engine time, and its prompts' tokens. Blocks that overlap count once."""
+        """Counts the time of the block as engine time, and its prompts' tokens. Blocks that overlap count once.
+
+        Raises Overloaded where the call's first tokens are more than the service takes; once let in it is let finish.
+        """
+        if self.budget is not None and self._engine_entered is None:
+            self.budget.check(prompt_tokens)
         if not self._in_engine:
             self._busy_since = time.monotonic()
             self._engine_entered = self._engine_entered or self._busy_since
         self._in_engine += 1
         self.prompt_tokens += prompt_tokens
         try:
-            yield
+            with self.budget.holding(prompt_tokens) if self.budget is not None else nullcontext():
+                yield
         finally:
             self._in_engine -= 1
             if not self._in_engine:

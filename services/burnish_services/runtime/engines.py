@@ -1,7 +1,7 @@
 """The engines of a process: at most one per task, shared by the services that need it.
 
-Scoring and rewriting share the GENERATE engine; embedding has the EMBED engine. An engine is only built where a role
-asks for it, and only started once all roles are there.
+Scoring and rewriting share the GENERATE engine, scoring and embedding the POOL engine. An engine is only built where a
+role asks for it, and only started once all roles are there.
 """
 
 from __future__ import annotations

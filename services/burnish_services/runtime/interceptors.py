@@ -66,7 +66,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
         always = name.endswith("/GetInfo")
 
         async def call(request: Message, context: Context) -> Message:
-            record = CallRecord(method=name, items=_count_items(request))
+            record = CallRecord(method=name, budget=admission.tokens, items=_count_items(request))
             open_call(record)
             code = grpc.StatusCode.OK
             try:

@@ -50,6 +50,8 @@ class Role(ABC):
     # Most unary calls in progress at a time, GetInfo not counted; further ones are answered
     # RESOURCE_EXHAUSTED.
     max_concurrent_requests: int = 64
+    # Most prompt tokens of its calls in the engines at a time; None: as many as the calls bring.
+    max_tokens_in_flight: int | None = None
 
     @abstractmethod
     def add_to_server(self, server: grpc.aio.Server) -> None:

@@ -72,7 +72,10 @@ class Server:
         self._stopped = False
 
     def _build(self) -> grpc.aio.Server:
-        admissions = {role.service_full_name: Admission(role.name, role.max_concurrent_requests) for role in self.roles}
+        admissions = {
+            role.service_full_name: Admission(role.name, role.max_concurrent_requests, role.max_tokens_in_flight)
+            for role in self.roles
+        }
         server = grpc.aio.server(
             interceptors=[CallGuard(self.lifecycle, admissions)],
             options=channel_options(self.settings.max_connection_age),

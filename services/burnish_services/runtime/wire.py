@@ -117,9 +117,11 @@ def server_info(
     max_items: int,
     max_concurrent_requests: int,
     max_sequence_tokens: int | None = None,
+    max_tokens_in_flight: int = 0,
     notes: Sequence[str] = (),
 ) -> common_pb2.ServerInfo:
-    """What GetInfo answers. `max_sequence_tokens` None: the held model's context, 0 while none is held."""
+    """What GetInfo answers. `max_sequence_tokens` None: the held model's context, 0 while none is held.
+    `max_tokens_in_flight` 0: not limited."""
     if max_sequence_tokens is None:
         max_sequence_tokens = held.max_model_len if held is not None else 0
     return common_pb2.ServerInfo(
@@ -131,6 +133,7 @@ def server_info(
             max_message_bytes=MAX_MESSAGE_BYTES,
             max_sequence_tokens=max_sequence_tokens,
             max_concurrent_requests=max_concurrent_requests,
+            max_tokens_in_flight=max_tokens_in_flight,
         ),
         notes=notes,
     )

@@ -17,6 +17,8 @@ class ScoringSettings(BaseSettings):
     max_items: int = Field(default=512, ge=1)
     # Requests in progress at a time.
     max_concurrent_requests: int = Field(default=16, ge=1)
+    # Prompt tokens in its engines at a time, over all requests.
+    max_tokens_in_flight: int = Field(default=1 << 20, ge=1)
     # Directory of a classifier of text pairs with a class for contradiction, such as DeBERTa-large-MNLI; without one
     # the full tier is refused.
     nli_model: Path | None = None

@@ -56,6 +56,7 @@ class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
             held=self._scorer.version,
             max_items=self._settings.max_items,
             max_concurrent_requests=self._settings.max_concurrent_requests,
+            max_tokens_in_flight=self._settings.max_tokens_in_flight,
         )
         return scoring_pb2.GetInfoResponse(
             info=info, judge_prompt_digest=self._judge_prompts.digest, score_method=self._scorer.engine.score_method
@@ -183,6 +184,7 @@ class ScoringRole(Role):
 
     def __init__(self, context: RoleContext, settings: ScoringSettings) -> None:
         self.max_concurrent_requests = settings.max_concurrent_requests
+        self.max_tokens_in_flight = settings.max_tokens_in_flight
         pool, generate = (context.engines.host(task) for task in (Task.POOL, Task.GENERATE))
         self._nli = _nli_model(settings)
         self._servicer = ScoringServicer(pool, generate, settings, context.version, self._nli)

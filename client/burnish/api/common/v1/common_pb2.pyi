@@ -342,6 +342,7 @@ class Limits(_message.Message):
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _builtins.int
     MAX_SEQUENCE_TOKENS_FIELD_NUMBER: _builtins.int
     MAX_CONCURRENT_REQUESTS_FIELD_NUMBER: _builtins.int
+    MAX_TOKENS_IN_FLIGHT_FIELD_NUMBER: _builtins.int
     max_items: _builtins.int
     """Most items in one request."""
     max_message_bytes: _builtins.int
@@ -350,6 +351,10 @@ class Limits(_message.Message):
     """Longest sequence in tokens, prompt and response together."""
     max_concurrent_requests: _builtins.int
     """Most requests in progress at a time; further ones are answered RESOURCE_EXHAUSTED."""
+    max_tokens_in_flight: _builtins.int
+    """Most prompt tokens of all requests in progress; a request that would pass it is answered RESOURCE_EXHAUSTED (reason
+    TOO_MANY_TOKENS) with a RetryInfo, unless nothing else is in progress. 0: not limited.
+    """
     def __init__(
         self,
         *,
@@ -357,10 +362,11 @@ class Limits(_message.Message):
         max_message_bytes: _builtins.int = ...,
         max_sequence_tokens: _builtins.int = ...,
         max_concurrent_requests: _builtins.int = ...,
+        max_tokens_in_flight: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_concurrent_requests", b"max_concurrent_requests", "max_items", b"max_items", "max_message_bytes", b"max_message_bytes", "max_sequence_tokens", b"max_sequence_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_concurrent_requests", b"max_concurrent_requests", "max_items", b"max_items", "max_message_bytes", b"max_message_bytes", "max_sequence_tokens", b"max_sequence_tokens", "max_tokens_in_flight", b"max_tokens_in_flight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
