@@ -1,0 +1,64 @@
+"""More than a service takes, over real gRPC: refused with a hint when to come back, and the client finds its pace."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+
+from burnish import AsyncClient, ClientOptions, Message, Role, Sample
+from burnish.api.scoring.v1 import scoring_pb2, scoring_pb2_grpc
+from burnish_services.engine.factory import create_engine
+from burnish_services.engine.fake import write_fake_model
+from burnish_services.runtime.config import ServerSettings
+from burnish_services.runtime.server import Server, running
+from tests.service.support import failure_of, sample
+
+LIMIT = 2000  # tokens
+
+
+@pytest.fixture
+async def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
+    """Takes its time, and few tokens."""
+    monkeypatch.setenv("BURNISH_SCORING_MAX_TOKENS_IN_FLIGHT", str(LIMIT))
+    model = write_fake_model(tmp_path / "slow", latency_seconds=0.05)
+    settings = ServerSettings(
+        roles=("scoring",), engine="fake", model=str(model), state_dir=tmp_path / "state", grace=2.0
+    )
+    async with running(settings, partial(create_engine, "fake")) as running_server:
+        yield running_server
+
+
+async def test_tokens_beyond_the_limit_are_refused_with_a_hint(server: Server) -> None:
+    long = scoring_pb2.ScoreSamplesRequest(samples=[sample("a", "Q", "word " * 1500)])
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        stub = scoring_pb2_grpc.ScoringServiceStub(channel)
+        assert (await stub.GetInfo(scoring_pb2.GetInfoRequest())).info.limits.max_tokens_in_flight == LIMIT
+        first = asyncio.ensure_future(stub.ScoreSamples(long))
+        await asyncio.sleep(0.03)
+        failure = await failure_of(stub.ScoreSamples(long))
+        assert (failure.code, failure.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_TOKENS")
+        assert failure.retryable
+        assert failure.retry_after is not None
+        assert (await first).scores[0].status.code == 0
+        huge = scoring_pb2.ScoreSamplesRequest(samples=[sample("a", "Q", "word " * 5000)])
+        assert (await stub.ScoreSamples(huge)).scores[0].status.code == 0, "alone it is taken, or it never could be"
+
+
+async def test_the_client_finds_its_pace_and_everything_is_scored(server: Server) -> None:
+    samples = [
+        Sample(f"s{i}", (Message(Role.USER, f"Question {i}?"), Message(Role.ASSISTANT, "word " * (50 + i))))
+        for i in range(64)
+    ]
+    options = ClientOptions(max_batch_items=4, max_in_flight=8, initial_backoff=0.01)
+    async with AsyncClient(server.address, options=options) as client:
+        batch = await client.scoring.score(samples)
+        assert [one.sample_id for one in batch.scores] == [one.id for one in samples]
+        assert all(one.status.ok for one in batch.scores)
+        # A request has 200 to 460 tokens, so that eight at a time are too many and one is few.
+        assert 1 <= client.scoring._link.window.limit < 8
