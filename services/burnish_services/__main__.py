@@ -85,6 +85,12 @@ def build_parser() -> argparse.ArgumentParser:
     life = parser.add_argument_group("life")
     life.add_argument("--grace", type=float, metavar="SECONDS", help="for running calls at a stop (default: 30)")
     life.add_argument(
+        "--engine-restarts",
+        type=int,
+        metavar="N",
+        help="start an engine anew whose process ended, at most so often in ten minutes (default: 3)",
+    )
+    life.add_argument(
         "--exit-with-parent", action="store_true", help="stop when standard input ends, as it does with the parent"
     )
     life.add_argument("--log-level", choices=["debug", "info", "warning", "error"], help="default: info")

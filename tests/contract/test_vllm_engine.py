@@ -16,6 +16,7 @@ import pytest_asyncio
 
 from burnish_services.engine.base import (
     EngineDead,
+    EngineRestarting,
     EngineSettings,
     GenerateRequest,
     ModelMismatch,
@@ -24,6 +25,7 @@ from burnish_services.engine.base import (
     TokenScores,
 )
 from burnish_services.engine.hosting import ModelHost, ModelReference
+from burnish_services.engine.restarts import Restarts
 from burnish_services.engine.vllm_engine import VllmEngine
 from tests.contract.conftest import MODEL
 from tests.tiny_model import write_tiny_model
@@ -43,7 +45,11 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def started(tiny: Path) -> AsyncIterator[tuple[ModelHost, list[psutil.Process]]]:
     """A host, and the processes that its engine is."""
     before = processes()
-    host = ModelHost(VllmEngine(EngineSettings(str(tiny))))
+
+    def engine(model: str) -> VllmEngine:
+        return VllmEngine(EngineSettings(model))
+
+    host = ModelHost(engine(str(tiny)), engine, Restarts(1))
     try:
         await host.start()
         yield host, list(processes() - before)
@@ -104,9 +110,9 @@ async def test_weights_of_another_shape_are_refused_and_the_held_ones_serve_on(h
     assert (before.logprobs == after.logprobs).all()
 
 
-async def test_the_death_of_its_process_is_seen_by_callers_and_by_the_health_check(
-    host: ModelHost, core: psutil.Process
-) -> None:
+async def kill(host: ModelHost, core: psutil.Process) -> BaseException | None:
+    """Kills the engine's process under a call; returns what became of the call."""
+
     async def use() -> None:
         async with host.using(None):
             await endless(host, 4)
@@ -115,8 +121,21 @@ async def test_the_death_of_its_process_is_seen_by_callers_and_by_the_health_che
     await asyncio.sleep(0.3)
     await host.check_health()
     core.send_signal(signal.SIGKILL)
-    with pytest.raises(EngineDead):
-        await asyncio.wait_for(call, 10)
+    (result,) = await asyncio.wait_for(asyncio.gather(call, return_exceptions=True), 10)
+    return result
+
+
+async def test_a_killed_process_is_started_anew_and_then_no_more(host: ModelHost, core: psutil.Process) -> None:
+    (before,) = await host.engine.score([ScoreRequest(IDS)])
+    earlier = processes()
+    assert isinstance(await kill(host, core), EngineRestarting)
+    async with host.using(None):  # waits for it
+        (after,) = await host.engine.score([ScoreRequest(IDS)])
+    assert isinstance(before, TokenScores)
+    assert isinstance(after, TokenScores)
+    assert (before.logprobs == after.logprobs).all()
+    (again,) = processes() - earlier
+    assert isinstance(await kill(host, again), EngineDead), "one restart was allowed"
     with pytest.raises(EngineDead):
         await host.check_health()
     with pytest.raises(EngineDead):

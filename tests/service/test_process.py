@@ -166,7 +166,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_process_with_one_paragraph(start
 
 
 def test_a_dead_engine_ends_the_process_with_code_1(start, tmp_path: Path) -> None:
-    process = start(model=write_fake_model(tmp_path / "dead", fault="dead"))
+    process = start("--engine-restarts", "0", model=write_fake_model(tmp_path / "dead", fault="dead"))
     address = process.wait_ready()
 
     async def call_until_dead() -> grpc.StatusCode:

@@ -193,13 +193,16 @@ async def test_a_message_just_under_the_limit_passes(channel) -> None:
     assert [score.status.reason for score in reply.scores] == ["", "BAD_ROLES"]
 
 
-async def test_a_dead_engine_stops_the_server(server, channel, tmp_path: Path) -> None:
+async def test_an_engine_that_dies_again_and_again_stops_the_server(server, channel, tmp_path: Path) -> None:
     stub = scoring_pb2_grpc.ScoringServiceStub(channel)
     dead = common_pb2.ModelRef(uri=str(write_fake_model(tmp_path / "dead", seed=3, fault="dead")))
     await stub.LoadModel(scoring_pb2.LoadModelRequest(model=dead))
-    replies = await asyncio.gather(*(stub.ScoreSamples(scoring_request()) for _ in range(4)), return_exceptions=True)
-    codes = {reply.code() for reply in replies if isinstance(reply, grpc.aio.AioRpcError)}
-    assert codes == {grpc.StatusCode.UNAVAILABLE}
+    reasons = []
+    while "ENGINE_DEAD" not in reasons:  # it dies of the first request after each start
+        failure = await failure_of(stub.ScoreSamples(scoring_request()))
+        assert (failure.code, failure.retryable) == (grpc.StatusCode.UNAVAILABLE, True)
+        reasons.append(failure.reason)
+    assert reasons == ["ENGINE_RESTARTING"] * server.settings.engine_restarts + ["ENGINE_DEAD"]
     assert server.lifecycle.failure is not None
     assert server.lifecycle.stop_requested.is_set()
     failure = await failure_of(stub.ScoreSamples(scoring_request()))

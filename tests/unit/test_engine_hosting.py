@@ -13,17 +13,21 @@ import pytest
 from burnish_services.engine import canary
 from burnish_services.engine.base import (
     EngineDead,
+    EngineFailure,
+    EngineRestarting,
     EngineSettings,
     ModelDigestMismatch,
     ModelLoadError,
     ModelNotFound,
     ScoreRequest,
     Task,
+    TokenScores,
 )
 from burnish_services.engine.canary import CANARY_TEXT, CanaryFailed
 from burnish_services.engine.fake import FakeEngine, canary_mean_nll, write_fake_model
 from burnish_services.engine.hosting import ModelHost, ModelReference
 from burnish_services.engine.models import model_digest
+from burnish_services.engine.restarts import Restarts
 from tests.waiting import until
 
 IDS = [5, 300, 301, 302, 303]
@@ -271,6 +275,88 @@ async def test_a_dead_engine_is_seen_by_everyone(host: ModelHost, tmp_path: Path
         await host.check_health()
     with pytest.raises(EngineDead):
         await _touch(host, ModelReference())
+
+
+def counting_host(first: Path, restarts: int) -> tuple[ModelHost, list[str]]:
+    """A host that may start its engine anew, and the models that it was started on."""
+    started: list[str] = []
+
+    def create(model: str) -> WatchedEngine:
+        started.append(Path(model).name)
+        return WatchedEngine(EngineSettings(model))
+
+    return ModelHost(create(str(first)), create, Restarts(restarts)), started
+
+
+async def test_a_lost_engine_is_started_anew_on_the_weights_it_held(models: dict[str, Path]) -> None:
+    host, started = counting_host(models["a"], restarts=1)
+    await host.start()
+    async with host.using(reference(models["b"])):
+        (before,) = await host.engine.score([ScoreRequest(IDS)])
+
+    async def use(together: asyncio.Barrier) -> TokenScores | EngineFailure:
+        async with host.using(reference(models["b"])):
+            await together.wait()
+            host.engine._dead = True  # type: ignore[attr-defined]
+            return (await host.engine.score([ScoreRequest(IDS)]))[0]
+
+    all_inside = asyncio.Barrier(3)
+    results = await asyncio.gather(*(use(all_inside) for _ in range(3)), return_exceptions=True)
+    assert {type(result) for result in results} == {EngineRestarting}, "what was in flight may be asked again"
+    await host.check_health()
+    assert (host.dead, host.version) == (None, None)
+    async with host.using(None) as version:  # who comes meanwhile waits
+        assert version.uri == str(models["b"])
+        (after,) = await host.engine.score([ScoreRequest(IDS)])
+    assert (before.logprobs == after.logprobs).all()
+    assert started == ["a", "b"]
+    results = await asyncio.gather(use(asyncio.Barrier(1)), return_exceptions=True)
+    assert type(results[0]) is EngineDead, "one restart was allowed"
+    assert host.dead is not None
+    await host.close()
+
+
+async def test_an_engine_lost_while_nobody_used_it_is_found_and_started_anew(models: dict[str, Path]) -> None:
+    host, started = counting_host(models["a"], restarts=1)
+    await host.start()
+    host.engine._dead = True  # type: ignore[attr-defined]
+    await host.check_health()
+    await _touch(host, reference(models["a"]))
+    await host.check_health()
+    assert started == ["a", "a"]
+    await host.close()
+
+
+async def test_an_engine_that_dies_in_a_swap_is_started_anew_and_who_waits_is_served(
+    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, started = counting_host(models["a"], restarts=1)
+    await host.start()
+    real, deaths = FakeEngine.swap, 0
+
+    async def swap(self: FakeEngine, uri: str, digest: str) -> None:
+        nonlocal deaths
+        if uri.endswith("/b") and not deaths:
+            deaths += 1
+            raise EngineDead("killed while it loaded")
+        await real(self, uri, digest)
+
+    monkeypatch.setattr(FakeEngine, "swap", swap)
+    assert (await asyncio.wait_for(_touch(host, reference(models["b"])), 5)).endswith("/b")
+    assert started == ["a", "a"]
+    await host.close()
+
+
+async def test_an_engine_that_cannot_be_started_anew_is_dead(models: dict[str, Path]) -> None:
+    host, _ = counting_host(models["a"], restarts=3)
+    await host.start()
+    (models["a"] / "fake_model.json").unlink()
+    host.engine._dead = True  # type: ignore[attr-defined]
+    await host.check_health()
+    with pytest.raises(EngineDead, match="could not be started anew"):
+        await _touch(host, ModelReference())
+    with pytest.raises(EngineDead):
+        await host.check_health()
 
 
 async def test_closing_refuses_whoever_waits(host: ModelHost, models: dict[str, Path]) -> None:

@@ -122,7 +122,11 @@ class EngineFailure:
 
 
 class EngineDead(RuntimeError):
-    """The engine's process or device is gone; the server must stop serving and be restarted."""
+    """The engine's process or device is gone; where `hosting.ModelHost` cannot start it anew, the server must stop."""
+
+
+class EngineRestarting(RuntimeError):
+    """The engine's process ended while it was used, and is being started anew; the same may be asked again."""
 
 
 class ModelLoadError(RuntimeError):

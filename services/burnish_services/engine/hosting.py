@@ -2,7 +2,8 @@
 
 `ModelHost` gives every user the weights it names. Users of the held weights work side by side; a user of others waits
 until the work in flight is done, then the weights are swapped in place, checked with the canary, and served. Owns
-fairness, the swap, going back after a failed one, and the version that replies state; not the engine's computations.
+fairness, the swap, going back after a failed one, starting an engine anew whose process ended, and the version that
+replies state; not the engine's computations.
 """
 
 from __future__ import annotations
@@ -10,15 +11,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 from burnish_services.engine import canary
-from burnish_services.engine.base import Engine, EngineDead, ModelDigestMismatch, ModelLoadError
+from burnish_services.engine.base import Engine, EngineDead, EngineRestarting, ModelDigestMismatch, ModelLoadError
 from burnish_services.engine.models import ModelDigests, model_digests, resolve_uri
+from burnish_services.engine.restarts import Restarts
 
 log = logging.getLogger(__name__)
 
@@ -77,15 +79,25 @@ class ModelHost:
 
     Fair in turns: once someone waits for other weights, newcomers queue behind, the work in flight is let finish,
     and the swap then admits everyone who is queued for the new weights at that moment. `using` must not be nested.
+
+    An engine whose process ends takes down what is in flight; it is then started anew on the same weights, while who
+    comes waits. `again` makes the engine for a model directory; without it, or beyond `restarts`, the host is dead.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(
+        self, engine: Engine, again: Callable[[str], Engine] | None = None, restarts: Restarts | None = None
+    ) -> None:
         self._engine = engine
+        self._again = again
+        self._restarts = restarts or Restarts(0)
+        self._reviving = False
+        self._score_method = ""
         self._held: ModelVersion | None = None
         self._digests: ModelDigests | None = None
         self._readings: dict[str, canary.Reading] = {}
         self._queue: list[_Waiter] = []
         self._active = 0
+        self._left = asyncio.Event()  # somebody has; `_active` says whether all
         self._swap: asyncio.Task[None] | None = None
         self._dead: EngineDead | None = None
         self._closed = False
@@ -94,6 +106,11 @@ class ModelHost:
     def engine(self) -> Engine:
         """The engine; its methods may be called inside `using` only."""
         return self._engine
+
+    @property
+    def score_method(self) -> str:
+        """The engine's, which a restart does not change; empty before `start`."""
+        return self._score_method
 
     @property
     def version(self) -> ModelVersion | None:
@@ -113,6 +130,7 @@ class ModelHost:
     async def start(self) -> None:
         """Starts the engine and checks the canary on its first weights. Raises ModelLoadError."""
         await self._engine.start()
+        self._score_method = self._engine.score_method
         path = await asyncio.to_thread(resolve_uri, self._engine.model.uri)
         self._digests = await asyncio.to_thread(model_digests, path)
         await self._check_canary(path, self._digests)
@@ -123,15 +141,19 @@ class ModelHost:
         self._closed = True
         self._fail_all(EngineDead("the server is shutting down"))
         if self._swap is not None:
+            if self._reviving:
+                self._swap.cancel()
             await asyncio.gather(self._swap, return_exceptions=True)
         await self._engine.close()
 
     async def check_health(self) -> None:
-        """Raises EngineDead where the engine can never work again; cheap enough to be asked every few seconds."""
+        """Raises EngineDead where the engine can never work again, and starts it anew where it can; cheap enough to be
+        asked every few seconds."""
         try:
-            await self._engine.check_health()
+            if not self._reviving:
+                await self._engine.check_health()
         except EngineDead as error:
-            self._die(error)
+            self._lost(error)
         if self._dead is not None:
             raise EngineDead(str(self._dead)) from self._dead
 
@@ -140,7 +162,8 @@ class ModelHost:
         """Holds the named weights still for the body of the `async with`, swapping them in where needed.
 
         Raises ModelLoadError (ModelNotFound, ModelDigestMismatch, ModelMismatch, CanaryFailed), after which the
-        weights held before serve on, and EngineDead.
+        weights held before serve on, EngineRestarting where the engine's process ends meanwhile, and EngineDead where
+        it cannot be started anew.
         """
         arrived = time.monotonic()
         wanted = await self._resolve(name or ModelReference())
@@ -150,10 +173,10 @@ class ModelHost:
             self._check_digest(name, self._held)
             yield replace(self._held, queue_seconds=time.monotonic() - arrived, swap_seconds=swap_seconds)
         except EngineDead as error:
-            self._die(error)
-            raise
+            raise self._lost(error) from error
         finally:
             self._active -= 1
+            self._left.set()
             self._pump()
 
     # --- who is next -------------------------------------------------------------------------------------------
@@ -191,6 +214,7 @@ class ModelHost:
                 self._queue.remove(waiter)
             elif waiter.admitted.done() and not waiter.admitted.cancelled() and not waiter.admitted.exception():
                 self._active -= 1  # admitted and cancelled in the same moment
+                self._left.set()
             self._pump()
             raise
 
@@ -234,6 +258,37 @@ class ModelHost:
             log.error("engine is dead: %s", error)
         self._fail_all(error)
 
+    # --- starting anew -----------------------------------------------------------------------------------------
+
+    def _lost(self, error: EngineDead) -> EngineDead | EngineRestarting:
+        """Has the engine started anew, if it may be; what to tell who was using it."""
+        if self._dead is None and not self._reviving:
+            if self._again is None or self._closed or not self._restarts.take():
+                self._die(error)
+            else:
+                log.error("engine lost, starting it anew: %s", error)
+                before = self._held.uri if self._held is not None else self._engine.model.uri
+                self._reviving, self._held = True, None
+                self._swap = asyncio.create_task(self._revive(self._again, before))
+        if self._dead is not None:
+            return error
+        return EngineRestarting(f"{error}; it is being started anew")
+
+    async def _revive(self, again: Callable[[str], Engine], uri: str) -> None:
+        try:
+            while self._active:  # their requests have failed; they are on their way out
+                self._left.clear()
+                await self._left.wait()
+            await self._engine.close()
+            self._engine, self._digests = again(uri), None
+            await self.start()
+            log.warning("engine started anew on %s", uri)
+        except Exception as error:
+            self._die(EngineDead(f"the engine could not be started anew: {error}"))
+        finally:
+            self._swap, self._reviving = None, False
+        self._pump()
+
     # --- swapping ----------------------------------------------------------------------------------------------
 
     async def _serve_swap(self, wanted: _Wanted) -> None:
@@ -243,11 +298,14 @@ class ModelHost:
         try:
             await self._swap_or_restore(wanted)
         except EngineDead as death:
-            self._die(death)
+            self._swap = None
+            self._lost(death)
+            return  # who waits is served by the engine that is started anew, or has been told
         except Exception as failure:
             error = failure
         finally:
-            self._swap = None
+            if not self._reviving:
+                self._swap = None
         seconds = time.monotonic() - begin
         for waiter in [w for w in self._queue if w.wanted.digests == wanted.digests and not w.admitted.done()]:
             self._queue.remove(waiter)

@@ -36,6 +36,7 @@ class ServerSettings(BaseSettings):
     cpu_cores: str | None = None
     chat_template: str | None = None
     compile: bool = False
+    engine_restarts: int = Field(default=3, ge=0)
     exit_with_parent: bool = False
     grace: float = Field(default=30.0, ge=0)
     max_connection_age: float = Field(default=0.0, ge=0)

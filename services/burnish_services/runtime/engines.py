@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from burnish_services.engine.base import Engine, EngineSettings, Task
 from burnish_services.engine.hosting import ModelHost
+from burnish_services.engine.restarts import Restarts
 
 log = logging.getLogger(__name__)
 
@@ -23,15 +24,21 @@ _HEALTH_INTERVAL_SECONDS = 5.0
 class EnginePool:
     """Hands out one ModelHost per task."""
 
-    def __init__(self, create: Callable[[EngineSettings], Engine], settings: EngineSettings) -> None:
+    def __init__(self, create: Callable[[EngineSettings], Engine], settings: EngineSettings, restarts: int = 0) -> None:
+        """`restarts`: how often each engine may be started anew within ten minutes where its process ended."""
         self._create = create
         self._settings = settings
+        self._restarts = restarts
         self._hosts: dict[Task, ModelHost] = {}
 
     def host(self, task: Task) -> ModelHost:
         """The host of the engine for `task`; may be used for work once `start` has returned."""
         if task not in self._hosts:
-            self._hosts[task] = ModelHost(self._create(dataclasses.replace(self._settings, task=task)))
+
+            def create(model: str) -> Engine:
+                return self._create(dataclasses.replace(self._settings, task=task, model=model))
+
+            self._hosts[task] = ModelHost(create(self._settings.model), create, Restarts(self._restarts))
         return self._hosts[task]
 
     async def start(self) -> None:

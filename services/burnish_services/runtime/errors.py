@@ -25,7 +25,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from burnish.api.common.v1 import common_pb2
-from burnish_services.engine.base import EngineDead, EngineFailure, ModelLoadError, ModelNotFound
+from burnish_services.engine.base import EngineDead, EngineFailure, EngineRestarting, ModelLoadError, ModelNotFound
 
 DOMAIN = "burnish"
 
@@ -115,6 +115,8 @@ def service_error(error: Exception) -> ServiceError:
         return error
     if isinstance(error, EngineDead):
         return Unavailable("ENGINE_DEAD", f"the engine has died ({error}); this server stops, ask another replica")
+    if isinstance(error, EngineRestarting):
+        return Unavailable("ENGINE_RESTARTING", str(error), retry_after=1.0)
     if isinstance(error, ModelNotFound):
         return NotFound(error.reason, str(error))
     if isinstance(error, ModelLoadError):

@@ -63,7 +63,7 @@ class Server:
         """`roles` are added to those that the settings name; tests put their own there."""
         self.settings = settings
         self.lifecycle = Lifecycle()
-        self.engines = EnginePool(create_engine, engine_settings(settings))
+        self.engines = EnginePool(create_engine, engine_settings(settings), settings.engine_restarts)
         context = RoleContext(settings=settings, engines=self.engines, version=version)
         self.roles = (*(create_role(name, context) for name in settings.roles), *roles)
         self.address = ""

@@ -59,7 +59,7 @@ class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
             max_tokens_in_flight=self._settings.max_tokens_in_flight,
         )
         return scoring_pb2.GetInfoResponse(
-            info=info, judge_prompt_digest=self._judge_prompts.digest, score_method=self._scorer.engine.score_method
+            info=info, judge_prompt_digest=self._judge_prompts.digest, score_method=self._scorer.score_method
         )
 
     async def LoadModel(self, request: scoring_pb2.LoadModelRequest, context: Context) -> scoring_pb2.LoadModelResponse:
@@ -173,7 +173,7 @@ class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
     @property
     def _scorer(self) -> ModelHost:
         """Where scores come from: one pass over given tokens, unless the engine for that cannot score."""
-        return self._pool if self._pool.engine.score_method else self._generate
+        return self._pool if self._pool.score_method else self._generate
 
 
 class ScoringRole(Role):

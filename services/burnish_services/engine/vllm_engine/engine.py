@@ -65,9 +65,11 @@ class VllmEngine:
     @property
     def score_method(self) -> str:
         """See `Engine`."""
+        if self._client is None:
+            return ""
         if self.task is Task.GENERATE:
             return "prompt_logprobs"
-        return "plugin" if self._running.has_plugin else ""
+        return "plugin" if self._client.has_plugin else ""
 
     @property
     def model(self) -> LoadedModel:
