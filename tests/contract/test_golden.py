@@ -23,6 +23,8 @@ pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
 
 # Nats, as (mean of a sample's response tokens, any one token). Noise on the weights makes sharper distributions.
 FLOAT32 = {"base": (1e-5, 1e-4), "perturbed": (2e-5, 1e-4)}
+# vLLM's own prompt_logprobs, the fallback, adds up a vocabulary less exactly (torch's log_softmax on a CPU).
+PROMPT_LOGPROBS = (5e-5, 1e-4)
 BFLOAT16 = (0.1, 0.75)
 VECTOR_TOLERANCE = 2e-3  # of a vector's length
 
@@ -59,7 +61,7 @@ async def test_response_tokens_decode_to_the_answers() -> None:
         for answer, turn in zip(answers, sample.turns, strict=True):
             text = tokenizer.decode(sample.ids[turn.start : turn.end])
             # A token that begins in the header ("\n" and the content's first blank) counts.
-            assert text.lstrip("\n") == answer.replace("<|im_end|>", "").lstrip("\n"), name
+            assert text.lstrip("\n") == answer.lstrip("\n"), name
             assert sample.ids[turn.end - 1] in tokenizer.stop_token_ids, name
 
 
@@ -85,7 +87,8 @@ async def test_losses_are_the_golden_ones_before_and_after_swaps(scoring: Rig, g
             results = await rig.engine.score([ScoreRequest(sample["ids"]) for sample in golden["samples"].values()])
         for name, found in zip(golden["samples"], results, strict=True):
             assert isinstance(found, TokenScores)
-            compare(golden, model, name, found.logprobs, FLOAT32[model])
+            exact = rig.engine.score_method != "prompt_logprobs"
+            compare(golden, model, name, found.logprobs, FLOAT32[model] if exact else PROMPT_LOGPROBS)
 
 
 async def test_a_single_token_scores_the_same_alone(scoring: Rig, golden: dict[str, Any]) -> None:

@@ -73,11 +73,11 @@ async def test_a_score_does_not_depend_on_its_neighbours_nor_on_what_was_asked_b
             assert (one == three).all()
 
 
-async def test_hundreds_of_sequences_of_all_lengths_come_back_in_order(scoring: Rig) -> None:
+async def test_sequences_of_all_lengths_come_back_in_order(scoring: Rig) -> None:
     """More tokens than a step takes, sequences that begin in one step and end in another, a prefix that many share."""
     ids = sample_ids(scoring)
     whole = (await scores(scoring, ScoreRequest(ids * 8)))[0]
-    lengths = [1 + (37 * index) % (8 * len(ids)) for index in range(120 if scoring.kind == "vllm" else 12)]
+    lengths = [1 + (37 * index) % (8 * len(ids)) for index in range(48 if scoring.kind == "vllm" else 12)]
     found = await scores(scoring, *(ScoreRequest((ids * 8)[:length], max(1, length - 20)) for length in lengths))
     for length, part in zip(lengths, found, strict=True):
         assert close(part, whole[max(1, length - 20) - 1 : length - 1]), length

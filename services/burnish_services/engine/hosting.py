@@ -150,7 +150,7 @@ class ModelHost:
         """Raises EngineDead where the engine can never work again, and starts it anew where it can; cheap enough to be
         asked every few seconds."""
         try:
-            if not self._reviving:
+            if self._swap is None:  # else whoever loads weights finds out
                 await self._engine.check_health()
         except EngineDead as error:
             self._lost(error)
