@@ -1,0 +1,83 @@
+"""The plugin's head: log-probabilities block by block are those of the whole vocabulary."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from burnish_services.engine.vllm_plugin import head
+from burnish_services.engine.vllm_plugin.head import Head, score, score_by_logits
+
+ROWS, HIDDEN, VOCABULARY = 37, 24, 1000
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that rows and vocabulary come in several pieces, the last ones smaller."""
+    monkeypatch.setattr(head, "_MOST_ROWS", 16)
+    monkeypatch.setitem(head.LOGITS_HELD, "cpu", 16 * 64 * 3)
+
+
+def inputs(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(ROWS, HIDDEN, generator=generator)
+    weight = torch.randn(VOCABULARY, HIDDEN, generator=generator)
+    return hidden.to(dtype), weight.to(dtype), torch.randint(VOCABULARY, (ROWS,), generator=generator)
+
+
+def expected(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """By definition, in float64."""
+    logprobs = logits.double().log_softmax(dim=1)
+    probabilities = logprobs.exp()
+    entropy = torch.special.entr(probabilities).sum(dim=1)
+    first, second = probabilities.topk(2, dim=1).values.unbind(dim=1)
+    return torch.stack([logprobs[range(len(targets)), targets], entropy, first - second], dim=1).float()
+
+
+@pytest.mark.parametrize("variant", ["plain", "bias", "scaled", "capped"])
+def test_blocks_add_up_to_the_whole(variant: str) -> None:
+    hidden, weight, targets = inputs()
+    bias = torch.linspace(-2, 2, VOCABULARY) if variant == "bias" else None
+    plain = Head(weight, bias, 0.25 if variant == "scaled" else 1.0, 5.0 if variant == "capped" else None)
+    logits = torch.nn.functional.linear(hidden, weight, bias)
+    logits = torch.tanh(logits / 5) * 5 if variant == "capped" else logits * plain.scale
+    wanted = expected(logits, targets)
+    torch.testing.assert_close(score(plain, hidden, targets), wanted[:, :1], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(score(plain, hidden, targets, distribution=True), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_head_that_only_gives_logits_gives_the_same() -> None:
+    hidden, weight, targets = inputs()
+    wanted, asked = expected(hidden @ weight.T, targets), []
+
+    def logits_of(rows: torch.Tensor) -> torch.Tensor:
+        asked.append(len(rows))
+        return rows @ weight.T
+
+    torch.testing.assert_close(
+        score_by_logits(logits_of, VOCABULARY, hidden, targets), wanted[:, :1], rtol=1e-5, atol=1e-5
+    )
+    found = score_by_logits(logits_of, VOCABULARY, hidden, targets, distribution=True)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    assert max(asked) * VOCABULARY <= head.LOGITS_HELD["cpu"], "never more logits than may be held"
+    assert sum(asked) == 2 * ROWS
+
+
+def test_numbers_beyond_float32_s_exponentials_stay_finite() -> None:
+    hidden, weight, targets = inputs()
+    found = score(Head(weight * 100), hidden, targets, distribution=True)
+    torch.testing.assert_close(found, expected(hidden @ (weight * 100).T, targets), rtol=1e-4, atol=1e-2)
+
+
+def test_bfloat16_weights_are_reduced_in_float32() -> None:
+    hidden, weight, targets = inputs(torch.bfloat16)
+    found = score(Head(weight), hidden, targets)
+    assert found.dtype == torch.float32
+    assert (found - expected(hidden.float() @ weight.float().T, targets)[:, :1]).abs().max() < 0.05
+
+
+def test_no_rows_no_scores() -> None:
+    hidden, weight, targets = inputs()
+    assert score(Head(weight), hidden[:0], targets[:0]).shape == (0, 1)
+    found = score_by_logits(lambda rows: rows @ weight.T, VOCABULARY, hidden[:0], targets[:0], distribution=True)
+    assert found.shape == (0, 3)
