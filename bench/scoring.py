@@ -1,9 +1,9 @@
 """Scoring given responses: our service over gRPC against vLLM's own way, a transformers loop, and bare prefill.
 
 Every contender has the same samples and cores, its process started and warmed up before the first turn, and waits idle
-while others have theirs. No turn repeats a sample, for what was read once may be in a cache. Ours is timed end to end: conversations in, over gRPC, scores out. `prefill` scores nothing;
-it is the floor that any scoring on this engine stands on. Memory is what a process has resident at its peak while it
-scores, above what it had when it was ready.
+while others have theirs. No turn repeats a sample, for what was read once may be in a cache. Ours is timed end to end:
+conversations in, over gRPC, scores out. `prefill` scores nothing; it is the floor that any scoring on this engine
+stands on. Memory is what a process has resident at its peak while it scores, above what it had when it was ready.
 """
 
 from __future__ import annotations
@@ -119,8 +119,8 @@ def contenders(model: Path, compiled: bool, peers: Sequence[str]) -> Iterator[di
 def measure(
     running: dict[str, Contender], work: Workload, turns: int
 ) -> tuple[list[Result], dict[str, Ratio], dict[str, float]]:
-    """Turns in which each contender scores a part of the workload that nobody has seen, after one that warms up. Also how
-    far each peer's losses are from ours at most, nats."""
+    """Turns in which each contender scores a part of the workload that nobody has seen, after one that warms up. Also
+    how far each peer's losses are from ours at most, nats."""
     timed: dict[str, list[tuple[Timed, Workload]]] = {name: [] for name in running}
     furthest: dict[str, float] = {}
     for turn in range(turns + 1):
