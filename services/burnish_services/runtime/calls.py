@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from burnish_services.runtime.admission import TokenBudget
+
+class Budget(Protocol):
+    """What a call's tokens are counted against; `admission.TokenBudget` is one."""
+
+    def check(self, tokens: int) -> None:
+        """Raises Overloaded where so many more are too many."""
+
+    def holding(self, tokens: int) -> AbstractContextManager[None]:
+        """Counts them as in progress for the block."""
 
 
 @dataclass(slots=True)
@@ -22,7 +29,7 @@ class CallRecord:
     """One call. Times are seconds of the monotonic clock."""
 
     method: str
-    budget: TokenBudget | None = None
+    budget: Budget | None = None
     items: int = 0
     failed_items: int = 0
     arrival: float = field(default_factory=time.monotonic)

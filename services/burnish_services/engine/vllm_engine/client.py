@@ -39,7 +39,7 @@ VERSION: str = vllm.__version__
 _MAX_SEQUENCES = 128
 _LEAST_BATCH_TOKENS = 2048
 # KV cache on a CPU where the operator names no size.
-_LEAST_CACHE_BYTES = {Task.GENERATE: 256 << 20, Task.POOL: 256 << 20}
+_LEAST_CACHE_BYTES = {Task.GENERATE: 256 << 20, Task.POOL: 128 << 20}
 _BLOCK_TOKENS = 32
 _CLOSE_SECONDS = 15.0
 
@@ -223,7 +223,7 @@ def _arguments(
         length = context + 1
         task: dict[str, Any] = {"runner": "generate", "enable_prefix_caching": True}
     elif scoring is not None:
-        chunked = True
+        chunked, contexts_cached = True, 2
         task = {"runner": "pooling", "enable_prefix_caching": True, "hf_overrides": {"architectures": [scoring]}}
         if current_platform.is_cpu():
             # vLLM would copy the whole head to float32 at every use; on a GPU it has a kernel for that.
