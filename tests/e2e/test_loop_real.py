@@ -20,7 +20,7 @@ from burnish_services.engine.base import EngineSettings
 from burnish_services.engine.factory import create_engine
 from burnish_services.engine.tokenizer import ChatMessage
 from burnish_services.runtime.calls import CallRecord
-from burnish_services.scoring.core import score_conversations
+from burnish_services.scoring.core import Wanted, score_conversations
 from burnish_services.scoring.losses import SampleLoss
 from tests.e2e.support import history
 from tests.golden.cases import MODEL
@@ -72,7 +72,7 @@ async def reference_losses(model: Path, conversations: list[list[ChatMessage]]) 
     engine = create_engine("transformers", EngineSettings(str(model), dtype="float32", max_model_len=768))
     await engine.start()
     try:
-        results = await score_conversations(engine, conversations, CallRecord("ScoreSamples"))
+        results = await score_conversations(engine, conversations, Wanted(), CallRecord("ScoreSamples"))
     finally:
         await engine.close()
     assert all(isinstance(result, SampleLoss) for result in results)
