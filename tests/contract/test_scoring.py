@@ -111,6 +111,17 @@ async def test_candidates_for_the_next_token_have_the_probabilities_that_scoring
         assert close(ranked, np.concatenate(each))
 
 
+async def test_prompts_ranked_together_are_ranked_as_alone(scoring: Rig) -> None:
+    ids = sample_ids(scoring)
+    requests = [RankRequest(ids[:length], [40, 7, 300][: 1 + length % 3]) for length in range(3, len(ids), 2)]
+    together = await scoring.engine.rank(requests)
+    for request, found in zip(requests, together, strict=True):
+        (alone,) = await scoring.engine.rank([request])
+        assert isinstance(found, np.ndarray)
+        assert isinstance(alone, np.ndarray)
+        assert close(found, alone)
+
+
 async def test_a_distribution_comes_with_the_scores(scoring: Rig) -> None:
     needs_one_pass(scoring)
     ids = sample_ids(scoring)

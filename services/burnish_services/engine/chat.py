@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from burnish_services.engine.literals import guard
-from burnish_services.engine.tokenizer import ChatMessage, ChatTokenizer, Encoding
+from burnish_services.engine.tokenizer import ChatMessage, ChatTokenizer
 
 BAD_ROLES = "BAD_ROLES"
 EMPTY_PROMPT = "EMPTY_PROMPT"
@@ -109,9 +109,15 @@ def tokenize_sample(
     regions = list(_response_regions(tokenizer, messages, text))
     encoding = tokenizer.encode(text, literals=literals)
     _check_length(len(encoding.ids), max_tokens)
+    starts, ends = [start for start, _ in encoding.spans], [end for _, end in encoding.spans]
+
+    def positions(start: int, end: int) -> tuple[int, int]:
+        # A token that straddles an edge counts: leaving it out would leave out a part of the content.
+        return bisect_right(ends, start), bisect_left(starts, end)
+
     turns = []
     for index, start, end in regions:
-        first, last = _positions(encoding, start, end)
+        first, last = positions(start, end)
         if not 1 <= first < last:
             raise SampleError(
                 TEMPLATE_FAILED,
@@ -119,7 +125,7 @@ def tokenize_sample(
                 "template must write something before the response",
             )
         turns.append(Turn(index, first, last))
-    user = (_positions(encoding, *region) for region in _user_regions(messages, text, regions))
+    user = (positions(*region) for region in _user_regions(messages, text, regions))
     return TokenizedSample(encoding.ids, tuple(turns), tuple(user))
 
 
@@ -183,13 +189,6 @@ def _user_regions(
         if content and at >= 0:
             yield at, at + len(content)
         after = end
-
-
-def _positions(encoding: Encoding, start: int, end: int) -> tuple[int, int]:
-    """The tokens [first, last) that hold any of the characters [start, end). One that straddles an edge counts:
-    leaving it out would leave out a part of the content."""
-    starts, ends = zip(*encoding.spans, strict=True)
-    return bisect_right(ends, start), bisect_left(starts, end)
 
 
 def _end_of_response(tokenizer: ChatTokenizer, tail: str, start: int, index: int, content: str) -> int:

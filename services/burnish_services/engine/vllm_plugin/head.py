@@ -124,9 +124,14 @@ def score_by_logits(
     logits_of: Logits, vocab_size: int, hidden: torch.Tensor, targets: torch.Tensor, *, distribution: bool = False
 ) -> torch.Tensor:
     """As `score`, for a head that can only be asked for all logits of a row: a few rows at a time."""
-    rows = max(_held(hidden) // vocab_size, 1)
+    rows = rows_held(hidden, vocab_size)
     parts = zip(hidden.split(rows), targets.split(rows), strict=True)
     return torch.cat([_reduce(logits_of(part).float(), wanted, distribution) for part, wanted in parts])
+
+
+def rows_held(hidden: torch.Tensor, vocab_size: int) -> int:
+    """Rows whose logits over the whole vocabulary may be held, >= 1."""
+    return max(_held(hidden) // vocab_size, 1)
 
 
 def _held(tensor: torch.Tensor) -> int:
