@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from burnish_services.engine.base import EngineFailure
@@ -138,6 +138,8 @@ def test_a_win_is_one_in_both_orders() -> None:
 
 
 @given(st.tuples(_SHARE, _SHARE), st.tuples(_SHARE, _SHARE))
+@example((1.0, 0.0), (2.0**-52, 0.75))  # a sum that rounds to ½ in one order and not in the other
+@example((1.0, 1.0), (2.0**-52, 0.75))
 def test_exchanging_the_responses_gives_one_minus_the_probability(one, other) -> None:
     first, second = ((a * b, a * (1 - b), 1 - a) for a, b in (one, other))
     exchanged = Pair(PAIR.prompt, PAIR.second, PAIR.first)

@@ -78,9 +78,11 @@ def decide(pair: Pair, shown_first: Choice, shown_second: Choice, rules: Rules) 
     second, first, tie = shown_second.probabilities
     orders = (shown_first, Choice((first, second, tie), shown_second.covered_mass))
     p_second = preference([_three(order) for order in orders])
-    each = [_three(order)[1] + 0.5 * _three(order)[2] for order in orders]
-    flipped = min(each) < 0.5 < max(each)
-    winner = Winner.SECOND if min(each) > 0.5 else Winner.FIRST if max(each) < 0.5 else Winner.TIE
+    # The two compared, not one with ½: that would depend on how the sum of the three rounds.
+    for_second = [_three(order)[1] > _three(order)[0] for order in orders]
+    for_first = [_three(order)[0] > _three(order)[1] for order in orders]
+    flipped = any(for_second) and any(for_first)
+    winner = Winner.SECOND if all(for_second) else Winner.FIRST if all(for_first) else Winner.TIE
     ratio = math.log(max(words(pair.second), 1) / max(words(pair.first), 1))
     longer = Winner.SECOND if ratio > 0 else Winner.FIRST
     guarded = 1.0 <= rules.max_length_ratio < math.exp(abs(ratio)) and winner is longer
