@@ -157,6 +157,10 @@ if __name__ == "__main__":
 """
 
 
+# Said before vLLM sets up logging, where torch was built for CUDA (`make setup` without an index of CPU wheels).
+_OF_CUDA_BUILDS = ("Triton is installed, but doesn't include CPU backend", "No CUDA runtime is found")
+
+
 async def test_a_killed_server_leaves_no_process_behind(tiny: Path, tmp_path: Path) -> None:
     script = tmp_path / "start.py"
     script.write_text(_START)
@@ -173,4 +177,5 @@ async def test_a_killed_server_leaves_no_process_behind(tiny: Path, tmp_path: Pa
     _, alive = await asyncio.to_thread(psutil.wait_procs, children, 15)
     assert alive == []
     _, errors = await server.communicate()
-    assert errors.decode() == "", "starting is quiet"
+    said = [line for line in errors.decode().splitlines() if not any(words in line for words in _OF_CUDA_BUILDS)]
+    assert said == [], "starting is quiet"
