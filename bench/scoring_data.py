@@ -23,7 +23,7 @@ SOURCES = {
 
 @dataclass(frozen=True)
 class Workload:
-    """Samples, and each as tokens with the position of its first response token."""
+    """Samples of one turn, and each as tokens up to the last of its response, with the position of the first."""
 
     name: str
     samples: list[Sample]
@@ -45,7 +45,7 @@ class Workload:
 
 
 def workload(name: str, tokenizer: HfTokenizer, count: int, context: int) -> Workload:
-    """`count` samples drawn at random that fit the context; fewer where there are fewer."""
+    """`count` samples drawn at random that fit the context and have one response; fewer where there are fewer."""
     drawn = list(load([SOURCES[name]], skip_bad_rows=True).samples)
     random.Random(0).shuffle(drawn)
     samples, sequences = [], []
@@ -55,8 +55,11 @@ def workload(name: str, tokenizer: HfTokenizer, count: int, context: int) -> Wor
             tokens = tokenize_sample(tokenizer, messages, max_tokens=context)
         except SampleError:
             continue
+        if len(tokens.turns) != 1:
+            continue
         samples.append(sample)
-        sequences.append((tokens.ids, tokens.turns[0].start))
+        # What a template puts behind the response is nobody's to score.
+        sequences.append((tokens.ids[: tokens.turns[0].end], tokens.turns[0].start))
         if len(samples) == count:
             break
     return Workload(name, samples, sequences)
