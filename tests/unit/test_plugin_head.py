@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -67,6 +69,23 @@ def test_numbers_beyond_float32_s_exponentials_stay_finite() -> None:
     hidden, weight, targets = inputs()
     found = score(Head(weight * 100), hidden, targets, distribution=True)
     torch.testing.assert_close(found, expected(hidden @ (weight * 100).T, targets), rtol=1e-4, atol=1e-2)
+
+
+def test_a_target_too_unlikely_for_one_exponential_is_scored_all_the_same() -> None:
+    hidden, weight, _ = inputs()
+    logits = hidden @ weight.T * 100
+    unlikely = logits.argmin(dim=1)
+    found, wanted = score(Head(weight * 100), hidden, unlikely), expected(logits, unlikely)[:, :1]
+    assert wanted.max() < -500, "or nothing would overflow"
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-2)
+
+
+def test_a_nearly_certain_token_keeps_its_digits() -> None:
+    """p = 1 / (1 + 3·e^-20): in float32, 1 − p and the log of p are 0; the loss is not."""
+    weight = torch.zeros(4, 2)
+    weight[2] = torch.tensor([0.0, 20.0])
+    found = score(Head(weight), torch.tensor([[0.0, 1.0]]), torch.tensor([2]))
+    torch.testing.assert_close(found, torch.tensor([[-3 * math.exp(-20)]]), rtol=1e-5, atol=0.0)
 
 
 def test_bfloat16_weights_are_reduced_in_float32() -> None:
