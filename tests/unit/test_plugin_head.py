@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ ROWS, HIDDEN, VOCABULARY = 37, 24, 1000
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that rows and vocabulary come in several pieces, the last ones smaller."""
-    monkeypatch.setattr(head, "_MOST_ROWS", 16)
+    monkeypatch.setattr(head, "MOST_ROWS", 16)
     monkeypatch.setitem(head.LOGITS_HELD, "cpu", 16 * 64 * 3)
 
 
@@ -46,6 +48,17 @@ def test_blocks_add_up_to_the_whole(variant: str) -> None:
     wanted = expected(logits, targets)
     torch.testing.assert_close(score(plain, hidden, targets), wanted[:, :1], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(score(plain, hidden, targets, distribution=True), wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles for a CPU with g++")
+def test_a_compiled_reduction_is_the_same() -> None:
+    hidden, weight, targets = inputs(torch.bfloat16)
+    for scale in (1.0, 0.25):
+        plain = Head(weight, scale=scale)
+        found = score(replace(plain, compiled=True), hidden, targets)
+        torch.testing.assert_close(found, score(plain, hidden, targets), rtol=1e-5, atol=1e-5)
+    one = score(Head(weight, compiled=True), hidden[:1], targets[:1])
+    torch.testing.assert_close(one, score(Head(weight), hidden[:1], targets[:1]))
 
 
 def test_a_head_that_only_gives_logits_gives_the_same() -> None:

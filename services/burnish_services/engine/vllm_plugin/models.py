@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from vllm import ModelRegistry
-from vllm.config import VllmConfig
+from vllm.config import CompilationMode, VllmConfig
 from vllm.model_executor.layers.logits_processor import LogitsProcessor
 from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod, VocabParallelEmbedding
 from vllm.model_executor.models.interfaces_base import VllmModelForPooling
@@ -40,7 +40,10 @@ def _scoring_class(name: str, original: type[Any]) -> type[Any]:
                 )
             super().__init__(vllm_config=vllm_config, prefix=prefix, **options)
             self.pooler = ScoringPooler(
-                self.compute_logits, vllm_config.model_config.get_vocab_size(), lambda: plain_head(self)
+                self.compute_logits,
+                vllm_config.model_config.get_vocab_size(),
+                lambda: plain_head(self),
+                compiled=vllm_config.compilation_config.mode != CompilationMode.NONE,
             )
 
     ScoringModel.__name__ = ScoringModel.__qualname__ = name

@@ -8,8 +8,9 @@ through the head together, however many requests they belong to.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from vllm.v1.pool.metadata import PoolingMetadata
 
 from burnish_services.engine.vllm_plugin import TASK, head
 from burnish_services.engine.vllm_plugin.asked import MISSING, Asked
+
+logger = logging.getLogger(__name__)
 
 # Rows on which the head alone is compared with the model's own logits, and how far apart log-probabilities may be, in
 # nats: in 16 bits, logits of the size of 20 are rounded to 0.06.
@@ -60,14 +63,19 @@ class _Scored:
 
 class ScoringPooler(Pooler):
     """Holds no weights. `logits_of` is the model's own way from hidden states to logits, `head_of` gives its head where
-    that is a plain matrix. Whether the head alone makes the model's logits is found out on the first rows."""
+    that is a plain matrix. Whether the head alone makes the model's logits is found out on the first rows. `compiled`:
+    the engine compiles what it can."""
 
-    def __init__(self, logits_of: head.Logits, vocab_size: int, head_of: Callable[[], head.Head | None]) -> None:
+    def __init__(
+        self, logits_of: head.Logits, vocab_size: int, head_of: Callable[[], head.Head | None], *, compiled: bool
+    ) -> None:
         super().__init__()
         self._logits_of = logits_of
         self._vocab_size = vocab_size
         self._head_of = head_of
         self._is_plain: bool | None = None
+        self._compiled = compiled
+        self._is_warm = False
 
     def get_supported_tasks(self) -> Set[Any]:
         """See vLLM's Pooler."""
@@ -79,6 +87,7 @@ class ScoringPooler(Pooler):
 
     def forward(self, hidden_states: torch.Tensor, pooling_metadata: PoolingMetadata) -> PoolerOutput:
         """One float32 tensor per request, laid out as `Asked` says; None for a prompt that goes on next step."""
+        self._warm_up(hidden_states)
         parts = _parts(pooling_metadata, hidden_states)
         plain, full = _Scored(), _Scored()
         for part in parts:
@@ -94,8 +103,28 @@ class ScoringPooler(Pooler):
                 state.clean()
         return [part.result if done else None for part, done in zip(parts, finished, strict=True)]
 
-    def _score(self, hidden: torch.Tensor, targets: torch.Tensor, *, distribution: bool) -> torch.Tensor:
+    def _warm_up(self, hidden: torch.Tensor) -> None:
+        """In the first step, which is the engine's own trial: takes the memory that the head will need, so that the
+        engine does not give it to its cache, and has the head compiled before anybody waits for it."""
+        plain = None if self._is_warm else self._plain()
+        self._is_warm = True
+        if plain is None:
+            return
+        rows = hidden[: head.MOST_ROWS]
+        targets = torch.zeros(len(rows), dtype=torch.long, device=rows.device)
+        try:
+            head.score(plain, rows, targets)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            self._compiled = False
+            logger.warning("the head is not compiled, which costs speed only: %s", error)
+        head.score(plain, rows, targets, distribution=True)
+
+    def _plain(self) -> head.Head | None:
         plain = self._head_of() if self._is_plain is not False else None
+        return plain if plain is None else replace(plain, compiled=self._compiled)
+
+    def _score(self, hidden: torch.Tensor, targets: torch.Tensor, *, distribution: bool) -> torch.Tensor:
+        plain = self._plain()
         if plain is not None and self._is_plain is None:
             few = hidden[:_PROBE], targets[:_PROBE]
             own = head.score_by_logits(self._logits_of, self._vocab_size, *few)
