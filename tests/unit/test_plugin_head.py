@@ -19,6 +19,7 @@ ROWS, HIDDEN, VOCABULARY = 37, 24, 1000
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that rows and vocabulary come in several pieces, the last ones smaller."""
     monkeypatch.setattr(head, "MOST_ROWS", 16)
+    monkeypatch.setattr(head, "_BLOCK", 64)
     monkeypatch.setitem(head.LOGITS_HELD, "cpu", 16 * 64 * 3)
 
 
