@@ -33,7 +33,7 @@ from burnish_services.engine.hf_tokenizer import HfTokenizer
 OURS = "burnish"
 PEERS = ("prompt_logprobs", "transformers", "prefill")
 CONTEXT = 2048
-SIZES = {"small": (192, 3), "full": (512, 5)}  # samples of each data set in a turn, turns
+SIZES = {"small": (96, 3), "full": (512, 5)}  # samples of each data set in a turn, turns
 # A response of one token in bfloat16; more would mean that someone scores other tokens.
 AGREEMENT = 0.5
 
