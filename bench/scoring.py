@@ -9,9 +9,7 @@ stands on. Memory is what a process has resident at its peak while it scores, ab
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,12 +17,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import psutil
 
+from bench.peers import Peer, peak_mib, started
 from bench.results import Ratio, Result, ratio, result, table, write
-from bench.scoring_contenders import peak_mib
 from bench.scoring_data import SOURCES, Workload, workload
 from burnish import Client
 from burnish.local import EngineOptions, LocalServices
@@ -53,27 +51,15 @@ class Contender(Protocol):
     def turn(self, work: Workload) -> Timed: ...
 
 
-class Peer:
+class Other:
     """A process of `bench.scoring_contenders`."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
-        self._at_rest = float(self._answer()["peak_mib"])
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit(f"a contender ended with {self._process.wait()}; its last words are above")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
 
     def turn(self, work: Workload) -> Timed:
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"sequences": work.sequences}) + "\n")
-        self._process.stdin.flush()
-        answer = self._answer()
-        return Timed(answer["seconds"], answer["peak_mib"] - self._at_rest, answer["means"])
+        answer = self._peer.ask({"sequences": work.sequences})
+        return Timed(answer["seconds"], answer["peak_mib"] - self._peer.at_rest_mib, answer["means"])
 
 
 class Ours:
@@ -106,13 +92,8 @@ def contenders(model: Path, compiled: bool, peers: Sequence[str]) -> Iterator[di
         endpoints = stack.enter_context(services).endpoints
         found[OURS] = Ours(stack.enter_context(Client(endpoints)), model)
         for name in peers:
-            command = [sys.executable, "-m", "bench.scoring_contenders", name, "--model", str(model)]
-            command += ["--context", str(CONTEXT), *(["--compile"] if compiled else [])]
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            stack.callback(process.wait)
-            assert process.stdin is not None
-            stack.callback(process.stdin.close)
-            found[name] = Peer(process)
+            arguments = [name, "--model", str(model), "--context", str(CONTEXT), *(["--compile"] if compiled else [])]
+            found[name] = Other(stack.enter_context(started("bench.scoring_contenders", *arguments)))
         yield found
 
 

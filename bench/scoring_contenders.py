@@ -1,52 +1,35 @@
 """The contenders of the scoring bench, each a process of its own that waits while others are timed.
 
-`python -m bench.scoring_contenders NAME …` reads one line of JSON per order on standard input, `{"sequences": …}`, and
-answers with `{"seconds": …, "peak_mib": …, "nll": …}`. Their own service is not here: it is a server like any other.
+`python -m bench.scoring_contenders NAME …` takes orders `{"sequences": …}` and answers `{"means": …}`. Burnish is not
+here: it is a server like any other.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
+
+from bench.peers import serve
+from bench.vllm_alone import offline
 
 Sequences = list[tuple[list[int], int]]
 Score = Callable[[Sequences], list[float]]
 
 
-def peak_mib(pid: int | str = "self") -> float:
-    """Most memory that the process has had resident since it was last asked; asking forgets it."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
-    Path(f"/proc/{pid}/clear_refs").write_text("5")
-    return peak / 1024
-
-
 def vllm_offline(model: str, context: int, batch_tokens: int, compiled: bool, score: bool) -> Score:
     """vLLM's own `LLM.generate` of one token, with `prompt_logprobs=0` or, for the floor, without."""
-    from burnish_services.engine.vllm_engine import environment
+    llm = offline(
+        model,
+        context=context,
+        compiled=compiled,
+        max_num_batched_tokens=max(batch_tokens, context + 1),
+        enable_chunked_prefill=True,
+        enable_prefix_caching=False,
+        kv_cache_memory_bytes=1 << 30,
+    )
+    from vllm import SamplingParams
 
-    environment.prepare()
-    cores = environment.bound_cores(None)
-    with environment.for_children(cores):
-        from vllm import LLM, SamplingParams
-
-        llm = LLM(
-            model,
-            dtype="bfloat16",
-            max_model_len=context + 1,
-            max_num_batched_tokens=max(batch_tokens, context + 1),
-            enable_chunked_prefill=True,
-            enable_prefix_caching=False,
-            enforce_eager=not compiled,
-            kv_cache_memory_bytes=1 << 30,
-            seed=0,
-            disable_log_stats=True,
-        )
     parameters = SamplingParams(
         temperature=0.0,
         max_tokens=1,
@@ -102,21 +85,17 @@ def main() -> None:
     parser.add_argument("--batch-tokens", type=int, default=2048)
     parser.add_argument("--compile", action="store_true")
     given = parser.parse_args()
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever libraries print goes to standard error
-    if given.name == "transformers":
-        run = transformers_loop(given.model, batch=8)
-    else:
-        run = vllm_offline(
-            given.model, given.context, given.batch_tokens, given.compile, given.name == "prompt_logprobs"
-        )
-    print(json.dumps({"ready": os.getpid(), "peak_mib": peak_mib()}), file=answers, flush=True)
-    for line in sys.stdin:
-        sequences = [(ids, first) for ids, first in json.loads(line)["sequences"]]
-        begin = time.perf_counter()
-        means = run(sequences)
-        seconds = time.perf_counter() - begin
-        print(json.dumps({"seconds": seconds, "peak_mib": peak_mib(), "means": means}), file=answers, flush=True)
+
+    def prepare() -> Callable[[dict[str, Any]], dict[str, Any]]:
+        if given.name == "transformers":
+            score = transformers_loop(given.model, batch=8)
+        else:
+            score = vllm_offline(
+                given.model, given.context, given.batch_tokens, given.compile, given.name == "prompt_logprobs"
+            )
+        return lambda order: {"means": score([(ids, first) for ids, first in order["sequences"]])}
+
+    serve(prepare)
 
 
 if __name__ == "__main__":
