@@ -31,7 +31,7 @@ from burnish.local import EngineOptions, LocalServices
 from burnish_services.engine.hf_tokenizer import HfTokenizer
 from burnish_services.scoring.rating import parse_rating
 
-SIZES = {"small": (24, 2), "full": (200, 3)}  # samples in a turn, turns
+SIZES = {"small": (8, 2), "full": (48, 3)}  # samples in a turn, turns
 CONTEXT = 2048
 LOGIT = "logit"
 # A turn: seconds, and all ratings in order, NaN where there is none.
