@@ -52,12 +52,20 @@ def test_blocks_add_up_to_the_whole(variant: str) -> None:
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles for a CPU with g++")
-def test_a_compiled_reduction_is_the_same() -> None:
+def test_a_compiled_reduction_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     hidden, weight, targets = inputs(torch.bfloat16)
+    compiled, blocks = head._compiled_sum(), []
+
+    def counted(products: torch.Tensor, exact: torch.Tensor, scale: float) -> torch.Tensor:
+        blocks.append(products.shape)
+        return compiled(products, exact, scale)
+
+    monkeypatch.setattr(head, "_compiled_sum", lambda: counted)
     for scale in (1.0, 0.25):
         plain = Head(weight, scale=scale)
         found = score(replace(plain, compiled=True), hidden, targets)
         torch.testing.assert_close(found, score(plain, hidden, targets), rtol=1e-5, atol=1e-5)
+    assert len(blocks) > 2 * 3, "compiled, for both scales and all three parts of the rows, in more than one block"
     one = score(Head(weight, compiled=True), hidden[:1], targets[:1])
     torch.testing.assert_close(one, score(Head(weight), hidden[:1], targets[:1]))
 

@@ -79,10 +79,9 @@ def decide(pair: Pair, shown_first: Choice, shown_second: Choice, rules: Rules) 
     orders = (shown_first, Choice((first, second, tie), shown_second.covered_mass))
     p_second = preference([_three(order) for order in orders])
     # The two compared, not one with ½: that would depend on how the sum of the three rounds.
-    for_second = [_three(order)[1] > _three(order)[0] for order in orders]
-    for_first = [_three(order)[0] > _three(order)[1] for order in orders]
-    flipped = any(for_second) and any(for_first)
-    winner = Winner.SECOND if all(for_second) else Winner.FIRST if all(for_first) else Winner.TIE
+    leads = [order.probabilities[1] - order.probabilities[0] for order in orders]
+    flipped = min(leads) < 0 < max(leads)
+    winner = Winner.SECOND if min(leads) > 0 else Winner.FIRST if max(leads) < 0 else Winner.TIE
     ratio = math.log(max(words(pair.second), 1) / max(words(pair.first), 1))
     longer = Winner.SECOND if ratio > 0 else Winner.FIRST
     guarded = 1.0 <= rules.max_length_ratio < math.exp(abs(ratio)) and winner is longer

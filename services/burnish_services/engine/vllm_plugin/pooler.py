@@ -104,11 +104,13 @@ class ScoringPooler(Pooler):
         return [part.result if done else None for part, done in zip(parts, finished, strict=True)]
 
     def _warm_up(self, hidden: torch.Tensor) -> None:
-        """In the first step, which is the engine's own trial: takes the memory that the head will need, so that the
-        engine does not give it to its cache, and has the head compiled before anybody waits for it."""
-        plain = None if self._is_warm else self._plain()
+        """In the first step, which is the engine's own trial: has the head compiled before anybody waits for it, and on
+        a GPU takes the memory that it will need, so that the engine does not give that to its cache."""
+        if self._is_warm or len(hidden) < 2:  # one row alone is not compiled
+            return
         self._is_warm = True
-        if plain is None:
+        plain = self._plain()
+        if plain is None or (hidden.device.type == "cpu" and not self._compiled):
             return
         rows = hidden[: head.MOST_ROWS]
         targets = torch.zeros(len(rows), dtype=torch.long, device=rows.device)
@@ -117,7 +119,8 @@ class ScoringPooler(Pooler):
         except torch._dynamo.exc.TorchDynamoException as error:
             self._compiled = False
             logger.warning("the head is not compiled, which costs speed only: %s", error)
-        head.score(plain, rows, targets, distribution=True)
+        if hidden.device.type != "cpu":
+            head.score(plain, rows, targets, distribution=True)
 
     def _plain(self) -> head.Head | None:
         plain = self._head_of() if self._is_plain is not False else None
