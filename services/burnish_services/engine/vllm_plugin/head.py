@@ -19,8 +19,8 @@ import torch
 
 Logits = Callable[[torch.Tensor], torch.Tensor]
 # Logits held at a time: on a CPU 16 MiB of float32 (four times as many take 143 ms instead of 82, half as many 97); on
-# a GPU 256 MiB, so that kernels are few, which is not measured. Twice as many where they are reduced as they are, without
-# a copy in float32.
+# a GPU 256 MiB, so that kernels are few, which is not measured. Twice as many where they are reduced as they are,
+# without a copy in float32.
 LOGITS_HELD = {"cpu": 1 << 22, "cuda": 1 << 26}
 MOST_ROWS = 2048  # that go through the head together
 # Vocabulary blocks are multiples of this. oneDNN's bfloat16 product takes 72 ms with 1,152 or 1,216 columns at a time,
