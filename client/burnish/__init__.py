@@ -56,6 +56,7 @@ if TYPE_CHECKING:
         UsageError,
         VersionMismatch,
     )
+    from burnish._response_types import FinishReason, GeneratedResponse, Prompt, PromptResponses, ResponseBatch
     from burnish._rewriting import AsyncRewriting, Rewriting
     from burnish._scoring import AsyncScoring, Scoring
     from burnish._settings import Settings, load_settings
@@ -134,6 +135,8 @@ _HOMES = {
     "Embedding": "burnish._embedding",
     "Endpoints": "burnish._endpoints",
     "EngineOptions": "burnish.local",
+    "FinishReason": "burnish._response_types",
+    "GeneratedResponse": "burnish._response_types",
     "Hyperparameters": "burnish._types",
     "InvalidRequest": "burnish._errors",
     "ItemStatus": "burnish._types",
@@ -153,7 +156,10 @@ _HOMES = {
     "Overloaded": "burnish._errors",
     "PreconditionFailed": "burnish._errors",
     "Preference": "burnish._confidence_types",
+    "Prompt": "burnish._response_types",
+    "PromptResponses": "burnish._response_types",
     "Rating": "burnish._types",
+    "ResponseBatch": "burnish._response_types",
     "ResponsePair": "burnish._confidence_types",
     "Rewrite": "burnish._types",
     "RewriteBatch": "burnish._types",
@@ -227,6 +233,8 @@ __all__ = [
     "Embedding",
     "Endpoints",
     "EngineOptions",
+    "FinishReason",
+    "GeneratedResponse",
     "Hyperparameters",
     "InvalidRequest",
     "ItemStatus",
@@ -246,7 +254,10 @@ __all__ = [
     "Overloaded",
     "PreconditionFailed",
     "Preference",
+    "Prompt",
+    "PromptResponses",
     "Rating",
+    "ResponseBatch",
     "ResponsePair",
     "Rewrite",
     "RewriteBatch",

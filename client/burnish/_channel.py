@@ -42,9 +42,12 @@ DEFAULT_DEADLINES = {
     "LoadModel": 900.0,
     "ScoreSamples": 1800.0,
     "JudgeSamples": 3600.0,
+    "EstimateConfidence": 3600.0,
+    "ComparePairs": 1800.0,
     "EmbedSamples": 1800.0,
     "GetNeighborStatistics": 600.0,
     "RewriteSamples": 3600.0,
+    "GenerateResponses": 3600.0,
 }
 OTHER_DEADLINE = 60.0
 _SHORTEST_KEEPALIVE = 10.0  # seconds, as in burnish_services/runtime/server.py

@@ -1,4 +1,5 @@
-"""`client.rewriting`: new and better samples from old ones, validated by the service before they leave it."""
+"""`client.rewriting`: new and better samples from old ones, validated by the service before they leave it; and plain
+responses to prompts."""
 
 from __future__ import annotations
 
@@ -6,10 +7,11 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from burnish import _convert, _convert_replies
+from burnish import _convert, _convert_replies, _convert_responses
 from burnish._batches import BatchCall, Reply, sample_bytes, send_batches
 from burnish._convert import Model
 from burnish._loop import BackgroundLoop
+from burnish._response_types import Prompt, PromptResponses, ResponseBatch
 from burnish._service import AsyncModelService, Service
 from burnish._types import (
     ModelVersion,
@@ -17,6 +19,7 @@ from burnish._types import (
     RewriteBatch,
     RewriteItem,
     RewritingInfo,
+    Sample,
     Sampling,
     Strategy,
     ValidationRules,
@@ -105,6 +108,53 @@ class AsyncRewriting(AsyncModelService):
         version = reply.prompts or (await self.info()).prompt_versions[Strategy(strategy)]
         return RewriteBatch(reply.model, reply.results, version, reply.timing)
 
+    async def respond(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        model: Model | None = None,
+        num_responses: int = 1,
+        sampling: Sampling | None = None,
+        return_tokens: bool = False,
+        timeout: float | None = None,
+    ) -> ResponseBatch:
+        """Lets `model` respond to each prompt, `num_responses` times: 1 to 32; more than 1 needs a temperature above 0.
+
+        Any number of prompts; ids unique. One PromptResponses per prompt, in order. Unlike rewrites, nothing is
+        validated. `sampling`: by default temperature 0 and at most 512 tokens. With `return_tokens`, every token and
+        its log-probability too. Raises UsageError and ServiceError.
+        """
+        settings = _convert.sampling_to_proto(sampling)
+
+        async def send(part: Sequence[Prompt]) -> Reply[PromptResponses]:
+            with _convert.refused_as_usage("respond"):
+                request = pb.GenerateResponsesRequest(
+                    model=_convert.model_to_proto(model),
+                    prompts=[_convert_responses.prompt_to_proto(prompt) for prompt in part],
+                    num_responses=num_responses,
+                    sampling=settings,
+                    return_tokens=return_tokens,
+                )
+            reply = await self._link.call("GenerateResponses", self._stub.GenerateResponses, request, timeout=timeout)
+            with self._link.reading("GenerateResponses"):
+                return Reply(
+                    _convert.required_version(reply),
+                    tuple(_convert_responses.responses_from_proto(result) for result in reply.results),
+                    _convert.timing_from_proto(reply.timing),
+                )
+
+        call: BatchCall[Prompt, PromptResponses] = BatchCall(
+            name="respond",
+            item_id=lambda prompt: prompt.id,
+            size=lambda prompt: sample_bytes(Sample(prompt.id, prompt.messages)),
+            send=send,
+            result_id=lambda result: result.prompt_id,
+            refuse=PromptResponses,
+            version=lambda: self._version_for(model),
+        )
+        reply = await send_batches(self._link, call, prompts, self._allowed)
+        return ResponseBatch(reply.model, reply.results, reply.timing)
+
 
 def _item_bytes(item: RewriteItem) -> int:
     return sample_bytes(item.sample) + sum(sample_bytes(neighbor) for neighbor in item.neighbors)
@@ -150,6 +200,28 @@ class Rewriting(Service):
                 sampling=sampling,
                 max_attempts=max_attempts,
                 rules=rules,
+                timeout=timeout,
+            )
+        )
+
+    def respond(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        model: Model | None = None,
+        num_responses: int = 1,
+        sampling: Sampling | None = None,
+        return_tokens: bool = False,
+        timeout: float | None = None,
+    ) -> ResponseBatch:
+        """See AsyncRewriting.respond."""
+        return self._loop.run(
+            self._twin.respond(
+                prompts,
+                model=model,
+                num_responses=num_responses,
+                sampling=sampling,
+                return_tokens=return_tokens,
                 timeout=timeout,
             )
         )

@@ -65,6 +65,8 @@ class AsyncScoring(AsyncModelService):
             info.notes,
             judge_prompt_digest=reply.judge_prompt_digest,
             score_method=reply.score_method,
+            prompt_digests=dict(reply.prompt_digests),
+            nli_model_digest=reply.nli_model_digest,
         )
 
     async def load_model(self, model: Model, *, timeout: float | None = None) -> ModelVersion:

@@ -78,6 +78,20 @@ async def test_seeds_repeat_and_differ(generating: Rig) -> None:
         assert await generated(generating, *seeds) == first
 
 
+async def test_log_probabilities_are_those_of_the_chosen_tokens_before_sampling(generating: Rig) -> None:
+    prompt = prompt_ids(generating.engine.tokenizer, QUESTION)
+    warm = Sampling(temperature=1.5, top_k=20, seed=3, max_tokens=12)
+    greedy = Sampling(temperature=0.0, max_tokens=12, stop=(" and",))
+    requests = [GenerateRequest(prompt, sampling, logprobs=True) for sampling in (warm, greedy)]
+    for reply in await generating.engine.generate(requests):
+        assert isinstance(reply, Generation)
+        assert reply.logprobs is not None
+        ids = [*prompt, *reply.token_ids]
+        (scores,) = await generating.engine.score([ScoreRequest(ids, first_scored=len(prompt))])
+        assert isinstance(scores, TokenScores)
+        np.testing.assert_allclose(reply.logprobs, scores.logprobs, atol=2e-3)
+
+
 async def test_a_reply_fills_the_context_and_no_more(generating: Rig) -> None:
     limit = generating.engine.model.max_model_len
     ids = sample_ids(generating)

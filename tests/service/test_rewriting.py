@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grpc
 import grpc.aio
+import numpy as np
 import pytest
 
 from burnish.api.common.v1 import common_pb2
@@ -143,3 +144,60 @@ async def test_versions_name_strategy_and_prompts(stub) -> None:
     assert set(info.prompt_versions) == {"simplify", "improve", "diversify"}
     assert reply.prompt_version == info.prompt_versions["simplify"]
     assert len(set(info.prompt_versions.values())) == 3
+
+
+PROMPTS = [rewriting_pb2.Prompt(id=one.id, messages=one.messages[:1]) for one in MANY[:9]]
+WARM = common_pb2.SamplingParameters(temperature=1.0, seed=11)
+
+
+async def respond(stub, *prompts, **fields):
+    return await stub.GenerateResponses(rewriting_pb2.GenerateResponsesRequest(prompts=prompts, **fields))
+
+
+async def test_responses_come_in_order_with_how_they_ended_and_every_token(stub) -> None:
+    reply = await respond(stub, *PROMPTS, num_responses=3, sampling=WARM, return_tokens=True)
+    assert [result.prompt_id for result in reply.results] == [prompt.id for prompt in PROMPTS]
+    for result in reply.results:
+        assert result.status.code == 0
+        assert len({response.text for response in result.responses}) > 1, "a seed of its own for each"
+        for response in result.responses:
+            logprobs = np.frombuffer(response.logprobs, "<f4")
+            assert response.finish_reason == rewriting_pb2.FINISH_REASON_STOP
+            assert response.num_tokens == len(logprobs) == len(np.frombuffer(response.token_ids, "<i4"))
+            assert response.mean_logprob == pytest.approx(logprobs.mean(), abs=1e-6)
+            assert (logprobs <= 0).all()
+    generated = sum(response.num_tokens for result in reply.results for response in result.responses)
+    assert reply.timing.generated_tokens == generated
+
+
+async def test_responses_repeat_with_their_seed_in_any_batch(stub) -> None:
+    together = await respond(stub, *PROMPTS, num_responses=2, sampling=WARM)
+    alone = await respond(stub, PROMPTS[8], num_responses=2, sampling=WARM)
+    assert alone.results[0] == together.results[8]
+    assert not alone.results[0].responses[0].logprobs, "tokens only where they are asked for"
+
+
+async def test_a_response_is_greedy_and_says_where_it_was_cut(stub) -> None:
+    first, second = [(await respond(stub, PROMPTS[0])).results[0] for _ in range(2)]
+    assert first == second
+    assert len(first.responses) == 1
+    cut = await respond(stub, PROMPTS[0], sampling=common_pb2.SamplingParameters(max_tokens=2))
+    (response,) = cut.results[0].responses
+    assert (response.finish_reason, response.num_tokens) == (rewriting_pb2.FINISH_REASON_LENGTH, 2)
+    assert first.responses[0].text.startswith(response.text)
+
+
+async def test_bad_prompts_fail_alone(stub) -> None:
+    answered = rewriting_pb2.Prompt(id="answered", messages=MANY[0].messages)
+    blank = rewriting_pb2.Prompt(id="blank", messages=sample("x", " ", "Hi").messages[:1])
+    long = rewriting_pb2.Prompt(id="long", messages=sample("x", "word " * 9000, "Hi").messages[:1])
+    reply = await respond(stub, rewriting_pb2.Prompt(id="none"), answered, blank, long, PROMPTS[0])
+    reasons = [result.status.reason for result in reply.results]
+    assert reasons == ["BAD_ROLES", "BAD_ROLES", "EMPTY_PROMPT", "TOO_LONG", ""]
+    assert [len(result.responses) for result in reply.results] == [0, 0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("fields", [{"num_responses": 33}, {"num_responses": -1}, {"num_responses": 2}])
+async def test_numbers_of_responses_that_make_no_sense_are_refused(stub, fields) -> None:
+    failure = await failure_of(respond(stub, PROMPTS[0], **fields))
+    assert (failure.code, failure.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "BAD_RESPONSES")

@@ -18,9 +18,11 @@ from burnish import (
     ClientOptions,
     ConfidenceTier,
     Dimension,
+    FinishReason,
     JudgeMode,
     Message,
     ModelRef,
+    Prompt,
     ResponsePair,
     RewriteItem,
     Role,
@@ -261,6 +263,25 @@ async def test_rewrite(client: Any, fakes: FakeServices) -> None:
     assert request.rules.HasField("min_prompt_chars")
     assert not request.rules.HasField("max_response_chars")
     assert request.items[0].neighbors[0].id == "n"
+
+
+async def test_respond(client: Any, fakes: FakeServices) -> None:
+    asked = [Prompt(str(n), (Message(Role.USER, text),)) for n, text in enumerate(["one", "", "endless"])]
+    batch = await client.rewriting.respond(
+        asked, num_responses=2, sampling=Sampling(temperature=1.0, seed=4), return_tokens=True
+    )
+    one, empty, endless = batch.results
+    assert [result.prompt_id for result in batch.results] == ["0", "1", "2"]
+    assert [response.finish_reason for response in one.responses] == [FinishReason.STOP] * 2
+    assert (empty.status.reason, empty.responses) == ("EMPTY_PROMPT", ())
+    assert endless.responses[0].finish_reason is FinishReason.LENGTH
+    for response in one.responses:
+        assert response.token_ids.shape == response.logprobs.shape == (response.num_tokens,)
+        assert response.mean_logprob == pytest.approx(response.logprobs.mean(), abs=1e-6)
+    (request,) = fakes.requests("GenerateResponses")
+    assert (request.num_responses, request.sampling.seed, request.return_tokens) == (2, 4, True)
+    (plain,) = (await client.rewriting.respond(asked[:1])).results
+    assert (len(plain.responses), plain.responses[0].logprobs) == (1, None)
 
 
 async def test_a_run_from_creation_to_result(client: Any) -> None:

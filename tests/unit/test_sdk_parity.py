@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from importlib import import_module
 
 import pytest
+from google.protobuf.descriptor import ServiceDescriptor
 
 import burnish
+from burnish._channel import DEFAULT_DEADLINES
 from burnish._embedding import AsyncEmbedding, Embedding
 from burnish._rewriting import AsyncRewriting, Rewriting
 from burnish._scoring import AsyncScoring, Scoring
@@ -47,10 +50,15 @@ def test_same_results(twins: tuple[type, type]) -> None:
         assert str(synchronous[name].return_annotation) == wanted, name
 
 
+def service_of(service: str) -> ServiceDescriptor:
+    module = import_module(f"burnish.api.{service}.v1.{service}_pb2")
+    descriptor: ServiceDescriptor = module.DESCRIPTOR.services_by_name[f"{service.capitalize()}Service"]
+    return descriptor
+
+
 @pytest.mark.parametrize("service", ["scoring", "embedding", "rewriting", "training"])
 def test_every_rpc_has_its_method(service: str) -> None:
-    module = __import__(f"burnish.api.{service}.v1.{service}_pb2", fromlist=["DESCRIPTOR"])
-    rpcs = {m.name for m in module.DESCRIPTOR.services_by_name[f"{service.capitalize()}Service"].methods}
+    rpcs = {m.name for m in service_of(service).methods}
     methods = {
         "GetInfo": "info",
         "LoadModel": "load_model",
@@ -65,12 +73,15 @@ def test_every_rpc_has_its_method(service: str) -> None:
         "DeleteCollection": "delete_collection",
         "GetNeighborStatistics": "neighbor_statistics",
         "RewriteSamples": "rewrite",
+        "GenerateResponses": "respond",
         "CreateRun": "create",
         "GetRun": "get",
         "ListRuns": "list",
         "CancelRun": "cancel",
         "WatchRun": "watch",
     }
+    names_a_model = {m.name for m in service_of(service).methods if "model" in m.input_type.fields_by_name}
+    assert names_a_model <= set(DEFAULT_DEADLINES), "what may wait for a model must not end after a minute"
     kinds = {k.__name__.lower(): k for k, _ in TWINS}
     offered = set(public(kinds[f"async{service}"])) | (set(public(AsyncRun)) if service == "training" else set())
     assert {methods[rpc] for rpc in rpcs} <= offered

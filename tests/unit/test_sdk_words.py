@@ -10,7 +10,9 @@ from burnish._confidence_types import ConfidenceTier, Winner
 from burnish._convert import DIMENSIONS, JUDGE_MODES, ROLES, STATES, STRATEGIES, TARGETS, TOKEN_SPANS
 from burnish._convert_confidence import TIERS, WINNERS
 from burnish._convert_replies import REJECTIONS
+from burnish._convert_responses import FINISH_REASONS
 from burnish._errors import UsageError
+from burnish._response_types import FinishReason
 from burnish._types import Dimension, JudgeMode, Role, RunState, Strategy, Target, TokenSpan
 from burnish._words import Words, enum_words
 from burnish.api.common.v1 import common_pb2
@@ -28,6 +30,7 @@ PAIRS = [
     (WINNERS, scoring_pb2.Winner, Winner),
     (TOKEN_SPANS, scoring_pb2.TokenSpan, TokenSpan),
     (STRATEGIES, rewriting_pb2.Strategy, Strategy),
+    (FINISH_REASONS, rewriting_pb2.FinishReason, FinishReason),
     (STATES, training_pb2.State, RunState),
 ]
 

@@ -9,6 +9,7 @@ import typer
 
 from burnish.cli import capabilities, inspect_run, run, serve
 from burnish.cli.confidence import confidence
+from burnish.cli.respond import respond
 from burnish.cli.train import train
 
 app = typer.Typer(
@@ -35,6 +36,7 @@ app.command(rich_help_panel=_ONE)(capabilities.judge)
 app.command(rich_help_panel=_ONE)(confidence)
 app.command(rich_help_panel=_ONE)(capabilities.embed)
 app.command(rich_help_panel=_ONE)(capabilities.rewrite)
+app.command(rich_help_panel=_ONE)(respond)
 app.command(rich_help_panel=_ONE)(train)
 app.command(rich_help_panel=_SERVERS)(serve.up)
 app.command(rich_help_panel=_SERVERS)(serve.doctor)

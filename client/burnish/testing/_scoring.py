@@ -19,7 +19,10 @@ class FakeScoring(scoring_pb2_grpc.ScoringServiceServicer):
 
     def GetInfo(self, request: scoring_pb2.GetInfoRequest, context: Context) -> scoring_pb2.GetInfoResponse:
         return scoring_pb2.GetInfoResponse(
-            info=self._state.info(), judge_prompt_digest=PROMPT_DIGEST, score_method="fake"
+            info=self._state.info(),
+            judge_prompt_digest=PROMPT_DIGEST,
+            score_method="fake",
+            prompt_digests=dict.fromkeys(("judge", "rate", "confidence", "compare"), PROMPT_DIGEST),
         )
 
     def LoadModel(self, request: scoring_pb2.LoadModelRequest, context: Context) -> scoring_pb2.LoadModelResponse:

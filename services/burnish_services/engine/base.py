@@ -97,10 +97,11 @@ class RankRequest:
 
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
-    """One prompt to continue."""
+    """One prompt to continue; with `logprobs`, how likely the model found every token that was chosen."""
 
     token_ids: Sequence[int]
     sampling: Sampling
+    logprobs: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,8 @@ class Generation:
     text: str
     token_ids: tuple[int, ...]
     finish_reason: str
+    # Where asked for: each token's, nats; the model's own, before temperature, penalty, top_k and top_p.
+    logprobs: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from burnish_services.engine.base import EngineFailure, TokenScores
+from burnish_services.engine.base import EngineFailure, Generation, TokenScores
 
 TOO_LONG = "TOO_LONG"
 NOT_FINITE = "NOT_FINITE"
@@ -47,3 +47,9 @@ def checked_scores(scores: TokenScores) -> TokenScores | EngineFailure:
     parts = (scores.logprobs, scores.entropies, scores.margins, scores.mean_hidden)
     result = checked(np.concatenate([part for part in parts if part is not None]))
     return result if isinstance(result, EngineFailure) else scores
+
+
+def checked_generation(generation: Generation) -> Generation | EngineFailure:
+    """The continuation, or the failure NOT_FINITE where any of its log-probabilities is NaN or infinite."""
+    result = checked(np.asarray(generation.logprobs or (), np.float32))
+    return result if isinstance(result, EngineFailure) else generation

@@ -16,12 +16,17 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from burnish_services.engine.base import ModelLoadError
+from burnish_services.engine.models import model_digest
 
 _MAX_TOKENS = 512
 
 
 class Contradictions(Protocol):
     """Judges pairs of texts."""
+
+    @property
+    def digest(self) -> str:
+        """Of its weights, "sha256:" and 64 hexadecimal digits."""
 
     async def contradictions(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         """p(contradiction) of each (premise, hypothesis), in [0, 1]."""
@@ -37,11 +42,17 @@ class NliModel:
             self._model: Any = AutoModelForSequenceClassification.from_pretrained(str(directory), local_files_only=True)
         except Exception as error:  # transformers raises anything here, from KeyError to OSError
             raise ModelLoadError(f"the NLI model in {directory} cannot be loaded: {error!r}") from error
+        self._digest = model_digest(directory)
         self._class = contradiction_class(self._model.config.id2label)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model.to(self._device).eval()
         self._batch_size = batch_size
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="nli")
+
+    @property
+    def digest(self) -> str:
+        """See `Contradictions`."""
+        return self._digest
 
     async def contradictions(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         """See `Contradictions`."""

@@ -91,8 +91,9 @@ class TorchModel:
     @torch.inference_mode()
     def sample(
         self, prompt: Sequence[int], sampling: Sampling, stop_ids: frozenset[int], cancel: threading.Event
-    ) -> Iterator[int]:
-        """Tokens that follow the prompt, one at a time, ending with one of `stop_ids`; without end otherwise."""
+    ) -> Iterator[tuple[int, float]]:
+        """Tokens that follow the prompt, one at a time with its log-probability before any sampling parameter, ending
+        with one of `stop_ids`; without end otherwise."""
         generator = new_generator(sampling.seed)
         seen = list(prompt)
         step, cache = torch.tensor([seen], device=self.device), None
@@ -104,7 +105,7 @@ class TorchModel:
             if logits.isnan().any():
                 raise NotFinite("the next token's logits are not finite; the weights or the device are at fault")
             token = choose_token(logits, seen, sampling, generator)
-            yield token
+            yield token, float(_log_softmax(logits)[token])
             if token in stop_ids:
                 return
             seen.append(token)

@@ -30,7 +30,7 @@ from burnish_services.engine.base import (
     Task,
     TokenScores,
 )
-from burnish_services.engine.failures import NOT_FINITE, checked, checked_scores, refused
+from burnish_services.engine.failures import NOT_FINITE, checked, checked_generation, checked_scores, refused
 from burnish_services.engine.hf_tokenizer import HfTokenizer
 from burnish_services.engine.models import check_model_directory, check_same_shape, model_digest, resolve_uri
 from burnish_services.engine.settings import context_length, count_cores
@@ -151,24 +151,27 @@ class TransformersEngine:
         if failure is not None:
             return failure
         try:
-            return self._continue(request, cancel)
+            return checked_generation(self._continue(request, cancel))
         except NotFinite as error:
             return EngineFailure(NOT_FINITE, str(error))
 
     def _continue(self, request: GenerateRequest, cancel: threading.Event) -> Generation:
-        sampling, tokens = request.sampling, list[int]()
+        sampling, tokens, chosen = request.sampling, list[int](), list[float]()
         room = min(sampling.max_tokens, self.model.max_model_len - len(request.token_ids))
         stop_ids = self.tokenizer.stop_token_ids
-        for token in self._loaded.sample(request.token_ids, sampling, stop_ids, cancel):
+        text = reason = ""
+        for token, logprob in self._loaded.sample(request.token_ids, sampling, stop_ids, cancel):
             tokens.append(token)
+            chosen.append(logprob)
             text = self.tokenizer.decode(tokens) if sampling.stop else ""
             found = [at for at in (text.find(stop) for stop in sampling.stop) if at >= 0]
             if found:
-                return Generation(text[: min(found)], tuple(tokens), "stop")
-            if len(tokens) == room:
+                text, reason = text[: min(found)], "stop"
                 break
-        reason = "stop" if tokens[-1] in stop_ids else "length"
-        return Generation(self.tokenizer.decode(tokens), tuple(tokens), reason)
+            if len(tokens) == room or token in stop_ids:
+                text, reason = self.tokenizer.decode(tokens), "stop" if token in stop_ids else "length"
+                break
+        return Generation(text, tuple(tokens), reason, tuple(chosen) if request.logprobs else None)
 
     def _refused(self, ids: Sequence[int], room: int = 0) -> EngineFailure | None:
         return refused(ids, self.model.max_model_len - room, self.model.vocab_size)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+
+import numpy as np
 
 from burnish.api.common.v1 import common_pb2
 from burnish.api.rewriting.v1 import rewriting_pb2
-from burnish_services.engine.base import EngineFailure
+from burnish_services.engine.base import EngineFailure, Generation, Sampling
 from burnish_services.rewriting.core import Attempt, Item, Outcome, item_of
 from burnish_services.rewriting.strategies import Strategy
 from burnish_services.rewriting.validation import Rules
@@ -20,6 +23,8 @@ _STRATEGIES = {
 }
 _MOST_ATTEMPTS = 10
 _DEFAULT_ATTEMPTS = 3
+_MOST_RESPONSES = 32
+_FINISH_REASONS = {"stop": rewriting_pb2.FINISH_REASON_STOP, "length": rewriting_pb2.FINISH_REASON_LENGTH}
 
 
 def requested_strategy(request: rewriting_pb2.RewriteSamplesRequest) -> Strategy:
@@ -71,6 +76,46 @@ def _check_bounds(what: str, least: int, most: int) -> None:
         raise InvalidRequest(
             "BAD_RULES", f"rules allow {least} to {most} characters of a {what}; expected 0 <= min <= max, max >= 1"
         )
+
+
+def requested_responses(request: rewriting_pb2.GenerateResponsesRequest, sampling: Sampling) -> int:
+    """How often a prompt is responded to. Raises InvalidRequest."""
+    if not 0 <= request.num_responses <= _MOST_RESPONSES:
+        raise InvalidRequest(
+            "BAD_RESPONSES",
+            f"num_responses is {request.num_responses}; expected 1 to {_MOST_RESPONSES}, or 0 for 1",
+        )
+    if request.num_responses > 1 and sampling.temperature == 0.0:
+        raise InvalidRequest(
+            "BAD_RESPONSES",
+            f"num_responses is {request.num_responses} at temperature 0, where all responses are the same; ask for "
+            "1, or for a temperature above 0",
+        )
+    return request.num_responses or 1
+
+
+def responses_message(
+    prompt_id: str, result: Sequence[Generation] | EngineFailure, *, return_tokens: bool
+) -> rewriting_pb2.PromptResponses:
+    """The reply's entry for one prompt."""
+    if isinstance(result, EngineFailure):
+        return rewriting_pb2.PromptResponses(prompt_id=prompt_id, status=item_status(result))
+    responses = [_response_message(generation, return_tokens) for generation in result]
+    return rewriting_pb2.PromptResponses(prompt_id=prompt_id, status=common_pb2.ItemStatus(), responses=responses)
+
+
+def _response_message(generation: Generation, return_tokens: bool) -> rewriting_pb2.GeneratedResponse:
+    logprobs = np.asarray(generation.logprobs, dtype="<f4")
+    message = rewriting_pb2.GeneratedResponse(
+        text=generation.text,
+        finish_reason=_FINISH_REASONS[generation.finish_reason],
+        num_tokens=len(generation.token_ids),
+        mean_logprob=float(logprobs.mean(dtype=np.float64)),
+    )
+    if return_tokens:
+        message.token_ids = np.asarray(generation.token_ids, dtype="<i4").tobytes()
+        message.logprobs = logprobs.tobytes()
+    return message
 
 
 def rewrite_message(sample_id: str, outcome: Outcome) -> rewriting_pb2.Rewrite:

@@ -1,5 +1,5 @@
 """The gRPC face of the rewriting service: checks, converts, calls, replies. How a rewrite comes about is in
-core.py, what it must satisfy in validation.py."""
+core.py, what it must satisfy in validation.py; plain responses are made in responding.py."""
 # ruff: noqa: N802 - the proto names the methods
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from typing import Any
 import grpc.aio
 
 from burnish.api.rewriting.v1 import rewriting_pb2, rewriting_pb2_grpc
-from burnish_services.engine.base import Task
+from burnish_services.engine.base import EngineFailure, Task
 from burnish_services.engine.hosting import ModelHost
 from burnish_services.rewriting import convert
 from burnish_services.rewriting.config import RewritingSettings
 from burnish_services.rewriting.core import REWRITE_SAMPLING, Rewriter
+from burnish_services.rewriting.responding import RESPONSE_SAMPLING, Responder
 from burnish_services.rewriting.strategies import RewritePrompts, Strategy
 from burnish_services.runtime import wire
 from burnish_services.runtime.calls import current_call
@@ -72,6 +73,27 @@ class RewritingServicer(rewriting_pb2_grpc.RewritingServiceServicer):
             model=wire.model_version(held),
             rewrites=[convert.rewrite_message(*pair) for pair in zip(ids, outcomes, strict=True)],
             prompt_version=self._prompts.version(strategy),
+            timing=wire.timing(record),
+        )
+
+    async def GenerateResponses(
+        self, request: rewriting_pb2.GenerateResponsesRequest, context: Context
+    ) -> rewriting_pb2.GenerateResponsesResponse:
+        """Responses to the batch."""
+        ids = [prompt.id for prompt in request.prompts]
+        wire.check_batch(ids, self._settings.max_items, "prompts")
+        sampling = wire.resolve_sampling(request.sampling, RESPONSE_SAMPLING)
+        count = convert.requested_responses(request, sampling)
+        record = current_call()
+        async with self._host.using(request.model) as held:
+            record.swap_seconds = held.swap_seconds
+            responder = Responder(self._host.engine, sampling, count, record)
+            results = await responder.respond([wire.messages(prompt.messages) for prompt in request.prompts])
+        record.failed_items = sum(isinstance(result, EngineFailure) for result in results)
+        tokens = request.return_tokens
+        return rewriting_pb2.GenerateResponsesResponse(
+            model=wire.model_version(held),
+            results=[convert.responses_message(*pair, return_tokens=tokens) for pair in zip(ids, results, strict=True)],
             timing=wire.timing(record),
         )
 

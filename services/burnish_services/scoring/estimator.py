@@ -55,11 +55,6 @@ class Estimator:
     prompts: PromptFiles
     nli: Contradictions | None = None
 
-    @property
-    def prompt_digest(self) -> str:
-        """Of all prompts that an estimate may use."""
-        return self.prompts.digest(["answer", "reflect"])
-
     async def estimate(
         self, model: ModelName, conversations: Sequence[Sequence[ChatMessage]], asked: Asked, record: CallRecord
     ) -> tuple[ModelVersion, list[Estimate | EngineFailure]]:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from burnish_services.engine.nli import Contradictions, NliModel
 
 Context = grpc.aio.ServicerContext[Any, Any]
+# The prompt files behind each kind of question; the judge that writes has its own, see rating.py.
+_PROMPT_FILES = {"rate": ["rate"], "confidence": ["answer", "reflect"], "compare": ["compare"]}
 
 
 class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
@@ -59,7 +61,14 @@ class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
             max_tokens_in_flight=self._settings.max_tokens_in_flight,
         )
         return scoring_pb2.GetInfoResponse(
-            info=info, judge_prompt_digest=self._judge_prompts.digest, score_method=self._scorer.score_method
+            info=info,
+            judge_prompt_digest=self._judge_prompts.digest,
+            score_method=self._scorer.score_method,
+            prompt_digests={
+                "judge": self._judge_prompts.digest,
+                **{name: self._prompts.digest(files) for name, files in _PROMPT_FILES.items()},
+            },
+            nli_model_digest=self._nli.digest if self._nli is not None else "",
         )
 
     async def LoadModel(self, request: scoring_pb2.LoadModelRequest, context: Context) -> scoring_pb2.LoadModelResponse:
@@ -122,7 +131,7 @@ class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
                 convert.judgment_message(sample.id, result)
                 for sample, result in zip(request.samples, results, strict=True)
             ],
-            prompt_digest=self._prompts.digest(["rate"]) if by_logits else self._judge_prompts.digest,
+            prompt_digest=self._prompts.digest(_PROMPT_FILES["rate"]) if by_logits else self._judge_prompts.digest,
             timing=wire.timing(record),
         )
 
@@ -143,7 +152,7 @@ class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
                 convert_confidence.estimate_message(sample.id, result)
                 for sample, result in zip(request.samples, results, strict=True)
             ],
-            prompt_digest=estimator.prompt_digest,
+            prompt_digest=self._prompts.digest(_PROMPT_FILES["confidence"]),
             timing=wire.timing(record),
         )
 
@@ -166,7 +175,7 @@ class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
                 for pair, result in zip(request.pairs, results, strict=True)
             ],
             flip_rate=flip_rate(results),
-            prompt_digest=self._prompts.digest(["compare"]),
+            prompt_digest=self._prompts.digest(_PROMPT_FILES["compare"]),
             timing=wire.timing(record),
         )
 

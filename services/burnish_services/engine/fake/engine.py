@@ -26,7 +26,7 @@ from burnish_services.engine.base import (
     Task,
     TokenScores,
 )
-from burnish_services.engine.failures import checked, checked_scores, refused
+from burnish_services.engine.failures import checked, checked_generation, checked_scores, refused
 from burnish_services.engine.fake import numbers, replies
 from burnish_services.engine.fake.model import FakeModel, read_fake_model
 from burnish_services.engine.fake.tokenizer import END_OF_TURN, VOCAB_SIZE, FakeTokenizer
@@ -152,7 +152,7 @@ class FakeEngine:
     def _spoil(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.full_like(values, np.nan) if self._fake.fault == "nan" else values
 
-    def _generate_one(self, request: GenerateRequest) -> Generation:
+    def _generate_one(self, request: GenerateRequest) -> Generation | EngineFailure:
         sampling = request.sampling
         choice = _choice(self._numbers_digest, request.token_ids, sampling)
         text = replies.reply(self._tokenizer.decode(request.token_ids), choice, self._fake.skill)
@@ -162,7 +162,12 @@ class FakeEngine:
         room = min(sampling.max_tokens, self.model.max_model_len - len(request.token_ids))
         reason = "stop" if len(ids) <= room else "length"
         kept = ids[:room]
-        return Generation(self._tokenizer.decode(kept), tuple(kept), reason)
+        logprobs = None
+        if request.logprobs:
+            ids = [*request.token_ids, *kept]
+            chosen = numbers.token_logprobs(ids, self._numbers_digest, self._fake.skill)[len(request.token_ids) :]
+            logprobs = tuple(float(x) for x in self._spoil(chosen))
+        return checked_generation(Generation(self._tokenizer.decode(kept), tuple(kept), reason, logprobs))
 
 
 def _choice(digest: str, ids: Sequence[int], sampling: Sampling) -> bytes:

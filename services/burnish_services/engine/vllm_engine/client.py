@@ -27,7 +27,7 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-from burnish_services.engine.base import EngineDead, EngineSettings, ModelLoadError, Sampling, Task
+from burnish_services.engine.base import EngineDead, EngineSettings, GenerateRequest, ModelLoadError, Task
 from burnish_services.engine.vllm_engine import environment
 from burnish_services.engine.vllm_engine.worker import Worker
 from burnish_services.engine.vllm_plugin import PREFIX, TASK
@@ -118,9 +118,11 @@ class VllmClient:
         return np.array([found[candidate].logprob for candidate in candidates], np.float32)
 
     async def sample(
-        self, ids: Sequence[int], sampling: Sampling, max_tokens: int, stop_ids: frozenset[int], stream: bool
-    ) -> AsyncGenerator[tuple[list[int], bool]]:
-        """All tokens so far, and whether one of `stop_ids` ended them; once at the end, or as they come."""
+        self, request: GenerateRequest, max_tokens: int, stop_ids: frozenset[int]
+    ) -> AsyncGenerator[tuple[tuple[int, ...], tuple[float, ...] | None, bool]]:
+        """All tokens so far, their log-probabilities where asked for, and whether one of `stop_ids` ended them; once at
+        the end, or as they come where there is a text to stop at."""
+        sampling = request.sampling
         parameters = SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
@@ -129,12 +131,16 @@ class VllmClient:
             seed=None if sampling.seed is None else sampling.seed % (1 << 63),
             max_tokens=max_tokens,
             stop_token_ids=sorted(stop_ids),
+            logprobs=0 if request.logprobs else None,  # 0: of the chosen token alone
+            flat_logprobs=request.logprobs,
             detokenize=False,
-            output_kind=RequestOutputKind.CUMULATIVE if stream else RequestOutputKind.FINAL_ONLY,
+            output_kind=RequestOutputKind.CUMULATIVE if sampling.stop else RequestOutputKind.FINAL_ONLY,
         )
-        async for output in self._generate(ids, parameters):
+        async for output in self._generate(request.token_ids, parameters):
             completion = output.outputs[0]
-            yield list(completion.token_ids), completion.finish_reason == "stop"
+            flat = completion.logprobs
+            chosen = tuple(flat.logprobs[at] for at in flat.start_indices) if request.logprobs else None
+            yield tuple(completion.token_ids), chosen, completion.finish_reason == "stop"
 
     async def embed(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Mean hidden state of all tokens. Raises RequestFailed and EngineDead."""

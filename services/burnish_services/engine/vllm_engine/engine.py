@@ -25,7 +25,14 @@ from burnish_services.engine.base import (
     Task,
     TokenScores,
 )
-from burnish_services.engine.failures import ENGINE_ERROR, UNSUPPORTED, checked, checked_scores, refused
+from burnish_services.engine.failures import (
+    ENGINE_ERROR,
+    UNSUPPORTED,
+    checked,
+    checked_generation,
+    checked_scores,
+    refused,
+)
 from burnish_services.engine.hf_tokenizer import HfTokenizer
 from burnish_services.engine.models import check_model_directory, check_same_shape, model_digest, read_json, resolve_uri
 from burnish_services.engine.settings import cache_bytes_per_token, context_length, model_context
@@ -178,19 +185,22 @@ class VllmEngine:
         if failure is not None:
             return failure
         room = min(sampling.max_tokens, self.model.max_model_len - len(ids))
-        output = self._running.sample(ids, sampling, room, self.tokenizer.stop_token_ids, stream=bool(sampling.stop))
-        reached, tokens = False, list[int]()
+        output = self._running.sample(request, room, self.tokenizer.stop_token_ids)
+        reached = False
+        tokens: tuple[int, ...] = ()
+        logprobs: tuple[float, ...] | None = None
         try:
             async with aclosing(output):
-                async for tokens, reached in output:  # noqa: B007
+                async for tokens, logprobs, reached in output:  # noqa: B007
                     # vLLM has no tokenizer here, so texts to stop at are looked for as the tokens come.
                     text = self.tokenizer.decode(tokens) if sampling.stop else ""
                     found = [at for at in (text.find(stop) for stop in sampling.stop) if at >= 0]
                     if found:
-                        return Generation(text[: min(found)], tuple(tokens), "stop")
+                        return checked_generation(Generation(text[: min(found)], tokens, "stop", logprobs))
         except RequestFailed as error:
             return EngineFailure(ENGINE_ERROR, str(error), retryable=True)
-        return Generation(self.tokenizer.decode(tokens), tuple(tokens), "stop" if reached else "length")
+        reason = "stop" if reached else "length"
+        return checked_generation(Generation(self.tokenizer.decode(tokens), tokens, reason, logprobs))
 
     async def _checked(self, work: Awaitable[NDArray[np.float32]]) -> NDArray[np.float32] | EngineFailure:
         from burnish_services.engine.vllm_engine.client import RequestFailed

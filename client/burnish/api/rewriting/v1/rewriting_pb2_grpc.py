@@ -26,10 +26,10 @@ if _version_not_supported:
 
 
 class RewritingServiceStub:
-    """Rewrites samples with the weights that each request names.
+    """Rewrites samples, and responds to prompts, with the weights that each request names.
 
-    RewriteSamples is safe to repeat; it returns a new sample each time unless seeded. Codes for whole calls are those
-    of the scoring service.
+    RewriteSamples and GenerateResponses are safe to repeat; they return something new each time unless seeded. Codes for
+    whole calls are those of the scoring service.
     """
 
     def __init__(self, channel):
@@ -53,13 +53,18 @@ class RewritingServiceStub:
                 request_serializer=burnish_dot_api_dot_rewriting_dot_v1_dot_rewriting__pb2.RewriteSamplesRequest.SerializeToString,
                 response_deserializer=burnish_dot_api_dot_rewriting_dot_v1_dot_rewriting__pb2.RewriteSamplesResponse.FromString,
                 _registered_method=True)
+        self.GenerateResponses = channel.unary_unary(
+                '/burnish.api.rewriting.v1.RewritingService/GenerateResponses',
+                request_serializer=burnish_dot_api_dot_rewriting_dot_v1_dot_rewriting__pb2.GenerateResponsesRequest.SerializeToString,
+                response_deserializer=burnish_dot_api_dot_rewriting_dot_v1_dot_rewriting__pb2.GenerateResponsesResponse.FromString,
+                _registered_method=True)
 
 
 class RewritingServiceServicer:
-    """Rewrites samples with the weights that each request names.
+    """Rewrites samples, and responds to prompts, with the weights that each request names.
 
-    RewriteSamples is safe to repeat; it returns a new sample each time unless seeded. Codes for whole calls are those
-    of the scoring service.
+    RewriteSamples and GenerateResponses are safe to repeat; they return something new each time unless seeded. Codes for
+    whole calls are those of the scoring service.
     """
 
     def GetInfo(self, request, context):
@@ -84,6 +89,14 @@ class RewritingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GenerateResponses(self, request, context):
+        """Responds to each prompt, once or several times, and says how likely the model found every token that it chose.
+        Nothing is validated: what the model said is what is returned.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RewritingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -102,6 +115,11 @@ def add_RewritingServiceServicer_to_server(servicer, server):
                     request_deserializer=burnish_dot_api_dot_rewriting_dot_v1_dot_rewriting__pb2.RewriteSamplesRequest.FromString,
                     response_serializer=burnish_dot_api_dot_rewriting_dot_v1_dot_rewriting__pb2.RewriteSamplesResponse.SerializeToString,
             ),
+            'GenerateResponses': grpc.unary_unary_rpc_method_handler(
+                    servicer.GenerateResponses,
+                    request_deserializer=burnish_dot_api_dot_rewriting_dot_v1_dot_rewriting__pb2.GenerateResponsesRequest.FromString,
+                    response_serializer=burnish_dot_api_dot_rewriting_dot_v1_dot_rewriting__pb2.GenerateResponsesResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'burnish.api.rewriting.v1.RewritingService', rpc_method_handlers)
@@ -111,10 +129,10 @@ def add_RewritingServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RewritingService:
-    """Rewrites samples with the weights that each request names.
+    """Rewrites samples, and responds to prompts, with the weights that each request names.
 
-    RewriteSamples is safe to repeat; it returns a new sample each time unless seeded. Codes for whole calls are those
-    of the scoring service.
+    RewriteSamples and GenerateResponses are safe to repeat; they return something new each time unless seeded. Codes for
+    whole calls are those of the scoring service.
     """
 
     @staticmethod
@@ -188,6 +206,33 @@ class RewritingService:
             '/burnish.api.rewriting.v1.RewritingService/RewriteSamples',
             burnish_dot_api_dot_rewriting_dot_v1_dot_rewriting__pb2.RewriteSamplesRequest.SerializeToString,
             burnish_dot_api_dot_rewriting_dot_v1_dot_rewriting__pb2.RewriteSamplesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GenerateResponses(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/burnish.api.rewriting.v1.RewritingService/GenerateResponses',
+            burnish_dot_api_dot_rewriting_dot_v1_dot_rewriting__pb2.GenerateResponsesRequest.SerializeToString,
+            burnish_dot_api_dot_rewriting_dot_v1_dot_rewriting__pb2.GenerateResponsesResponse.FromString,
             options,
             channel_credentials,
             insecure,

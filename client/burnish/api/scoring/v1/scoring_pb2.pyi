@@ -209,9 +209,31 @@ class GetInfoResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class PromptDigestsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     INFO_FIELD_NUMBER: _builtins.int
     JUDGE_PROMPT_DIGEST_FIELD_NUMBER: _builtins.int
     SCORE_METHOD_FIELD_NUMBER: _builtins.int
+    PROMPT_DIGESTS_FIELD_NUMBER: _builtins.int
+    NLI_MODEL_DIGEST_FIELD_NUMBER: _builtins.int
     judge_prompt_digest: _builtins.str
     """Digest of the judge's prompt files, 16 hexadecimal digits, as in JudgeSamplesResponse.prompt_digest."""
     score_method: _builtins.str
@@ -219,9 +241,19 @@ class GetInfoResponse(_message.Message):
     logits at a time, cached prefixes are read), "prompt_logprobs" (vLLM's own way, where the plugin cannot run: slower,
     and no distribution or mean hidden state), "forward" (transformers) or "fake". Empty before the engine has started.
     """
+    nli_model_digest: _builtins.str
+    """Digest of the NLI model that the full tier of EstimateConfidence uses, "sha256:" and 64 hexadecimal digits; empty where
+    none is configured.
+    """
     @_builtins.property
     def info(self) -> _common_pb2.ServerInfo:
         """What the server is and can do."""
+
+    @_builtins.property
+    def prompt_digests(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What each kind of question's `prompt_digest` will be: `judge` (as judge_prompt_digest), `rate` (JudgeSamples in logit
+        mode), `confidence` (EstimateConfidence) and `compare` (ComparePairs).
+        """
 
     def __init__(
         self,
@@ -229,10 +261,12 @@ class GetInfoResponse(_message.Message):
         info: _common_pb2.ServerInfo | None = ...,
         judge_prompt_digest: _builtins.str = ...,
         score_method: _builtins.str = ...,
+        prompt_digests: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        nli_model_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["info", b"info"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["info", b"info", "judge_prompt_digest", b"judge_prompt_digest", "score_method", b"score_method"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["info", b"info", "judge_prompt_digest", b"judge_prompt_digest", "nli_model_digest", b"nli_model_digest", "prompt_digests", b"prompt_digests", "score_method", b"score_method"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,58 @@
+"""respond: what a model says to the prompts in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from burnish._response_types import Prompt
+from burnish._types import ItemStatus, Role, Sample, Sampling
+from burnish.cli.data import DataOption, SkipOption, load_samples
+from burnish.cli.output import command
+from burnish.cli.per_sample import LimitOption, ModelOption, OutOption, SeedOption, State, each_sample
+from burnish.cli.services import ServiceChoice, with_services
+
+
+@command
+@with_services
+def respond(
+    services: ServiceChoice,
+    data: DataOption,
+    model: ModelOption,
+    out: OutOption = None,
+    responses: Annotated[
+        int, typer.Option("--responses", help="Responses to each prompt; more than 1 needs --temperature.", min=1)
+    ] = 1,
+    temperature: Annotated[float, typer.Option("--temperature", help="Softmax temperature, 0 to 2.")] = 0.0,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", help="Most tokens of a response.", min=1)] = 512,
+    seed: SeedOption = 0,
+    limit: LimitOption = None,
+    skip_bad_rows: SkipOption = False,
+) -> None:
+    """What a model answers where every sample's last response stands: candidates to compare it with.
+
+    One JSON line per sample: `id` and `responses`, each with `text`, `finish_reason` (stop or length), `num_tokens` and
+    `mean_logprob` in nats.
+    """
+    samples = load_samples(data, limit=limit, skip_bad_rows=skip_bad_rows)
+    sampling = Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed)
+    with services.client(["rewriting"], model, State) as client:
+
+        def send(part: Sequence[Sample]) -> Iterator[tuple[str, ItemStatus, dict[str, Any]]]:
+            batch = client.rewriting.respond(
+                [_prompt(sample) for sample in part], model=model, num_responses=responses, sampling=sampling
+            )
+            for one in batch.results:
+                names = ("text", "finish_reason", "num_tokens", "mean_logprob")
+                said = [{name: getattr(response, name) for name in names} for response in one.responses]
+                yield one.prompt_id, one.status, {"responses": said}
+
+        each_sample("respond", samples, send, out)
+
+
+def _prompt(sample: Sample) -> Prompt:
+    """Everything before the last response."""
+    answered = sample.messages and sample.messages[-1].role is Role.ASSISTANT
+    return Prompt(sample.id, sample.messages[:-1] if answered else sample.messages)
