@@ -19,7 +19,8 @@ from bench.results import result, table, write
 from burnish import AsyncClient, Sample
 from burnish._endpoints import Endpoints
 from burnish.coordinator.formats import load
-from burnish.coordinator.recipes.middo import MiddoSettings, RunOptions
+from burnish.coordinator.recipes.base import RunOptions
+from burnish.coordinator.recipes.middo.settings import MiddoSettings
 from burnish.coordinator.session import opened
 from burnish.coordinator.steps.measure import base_model, score
 from burnish.coordinator.steps.read import read

@@ -11,8 +11,9 @@ from typing import Any
 
 from burnish import Client
 from burnish.coordinator.history import RunHistory
-from burnish.coordinator.loop import MiddoSettings, RunSummary, run_middo
+from burnish.coordinator.loop import RunSummary, run_recipe
 from burnish.coordinator.progress import Observer, StepProgress
+from burnish.coordinator.recipes.middo.settings import MiddoSettings
 
 TOPICS = ("tea", "rivers", "chess", "bread", "stars", "maps", "clocks", "frogs")
 
@@ -74,7 +75,7 @@ class Watcher(Observer):
 
 
 def run(client: Client, out: Path, data: Path, **more: Any) -> RunSummary:
-    return run_middo(settings(data, **more), client, out)
+    return run_recipe(settings(data, **more), client, out)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from burnish import Client
 from burnish.coordinator.errors import InputError
 from burnish.coordinator.export import ExportFormat, export
 from burnish.coordinator.formats import load
-from burnish.coordinator.loop import run_middo
+from burnish.coordinator.loop import run_recipe
 from burnish.testing import FakeServices
 from tests.e2e.support import alpaca, history, run, settings, write_jsonl
 
@@ -213,7 +213,7 @@ def chat(i: int, turns: int) -> dict[str, Any]:
 def test_conversations_of_several_turns_come_back_and_go_out_to_every_tool(client: Client, tmp_path: Path) -> None:
     rows = [chat(i, 1 + i % 3) for i in range(ROWS)]
     (tmp_path / "d.json").write_text(json.dumps(rows), encoding="utf-8")
-    run_middo(settings(tmp_path / "d.json"), client, tmp_path / "out")
+    run_recipe(settings(tmp_path / "d.json"), client, tmp_path / "out")
     final = json.loads((tmp_path / "out/final/data.json").read_text())
     kept = [o["origin"] == "source" for o in origins(tmp_path / "out/final")]
     assert all(row == before for row, before, same in zip(final, rows, kept, strict=False) if same)

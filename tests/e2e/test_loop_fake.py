@@ -9,7 +9,8 @@ import pytest
 
 import burnish
 from burnish import Client
-from burnish.coordinator.loop import MiddoSettings, run_middo
+from burnish.coordinator.loop import run_recipe
+from burnish.coordinator.recipes.middo.settings import MiddoSettings
 from tests.e2e.conftest import FakeEngineServices
 from tests.e2e.support import Watcher, digest_of_final, history
 
@@ -31,8 +32,8 @@ def bundled(services: FakeEngineServices, **more: object) -> MiddoSettings:
 def test_two_rounds_on_the_bundled_data(services: FakeEngineServices, tmp_path: Path) -> None:
     out, watcher = tmp_path / "out", Watcher()
     with Client(services.address) as client:
-        summary = run_middo(bundled(services), client, out, observer=watcher)
-        run_middo(bundled(services), client, tmp_path / "again")
+        summary = run_recipe(bundled(services), client, out, observer=watcher)
+        run_recipe(bundled(services), client, tmp_path / "again")
     assert digest_of_final(out) == digest_of_final(tmp_path / "again")  # nothing depends on place, time or order
     assert [m.role for m in summary.models] == ["base", "trained", "trained", "trained"]
     assert len({m.digest for m in summary.models}) == 4
@@ -59,7 +60,7 @@ def test_a_base_model_that_is_none_is_refused_before_anything_is_trained(
     services: FakeEngineServices, tmp_path: Path
 ) -> None:
     with Client(services.address) as client, pytest.raises(burnish.BurnishError, match="nowhere"):
-        run_middo(bundled(services, model=str(tmp_path / "nowhere")), client, tmp_path / "out")
+        run_recipe(bundled(services, model=str(tmp_path / "nowhere")), client, tmp_path / "out")
     with history(tmp_path / "out") as h:
         assert [s.name for s in h.steps()] == ["read"]
 
@@ -76,5 +77,5 @@ def test_a_model_that_changed_on_disk_ends_the_run_with_advice(services: FakeEng
     model = tmp_path / "model"
     write_fake_model(model, name="mine", seed=5, skill=0.1)
     with Client(services.address) as client, pytest.raises(burnish.BurnishError) as error:
-        run_middo(bundled(services, model=str(model)), client, tmp_path / "out", observer=Meddler())
+        run_recipe(bundled(services, model=str(model)), client, tmp_path / "out", observer=Meddler())
     assert "A model is not what it was when this run began" in str(error.value)

@@ -17,7 +17,7 @@ from burnish._client import AsyncClient
 from burnish._errors import PreconditionFailed, ServiceError
 from burnish.coordinator.errors import DataError, Interrupted, LedgerBusy, LedgerError, RunMismatch, StepFailed
 from burnish.coordinator.ledger import Ledger
-from burnish.coordinator.loop import RunOptions, RunSummary, resume, run_middo, run_middo_async
+from burnish.coordinator.loop import RunOptions, RunSummary, resume, run_recipe, run_recipe_async
 from burnish.coordinator.progress import StepProgress, read_status
 from burnish.testing import FakeServices
 from tests.e2e.support import Watcher, alpaca, digest_of_final, history, run, settings, write_jsonl
@@ -68,7 +68,7 @@ def stop_at(
 
     async def work() -> RunSummary:
         async with AsyncClient(fakes.endpoints) as client:
-            return await run_middo_async(settings(data), client, out, options=options, observer=Stopper(), stop=stop)
+            return await run_recipe_async(settings(data), client, out, options=options, observer=Stopper(), stop=stop)
 
     stop = asyncio.Event()
     with pytest.raises(Interrupted, match="run the same command again"):
@@ -77,7 +77,7 @@ def stop_at(
 
 def test_a_run_goes_through_all_steps_and_adds_up(client: Client, data: Path, tmp_path: Path) -> None:
     watcher = Watcher()
-    summary = run_middo(settings(data, rounds=2), client, tmp_path / "out", observer=watcher)
+    summary = run_recipe(settings(data, rounds=2), client, tmp_path / "out", observer=watcher)
     names = [(s.round, s.name) for s in watcher.steps]
     one_round = ["train", "score_pre", "score_post", "embed", "judge", "decide", "refine", "assemble"]
     assert names == [(0, "read"), *[(1, n) for n in one_round], *[(2, n) for n in one_round], (3, "train")]
@@ -102,12 +102,12 @@ def test_scores_that_were_paid_for_are_not_asked_for_again(
     fakes: FakeServices, client: Client, data: Path, tmp_path: Path
 ) -> None:
     watcher = Watcher()
-    run_middo(settings(data, rounds=2), client, tmp_path / "out", observer=watcher)
+    run_recipe(settings(data, rounds=2), client, tmp_path / "out", observer=watcher)
     for method in ("ScoreSamples", "JudgeSamples"):
         assert set(asked(fakes, method).values()) == {1}
     assert watcher.step(2, "score_pre").reused > 0  # rows that round 1 left alone
     before = {m: len(fakes.requests(m)) for m in ("ScoreSamples", "JudgeSamples", "RewriteSamples", "CreateRun")}
-    again = run_middo(settings(data, rounds=2), client, tmp_path / "out")
+    again = run_recipe(settings(data, rounds=2), client, tmp_path / "out")
     assert before == {m: len(fakes.requests(m)) for m in before}
     assert again.rows_out == len((tmp_path / "out/final/data.jsonl").read_text().splitlines())
 
@@ -116,9 +116,9 @@ def test_the_same_seed_makes_the_same_data_whatever_the_batches_and_another_seed
     client: Client, data: Path, tmp_path: Path
 ) -> None:
     for name, options in (("a", SMALL), ("b", RunOptions(batch_size=64, max_in_flight=1))):
-        run_middo(settings(data, control="random"), client, tmp_path / name, options=options)
+        run_recipe(settings(data, control="random"), client, tmp_path / name, options=options)
     assert digest_of_final(tmp_path / "a") == digest_of_final(tmp_path / "b")
-    run_middo(settings(data, control="random", seed=8), client, tmp_path / "c")
+    run_recipe(settings(data, control="random", seed=8), client, tmp_path / "c")
     assert digest_of_final(tmp_path / "a") != digest_of_final(tmp_path / "c")
 
 
@@ -131,7 +131,7 @@ def test_a_stop_lets_what_is_on_the_way_come_in_and_loses_nothing(
     assert status is not None
     assert (status.state, status.step.name if status.step else "") == ("interrupted", moment[1])
     watcher = Watcher()
-    run_middo(settings(data), client, tmp_path / "out", options=SMALL, observer=watcher)
+    run_recipe(settings(data), client, tmp_path / "out", options=SMALL, observer=watcher)
     assert watcher.resumed
     for method in ("ScoreSamples", "JudgeSamples", "EmbedSamples"):
         assert set(asked(fakes, method).values()) == {1}
@@ -152,7 +152,7 @@ def test_a_stop_during_training_leaves_the_training_run_and_finds_it_again(
         stop = asyncio.Event()
         asyncio.get_running_loop().call_later(0.5, stop.set)
         async with AsyncClient(fakes.endpoints) as own:
-            await run_middo_async(settings(data), own, tmp_path / "out", stop=stop)
+            await run_recipe_async(settings(data), own, tmp_path / "out", stop=stop)
 
     with pytest.raises(Interrupted):
         asyncio.run(work())
@@ -173,7 +173,7 @@ def test_a_service_that_breaks_ends_the_step_and_only_the_rest_is_asked_for_late
 
     one_at_a_time = RunOptions(batch_size=5, max_in_flight=1)
     with pytest.raises(ServiceError, match="out of luck"):
-        run_middo(settings(data), client, tmp_path / "out", options=one_at_a_time, observer=Breaker())
+        run_recipe(settings(data), client, tmp_path / "out", options=one_at_a_time, observer=Breaker())
     status = read_status(tmp_path / "out")
     assert status is not None
     assert status.state == "failed"
@@ -183,7 +183,7 @@ def test_a_service_that_breaks_ends_the_step_and_only_the_rest_is_asked_for_late
         assert (step.state, step.done, step.total) == ("failed", 20, 60)
     fakes._record.failures["JudgeSamples"].clear()
     failed = sum(len(r.samples) for r in fakes.requests("JudgeSamples")) - 20
-    run_middo(settings(data), client, tmp_path / "out", options=one_at_a_time)
+    run_recipe(settings(data), client, tmp_path / "out", options=one_at_a_time)
     assert sum(len(r.samples) for r in fakes.requests("JudgeSamples")) == 60 + failed
 
 
@@ -205,7 +205,7 @@ def test_items_to_be_retried_are_asked_for_again_and_others_are_not(
 
     fakes.change_reply("ScoreSamples", fail)
     watcher = Watcher()
-    run_middo(
+    run_recipe(
         settings(data, axes=["hard"]), client, tmp_path / "out", options=RunOptions(batch_size=20), observer=watcher
     )
     assert any("asking again for 3 items" in note for note in watcher.notes)
@@ -244,7 +244,7 @@ def test_bad_data_may_be_mended_or_skipped_without_another_folder(client: Client
 
 
 def test_a_run_goes_on_without_its_settings_and_with_other_options(client: Client, data: Path, tmp_path: Path) -> None:
-    run_middo(settings(data), client, tmp_path / "out", options=RunOptions(truth="truth.jsonl"))
+    run_recipe(settings(data), client, tmp_path / "out", options=RunOptions(truth="truth.jsonl"))
     data.unlink()  # all that matters is in the ledger
     summary = resume(tmp_path / "out", client)
     assert summary.rows_in == 60
@@ -310,7 +310,7 @@ def test_held_out_loss_is_measured_for_every_model_by_the_same_service(
     rows = alpaca(70)
     holdout = write_jsonl(tmp_path / "holdout.jsonl", rows[58:])
     watcher = Watcher()
-    summary = run_middo(settings(data, holdout=str(holdout)), client, tmp_path / "out", observer=watcher)
+    summary = run_recipe(settings(data, holdout=str(holdout)), client, tmp_path / "out", observer=watcher)
     assert all(m.eval_loss is not None and m.eval_loss > 0 for m in summary.models)
     assert len({m.eval_loss for m in summary.models}) == 3
     assert any("2 held-out samples are in the training data" in note for note in watcher.notes)
@@ -366,7 +366,7 @@ def test_vectors_that_the_service_lost_are_made_anew(
     stop_at(fakes, tmp_path / "out", data, (1, "embed"))
     fakes._state.collections.clear()
     watcher = Watcher()
-    run_middo(settings(data), client, tmp_path / "out", observer=watcher)
+    run_recipe(settings(data), client, tmp_path / "out", observer=watcher)
     assert any("gone from the service; embedding anew" in note for note in watcher.notes)
     assert digest_of_final(tmp_path / "out") == undisturbed
 
@@ -379,7 +379,7 @@ def test_old_models_may_be_deleted(fakes: FakeServices, client: Client, data: Pa
             if step.name == "train":
                 (out / f"models/round-{step.round}").mkdir(parents=True)
 
-    run_middo(settings(data), client, out, options=RunOptions(keep_models="last"), observer=Publisher())
+    run_recipe(settings(data), client, out, options=RunOptions(keep_models="last"), observer=Publisher())
     assert [p.name for p in (out / "models").iterdir()] == ["round-2"]
 
 

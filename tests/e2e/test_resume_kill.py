@@ -24,7 +24,8 @@ COORDINATOR = """
 import resource, signal, sys
 from pathlib import Path
 from burnish import BurnishError, Client
-from burnish.coordinator.loop import MiddoSettings, RunOptions, run_middo
+from burnish.coordinator.loop import RunOptions, run_recipe
+from burnish.coordinator.recipes.middo.settings import MiddoSettings
 from burnish.coordinator.progress import Observer
 
 class Told(Observer):
@@ -40,7 +41,7 @@ if int(limit):
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
 try:
     with Client(address) as client:
-        run_middo(settings, client, Path(out), options=RunOptions(batch_size=4, max_in_flight=2), observer=Told())
+        run_recipe(settings, client, Path(out), options=RunOptions(batch_size=4, max_in_flight=2), observer=Told())
 except BurnishError as error:
     print(error, file=sys.stderr)
     sys.exit(error.exit_code)

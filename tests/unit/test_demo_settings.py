@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from burnish.cli.run import for_the_demo
-from burnish.coordinator.recipes.middo import PUBLISHED_JUDGE, MiddoSettings
+from burnish.coordinator.recipes.middo.settings import PUBLISHED_JUDGE, MiddoSettings
 
 
 def settings(**given: Any) -> MiddoSettings:

@@ -9,7 +9,7 @@ import pytest
 from burnish.coordinator.errors import InputError
 from burnish.coordinator.policy.middo import Axis, Overlap, Unparseable
 from burnish.coordinator.policy.thresholds import Rule
-from burnish.coordinator.recipes.middo import MiddoSettings
+from burnish.coordinator.recipes.middo.settings import MiddoSettings
 
 
 def parse(**values: Any) -> MiddoSettings:

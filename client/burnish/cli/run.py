@@ -22,10 +22,11 @@ from burnish.cli.recipe_options import MIDDO, WORK, given
 from burnish.cli.run_progress import RunBars
 from burnish.cli.services import ServiceChoice, with_services
 from burnish.coordinator.history import RunHistory
-from burnish.coordinator.loop import RunSummary, finished, resume, run_middo
+from burnish.coordinator.loop import RunSummary, finished, resume, run_recipe
 from burnish.coordinator.paths import RunPaths
 from burnish.coordinator.progress import Observer
-from burnish.coordinator.recipes.middo import MiddoSettings, RunOptions
+from burnish.coordinator.recipes.base import RunOptions
+from burnish.coordinator.recipes.middo.settings import MiddoSettings
 
 run_app = typer.Typer(help="Run a recipe, or go on with one that was interrupted.", no_args_is_help=True)
 
@@ -152,7 +153,7 @@ def _run(
         _conclude(done, json_output=json_output)
         return
     with _observed(services, settings.model, out, quiet=json_output) as (client, observer):
-        summary = run_middo(settings, client, out, options=options, observer=observer)
+        summary = run_recipe(settings, client, out, options=options, observer=observer)
     _conclude(summary, json_output=json_output)
 
 

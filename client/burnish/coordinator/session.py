@@ -29,7 +29,8 @@ from burnish.coordinator.history import RunHistory, run_ids
 from burnish.coordinator.ledger import Ledger
 from burnish.coordinator.paths import RunPaths
 from burnish.coordinator.progress import Observer, Observers, StatusFile
-from burnish.coordinator.recipes.middo import RECIPE, MiddoSettings, RunOptions
+from burnish.coordinator.recipes.base import RecipeSettings, RunOptions
+from burnish.coordinator.recipes.registry import settings_of
 from burnish.coordinator.records import ModelRecord
 from burnish.coordinator.steps.stage import RunContext
 
@@ -48,17 +49,17 @@ class RunSummary:
 
 @asynccontextmanager
 async def opened(
-    settings: MiddoSettings,
+    settings: RecipeSettings,
     client: AsyncClient,
     out_dir: Path,
     options: RunOptions | None,
     observer: Observer | None,
     stop: asyncio.Event | None,
-) -> AsyncIterator[RunContext]:
+) -> AsyncIterator[RunContext[Any]]:
     """The run of `settings` in `out_dir`, new or gone on with. Raises InputError, RunMismatch, LedgerBusy."""
-    settings = _absolute(settings)
+    settings = settings.absolute()
     identity = _identity(settings)
-    run_id = f"{RECIPE}-{digest_of(identity)[:12]}"
+    run_id = f"{settings.RECIPE}-{digest_of(identity)[:12]}"
     paths = RunPaths(out_dir)
     with Ledger.open(paths.ledger) as ledger:
         there = run_ids(ledger)
@@ -82,7 +83,7 @@ async def reopened(
     options: RunOptions | None,
     observer: Observer | None,
     stop: asyncio.Event | None,
-) -> AsyncIterator[RunContext]:
+) -> AsyncIterator[RunContext[Any]]:
     """The run that is in `out_dir`. Raises LedgerError where there is none, RunMismatch where its data changed before
     they were read."""
     paths = RunPaths(out_dir)
@@ -96,7 +97,7 @@ async def reopened(
         record = book.run()
         assert record is not None
         before: dict[str, Any] = dict(record.config)
-        settings = MiddoSettings.parse(before["settings"])
+        settings = settings_of(record.recipe).parse(before["settings"])
         if record.source is None and _identity(settings) != before["identity"]:
             raise _mismatch(paths, there[0], book, _identity(settings))
         kept = options or RunOptions.model_validate(before["options"])
@@ -105,7 +106,7 @@ async def reopened(
             yield run
 
 
-def summary(run: RunContext) -> RunSummary:
+def summary(run: RunContext[Any]) -> RunSummary:
     """Writes the final data set, notes the end, and says what was made."""
     history = run.book.history()
     files = export_final(history, run.paths.final)
@@ -114,7 +115,7 @@ def summary(run: RunContext) -> RunSummary:
     return _summary(history, run.paths, files)
 
 
-def finished(settings: MiddoSettings, out_dir: Path) -> RunSummary | None:
+def finished(settings: RecipeSettings, out_dir: Path) -> RunSummary | None:
     """What the run of `settings` in `out_dir` made, where it is done and its files are there; None otherwise. Needs no
     service, so that repeating the command of a finished run costs nothing. Raises what `RunHistory.open` does."""
     paths = RunPaths(out_dir)
@@ -122,7 +123,7 @@ def finished(settings: MiddoSettings, out_dir: Path) -> RunSummary | None:
         return None
     with RunHistory.open(out_dir) as history:
         run = history.run
-        if run.finished_at is None or run.config["identity"] != _identity(_absolute(settings)):
+        if run.finished_at is None or run.config["identity"] != _identity(settings.absolute()):
             return None
         models = [model for model in history.models() if model.role == "trained"]
         if not models or not Path(models[-1].uri).is_dir():
@@ -170,17 +171,17 @@ def stopping_on_signals(observer: Observer | None) -> Iterator[asyncio.Event]:
 async def _working(
     ledger: Ledger,
     config: Mapping[str, Any],
-    settings: MiddoSettings,
+    settings: RecipeSettings,
     client: AsyncClient,
     paths: RunPaths,
     observer: Observer | None,
     stop: asyncio.Event | None,
     *,
     resumed: bool,
-) -> AsyncIterator[RunContext]:
+) -> AsyncIterator[RunContext[Any]]:
     book = RunBook(ledger, str(config["run_id"]))
     with book.transaction():
-        book.begin(RECIPE, config, __version__)
+        book.begin(settings.RECIPE, config, __version__)
     write_json(paths.config, config)
     observers = Observers([StatusFile(paths.status), *([observer] if observer else [])])
     run = RunContext(
@@ -209,30 +210,21 @@ async def _working(
     observers.run_ended(None)
 
 
-def _identity(settings: MiddoSettings) -> dict[str, Any]:
+def _identity(settings: RecipeSettings) -> dict[str, Any]:
     """What the run's id is made from. Raises DataError where data cannot be found."""
     data = digest_files(find_files(settings.data))
     holdout = digest_files(find_files(settings.holdout)) if settings.holdout else ""
     return settings.identity(data, holdout)
 
 
-def _config(run_id: str, settings: MiddoSettings, options: RunOptions, identity: Mapping[str, Any]) -> dict[str, Any]:
+def _config(run_id: str, settings: RecipeSettings, options: RunOptions, identity: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "recipe": RECIPE,
+        "recipe": settings.RECIPE,
         "run_id": run_id,
         "settings": settings.model_dump(mode="json"),
         "options": options.model_dump(mode="json"),
         "identity": dict(identity),
     }
-
-
-def _absolute(settings: MiddoSettings) -> MiddoSettings:
-    """Models that are directories here are named by absolute path, for a service may work in another directory."""
-
-    def absolute(uri: str) -> str:
-        return str(Path(uri).absolute()) if uri and Path(uri).is_dir() else uri
-
-    return settings.model_copy(update={"model": absolute(settings.model), "refiner": absolute(settings.refiner)})
 
 
 def _mismatch(paths: RunPaths, run_id: str, book: RunBook, identity: Mapping[str, Any]) -> RunMismatch:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from burnish.coordinator.policy.middo import Decision, RowSignals, decide
+from burnish.coordinator.recipes.middo.settings import MiddoSettings
 from burnish.coordinator.steps.stage import RunContext
 
+MiddoRun = RunContext[MiddoSettings]
 
-def decide_round(run: RunContext, round_number: int, signals: Sequence[RowSignals]) -> list[Decision]:
+
+def decide_round(run: MiddoRun, round_number: int, signals: Sequence[RowSignals]) -> list[Decision]:
     """H, S and Q of a round, and what follows for each row; written down once and read back from then on."""
     stage = run.stage(round_number, "decide")
     decided = run.book.decisions(round_number)

@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from burnish._types import EmbedBatch, JudgeBatch, ModelRef, ModelVersion, Sample, ScoreBatch
+from burnish._types import EmbedBatch, JudgeBatch, ModelRef, ModelVersion, Sample, Sampling, ScoreBatch
 from burnish.coordinator.content import digest_of, set_digest
 from burnish.coordinator.errors import StepFailed
 from burnish.coordinator.findings import JudgeKey
 from burnish.coordinator.records import ModelRecord
 from burnish.coordinator.steps.read import holdout_hashes
-from burnish.coordinator.steps.stage import RunContext, Stage, same_version, version_detail, version_from
+from burnish.coordinator.steps.stage import AnyRun, Stage, same_version, version_detail, version_from
 
 
-async def base_model(run: RunContext) -> ModelRef:
+async def base_model(run: AnyRun) -> ModelRef:
     """The base model, by place and digest; its digest is what the scoring service found when the run began."""
     record = run.book.model(0, "base")
     if record is None:
@@ -30,7 +30,7 @@ async def base_model(run: RunContext) -> ModelRef:
 
 
 async def score(
-    run: RunContext, round_number: int, name: str, model: ModelRef, hashes: Sequence[str]
+    run: AnyRun, round_number: int, name: str, model: ModelRef, hashes: Sequence[str]
 ) -> Mapping[str, float | None]:
     """L(x, y; theta): mean loss of each sample under `model`, nats per response token; None where it failed."""
     stage = run.stage(round_number, name)
@@ -38,7 +38,7 @@ async def score(
     return run.book.findings.losses(hashes, version)
 
 
-async def evaluate(run: RunContext, round_number: int, model: ModelRef) -> None:
+async def evaluate(run: AnyRun, round_number: int, model: ModelRef) -> None:
     """Held-out loss of `model`, nats per response token, into its model record. Nothing without held-out data."""
     hashes = holdout_hashes(run)
     if not hashes:
@@ -52,7 +52,7 @@ async def evaluate(run: RunContext, round_number: int, model: ModelRef) -> None:
             run.book.set_eval_loss(record, loss)
 
 
-async def _scored(run: RunContext, stage: Stage, model: ModelRef, hashes: Sequence[str]) -> ModelVersion:
+async def _scored(run: AnyRun, stage: Stage, model: ModelRef, hashes: Sequence[str]) -> ModelVersion:
     """Has all of `hashes` scored under `model`; returns the version that did it."""
     if stage.done:
         return version_from(stage.detail)
@@ -74,14 +74,13 @@ async def _scored(run: RunContext, stage: Stage, model: ModelRef, hashes: Sequen
 
 
 async def judge(
-    run: RunContext, round_number: int, model: ModelRef, hashes: Sequence[str]
+    run: AnyRun, round_number: int, model: ModelRef, hashes: Sequence[str], sampling: Sampling
 ) -> Mapping[str, Mapping[tuple[str, str], float | None]]:
     """The six ratings of each sample by `model` itself, in [0, 10]; None where it gave no number."""
     stage = run.stage(round_number, "judge")
     if stage.done:
         return run.book.findings.ratings(hashes, JudgeKey(**_words(stage.detail["key"])))
     findings = run.book.findings
-    sampling = run.settings.judge_sampling(round_number)
 
     async def send(batch: Sequence[str]) -> JudgeBatch:
         return await run.client.scoring.judge(_samples(run, batch), model=model, sampling=sampling)
@@ -107,21 +106,21 @@ async def judge(
 
 
 async def neighbors(
-    run: RunContext, round_number: int, model: ModelRef, hashes: Sequence[str]
+    run: AnyRun, round_number: int, model: ModelRef, hashes: Sequence[str], k: int
 ) -> Mapping[str, tuple[tuple[str, float], ...]]:
     """The k nearest other samples of each, (hash, cosine), nearest first, by `model`'s own vectors; a sample that could
     not be embedded is absent."""
-    everything, k = set_digest(hashes), run.settings.k
+    everything = set_digest(hashes)
     stage = run.stage(round_number, "embed")
     if not stage.done:
         with stage.working():
-            await _embed(run, stage, model, hashes, everything)
+            await _embed(run, stage, model, hashes, everything, k)
     return run.book.findings.neighborhoods(everything, model.digest, k)
 
 
-async def _embed(run: RunContext, stage: Stage, model: ModelRef, hashes: Sequence[str], everything: str) -> None:
+async def _embed(run: AnyRun, stage: Stage, model: ModelRef, hashes: Sequence[str], everything: str, k: int) -> None:
     """Has all of `hashes`, whose set digest is `everything`, embedded, and their neighbours found."""
-    findings, k, service = run.book.findings, run.settings.k, run.client.embedding
+    findings, service = run.book.findings, run.client.embedding
     version = await service.load_model(model)
     collection = collection_name(version, everything)
     held = await service.create_collection(collection)
@@ -160,7 +159,7 @@ def collection_name(version: ModelVersion, digest_of_set: str) -> str:
     return f"m{version.digest.removeprefix('sha256:')[:16]}-{digest_of_set[:16]}-{computed[:8]}"
 
 
-def _samples(run: RunContext, hashes: Sequence[str]) -> list[Sample]:
+def _samples(run: AnyRun, hashes: Sequence[str]) -> list[Sample]:
     found = run.book.samples(hashes)
     return [Sample(name, found[name]) for name in hashes]
 

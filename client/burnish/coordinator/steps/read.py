@@ -17,14 +17,14 @@ from burnish.coordinator.formats import DataReader
 from burnish.coordinator.formats.arrow import encode_schema
 from burnish.coordinator.formats.files import arrow_schema
 from burnish.coordinator.policy.assembly import DataRow
-from burnish.coordinator.steps.stage import RunContext, Stage
+from burnish.coordinator.steps.stage import AnyRun, Stage
 
 ItemT = TypeVar("ItemT")
 _CHUNK = 1000
 _SKIPPED_KEPT = 1000  # problems of rows that were left out, kept word by word
 
 
-async def read(run: RunContext) -> None:
+async def read(run: AnyRun) -> None:
     """Reads data and held-out data, once. Raises DataError."""
     stage = run.stage(0, "read")
     if stage.done:
@@ -39,7 +39,7 @@ async def read(run: RunContext) -> None:
             run.book.set_source(source)
 
 
-def holdout_hashes(run: RunContext) -> list[str]:
+def holdout_hashes(run: AnyRun) -> list[str]:
     """The held-out samples, distinct, in order; empty where there are none."""
     if not run.settings.holdout:
         return []
@@ -53,7 +53,7 @@ def holdout_hashes(run: RunContext) -> list[str]:
     return list(dict.fromkeys(sample_hash(messages) for messages in conversations))
 
 
-async def _read_data(run: RunContext, stage: Stage) -> tuple[dict[str, object], set[str]]:
+async def _read_data(run: AnyRun, stage: Stage) -> tuple[dict[str, object], set[str]]:
     settings, book = run.settings, run.book
     reader = DataReader(settings.data, settings.columns, settings.skip_bad_rows)
     hashes: list[str] = []
@@ -86,7 +86,7 @@ async def _read_data(run: RunContext, stage: Stage) -> tuple[dict[str, object], 
     return source, set(hashes)
 
 
-async def _read_holdout(run: RunContext, trained_on: set[str]) -> dict[str, object]:
+async def _read_holdout(run: AnyRun, trained_on: set[str]) -> dict[str, object]:
     settings = run.settings
     reader = DataReader(settings.holdout, settings.columns, settings.skip_bad_rows)
     count, shared = 0, 0

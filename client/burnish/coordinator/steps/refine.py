@@ -13,8 +13,11 @@ from burnish.coordinator.findings import RewriteKey
 from burnish.coordinator.formats import IdKind
 from burnish.coordinator.policy.assembly import DataRow, RowIds, assemble, assemble_compat
 from burnish.coordinator.policy.middo import Action, Decision
+from burnish.coordinator.recipes.middo.settings import MiddoSettings
 from burnish.coordinator.records import ModelRecord
 from burnish.coordinator.steps.stage import RunContext, Stage, same_version, version_detail
+
+MiddoRun = RunContext[MiddoSettings]
 
 _STRATEGIES = {
     Action.SIMPLIFY: Strategy.SIMPLIFY,
@@ -24,7 +27,7 @@ _STRATEGIES = {
 
 
 async def refine(
-    run: RunContext, round_number: int, base: ModelRef, rows: Sequence[DataRow], decisions: Sequence[Decision]
+    run: MiddoRun, round_number: int, base: ModelRef, rows: Sequence[DataRow], decisions: Sequence[Decision]
 ) -> None:
     """Has every rewrite made that `decisions` ask for; what became of them is in the ledger."""
     stage = run.stage(round_number, "refine")
@@ -42,7 +45,7 @@ async def refine(
 
 
 async def _refine(
-    run: RunContext, stage: Stage, base: ModelRef, asked: Sequence[tuple[DataRow, Decision, Action]]
+    run: MiddoRun, stage: Stage, base: ModelRef, asked: Sequence[tuple[DataRow, Decision, Action]]
 ) -> None:
     settings, book = run.settings, run.book
     refiner = await refiner_model(run, base)
@@ -73,7 +76,7 @@ async def _refine(
     await _rewrite(run, stage, refiner, version, keys, hints)
 
 
-async def refiner_model(run: RunContext, base: ModelRef) -> ModelRef:
+async def refiner_model(run: MiddoRun, base: ModelRef) -> ModelRef:
     """The model that rewrites; its digest is what the rewriting service found when it was first used."""
     if not run.settings.refiner:
         return base
@@ -88,7 +91,7 @@ async def refiner_model(run: RunContext, base: ModelRef) -> ModelRef:
 
 
 async def _rewrite(
-    run: RunContext,
+    run: MiddoRun,
     stage: Stage,
     refiner: ModelRef,
     version: ModelVersion,
@@ -139,7 +142,7 @@ async def _rewrite(
     await stage.in_batches(lambda: book.findings.unwritten(keys), send, store)
 
 
-def assemble_next(run: RunContext, round_number: int, rows: Sequence[DataRow], decisions: Sequence[Decision]) -> None:
+def assemble_next(run: MiddoRun, round_number: int, rows: Sequence[DataRow], decisions: Sequence[Decision]) -> None:
     """D_{t+1} from D_t, the decisions, and what became of the rewrites."""
     stage = run.stage(round_number, "assemble")
     if stage.done:
@@ -163,7 +166,7 @@ def assemble_next(run: RunContext, round_number: int, rows: Sequence[DataRow], d
             stage.advance(len(rows))
 
 
-def _compat_keys(run: RunContext, round_number: int, rows: Sequence[DataRow]) -> list[tuple[str, str]]:
+def _compat_keys(run: MiddoRun, round_number: int, rows: Sequence[DataRow]) -> list[tuple[str, str]]:
     """The published code tells records apart by (instruction, output) alone. Where a row has no instruction of its
     own, its whole user text stands in."""
     columns = run.settings.columns

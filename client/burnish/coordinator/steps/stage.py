@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from burnish._client import AsyncClient
 from burnish._types import ModelVersion
@@ -22,32 +22,21 @@ from burnish.coordinator.book import RunBook
 from burnish.coordinator.errors import Interrupted, LedgerError, StepFailed
 from burnish.coordinator.paths import RunPaths
 from burnish.coordinator.progress import Observer, RateMeter, StepProgress
-from burnish.coordinator.recipes.middo import MiddoSettings, RunOptions
+from burnish.coordinator.recipes.base import RecipeSettings, RunOptions
 from burnish.coordinator.records import StepRecord
 
 ItemT = TypeVar("ItemT")
+SettingsT_co = TypeVar("SettingsT_co", bound=RecipeSettings, covariant=True)
 ReplyT = TypeVar("ReplyT")
 
 _RETRY_PAUSE = 0.5  # seconds before items with a retryable failure are asked for again; doubles
-STEPS = (
-    "read",
-    "train",
-    "evaluate",
-    "score_pre",
-    "score_post",
-    "embed",
-    "judge",
-    "decide",
-    "refine",
-    "assemble",
-)
 
 
 @dataclass(frozen=True, slots=True)
-class RunContext:
+class RunContext(Generic[SettingsT_co]):
     """Everything that the steps of one run work with."""
 
-    settings: MiddoSettings
+    settings: SettingsT_co
     options: RunOptions
     client: AsyncClient
     book: RunBook
@@ -68,10 +57,13 @@ class RunContext:
             )
 
 
+AnyRun = RunContext[RecipeSettings]
+
+
 class Stage:
     """One step of one round. `record` is None before it was begun."""
 
-    def __init__(self, run: RunContext, round_number: int, name: str, record: StepRecord | None) -> None:
+    def __init__(self, run: AnyRun, round_number: int, name: str, record: StepRecord | None) -> None:
         self.run = run
         self.round = round_number
         self.name = name
@@ -105,7 +97,7 @@ class Stage:
         self.run.stop_here()
         book = self.run.book
         with book.transaction():
-            record = book.begin_step(self.round, STEPS.index(self.name), self.name)
+            record = book.begin_step(self.round, self.run.settings.STEPS.index(self.name), self.name)
         self._done, self._total, self._seconds = record.done, record.total, record.seconds
         self._noted_at = time.monotonic()
         self._shown = replace(

@@ -21,13 +21,13 @@ from burnish.coordinator.atomic import writing_whole
 from burnish.coordinator.content import digest_of, message_list
 from burnish.coordinator.errors import StepFailed
 from burnish.coordinator.records import ModelRecord
-from burnish.coordinator.steps.stage import RunContext, Stage
+from burnish.coordinator.steps.stage import AnyRun, Stage
 
 _EVENTS_EVERY = 1.0  # seconds between two commits of training events
 _ROWS_PER_READ = 2000
 
 
-async def train(run: RunContext, round_number: int, base: ModelRef) -> ModelRef:
+async def train(run: AnyRun, round_number: int, base: ModelRef) -> ModelRef:
     """M_t: `base` fine-tuned on D_t. Raises StepFailed where training ended badly."""
     stage = run.stage(round_number, "train")
     record = run.book.model(round_number, "trained")
@@ -73,13 +73,13 @@ async def train(run: RunContext, round_number: int, base: ModelRef) -> ModelRef:
     return ModelRef(record.uri, record.digest)
 
 
-def prune(run: RunContext, round_number: int) -> None:
+def prune(run: AnyRun, round_number: int) -> None:
     """Deletes a round's model where only the last is to be kept. Only what the run itself had published."""
     if run.options.keep_models == "last":
         shutil.rmtree(run.paths.model(round_number), ignore_errors=True)
 
 
-def _write_data(run: RunContext, round_number: int) -> str:
+def _write_data(run: AnyRun, round_number: int) -> str:
     """D_t as the training service reads it; returns the digest of the file's bytes."""
     rows = run.book.rows(round_number)
     whole = hashlib.sha256()
@@ -95,7 +95,7 @@ def _write_data(run: RunContext, round_number: int) -> str:
     return f"sha256:{whole.hexdigest()}"
 
 
-async def _create(run: RunContext, round_number: int, spec: RunSpec) -> AsyncRun:
+async def _create(run: AnyRun, round_number: int, spec: RunSpec) -> AsyncRun:
     """The training run, new or found. One that the ledger knows to have ended badly gives way to another attempt."""
     name = f"{run.book.run_id}-r{round_number}-{digest_of(asdict(spec))[:12]}"
     attempt = 1
@@ -106,7 +106,7 @@ async def _create(run: RunContext, round_number: int, spec: RunSpec) -> AsyncRun
         attempt += 1
 
 
-async def _watch(run: RunContext, stage: Stage, training: AsyncRun) -> None:
+async def _watch(run: AnyRun, stage: Stage, training: AsyncRun) -> None:
     """Follows the run to its end from the last event that the ledger has, and writes the events down."""
     waiting: list[RunEvent] = []
     committed = time.monotonic()

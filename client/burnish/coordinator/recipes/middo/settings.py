@@ -1,47 +1,25 @@
 """Middo as settings: everything that determines what a run makes, with the published values as defaults.
 
-What does not change the result (batch sizes, what is kept on disk) is in `RunOptions`. The method itself is written
-out in `burnish.coordinator.loop`, its decisions in `burnish.coordinator.policy.middo`.
+The method itself is written out in `loop.py` beside this, its decisions in `burnish.coordinator.policy.middo`.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
-from burnish._types import Hyperparameters, Sampling, ValidationRules
+from burnish._types import Sampling, ValidationRules
 from burnish.coordinator.content import derive_seed
-from burnish.coordinator.errors import InputError
-from burnish.coordinator.formats import Columns
 from burnish.coordinator.policy.middo import Axis, Control, Overlap, PolicySettings, Unparseable
 from burnish.coordinator.policy.thresholds import Rule
-
-RECIPE = "middo"
-_FROZEN = ConfigDict(frozen=True, extra="forbid")
-
-
-class SamplingSettings(BaseModel):
-    """How text is sampled; ranges as in burnish.api.common.v1.SamplingParameters."""
-
-    model_config = _FROZEN
-
-    temperature: float = Field(ge=0, le=2)
-    top_p: float = Field(gt=0, le=1)
-    top_k: int = Field(ge=0)
-    max_tokens: int = Field(ge=1)
-    repetition_penalty: float = Field(default=1.0, ge=1, le=2)
-
-    def sampling(self, seed: int) -> Sampling:
-        """As the SDK wants it."""
-        return Sampling(**self.model_dump(), seed=seed)
+from burnish.coordinator.recipes.base import FROZEN, RecipeSettings, SamplingSettings, absolute
 
 
 class RewriteRules(BaseModel):
     """What a rewrite must satisfy; see rewriting.proto."""
 
-    model_config = _FROZEN
+    model_config = FROZEN
 
     min_prompt_chars: int = Field(10, ge=0)
     max_prompt_chars: int = Field(4000, ge=1)
@@ -67,41 +45,15 @@ PUBLISHED_RULES = RewriteRules(
 PUBLISHED_JUDGE = SamplingSettings(temperature=0.1, top_p=0.7, top_k=50, max_tokens=1024)
 
 
-class TrainingSettings(BaseModel):
-    """How each round trains; unset values take the training service's defaults (see training.proto)."""
+class MiddoSettings(RecipeSettings):
+    """One run of Middo. Comparisons and formulas: `policy.middo`."""
 
-    model_config = _FROZEN
+    RECIPE: ClassVar[str] = "middo"
+    STEPS: ClassVar[tuple[str, ...]] = (
+        *("read", "train", "evaluate", "score_pre", "score_post", "embed", "judge", "decide", "refine", "assemble"),
+    )
 
-    num_epochs: float | None = Field(None, gt=0)
-    max_steps: int | None = Field(None, ge=1)
-    learning_rate: float | None = Field(None, gt=0)
-    warmup_ratio: float | None = Field(None, ge=0, le=1)
-    lr_scheduler: Literal["cosine", "linear", "constant"] | None = None
-    per_device_batch_size: int | None = Field(None, ge=1)
-    gradient_accumulation_steps: int | None = Field(None, ge=1)
-    weight_decay: float | None = Field(None, ge=0)
-    max_grad_norm: float | None = Field(None, ge=0)
-    max_sequence_tokens: int | None = Field(None, ge=1)
-    dtype: Literal["float32", "bfloat16"] | None = None
-    seed: int | None = Field(None, ge=0, lt=2**32, description="default: derived from the run's seed and the round")
-    checkpoint_steps: int | None = Field(None, ge=1)
-    gradient_checkpointing: bool | None = None
-
-
-class MiddoSettings(BaseModel):
-    """One run of Middo. `data` names files, folders, globs or a saved Hugging Face data set; `model` is the directory
-    of the base model, as the services see it. Comparisons and formulas: `policy.middo`."""
-
-    model_config = _FROZEN
-
-    data: tuple[str, ...] = Field(min_length=1)
-    columns: Columns = Columns()
-    skip_bad_rows: bool = False
-    holdout: tuple[str, ...] = Field((), description="held-out data that losses are measured on; never trained on")
-    model: str = Field(min_length=1)
     refiner: str = Field("", description="model that rewrites; empty: the base model")
-    rounds: int = Field(1, ge=1, le=100)
-    seed: int = Field(0, ge=0, lt=2**63)
 
     axes: tuple[Axis, ...] = Field(tuple(Axis), min_length=1)
     m_loss: float = 1.0
@@ -124,13 +76,6 @@ class MiddoSettings(BaseModel):
     rewrite: SamplingSettings = SamplingSettings(temperature=1.0, top_p=1.0, top_k=0, max_tokens=1024)
     max_attempts: int = Field(3, ge=1, le=10)
     rules: RewriteRules = RewriteRules()
-    training: TrainingSettings = TrainingSettings()
-
-    @field_validator("data", "holdout", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: Any) -> Any:
-        items = [value] if isinstance(value, str | Path) else value
-        return tuple(str(item) for item in items) if isinstance(items, list | tuple) else items
 
     @field_validator("axes")
     @classmethod
@@ -172,15 +117,6 @@ class MiddoSettings(BaseModel):
                 raise ValueError(f"m_{axis} and share_{axis} both say where the line is drawn; give one of them")
         return self
 
-    @classmethod
-    def parse(cls, values: dict[str, Any]) -> MiddoSettings:
-        """Settings from plain values. Raises InputError that names every setting that is wrong."""
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            lines = [f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors()]
-            raise InputError("The settings cannot be used. " + "; ".join(lines)) from None
-
     def policy(self) -> PolicySettings:
         """The settings of the pure policy."""
         return PolicySettings(
@@ -205,28 +141,9 @@ class MiddoSettings(BaseModel):
         """How a round's rewrites are sampled."""
         return self.rewrite.sampling(derive_seed(self.seed, round_number, "rewrite"))
 
-    def hyperparameters(self, round_number: int) -> Hyperparameters:
-        """How a round trains."""
-        values = self.training.model_dump()
-        if values["seed"] is None:
-            values["seed"] = derive_seed(self.seed, round_number, "train") % 2**32
-        return Hyperparameters(**values)
-
-    def identity(self, data_digest: str, holdout_digest: str) -> dict[str, Any]:
-        """What a run's id is made from: all settings, with data named by content instead of by place."""
-        return self.model_dump(mode="json") | {"data": data_digest, "holdout": holdout_digest}
-
-
-class RunOptions(BaseModel):
-    """How a run is worked; may be changed when it goes on."""
-
-    model_config = _FROZEN
-
-    batch_size: int = Field(32, ge=1, description="samples asked for, and committed, at a time")
-    max_in_flight: int = Field(4, ge=1, description="batches on the way at a time")
-    retries: int = Field(2, ge=0, description="how often items with a retryable failure are asked for again")
-    keep_models: Literal["all", "last"] = "all"
-    truth: str = Field("", description="JSONL of id and flaw, for the report; no recipe reads it")
+    def absolute(self) -> MiddoSettings:
+        """See RecipeSettings."""
+        return super().absolute().model_copy(update={"refiner": absolute(self.refiner)})
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,122 @@
+"""What every recipe's settings have, and what of a run is no setting.
+
+A recipe's settings are everything that determines what a run makes, and so what its id is made from. What does not
+change the result (batch sizes, what is kept on disk) is in `RunOptions`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from burnish._types import Hyperparameters, Sampling
+from burnish.coordinator.content import derive_seed
+from burnish.coordinator.errors import InputError
+from burnish.coordinator.formats import Columns
+
+FROZEN = ConfigDict(frozen=True, extra="forbid")
+
+
+class SamplingSettings(BaseModel):
+    """How text is sampled; ranges as in burnish.api.common.v1.SamplingParameters."""
+
+    model_config = FROZEN
+
+    temperature: float = Field(ge=0, le=2)
+    top_p: float = Field(gt=0, le=1)
+    top_k: int = Field(ge=0)
+    max_tokens: int = Field(ge=1)
+    repetition_penalty: float = Field(default=1.0, ge=1, le=2)
+
+    def sampling(self, seed: int) -> Sampling:
+        """As the SDK wants it."""
+        return Sampling(**self.model_dump(), seed=seed)
+
+
+class TrainingSettings(BaseModel):
+    """How each round trains; unset values take the training service's defaults (see training.proto)."""
+
+    model_config = FROZEN
+
+    num_epochs: float | None = Field(None, gt=0)
+    max_steps: int | None = Field(None, ge=1)
+    learning_rate: float | None = Field(None, gt=0)
+    warmup_ratio: float | None = Field(None, ge=0, le=1)
+    lr_scheduler: Literal["cosine", "linear", "constant"] | None = None
+    per_device_batch_size: int | None = Field(None, ge=1)
+    gradient_accumulation_steps: int | None = Field(None, ge=1)
+    weight_decay: float | None = Field(None, ge=0)
+    max_grad_norm: float | None = Field(None, ge=0)
+    max_sequence_tokens: int | None = Field(None, ge=1)
+    dtype: Literal["float32", "bfloat16"] | None = None
+    seed: int | None = Field(None, ge=0, lt=2**32, description="default: derived from the run's seed and the round")
+    checkpoint_steps: int | None = Field(None, ge=1)
+    gradient_checkpointing: bool | None = None
+
+
+class RecipeSettings(BaseModel):
+    """One run of a recipe. `data` names files, folders, globs or a saved Hugging Face data set; `model` is the
+    directory of the base model, as the services see it."""
+
+    model_config = FROZEN
+
+    RECIPE: ClassVar[str]
+    STEPS: ClassVar[tuple[str, ...]]  # of a round, in the order they are taken
+
+    data: tuple[str, ...] = Field(min_length=1)
+    columns: Columns = Columns()
+    skip_bad_rows: bool = False
+    holdout: tuple[str, ...] = Field((), description="held-out data that losses are measured on; never trained on")
+    model: str = Field(min_length=1)
+    rounds: int = Field(1, ge=1, le=100)
+    seed: int = Field(0, ge=0, lt=2**63)
+    training: TrainingSettings = TrainingSettings()
+
+    @field_validator("data", "holdout", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        items = [value] if isinstance(value, str | Path) else value
+        return tuple(str(item) for item in items) if isinstance(items, list | tuple) else items
+
+    @classmethod
+    def parse(cls, values: dict[str, Any]) -> Self:
+        """Settings from plain values. Raises InputError that names every setting that is wrong."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            lines = [f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors()]
+            raise InputError("The settings cannot be used. " + "; ".join(lines)) from None
+
+    def hyperparameters(self, round_number: int) -> Hyperparameters:
+        """How a round trains."""
+        values = self.training.model_dump()
+        if values["seed"] is None:
+            values["seed"] = derive_seed(self.seed, round_number, "train") % 2**32
+        return Hyperparameters(**values)
+
+    def identity(self, data_digest: str, holdout_digest: str) -> dict[str, Any]:
+        """What a run's id is made from: all settings, with data named by content instead of by place."""
+        return self.model_dump(mode="json") | {"data": data_digest, "holdout": holdout_digest}
+
+    def absolute(self) -> Self:
+        """With models that are directories here named by absolute path, for a service may work in another directory."""
+        return self.model_copy(update={"model": absolute(self.model)})
+
+
+class RunOptions(BaseModel):
+    """How a run is worked; may be changed when it goes on."""
+
+    model_config = FROZEN
+
+    batch_size: int = Field(32, ge=1, description="samples asked for, and committed, at a time")
+    max_in_flight: int = Field(4, ge=1, description="batches on the way at a time")
+    retries: int = Field(2, ge=0, description="how often items with a retryable failure are asked for again")
+    keep_models: Literal["all", "last"] = "all"
+    truth: str = Field("", description="what is wrong with the data, for the report; no recipe reads it")
+
+
+def absolute(uri: str) -> str:
+    """A directory that is here by its absolute path; anything else as it is."""
+    return str(Path(uri).absolute()) if uri and Path(uri).is_dir() else uri

@@ -1,0 +1,24 @@
+"""All recipes: their names, their settings, and their methods."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from burnish.coordinator.errors import LedgerTooNew
+from burnish.coordinator.recipes.base import RecipeSettings
+from burnish.coordinator.recipes.middo.loop import middo
+from burnish.coordinator.recipes.middo.settings import MiddoSettings
+
+SETTINGS: dict[str, type[RecipeSettings]] = {kind.RECIPE: kind for kind in (MiddoSettings,)}
+METHODS: dict[str, Callable[[Any], Awaitable[None]]] = {"middo": middo}
+
+
+def settings_of(recipe: str) -> type[RecipeSettings]:
+    """The settings of the recipe of that name. Raises LedgerTooNew: only a ledger can name one that is not there."""
+    if recipe not in SETTINGS:
+        known = ", ".join(SETTINGS)
+        raise LedgerTooNew(
+            f"The run is of recipe {recipe!r}; this Burnish knows {known}. Use the newer one that began it."
+        )
+    return SETTINGS[recipe]
