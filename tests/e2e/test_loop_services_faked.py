@@ -150,9 +150,12 @@ def test_a_stop_during_training_leaves_the_training_run_and_finds_it_again(
 
     async def work() -> None:
         stop = asyncio.Event()
-        asyncio.get_running_loop().call_later(0.5, stop.set)
         async with AsyncClient(fakes.endpoints) as own:
-            await run_recipe_async(settings(data), own, tmp_path / "out", stop=stop)
+            run = asyncio.create_task(run_recipe_async(settings(data), own, tmp_path / "out", stop=stop))
+            while not fakes.requests("CreateRun"):
+                await asyncio.sleep(0.05)
+            stop.set()
+            await run
 
     with pytest.raises(Interrupted):
         asyncio.run(work())
