@@ -152,7 +152,7 @@ def test_a_stop_during_training_leaves_the_training_run_and_finds_it_again(
         stop = asyncio.Event()
         async with AsyncClient(fakes.endpoints) as own:
             run = asyncio.create_task(run_recipe_async(settings(data), own, tmp_path / "out", stop=stop))
-            while not fakes.requests("CreateRun"):
+            while not fakes.requests("CreateRun"):  # noqa: ASYNC110 - the fakes have no event for it
                 await asyncio.sleep(0.05)
             stop.set()
             await run

@@ -11,17 +11,38 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import astuple
+from typing import Protocol
 
 from burnish._types import Message, RunEvent, RunState
 from burnish.coordinator import history
+from burnish.coordinator.beliefs import Beliefs
 from burnish.coordinator.content import canonical_json, dataset_digest, message_list
+from burnish.coordinator.curation import Curation
 from burnish.coordinator.findings import Findings, RewriteKey
 from burnish.coordinator.ledger import Ledger
 from burnish.coordinator.policy.assembly import DataRow
-from burnish.coordinator.policy.middo import Action, Axis, Decision, Plan
-from burnish.coordinator.records import DatasetRecord, ModelRecord, RunRecord, StepRecord
+from burnish.coordinator.policy.middo import Action
+from burnish.coordinator.policy.thresholds import Threshold
+from burnish.coordinator.records import DatasetRecord, DecisionRecord, ModelRecord, RunRecord, StepRecord
 
 _ROWS_PER_WRITE = 5000
+
+
+class Decided(Protocol):
+    """A decision of any recipe, as it is written down."""
+
+    @property
+    def row_id(self) -> str: ...  # noqa: D102 - as in the table `decision`
+    @property
+    def axes(self) -> Sequence[str]: ...  # noqa: D102
+    @property
+    def actions(self) -> Sequence[str]: ...  # noqa: D102
+    @property
+    def signals(self) -> Mapping[str, float | None]: ...  # noqa: D102
+    @property
+    def reasons(self) -> Sequence[str]: ...  # noqa: D102
+    @property
+    def hints(self) -> Sequence[str]: ...  # noqa: D102
 
 
 class RunBook:
@@ -30,6 +51,8 @@ class RunBook:
     def __init__(self, ledger: Ledger, run_id: str) -> None:
         self.run_id = run_id
         self.findings = Findings(ledger)
+        self.beliefs = Beliefs(ledger)
+        self.curation = Curation(ledger, run_id)
         self._ledger = ledger
 
     def history(self) -> history.RunHistory:
@@ -184,6 +207,15 @@ class RunBook:
         found = [m for m in history.read_models(self._ledger, self.run_id) if (m.round, m.role) == (round_number, role)]
         return found[0] if found else None
 
+    def trained_elsewhere(self, training_key: str) -> ModelRecord | None:
+        """The newest model of another run of this ledger that was trained under this key; see steps/train.py."""
+        runs = self._ledger.select(
+            "SELECT run_id FROM model WHERE run_id <> ? AND detail ->> 'training_key' = ? ORDER BY run_id LIMIT 1",
+            (self.run_id, training_key),
+        )
+        models = history.read_models(self._ledger, runs[0][0]) if runs else []
+        return next((m for m in models if m.detail.get("training_key") == training_key), None)
+
     def add_training_events(self, round_number: int, events: Sequence[RunEvent]) -> None:
         """Writes what the training service reported; events that are there stay."""
         columns = (
@@ -230,41 +262,38 @@ class RunBook:
 
     # ---- decisions
 
-    def add_plan(self, round_number: int, plan: Plan) -> None:
-        """Writes a round's thresholds and decisions."""
+    def add_thresholds(self, round_number: int, thresholds: Sequence[Threshold]) -> None:
+        """Writes the lines that were drawn in a round."""
         names = ("axis", "signal", "mean", "std", "m", "tau", "share", "num_tied", "num_values", "num_excluded")
-        lines = [(self.run_id, round_number, *(getattr(line, name) for name in names)) for line in plan.thresholds]
+        lines = [(self.run_id, round_number, *(getattr(line, name) for name in names)) for line in thresholds]
         self._ledger.append("threshold", ("run_id", "round", *names), lines)
+
+    def thresholds(self, round_number: int) -> list[Threshold]:
+        """The lines that were drawn in a round."""
+        return history.read_thresholds(self._ledger, self.run_id, round_number)
+
+    def add_decisions(self, round_number: int, decisions: Sequence[Decided]) -> None:
+        """Writes a round's decisions, one for each of its rows."""
         columns = ("run_id", "round", "row_id", "axes", "actions", "signals", "reasons", "hints")
-        for start in range(0, len(plan.decisions), _ROWS_PER_WRITE):
+        for start in range(0, len(decisions), _ROWS_PER_WRITE):
             part = [
                 (
                     self.run_id,
                     round_number,
                     decision.row_id,
-                    [axis.value for axis in decision.axes],
-                    [action.value for action in decision.actions],
+                    [str(axis) for axis in decision.axes],
+                    [str(action) for action in decision.actions],
                     json.dumps(dict(decision.signals)),
                     json.dumps(decision.reasons, ensure_ascii=False),
                     list(decision.hints),
                 )
-                for decision in plan.decisions[start : start + _ROWS_PER_WRITE]
+                for decision in decisions[start : start + _ROWS_PER_WRITE]
             ]
             self._ledger.append("decision", columns, part)
 
-    def decisions(self, round_number: int) -> list[Decision]:
+    def decisions(self, round_number: int) -> list[DecisionRecord]:
         """A round's decisions, in the order of its rows."""
-        return [
-            Decision(
-                record.row_id,
-                tuple(Axis(word) for word in record.axes),
-                tuple(Action(word) for word in record.actions),
-                record.signals,
-                record.reasons,
-                record.hints,
-            )
-            for record in history.read_decisions(self._ledger, self.run_id, round_number)
-        ]
+        return history.read_decisions(self._ledger, self.run_id, round_number)
 
     def add_refinements(self, round_number: int, asked: Sequence[tuple[str, RewriteKey]]) -> None:
         """Writes which rewrite each row's decision asks for: (row id, key). Keys are written anew where prompts or

@@ -45,14 +45,15 @@ class RewriteKey:
     params_digest: str
 
 
-_STATUS = ("code", "reason", "message", "retryable")
+STATUS = ("code", "reason", "message", "retryable")
 
 
-def _status(status: ItemStatus) -> tuple[int, str, str, bool]:
+def status_values(status: ItemStatus) -> tuple[int, str, str, bool]:
+    """The cells of `STATUS`."""
     return status.code, status.reason, status.message, status.retryable
 
 
-def _replacing(table: str, key: Sequence[str], columns: Sequence[str]) -> str:
+def replacing(table: str, key: Sequence[str], columns: Sequence[str]) -> str:
     """An ON CONFLICT clause under which only a retryable failure gives way."""
     settings = ", ".join(f"{name} = excluded.{name}" for name in columns if name not in key)
     return f"ON CONFLICT DO UPDATE SET {settings} WHERE {table}.retryable"
@@ -78,7 +79,7 @@ class Findings:
     def add_scores(self, version: ModelVersion, scores: Sequence[SampleScore]) -> None:
         """Writes scores; `sample_id` is the sample's hash."""
         key = ("sample_hash", "model_digest", "template_digest")
-        columns = (*key, "mean_nll", "sum_nll", "num_tokens", "turns", *_STATUS, "engine")
+        columns = (*key, "mean_nll", "sum_nll", "num_tokens", "turns", *STATUS, "engine")
         rows = [
             (
                 score.sample_id,
@@ -88,12 +89,12 @@ class Findings:
                 score.sum_nll,
                 score.num_tokens if score.status.ok else None,
                 json.dumps([_turn(turn) for turn in score.turns]) if score.status.ok else None,
-                *_status(score.status),
+                *status_values(score.status),
                 version.engine,
             )
             for score in scores
         ]
-        self._ledger.append("score", columns, rows, conflict=_replacing("score", key, columns))
+        self._ledger.append("score", columns, rows, conflict=replacing("score", key, columns))
 
     def losses(self, hashes: Sequence[str], version: ModelVersion) -> dict[str, float | None]:
         """Mean loss (nats per response token) by hash; None where scoring failed."""
@@ -133,12 +134,12 @@ class Findings:
     def add_ratings(self, key: JudgeKey, judgments: Sequence[SampleJudgment]) -> None:
         """Writes six ratings a sample; a sample that could not be judged at all gets its failure six times."""
         unique = ("sample_hash", "model_digest", "template_digest", "prompt_digest", "params_digest")
-        columns = (*unique, "dimension", "target", "value", *_STATUS, "reply")
+        columns = (*unique, "dimension", "target", "value", *STATUS, "reply")
         rows: list[tuple[object, ...]] = []
         for judgment in judgments:
             place = (judgment.sample_id, *astuple(key))
             if not judgment.status.ok:
-                rows += [(*place, *rating, None, *_status(judgment.status), "") for rating in RATINGS]
+                rows += [(*place, *rating, None, *status_values(judgment.status), "") for rating in RATINGS]
             for rating in judgment.ratings:
                 rows.append(
                     (
@@ -146,11 +147,11 @@ class Findings:
                         rating.dimension.value,
                         rating.target.value,
                         rating.value if rating.status.ok else None,
-                        *_status(rating.status),
+                        *status_values(rating.status),
                         rating.reply,
                     )
                 )
-        conflict = _replacing("rating", (*unique, "dimension", "target"), columns)
+        conflict = replacing("rating", (*unique, "dimension", "target"), columns)
         self._ledger.append("rating", columns, rows, conflict=conflict)
 
     def ratings(self, hashes: Sequence[str], key: JudgeKey) -> dict[str, dict[tuple[str, str], float | None]]:
@@ -181,11 +182,12 @@ class Findings:
     def add_embeddings(self, collection: str, version: ModelVersion, embeddings: Sequence[SampleEmbedding]) -> None:
         """Writes which samples a collection holds."""
         key = ("collection", "sample_hash")
-        columns = (*key, "model_digest", *_STATUS, "truncated")
+        columns = (*key, "model_digest", *STATUS, "truncated")
         rows = [
-            (collection, item.sample_id, version.digest, *_status(item.status), item.truncated) for item in embeddings
+            (collection, item.sample_id, version.digest, *status_values(item.status), item.truncated)
+            for item in embeddings
         ]
-        self._ledger.append("embedding", columns, rows, conflict=_replacing("embedding", key, columns))
+        self._ledger.append("embedding", columns, rows, conflict=replacing("embedding", key, columns))
 
     def forget_embeddings(self, collection: str) -> None:
         """Strikes out a collection that the service has lost."""
@@ -231,17 +233,17 @@ class Findings:
     ) -> None:
         """Writes what became of rewrites; `results` are the new samples' hashes, None where rejected."""
         unique = tuple(RewriteKey.__slots__)
-        columns = (*unique, "result_hash", *_STATUS, "attempts")
+        columns = (*unique, "result_hash", *STATUS, "attempts")
         rows = [
             (
                 *astuple(key),
                 result,
-                *_status(rewrite.status),
+                *status_values(rewrite.status),
                 json.dumps([asdict(attempt) for attempt in rewrite.attempts], ensure_ascii=False),
             )
             for key, rewrite, result in zip(keys, rewrites, results, strict=True)
         ]
-        self._ledger.append("rewrite", columns, rows, conflict=_replacing("rewrite", unique, columns))
+        self._ledger.append("rewrite", columns, rows, conflict=replacing("rewrite", unique, columns))
 
     def rewritten(self, keys: Sequence[RewriteKey]) -> Mapping[RewriteKey, str | None]:
         """The new sample's hash of each rewrite that was made; None where every attempt was rejected."""

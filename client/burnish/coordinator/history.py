@@ -126,13 +126,7 @@ class RunHistory:
 
     def thresholds(self, round_number: int) -> list[Threshold]:
         """The lines drawn in a round."""
-        rows = self._ledger.select(
-            "SELECT axis, signal, mean, std, m, tau, share, num_tied, num_values, num_excluded FROM threshold"
-            " WHERE run_id = ? AND round = ? ORDER BY signal",
-            (self.run_id, round_number),
-        )
-        order = ("loss_pre", "loss_post", "mean_cosine", "quality")
-        return sorted((Threshold(*row) for row in rows), key=lambda line: order.index(line.signal))
+        return read_thresholds(self._ledger, self.run_id, round_number)
 
     def decisions(self, round_number: int) -> list[DecisionRecord]:
         """What was decided for each row of a round, in order; empty before that step."""
@@ -274,6 +268,17 @@ def read_models(ledger: Ledger, run_id: str) -> list[ModelRecord]:
         (run_id,),
     )
     return [ModelRecord(*_converted(row, {7: json.loads})) for row in rows]
+
+
+def read_thresholds(ledger: Ledger, run_id: str, round_number: int) -> list[Threshold]:
+    """The lines drawn in a round, in the order that a recipe's signals are measured in."""
+    rows = ledger.select(
+        "SELECT axis, signal, mean, std, m, tau, share, num_tied, num_values, num_excluded FROM threshold"
+        " WHERE run_id = ? AND round = ? ORDER BY list_position(['loss_pre', 'loss_post', 'mean_cosine'], signal)"
+        " NULLS LAST",
+        (run_id, round_number),
+    )
+    return [Threshold(*row) for row in rows]
 
 
 def read_decisions(ledger: Ledger, run_id: str, round_number: int) -> list[DecisionRecord]:

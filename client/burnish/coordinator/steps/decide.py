@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from burnish.coordinator.policy.middo import Decision, RowSignals, decide
+from burnish.coordinator.policy.middo import Action, Axis, Decision, RowSignals, decide
 from burnish.coordinator.recipes.middo.settings import MiddoSettings
 from burnish.coordinator.steps.stage import RunContext
 
@@ -14,7 +14,17 @@ MiddoRun = RunContext[MiddoSettings]
 def decide_round(run: MiddoRun, round_number: int, signals: Sequence[RowSignals]) -> list[Decision]:
     """H, S and Q of a round, and what follows for each row; written down once and read back from then on."""
     stage = run.stage(round_number, "decide")
-    decided = run.book.decisions(round_number)
+    decided = [
+        Decision(
+            record.row_id,
+            tuple(Axis(word) for word in record.axes),
+            tuple(Action(word) for word in record.actions),
+            record.signals,
+            record.reasons,
+            record.hints,
+        )
+        for record in run.book.decisions(round_number)
+    ]
     if stage.done:
         return decided
     with stage.working():
@@ -22,7 +32,8 @@ def decide_round(run: MiddoRun, round_number: int, signals: Sequence[RowSignals]
         if not decided:
             plan = decide(signals, run.settings.policy(), round_number=round_number)
             with run.book.transaction():
-                run.book.add_plan(round_number, plan)
+                run.book.add_thresholds(round_number, plan.thresholds)
+                run.book.add_decisions(round_number, plan.decisions)
                 stage.advance(len(signals))
             decided = list(plan.decisions)
             for line in plan.thresholds:

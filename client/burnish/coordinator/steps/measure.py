@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from burnish._types import EmbedBatch, JudgeBatch, ModelRef, ModelVersion, Sample, Sampling, ScoreBatch
+from burnish._types import EmbedBatch, JudgeBatch, JudgeMode, ModelRef, ModelVersion, Sample, Sampling, ScoreBatch
 from burnish.coordinator.content import digest_of, set_digest
 from burnish.coordinator.errors import StepFailed
 from burnish.coordinator.findings import JudgeKey
 from burnish.coordinator.records import ModelRecord
 from burnish.coordinator.steps.read import holdout_hashes
-from burnish.coordinator.steps.stage import AnyRun, Stage, same_version, version_detail, version_from
+from burnish.coordinator.steps.stage import AnyRun, Stage, same_prompts, same_version, version_detail, version_from
 
 
 async def base_model(run: AnyRun) -> ModelRef:
@@ -59,7 +59,7 @@ async def _scored(run: AnyRun, stage: Stage, model: ModelRef, hashes: Sequence[s
     findings = run.book.findings
 
     async def send(batch: Sequence[str]) -> ScoreBatch:
-        return await run.client.scoring.score(_samples(run, batch), model=model)
+        return await run.client.scoring.score(samples_of(run, batch), model=model)
 
     def store(batch: Sequence[str], reply: ScoreBatch) -> None:
         same_version(version, reply.model, "scoring")
@@ -74,32 +74,32 @@ async def _scored(run: AnyRun, stage: Stage, model: ModelRef, hashes: Sequence[s
 
 
 async def judge(
-    run: AnyRun, round_number: int, model: ModelRef, hashes: Sequence[str], sampling: Sampling
+    run: AnyRun, round_number: int, model: ModelRef, hashes: Sequence[str], sampling: Sampling | None
 ) -> Mapping[str, Mapping[tuple[str, str], float | None]]:
-    """The six ratings of each sample by `model` itself, in [0, 10]; None where it gave no number."""
+    """The six ratings of each sample by `model` itself, in [0, 10]; None where it gave no number. Without `sampling`
+    they are read from the digits' probabilities instead of from replies."""
     stage = run.stage(round_number, "judge")
     if stage.done:
-        return run.book.findings.ratings(hashes, JudgeKey(**_words(stage.detail["key"])))
+        return run.book.findings.ratings(hashes, JudgeKey(**stage.words("key")))
     findings = run.book.findings
+    mode = JudgeMode.LOGIT if sampling is None else JudgeMode.GENERATED
 
     async def send(batch: Sequence[str]) -> JudgeBatch:
-        return await run.client.scoring.judge(_samples(run, batch), model=model, sampling=sampling)
+        return await run.client.scoring.judge(samples_of(run, batch), model=model, sampling=sampling, mode=mode)
 
     def store(batch: Sequence[str], reply: JudgeBatch) -> None:
         same_version(version, reply.model, "scoring")
-        if reply.prompt_digest != key.prompt_digest:
-            raise StepFailed(
-                f"The scoring service judged with other prompts ({reply.prompt_digest}) than it named before"
-                f" ({key.prompt_digest}). Do all of its replicas run the same release?"
-            )
+        same_prompts(key.prompt_digest, reply.prompt_digest, "scoring")
         findings.add_ratings(key, reply.judgments)
 
     with stage.working():
         version = await run.client.scoring.load_model(model)
-        prompts = (await run.client.scoring.info()).judge_prompt_digest
-        key = JudgeKey(version.digest, version.chat_template_digest, prompts, digest_of(asdict(sampling)))
+        info = await run.client.scoring.info()
+        prompts = info.judge_prompt_digest if sampling is not None else info.prompt_digests.get("rate", "")
+        params = {"mode": mode.value} if sampling is None else asdict(sampling)
+        key = JudgeKey(version.digest, version.chat_template_digest, prompts, digest_of(params))
         missing = findings.unjudged(hashes, key)
-        detail = {"model": version_detail(version), "key": asdict(key), "sampling": asdict(sampling)}
+        detail = {"model": version_detail(version), "key": asdict(key), "sampling": params}
         stage.expect(len(hashes), known=len(hashes) - len(missing), detail=detail)
         await stage.in_batches(lambda: findings.unjudged(hashes, key), send, store)
     return findings.ratings(hashes, key)
@@ -130,7 +130,7 @@ async def _embed(run: AnyRun, stage: Stage, model: ModelRef, hashes: Sequence[st
             findings.forget_embeddings(collection)
 
     async def send(batch: Sequence[str]) -> EmbedBatch:
-        return await service.embed(_samples(run, batch), model=model, collection=collection)
+        return await service.embed(samples_of(run, batch), model=model, collection=collection)
 
     def store(batch: Sequence[str], reply: EmbedBatch) -> None:
         same_version(version, reply.model, "embedding")
@@ -159,11 +159,7 @@ def collection_name(version: ModelVersion, digest_of_set: str) -> str:
     return f"m{version.digest.removeprefix('sha256:')[:16]}-{digest_of_set[:16]}-{computed[:8]}"
 
 
-def _samples(run: AnyRun, hashes: Sequence[str]) -> list[Sample]:
+def samples_of(run: AnyRun, hashes: Sequence[str]) -> list[Sample]:
+    """The conversations of these hashes, in order, as services want them."""
     found = run.book.samples(hashes)
     return [Sample(name, found[name]) for name in hashes]
-
-
-def _words(value: object) -> dict[str, str]:
-    assert isinstance(value, dict)
-    return value

@@ -86,6 +86,12 @@ class Stage:
         assert self.record is not None
         return self.record.detail
 
+    def words(self, name: str) -> dict[str, str]:
+        """One entry of `detail` that maps words to words, such as what findings are keyed by."""
+        value = self.detail[name]
+        assert isinstance(value, dict)
+        return value
+
     @property
     def items_done(self) -> int:
         """Items done so far."""
@@ -212,6 +218,15 @@ def same_version(asked: ModelVersion, got: ModelVersion, service: str) -> None:
             f"The {service} service answered with other weights or another chat template than it held before"
             f" ({got.digest}, template {got.chat_template_digest}; expected {asked.digest}, template"
             f" {asked.chat_template_digest}). Do all of its replicas run with the same settings?"
+        )
+
+
+def same_prompts(asked: str, got: str, service: str) -> None:
+    """Raises StepFailed where a reply was made with other prompts than the service named before."""
+    if asked != got:
+        raise StepFailed(
+            f"The {service} service used other prompts ({got}) than it named before ({asked}). Do all of its replicas"
+            " run the same release?"
         )
 
 

@@ -11,15 +11,17 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 
 from burnish._training import AsyncRun
 from burnish._types import ModelRef, RunEvent, RunResult, RunSpec, RunState
 from burnish.coordinator.atomic import writing_whole
 from burnish.coordinator.content import digest_of, message_list
 from burnish.coordinator.errors import StepFailed
+from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.records import ModelRecord
 from burnish.coordinator.steps.stage import AnyRun, Stage
 
@@ -27,8 +29,9 @@ _EVENTS_EVERY = 1.0  # seconds between two commits of training events
 _ROWS_PER_READ = 2000
 
 
-async def train(run: AnyRun, round_number: int, base: ModelRef) -> ModelRef:
-    """M_t: `base` fine-tuned on D_t. Raises StepFailed where training ended badly."""
+async def train(run: AnyRun, round_number: int, base: ModelRef, rows: Sequence[DataRow] | None = None) -> ModelRef:
+    """M_t: `base` fine-tuned on D_t, or on `rows` of it. What another run of this ledger trained on the same data in
+    the same way is taken over. Raises StepFailed where training ended badly."""
     stage = run.stage(round_number, "train")
     record = run.book.model(round_number, "trained")
     if stage.done and record is not None:
@@ -36,7 +39,7 @@ async def train(run: AnyRun, round_number: int, base: ModelRef) -> ModelRef:
     with stage.working():
         if record is not None:  # killed between the model and the note that the step is done
             return ModelRef(record.uri, record.digest)
-        digest = _write_data(run, round_number)
+        digest = _write_data(run, round_number, run.book.rows(round_number) if rows is None else rows)
         spec = RunSpec(
             base_model=base,
             data_uri=str(run.paths.data(round_number)),
@@ -44,6 +47,9 @@ async def train(run: AnyRun, round_number: int, base: ModelRef) -> ModelRef:
             output_uri=str(run.paths.model(round_number)),
             hyperparameters=run.settings.hyperparameters(round_number),
         )
+        key = digest_of([base.digest, digest, asdict(spec.hyperparameters)])
+        if (there := _trained_already(run, round_number, key)) is not None:
+            return ModelRef(there.uri, there.digest)
         training = await _create(run, round_number, spec)
         await _watch(run, stage, training)
         result = _result(training)
@@ -56,6 +62,7 @@ async def train(run: AnyRun, round_number: int, base: ModelRef) -> ModelRef:
             train_loss=result.train_loss,
             eval_loss=None,
             detail={
+                "training_key": key,
                 "num_samples": result.num_samples,
                 "skipped": list(result.skipped),
                 "num_tokens": result.num_tokens,
@@ -79,9 +86,21 @@ def prune(run: AnyRun, round_number: int) -> None:
         shutil.rmtree(run.paths.model(round_number), ignore_errors=True)
 
 
-def _write_data(run: AnyRun, round_number: int) -> str:
-    """D_t as the training service reads it; returns the digest of the file's bytes."""
-    rows = run.book.rows(round_number)
+def _trained_already(run: AnyRun, round_number: int, key: str) -> ModelRecord | None:
+    """A model that another run of the ledger made from the same weights and data in the same way, as one of this run's;
+    None where there is none, or its files are gone. Services check its digest when they load it."""
+    there = run.book.trained_elsewhere(key)
+    if there is None or not Path(there.uri).is_dir():
+        return None
+    record = replace(there, round=round_number, eval_loss=None)
+    with run.book.transaction():
+        run.book.add_model(record)
+    run.observer.noted(f"Round {round_number}: another run of this ledger trained on the same data; its model is used.")
+    return record
+
+
+def _write_data(run: AnyRun, round_number: int, rows: Sequence[DataRow]) -> str:
+    """The rows as the training service reads them; returns the digest of the file's bytes."""
     whole = hashlib.sha256()
     with writing_whole(run.paths.data(round_number)) as stream:
         for start in range(0, len(rows), _ROWS_PER_READ):

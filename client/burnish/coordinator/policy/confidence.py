@@ -1,0 +1,138 @@
+"""CLEAR's confidence put together from what was measured (arXiv 2308.16175 §3, 2403.12776). Pure.
+
+    C = beta O + (1 - beta) S,   O = mean_i [alpha s_i + (1 - alpha) r_i],   S = the model's own verdicts      in [0, 1]
+
+The service reports the parts; here they are combined, so that other weights cost no further pass. A part that is
+missing leaves its weight to the others; nothing is ever filled in for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+VERDICTS = ("correct", "incorrect", "not sure")
+ORDERS_PER_QUESTION = len(VERDICTS)
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """alpha: similarity against exact match; beta: consistency against reflection; `likelihood`: mean token probability
+    against all the rest. Reflection counts where its letters had at least `min_covered_mass` of the probability."""
+
+    alpha: float = 0.8
+    beta: float = 0.7
+    likelihood: float = 0.0
+    min_covered_mass: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class SampledAnswer:
+    """One answer that the model gave itself: s_i and r_i, None where none could be read, and then `reply` and why."""
+
+    text: str
+    similarity: float | None
+    exact_match: bool | None
+    reply: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What was measured of one sample under one set of weights. `verdicts`: each question in each order of its
+    answers, p(correct), p(incorrect), p(not sure), and `masses` the probability that the letters had at all;
+    `rating`: the model's own, in [0, 10]."""
+
+    verdicts: tuple[tuple[float, float, float], ...] = ()
+    masses: tuple[float, ...] = ()
+    answers: tuple[SampledAnswer, ...] = ()
+    mean_nll: float | None = None
+    mean_probability: float | None = None
+    rating: float | None = None
+
+    @property
+    def covered_mass(self) -> float:
+        """Mean over the questions, in [0, 1]; 0 of none."""
+        return math.fsum(self.masses) / len(self.masses) if self.masses else 0.0
+
+
+def reflection(evidence: Evidence, weights: Weights) -> float | None:
+    """S: mean over the verdicts of p(correct) + p(not sure) / 2; None where the letters were too unlikely."""
+    if not evidence.verdicts or evidence.covered_mass < weights.min_covered_mass:
+        return None
+    return math.fsum(right + 0.5 * unsure for right, _, unsure in evidence.verdicts) / len(evidence.verdicts)
+
+
+def consistency(evidence: Evidence, weights: Weights) -> float | None:
+    """O: mean agreement of the answers that could be read; None of none."""
+    agreements = [
+        weights.alpha * answer.similarity + (1.0 - weights.alpha) * answer.exact_match
+        for answer in evidence.answers
+        if answer.similarity is not None and answer.exact_match is not None
+    ]
+    return math.fsum(agreements) / len(agreements) if agreements else None
+
+
+def combined(evidence: Evidence, weights: Weights) -> float | None:
+    """C; None where neither O nor S is there."""
+    parts = [
+        (weight, value)
+        for weight, value in (
+            (weights.beta, consistency(evidence, weights)),
+            (1.0 - weights.beta, reflection(evidence, weights)),
+        )
+        if value is not None
+    ]
+    if not parts:
+        return None
+    total = math.fsum(weight for weight, _ in parts)
+    # beta = 1 with O missing leaves S all of the weight there is.
+    own = math.fsum(w * v for w, v in parts) / total if total else math.fsum(v for _, v in parts) / len(parts)
+    if not weights.likelihood or evidence.mean_probability is None:
+        return own
+    return (1.0 - weights.likelihood) * own + weights.likelihood * evidence.mean_probability
+
+
+def signals_of(evidence: Evidence, weights: Weights) -> Mapping[str, float | None]:
+    """Every signal that a filter may go by, higher meaning better: all in [0, 1] but `rating`, which is in [0, 10].
+    `likelihood` is exp(mean log-probability)."""
+    return {
+        "confidence": combined(evidence, weights),
+        "consistency": consistency(evidence, weights),
+        "reflection": reflection(evidence, weights),
+        "likelihood": None if evidence.mean_nll is None else math.exp(-evidence.mean_nll),
+        "rating": evidence.rating,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class ReflectionHealth:
+    """Whether the verdicts say anything: mean and deviation of S over the samples, the share of questions whose
+    likeliest verdict changed with the order that the answers were shown in, and the share of samples whose letters
+    were too unlikely."""
+
+    num_samples: int
+    mean: float
+    std: float
+    flip_share: float
+    unreadable_share: float
+
+
+def reflection_health(evidence: Sequence[Evidence], weights: Weights) -> ReflectionHealth | None:
+    """None where nothing was asked."""
+    asked = [one for one in evidence if one.verdicts]
+    if not asked:
+        return None
+    values = [value for one in asked if (value := reflection(one, weights)) is not None]
+    mean = math.fsum(values) / len(values) if values else math.nan
+    std = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / len(values)) if values else math.nan
+    flips = [flip for one in asked for flip in _flips(one.verdicts)]
+    return ReflectionHealth(len(asked), mean, std, sum(flips) / len(flips), 1 - len(values) / len(asked))
+
+
+def _flips(verdicts: Sequence[tuple[float, float, float]]) -> list[bool]:
+    """For each question, whether its likeliest verdict is not the same in every order."""
+    likeliest = [max(range(3), key=verdict.__getitem__) for verdict in verdicts]
+    starts = range(0, len(likeliest), ORDERS_PER_QUESTION)
+    return [len(set(likeliest[start : start + ORDERS_PER_QUESTION])) > 1 for start in starts]

@@ -1,0 +1,196 @@
+"""Steps `filter`, `decide` and `assemble` of CLEAR: from what was measured to the next data set. All of it in the
+ledger, none of it needs a service."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from burnish.coordinator.errors import StepFailed
+from burnish.coordinator.policy.assembly import DataRow
+from burnish.coordinator.policy.clear import Action, Candidate, Preference, RowEvidence, Scope, decide
+from burnish.coordinator.policy.confidence import Evidence, ReflectionHealth, reflection_health, signals_of
+from burnish.coordinator.policy.filtering import filter_rows
+from burnish.coordinator.policy.thresholds import Threshold
+from burnish.coordinator.recipes.clear.settings import ClearSettings
+from burnish.coordinator.records import DecisionRecord
+from burnish.coordinator.steps.compare import Pair
+from burnish.coordinator.steps.stage import RunContext
+
+ClearRun = RunContext[ClearSettings]
+Signals = Mapping[str, float | None]
+
+_MOST_FLIPS = 0.5  # share of questions whose verdict hangs on the order of the answers, from which they say little
+_LEAST_SPREAD = 0.02  # deviation of S below which it tells samples apart by noise
+_MOST_UNREADABLE = 0.5
+
+
+def filter_round(
+    run: ClearRun, round_number: int, rows: Sequence[DataRow], evidence: Mapping[str, Evidence]
+) -> tuple[dict[str, bool | None], dict[str, Signals]]:
+    """Who passed, by row, None for rows without a value; and every row's signals. Written down once: what is trained on
+    the rows that passed must never be trained on others. Raises StepFailed where nothing passed."""
+    weights, name = run.settings.weights(), run.settings.signal.value
+    signals = {row.row_id: signals_of(evidence.get(row.sample_hash, Evidence()), weights) for row in rows}
+    stage = run.stage(round_number, "filter")
+    passed = run.book.curation.filtered(round_number)
+    if stage.done:
+        return passed, signals
+    with stage.working():
+        stage.expect(len(rows), known=len(passed))
+        if not passed:
+            ids = [row.row_id for row in rows]
+            rule = run.settings.filter_rule()
+            if round_number > 1:  # the first round's line stands: the model that is asked is the same
+                (line,) = run.book.thresholds(1)
+                rule = replace(rule, threshold=line.tau, drop_fraction=None)
+            line, results = filter_rows(name, ids, [signals[row_id][name] for row_id in ids], rule)
+            with run.book.transaction():
+                run.book.add_thresholds(round_number, [line])
+                run.book.curation.add_filtered(round_number, ids, results)
+                stage.advance(len(rows))
+            passed = dict(zip(ids, results, strict=True))
+            for note in _notes(line, results, reflection_health(list(evidence.values()), weights), run.settings):
+                run.observer.noted(f"Round {round_number}: {note}")
+        if passed and not any(value is not False for value in passed.values()):
+            (line,) = run.book.thresholds(round_number)
+            raise StepFailed(
+                f"Not one of {len(passed)} rows has a {name} of at least {line.tau}; their mean is {line.mean:.3f} with"
+                f" a deviation of {line.std:.3f}. Begin a new run with a lower --threshold, or with --drop-fraction."
+            )
+    return passed, signals
+
+
+def staying(rows: Sequence[DataRow], passed: Mapping[str, bool | None], settings: ClearSettings) -> list[DataRow]:
+    """F: the rows that are trained on as they are."""
+    return [row for row in rows if passed[row.row_id] or (passed[row.row_id] is None and settings.unscored == "keep")]
+
+
+def to_be_corrected(
+    rows: Sequence[DataRow], passed: Mapping[str, bool | None], settings: ClearSettings
+) -> list[DataRow]:
+    """The rows for which candidates are made."""
+    wanted = (False,) if settings.scope is Scope.FAILED else (False, True)
+    return [row for row in rows if passed[row.row_id] in wanted]
+
+
+def pairs_of(run: ClearRun, round_number: int, rows: Sequence[DataRow]) -> list[Pair]:
+    """The distinct (response, candidate) pairs that must be compared."""
+    samples = {row.row_id: row.sample_hash for row in rows}
+    made = run.book.curation.candidates(round_number)
+    pairs = ((samples[one.row_id], one.candidate_hash) for one in made if not one.rejection)
+    return list(dict.fromkeys((sample, candidate) for sample, candidate in pairs if candidate is not None))
+
+
+def decide_rows(
+    run: ClearRun,
+    round_number: int,
+    rows: Sequence[DataRow],
+    passed: Mapping[str, bool | None],
+    signals: Mapping[str, Signals],
+    preferences: Mapping[Pair, Preference | str],
+) -> None:
+    """One action for every row; written down once."""
+    stage = run.stage(round_number, "decide")
+    if stage.done:
+        return
+    candidates: dict[str, list[Candidate]] = {}
+    samples = {row.row_id: row.sample_hash for row in rows}
+    for one in run.book.curation.candidates(round_number):
+        answer = preferences.get((samples[one.row_id], one.candidate_hash or ""))
+        failure = one.rejection or (answer if isinstance(answer, str) else "")
+        preference = answer if isinstance(answer, Preference) and not one.rejection else None
+        candidates.setdefault(one.row_id, []).append(Candidate(one.number, one.candidate_hash, failure, preference))
+    with stage.working():
+        known = run.book.decisions(round_number)
+        stage.expect(len(rows), known=len(known))
+        if not known:
+            evidence = [
+                RowEvidence(row.row_id, signals[row.row_id], passed[row.row_id], tuple(candidates.get(row.row_id, ())))
+                for row in rows
+            ]
+            (line,) = run.book.thresholds(round_number)
+            settings = run.settings
+            verdicts = decide(
+                evidence,
+                line,
+                settings.correction_rules(),
+                unscored=settings.unscored,
+                control=settings.control,
+            )
+            with run.book.transaction():
+                run.book.add_decisions(round_number, verdicts)
+                stage.advance(len(rows))
+            compared = [c.preference for found in candidates.values() for c in found if c.preference is not None]
+            flips = sum(one.flipped for one in compared)
+            if flips > _MOST_FLIPS * len(compared):
+                run.observer.noted(
+                    f"Round {round_number}: in {flips} of {len(compared)} comparisons the winner changed with the order"
+                    " that the responses were shown in; the model answers by place more than by content, and so few"
+                    " candidates can win. A larger --model is what would help."
+                )
+
+
+def assemble_curated(run: ClearRun, round_number: int, rows: Sequence[DataRow]) -> None:
+    """The next data set: what was kept, with corrections in the place of what they correct."""
+    stage = run.stage(round_number, "assemble")
+    if stage.done:
+        return
+    book = run.book
+    with stage.working():
+        stage.expect(len(rows))
+        decisions = {one.row_id: one for one in book.decisions(round_number)}
+        following = [made for row in rows if (made := _following(row, decisions[row.row_id])) is not None]
+        counts = Counter(one.actions[0] for one in decisions.values())
+        with book.transaction():
+            if book.dataset(round_number + 1) is None:
+                book.add_dataset(round_number + 1, following)
+            stage.advance(len(rows))
+        said = ", ".join(f"{counts[action]} {action}" for action in Action if counts[action])
+        run.observer.noted(f"Round {round_number}: {said}; {len(following)} of {len(rows)} rows go on.")
+
+
+def _following(row: DataRow, decision: DecisionRecord) -> DataRow | None:
+    action = Action(decision.actions[0])
+    if action is Action.DROP:
+        return None
+    if action is Action.CORRECT:
+        return replace(row, sample_hash=decision.hints[0], origin=Action.CORRECT.value)
+    return row
+
+
+def _notes(
+    line: Threshold, passed: Sequence[bool | None], health: ReflectionHealth | None, settings: ClearSettings
+) -> list[str]:
+    """What a reader should know of the filter."""
+    failed = sum(value is False for value in passed)
+    if line.tau is None:
+        return [f"no {line.signal} could be had of any of {len(passed)} rows; nothing is filtered."]
+    share = failed / line.num_values
+    notes = [f"{failed} of {line.num_values} rows ({share:.0%}) fail the filter on {line.signal}, {line.tau:.3f}."]
+    if line.num_tied > 1 and line.share is not None and share < line.share - 0.01:
+        notes.append(f"{line.num_tied} rows tie at the line and stay; --ties rank would drop {line.share:.0%} exactly.")
+    if line.num_excluded:
+        notes.append(f"{line.num_excluded} rows have no {line.signal} and are not filtered by it.")
+    if health is not None and settings.signal in ("confidence", "reflection"):
+        notes += reflection_notes(health, tier=settings.tier.value)
+    return notes
+
+
+def reflection_notes(health: ReflectionHealth, *, tier: str) -> list[str]:
+    """A warning where the model's own verdicts carry no information, with the numbers and what would help."""
+    why = []
+    if health.unreadable_share > _MOST_UNREADABLE:
+        why.append(f"in {health.unreadable_share:.0%} of {health.num_samples} samples the letters were too unlikely")
+    if health.std < _LEAST_SPREAD:
+        why.append(f"over {health.num_samples} samples it is {health.mean:.3f} with a deviation of {health.std:.4f}")
+    if health.flip_share > _MOST_FLIPS:
+        why.append(f"{health.flip_share:.0%} of the verdicts change with the order that the answers are shown in")
+    if not why:
+        return []
+    instead = "--tier standard, and --beta 1" if tier == "fast" else "--beta 1"
+    return [
+        f"self-reflection says little here: {'; '.join(why)}. {instead} goes by sampled answers alone, --signal"
+        " likelihood by the response's probability; a larger --model can reflect."
+    ]
