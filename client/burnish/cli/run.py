@@ -13,20 +13,23 @@ from typing import Annotated, Any
 import typer
 
 from burnish._client import Client
-from burnish._endpoints import SERVICES
+from burnish.cli.clear_options import CLEAR
 from burnish.cli.data import DataOption, SkipOption, bundled, data_paths
 from burnish.cli.inspect_run import write_report_of
+from burnish.cli.middo_options import MIDDO
 from burnish.cli.output import command, say, say_json
 from burnish.cli.per_sample import ModelOption
-from burnish.cli.recipe_options import MIDDO, WORK, given
+from burnish.cli.recipe_options import WORK, Table, given
 from burnish.cli.run_progress import RunBars
 from burnish.cli.services import ServiceChoice, with_services
 from burnish.coordinator.history import RunHistory
 from burnish.coordinator.loop import RunSummary, finished, resume, run_recipe
 from burnish.coordinator.paths import RunPaths
 from burnish.coordinator.progress import Observer
-from burnish.coordinator.recipes.base import RunOptions
+from burnish.coordinator.recipes.base import RecipeSettings, RunOptions, SamplingSettings
+from burnish.coordinator.recipes.clear.settings import ClearSettings
 from burnish.coordinator.recipes.middo.settings import MiddoSettings
+from burnish.coordinator.recipes.registry import settings_of
 
 run_app = typer.Typer(help="Run a recipe, or go on with one that was interrupted.", no_args_is_help=True)
 
@@ -34,6 +37,10 @@ OutDir = Annotated[
     Path, typer.Option("--out", help="Run directory: ledger, models, final data, report.", metavar="DIR")
 ]
 RunDir = Annotated[Path, typer.Argument(help="Run directory, as given to --out.", metavar="DIR")]
+HoldoutOption = Annotated[
+    list[str] | None,
+    typer.Option("--holdout", help="Held-out data that losses are measured on.", metavar="PATH"),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="The outcome as JSON on standard output.")]
 # How the bundled model and data are run: a quarter of an hour and 10 GB on two slow cores, in all. Training is most of
 # that, so a round's model sees a third of the rows. A tenth of the rows on each axis, since how many lie beyond a
@@ -55,42 +62,43 @@ DEMO: dict[str, Any] = {
 DEMO_CONTEXT = 1024  # tokens
 
 
-def with_settings(function: Callable[..., None]) -> Callable[..., None]:
-    """Adds the recipe's options to a command with parameters `settings` and `work`, which get what was given."""
-    signature = inspect.signature(function, eval_str=True)
-    table = MIDDO | WORK
-    own = [p for name, p in signature.parameters.items() if name not in ("settings", "work")]
-    added = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-        for name, (_, annotation) in table.items()
-    ]
+def with_settings(table: Table) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Adds a recipe's options to a command with parameters `settings` and `work`, which get what was given."""
 
-    @functools.wraps(function)
-    def wrapper(**values: Any) -> None:
-        chosen = {name: values.pop(name) for name in table}
-        function(settings=given(MIDDO, chosen), work=given(WORK, chosen), **values)
+    def add(function: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(function, eval_str=True)
+        options = {**table, **WORK}
+        own = [p for name, p in signature.parameters.items() if name not in ("settings", "work")]
+        added = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+            for name, (_, annotation) in options.items()
+        ]
 
-    combined = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + added
-    wrapper.__signature__ = signature.replace(parameters=combined)  # type: ignore[attr-defined]
-    wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in combined} | {"return": None}
-    return wrapper
+        @functools.wraps(function)
+        def wrapper(**values: Any) -> None:
+            chosen = {name: values.pop(name) for name in options}
+            function(settings=given(table, chosen), work=given(WORK, chosen), **values)
+
+        combined = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + added
+        wrapper.__signature__ = signature.replace(parameters=combined)  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in combined} | {"return": None}
+        return wrapper
+
+    return add
 
 
 @run_app.command("middo")
 @command
-@with_settings
+@with_settings(MIDDO)
 @with_services
-def run_middo_command(
+def run_middo(
     services: ServiceChoice,
     settings: dict[str, Any],
     work: dict[str, Any],
     data: DataOption,
     model: ModelOption,
     out: OutDir,
-    holdout: Annotated[
-        list[str] | None,
-        typer.Option("--holdout", help="Held-out data that losses are measured on.", metavar="PATH"),
-    ] = None,
+    holdout: HoldoutOption = None,
     skip_bad_rows: SkipOption = False,
     json_output: JsonOption = False,
 ) -> None:
@@ -98,14 +106,35 @@ def run_middo_command(
 
     Interrupted or killed, the same command goes on where it stopped.
     """
-    values = settings | {"data": [str(p) for p in data_paths(data)], "model": model, "skip_bad_rows": skip_bad_rows}
-    if holdout:
-        values["holdout"] = [str(p) for p in data_paths(holdout)]
-    _run(services, values, work, out, json_output=json_output)
+    values = with_data(settings, data, model, holdout, skip_bad_rows=skip_bad_rows)
+    _run(services, MiddoSettings, values, work, out, json_output=json_output)
+
+
+@run_app.command("clear")
+@command
+@with_settings(CLEAR)
+@with_services
+def run_clear(
+    services: ServiceChoice,
+    settings: dict[str, Any],
+    work: dict[str, Any],
+    data: DataOption,
+    model: ModelOption,
+    out: OutDir,
+    holdout: HoldoutOption = None,
+    skip_bad_rows: SkipOption = False,
+    json_output: JsonOption = False,
+) -> None:
+    """CLEAR: drop the responses that the model is not confident in, or correct them, and train on the rest.
+
+    Interrupted or killed, the same command goes on where it stopped. `burnish explain DIR ROW` tells one row's story.
+    """
+    values = with_data(settings, data, model, holdout, skip_bad_rows=skip_bad_rows)
+    _run(services, ClearSettings, values, work, out, json_output=json_output)
 
 
 @command
-@with_settings
+@with_settings(MIDDO)
 @with_services
 def demo(
     services: ServiceChoice,
@@ -123,7 +152,14 @@ def demo(
     values["holdout"] = [str(bundled("demo_holdout.jsonl"))]
     if services.settings.max_model_len is None:
         services = services.with_context(DEMO_CONTEXT)
-    _run(services, values, {"truth": str(bundled("demo_truth.jsonl"))} | work, out, json_output=json_output)
+    _run(
+        services,
+        MiddoSettings,
+        values,
+        {"truth": str(bundled("demo_truth.jsonl"))} | work,
+        out,
+        json_output=json_output,
+    )
 
 
 @command
@@ -134,25 +170,43 @@ def resume_command(services: ServiceChoice, directory: RunDir, json_output: Json
     The same as repeating the command that began it.
     """
     with RunHistory.open(directory) as history:
-        model = str(history.run.config["settings"]["model"])  # type: ignore[index]
-    with _observed(services, model, directory, quiet=json_output) as (client, observer):
+        settings = settings_of(history.run.recipe).parse(history.run.config["settings"])  # type: ignore[arg-type]
+    with observed(services, settings, directory, quiet=json_output) as (client, observer):
         summary = resume(directory, client, observer=observer)
     _conclude(summary, json_output=json_output)
 
 
+def with_data(
+    settings: Mapping[str, Any], data: list[str], model: str, holdout: list[str] | None, *, skip_bad_rows: bool
+) -> dict[str, Any]:
+    """A recipe's settings as given, with the data and the model that it works on."""
+    values = {**settings, "data": [str(p) for p in data_paths(data)], "model": model, "skip_bad_rows": skip_bad_rows}
+    return values | ({"holdout": [str(p) for p in data_paths(holdout)]} if holdout else {})
+
+
+def parse(kind: type[RecipeSettings], values: Mapping[str, Any]) -> RecipeSettings:
+    """A recipe's settings from what was given; of a group that was given in part, the rest is the recipe's default."""
+    defaults = {name: field.default for name, field in kind.model_fields.items() if name in values}
+    groups = {name: d.model_dump() | values[name] for name, d in defaults.items() if isinstance(d, SamplingSettings)}
+    return kind.parse({**values, **groups})
+
+
 def _run(
-    services: ServiceChoice, values: dict[str, Any], work: Mapping[str, Any], out: Path, *, json_output: bool
+    services: ServiceChoice,
+    kind: type[RecipeSettings],
+    values: Mapping[str, Any],
+    work: Mapping[str, Any],
+    out: Path,
+    *,
+    json_output: bool,
 ) -> None:
-    for group in ("judge", "rewrite"):
-        if group in values:
-            values[group] = MiddoSettings.model_fields[group].default.model_dump() | values[group]
-    settings = MiddoSettings.parse(values)
+    settings = parse(kind, values)
     options = RunOptions.model_validate(dict(work))
     done = finished(settings, out)
     if done is not None:
         _conclude(done, json_output=json_output)
         return
-    with _observed(services, settings.model, out, quiet=json_output) as (client, observer):
+    with observed(services, settings, out, quiet=json_output) as (client, observer):
         summary = run_recipe(settings, client, out, options=options, observer=observer)
     _conclude(summary, json_output=json_output)
 
@@ -168,10 +222,12 @@ def for_the_demo(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _observed(services: ServiceChoice, model: str, out: Path, *, quiet: bool) -> Iterator[tuple[Client, Observer]]:
-    paths = RunPaths(out)
+def observed(
+    services: ServiceChoice, settings: RecipeSettings, out: Path, *, quiet: bool
+) -> Iterator[tuple[Client, Observer]]:
+    """The services that a run needs, and bars that show how far it is."""
     with (
-        services.client(SERVICES, model, paths.services, quiet=quiet) as client,
+        services.client(settings.services(), settings.model, RunPaths(out).services, quiet=quiet) as client,
         RunBars(visible=not quiet) as observer,
     ):
         yield client, observer
@@ -182,15 +238,16 @@ def _conclude(summary: RunSummary, *, json_output: bool) -> None:
     report = write_report_of(paths.out)
     trained = [m for m in summary.models if m.role == "trained"]
     measured = [m.eval_loss for m in summary.models if m.eval_loss is not None and m.role != "refiner"]
-    data = next((f for f in summary.files if "provenance" not in f.name), paths.final)
+    data = next((f for f in summary.files if f.stem == "data"), paths.final)
+    last = trained[-1] if trained else None
     if json_output:
         say_json(
             {
                 "run_id": summary.run_id,
                 "report": report,
                 "data": list(summary.files),
-                "model": trained[-1].uri,
-                "digest": trained[-1].digest,
+                "model": last and last.uri,
+                "digest": last and last.digest,
                 "rows_in": summary.rows_in,
                 "rows_out": summary.rows_out,
                 "held_out_losses": measured,
@@ -202,4 +259,5 @@ def _conclude(summary: RunSummary, *, json_output: bool) -> None:
         say(f"Held-out loss {measured[0]:.4f} with the base model, {measured[-1]:.4f} with the last one.")
     say(f"report  {report}")
     say(f"data    {data}")
-    say(f"model   {trained[-1].uri}")
+    if last is not None:
+        say(f"model   {last.uri}")

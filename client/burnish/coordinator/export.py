@@ -27,9 +27,9 @@ from burnish.coordinator.content import message_list
 from burnish.coordinator.errors import InputError
 from burnish.coordinator.formats import Columns, Container, IdKind, Layout, rewritten_record
 from burnish.coordinator.formats.arrow import arrow_batch, decode_schema, writable_schema
-from burnish.coordinator.formats.shapes import Record, alpaca_record, known_columns
+from burnish.coordinator.formats.shapes import Record, alpaca_record, known_columns, to_messages
 from burnish.coordinator.history import FinalRow, RunHistory
-from burnish.coordinator.provenance import provenance
+from burnish.coordinator.provenance import dropped, provenance
 
 _BATCH = 1000
 
@@ -60,8 +60,9 @@ class _Source:
 def export(
     history: RunHistory, target: ExportFormat | str, folder: Path, *, round_number: int | None = None
 ) -> list[Path]:
-    """Writes the data set at the start of a round (None: the newest there is) and `provenance.jsonl` into `folder`,
-    which is made; returns the files. Raises InputError where the run has no data yet, DiskFull."""
+    """Writes the data set at the start of a round (None: the newest there is), `provenance.jsonl`, and
+    `dropped.jsonl` where rows were dropped, into `folder`, which is made; returns the files. Raises InputError where
+    the run has no data yet, DiskFull."""
     target = ExportFormat(target)
     record = history.run
     if record.source is None:
@@ -86,7 +87,9 @@ def export(
     else:
         make = _trl if target is ExportFormat.TRL else _messages
         files = [_write_lines(folder / "data.jsonl", (make(source, row) for row in rows()))]
-    return [*files, _write_lines(folder / "provenance.jsonl", provenance(history, number))]
+    files.append(_write_lines(folder / "provenance.jsonl", provenance(history, number)))
+    gone = list(dropped(history, number))
+    return [*files, _write_lines(folder / "dropped.jsonl", gone)] if gone else files
 
 
 def export_final(history: RunHistory, folder: Path) -> list[Path]:
@@ -134,8 +137,8 @@ def _extras(source: _Source, row: FinalRow, taken: Sequence[str]) -> Record:
 def _alpaca(source: _Source, row: FinalRow) -> Record:
     names = Columns()
     record = alpaca_record(row.messages, names)
-    if row.row.origin == "source" and source.layout is Layout.ALPACA:
-        columns = source.columns
+    columns = source.columns
+    if source.layout is Layout.ALPACA and row.messages[:-1] == to_messages(row.record, source.layout, columns)[:-1]:
         record[names.instruction] = row.record.get(columns.instruction) or ""
         record[names.input] = row.record.get(columns.input) or ""
     kept = {name: value for name, value in record.items() if value or name in ("instruction", "input", "output")}

@@ -53,9 +53,9 @@ class RunHistory:
     @classmethod
     def open(cls, out_dir: Path) -> RunHistory:
         """The run in a run directory. Raises LedgerError where there is none, LedgerBusy while it goes on."""
-        paths = RunPaths(out_dir)
+        paths = RunPaths.find(out_dir)
         ledger = Ledger.open(paths.ledger, read_only=True)
-        found = run_ids(ledger)
+        found = runs_in(ledger, paths)
         if not found:
             ledger.close()
             raise LedgerError(f"{paths.ledger}: the ledger holds no run yet. Run `burnish run` with --out {out_dir}.")
@@ -211,6 +211,12 @@ _FAILURES = f"""
 def run_ids(ledger: Ledger) -> list[str]:
     """The runs of a ledger, newest first."""
     return [row[0] for row in ledger.select("SELECT run_id FROM run ORDER BY created_at DESC, run_id")]
+
+
+def runs_in(ledger: Ledger, paths: RunPaths) -> list[str]:
+    """The runs of a run directory: all of its own ledger, or the one that is its own of a ledger that runs share."""
+    found = run_ids(ledger)
+    return found if paths.shared_ledger is None else [name for name in found if name == paths.written.get("run_id")]
 
 
 def read_run(ledger: Ledger, run_id: str) -> RunRecord | None:

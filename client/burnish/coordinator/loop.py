@@ -38,14 +38,16 @@ async def run_recipe_async(
     options: RunOptions | None = None,
     observer: Observer | None = None,
     stop: asyncio.Event | None = None,
+    ledger: Path | None = None,
 ) -> RunSummary:
-    """Runs a recipe in `out_dir`, or goes on with the run that is there. Setting `stop` ends it cleanly.
+    """Runs a recipe in `out_dir`, or goes on with the run that is there. Setting `stop` ends it cleanly. With `ledger`,
+    the run is kept in that file, which other runs may share: what one of them paid for is known to all.
 
     Raises InputError (data, settings), RunMismatch (another run is there), LedgerBusy (another process works on it),
     DiskFull, StepFailed, Interrupted, and the SDK's ServiceError. After any of them but the first two the same call
     goes on where it stopped.
     """
-    async with opened(settings, client, out_dir, options, observer, stop) as run:
+    async with opened(settings, client, out_dir, options, observer, stop, ledger) as run:
         await METHODS[settings.RECIPE](run)
         return summary(run)
 

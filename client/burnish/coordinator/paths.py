@@ -2,23 +2,51 @@
 
 from __future__ import annotations
 
+import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
+
+LEDGER = "ledger.duckdb"
 
 
 @dataclass(frozen=True, slots=True)
 class RunPaths:
-    """The files of one run; all inside `out`, which is made absolute."""
+    """The files of one run; all inside `out`, which is made absolute, but for the ledger where runs share one."""
 
     out: Path
+    shared_ledger: Path | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "out", self.out.absolute())
+        if self.shared_ledger is not None:
+            object.__setattr__(self, "shared_ledger", self.shared_ledger.absolute())
+
+    @classmethod
+    def find(cls, out: Path) -> RunPaths:
+        """The files of the run that is in `out`, whichever ledger it is in."""
+        paths = cls(out)
+        shared = paths.written.get("ledger")
+        return paths if shared is None else cls(out, (paths.out / str(shared)).resolve())
+
+    @property
+    def written(self) -> dict[str, object]:
+        """What `config.json` says; nothing where it is not there or cannot be read."""
+        try:
+            found = json.loads(self.config.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def to_write(self) -> dict[str, str]:
+        """What `config.json` must say for `find` to find the ledger."""
+        return {} if self.shared_ledger is None else {"ledger": os.path.relpath(self.shared_ledger, self.out)}
 
     @property
     def ledger(self) -> Path:
         """The DuckDB ledger: the truth about the run."""
-        return self.out / "ledger.duckdb"
+        return self.shared_ledger or self.out / LEDGER
 
     @property
     def config(self) -> Path:

@@ -211,7 +211,7 @@ class StatusFile(Observer):
 
 def read_status(out_dir: Path) -> RunStatus | None:
     """How far the run in `out_dir` is, also while it goes on; None where no run was begun there."""
-    paths = RunPaths(out_dir)
+    paths = RunPaths.find(out_dir)
     try:
         values = json.loads(paths.status.read_text(encoding="utf-8"))
     except FileNotFoundError:

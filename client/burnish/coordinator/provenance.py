@@ -1,12 +1,16 @@
-"""Where each row of a data set comes from: what was done to it in which round, and why."""
+"""Where each row of a data set comes from, what was done to it in which round, and why; and which rows are gone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
+from burnish.coordinator.content import message_list
 from burnish.coordinator.history import RunHistory
+from burnish.coordinator.policy.clear import Action
 from burnish.coordinator.records import DecisionRecord
+
+_CORRECT, _DROP, _UNSCORED = Action.CORRECT.value, Action.DROP.value, Action.UNSCORED.value
 
 
 def provenance(history: RunHistory, round_number: int) -> Iterator[dict[str, Any]]:
@@ -24,6 +28,8 @@ def provenance(history: RunHistory, round_number: int) -> Iterator[dict[str, Any
         if number < round_number:
             decided[number] = {d.row_id: d for d in history.decisions(number) if d.actions != ("keep",)}
             accepted[number] = {(r.row_id, r.strategy): r.after is not None for r in history.rewrites(number)}
+            corrected = (row_id for row_id, d in decided[number].items() if d.actions == (_CORRECT,))
+            accepted[number] |= {(row_id, _CORRECT): True for row_id in corrected}
     for row in history.rows(round_number):
         actions: list[dict[str, Any]] = []
         reasons: list[str] = []
@@ -38,6 +44,7 @@ def provenance(history: RunHistory, round_number: int) -> Iterator[dict[str, Any
             actions += [
                 {"round": number, "action": action, "accepted": accepted[number].get((row.row_id, action), False)}
                 for action in decision.actions
+                if action != _UNSCORED
             ]
             reasons += _reasons(number, decision)
         yield {
@@ -49,6 +56,29 @@ def provenance(history: RunHistory, round_number: int) -> Iterator[dict[str, Any
             "actions": actions,
             "reasons": reasons,
         }
+
+
+def dropped(history: RunHistory, round_number: int) -> Iterator[dict[str, Any]]:
+    """One object for each row that was dropped before a round: row_id, the round that dropped it, its conversation as
+    it was then, the signals and the reasons."""
+    for dataset in history.datasets():
+        if dataset.round >= round_number:
+            return
+        gone = {d.row_id: d for d in history.decisions(dataset.round) if d.actions == (_DROP,)}
+        if not gone:
+            continue
+        for row, messages in history.conversations(dataset.round):
+            decision = gone.get(row.row_id)
+            if decision is not None:
+                yield {
+                    "row_id": row.row_id,
+                    "round": dataset.round,
+                    "source_row_id": row.source_row_id,
+                    "sample_hash": row.sample_hash,
+                    "messages": message_list(messages),
+                    "signals": dict(decision.signals),
+                    "reasons": list(decision.reasons),
+                }
 
 
 def _reasons(number: int, decision: DecisionRecord) -> list[str]:

@@ -25,7 +25,7 @@ from burnish.coordinator.errors import LedgerError, RunMismatch, StepFailed
 from burnish.coordinator.export import export_final
 from burnish.coordinator.formats import find_files
 from burnish.coordinator.formats.files import digest_files
-from burnish.coordinator.history import RunHistory, run_ids
+from burnish.coordinator.history import RunHistory, runs_in
 from burnish.coordinator.ledger import Ledger
 from burnish.coordinator.paths import RunPaths
 from burnish.coordinator.progress import Observer, Observers, StatusFile
@@ -55,16 +55,18 @@ async def opened(
     options: RunOptions | None,
     observer: Observer | None,
     stop: asyncio.Event | None,
+    ledger: Path | None = None,
 ) -> AsyncIterator[RunContext[Any]]:
-    """The run of `settings` in `out_dir`, new or gone on with. Raises InputError, RunMismatch, LedgerBusy."""
+    """The run of `settings` in `out_dir`, new or gone on with, in the ledger there or in `ledger`, which several runs
+    may share. Raises InputError, RunMismatch, LedgerBusy."""
     settings = settings.absolute()
     identity = _identity(settings)
     run_id = f"{settings.RECIPE}-{digest_of(identity)[:12]}"
-    paths = RunPaths(out_dir)
-    with Ledger.open(paths.ledger) as ledger:
-        there = run_ids(ledger)
+    paths = RunPaths(out_dir, ledger)
+    with Ledger.open(paths.ledger) as opened_ledger:
+        there = runs_in(opened_ledger, paths)
         if there and run_id not in there:
-            before = RunBook(ledger, there[0])
+            before = RunBook(opened_ledger, there[0])
             record = before.run()
             if record is not None and record.source is not None:
                 raise _mismatch(paths, there[0], before, identity)
@@ -72,7 +74,7 @@ async def opened(
                 before.forget()
             there = []
         config = _config(run_id, settings, options or RunOptions(), identity)
-        async with _working(ledger, config, settings, client, paths, observer, stop, resumed=bool(there)) as run:
+        async with _working(opened_ledger, config, settings, client, paths, observer, stop, resumed=bool(there)) as run:
             yield run
 
 
@@ -86,11 +88,11 @@ async def reopened(
 ) -> AsyncIterator[RunContext[Any]]:
     """The run that is in `out_dir`. Raises LedgerError where there is none, RunMismatch where its data changed before
     they were read."""
-    paths = RunPaths(out_dir)
+    paths = RunPaths.find(out_dir)
     if not paths.ledger.exists():
         raise LedgerError(f"{paths.out} holds no run; expected the folder that was given to --out.")
     with Ledger.open(paths.ledger) as ledger:
-        there = run_ids(ledger)
+        there = runs_in(ledger, paths)
         if not there:
             raise LedgerError(f"{paths.ledger} holds no run yet; begin it with `burnish run`.")
         book = RunBook(ledger, there[0])
@@ -118,7 +120,7 @@ def summary(run: RunContext[Any]) -> RunSummary:
 def finished(settings: RecipeSettings, out_dir: Path) -> RunSummary | None:
     """What the run of `settings` in `out_dir` made, where it is done and its files are there; None otherwise. Needs no
     service, so that repeating the command of a finished run costs nothing. Raises what `RunHistory.open` does."""
-    paths = RunPaths(out_dir)
+    paths = RunPaths.find(out_dir)
     if not paths.ledger.exists() or not paths.final.is_dir():
         return None
     with RunHistory.open(out_dir) as history:
@@ -126,7 +128,7 @@ def finished(settings: RecipeSettings, out_dir: Path) -> RunSummary | None:
         if run.finished_at is None or run.config["identity"] != _identity(settings.absolute()):
             return None
         models = [model for model in history.models() if model.role == "trained"]
-        if not models or not Path(models[-1].uri).is_dir():
+        if models and not Path(models[-1].uri).is_dir():
             return None
         return _summary(history, paths, sorted(paths.final.iterdir()))
 
@@ -182,7 +184,7 @@ async def _working(
     book = RunBook(ledger, str(config["run_id"]))
     with book.transaction():
         book.begin(settings.RECIPE, config, __version__)
-    write_json(paths.config, config)
+    write_json(paths.config, {**config, **paths.to_write})
     observers = Observers([StatusFile(paths.status), *([observer] if observer else [])])
     run = RunContext(
         settings=settings,

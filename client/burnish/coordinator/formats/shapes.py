@@ -93,7 +93,10 @@ def rewritten_record(
 ) -> Record:
     """The record of a conversation that came from rewriting `original`: its columns in its order, and its words for
     the roles. With `keep_unknown` the columns that Burnish does not know are taken over too."""
-    if layout is Layout.ALPACA:
+    own: Record
+    if layout is Layout.ALPACA and tuple(messages[:-1]) == to_messages(original, layout, columns)[:-1]:
+        own = {columns.output: messages[-1].content}  # only the response is new: instruction and input stay apart
+    elif layout is Layout.ALPACA:
         own = alpaca_record(messages, columns)
     elif layout is Layout.SHAREGPT:
         own = {columns.conversations: _sharegpt_turns(messages, columns, original)}

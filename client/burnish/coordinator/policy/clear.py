@@ -90,7 +90,7 @@ class RowEvidence:
     """All that a decision depends on: the signals, whether the filter was passed (None: unscored), and candidates."""
 
     row_id: str
-    signals: Mapping[str, float | None]
+    signals: Mapping[str, float]
     passed: bool | None
     candidates: tuple[Candidate, ...] = ()
 
@@ -102,7 +102,7 @@ class Verdict:
     row_id: str
     axes: tuple[str, ...]
     actions: tuple[Action, ...]
-    signals: Mapping[str, float | None]
+    signals: Mapping[str, float]
     reasons: tuple[str, ...]
     hints: tuple[str, ...] = ()  # the sample that takes the row's place, where there is one
 

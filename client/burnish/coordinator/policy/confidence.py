@@ -94,16 +94,17 @@ def combined(evidence: Evidence, weights: Weights) -> float | None:
     return (1.0 - weights.likelihood) * own + weights.likelihood * evidence.mean_probability
 
 
-def signals_of(evidence: Evidence, weights: Weights) -> Mapping[str, float | None]:
-    """Every signal that a filter may go by, higher meaning better: all in [0, 1] but `rating`, which is in [0, 10].
-    `likelihood` is exp(mean log-probability)."""
-    return {
+def signals_of(evidence: Evidence, weights: Weights) -> Mapping[str, float]:
+    """Every signal that a filter may go by and that is there, higher meaning better: all in [0, 1] but `rating`,
+    which is in [0, 10]. `likelihood` is exp(mean log-probability)."""
+    signals = {
         "confidence": combined(evidence, weights),
         "consistency": consistency(evidence, weights),
         "reflection": reflection(evidence, weights),
         "likelihood": None if evidence.mean_nll is None else math.exp(-evidence.mean_nll),
         "rating": evidence.rating,
     }
+    return {name: value for name, value in signals.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)

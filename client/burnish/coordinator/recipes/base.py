@@ -100,6 +100,10 @@ class RecipeSettings(BaseModel):
         """What a run's id is made from: all settings, with data named by content instead of by place."""
         return self.model_dump(mode="json") | {"data": data_digest, "holdout": holdout_digest}
 
+    def services(self) -> tuple[str, ...]:
+        """The services that a run needs."""
+        return ("scoring", "embedding", "rewriting", "training")
+
     def absolute(self) -> Self:
         """With models that are directories here named by absolute path, for a service may work in another directory."""
         return self.model_copy(update={"model": absolute(self.model)})

@@ -19,7 +19,7 @@ from burnish.coordinator.steps.compare import Pair
 from burnish.coordinator.steps.stage import RunContext
 
 ClearRun = RunContext[ClearSettings]
-Signals = Mapping[str, float | None]
+Signals = Mapping[str, float]
 
 _MOST_FLIPS = 0.5  # share of questions whose verdict hangs on the order of the answers, from which they say little
 _LEAST_SPREAD = 0.02  # deviation of S below which it tells samples apart by noise
@@ -45,7 +45,7 @@ def filter_round(
             if round_number > 1:  # the first round's line stands: the model that is asked is the same
                 (line,) = run.book.thresholds(1)
                 rule = replace(rule, threshold=line.tau, drop_fraction=None)
-            line, results = filter_rows(name, ids, [signals[row_id][name] for row_id in ids], rule)
+            line, results = filter_rows(name, ids, [signals[row_id].get(name) for row_id in ids], rule)
             with run.book.transaction():
                 run.book.add_thresholds(round_number, [line])
                 run.book.curation.add_filtered(round_number, ids, results)
@@ -169,7 +169,7 @@ def _notes(
         return [f"no {line.signal} could be had of any of {len(passed)} rows; nothing is filtered."]
     share = failed / line.num_values
     notes = [f"{failed} of {line.num_values} rows ({share:.0%}) fail the filter on {line.signal}, {line.tau:.3f}."]
-    if line.num_tied > 1 and line.share is not None and share < line.share - 0.01:
+    if line.share is not None and failed < int(line.share * line.num_values):
         notes.append(f"{line.num_tied} rows tie at the line and stay; --ties rank would drop {line.share:.0%} exactly.")
     if line.num_excluded:
         notes.append(f"{line.num_excluded} rows have no {line.signal} and are not filtered by it.")

@@ -82,6 +82,10 @@ class ClearSettings(RecipeSettings):
             raise ValueError("at temperature 0 all candidates are the same; give propose.temperature a value above 0")
         return self
 
+    def services(self) -> tuple[str, ...]:
+        """See RecipeSettings."""
+        return ("scoring",) if self.filter_only else ("scoring", "rewriting", "training")
+
     def weights(self) -> Weights:
         """How parts become a confidence."""
         return Weights(self.alpha, self.beta, self.likelihood_weight, self.min_covered_mass)
