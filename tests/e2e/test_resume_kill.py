@@ -10,6 +10,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,13 +20,16 @@ from tests.e2e.support import alpaca, digest_of_final, history, write_jsonl
 KILLS = 20
 CHAINS = 4  # runs that are killed again and again until they are through
 ROWS = 60
+# The fake engine's models are rarely sure of anything.
+PROPOSE = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_tokens": 64}
+MORE: dict[str, dict[str, Any]] = {"middo": {}, "clear": {"eta": 0.55, "candidates": 2, "propose": PROPOSE}}
 
 COORDINATOR = """
-import resource, signal, sys
+import json, resource, signal, sys
 from pathlib import Path
 from burnish import BurnishError, Client
 from burnish.coordinator.loop import RunOptions, run_recipe
-from burnish.coordinator.recipes.middo.settings import MiddoSettings
+from burnish.coordinator.recipes.registry import settings_of
 from burnish.coordinator.progress import Observer
 
 class Told(Observer):
@@ -34,8 +38,8 @@ class Told(Observer):
     def step_started(self, step):
         print(step.round, step.name, flush=True)
 
-address, data, model, out, limit = sys.argv[1:]
-settings = MiddoSettings(data=data, model=model, rounds=1, seed=7)
+address, recipe, data, model, out, limit = sys.argv[1:]
+settings = settings_of(recipe)(data=data, model=model, rounds=1, seed=7, **json.loads(sys.stdin.readline()))
 if int(limit):
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
@@ -51,21 +55,26 @@ except BurnishError as error:
 class Coordinators:
     """Starts coordinators on one data set."""
 
-    def __init__(self, services: FakeEngineServices, folder: Path) -> None:
+    def __init__(self, services: FakeEngineServices, folder: Path, recipe: str) -> None:
         self.services = services
         self.folder = folder
+        self.recipe = recipe
         self.data = write_jsonl(folder / "data.jsonl", alpaca(ROWS, duplicates=3))
 
     def start(self, out: Path, *, limit: int = 0) -> subprocess.Popen[str]:
         """A coordinator at work; `limit`: most bytes that a file of it may have."""
-        arguments = [self.services.address, self.data, self.services.model, out, limit]
+        arguments = [self.services.address, self.recipe, self.data, self.services.model, out, limit]
         process = subprocess.Popen(
             [sys.executable, "-c", COORDINATOR, *map(str, arguments)],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
         assert process.stdout is not None
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(MORE[self.recipe]) + "\n")
+        process.stdin.flush()
         line = process.stdout.readline()
         assert line == "working\n", (line, process.communicate())
         return process
@@ -79,11 +88,20 @@ class Coordinators:
 
 @pytest.fixture(scope="module")
 def coordinators(services: FakeEngineServices, tmp_path_factory: pytest.TempPathFactory) -> Coordinators:
-    return Coordinators(services, tmp_path_factory.mktemp("runs"))
+    return Coordinators(services, tmp_path_factory.mktemp("runs"), "middo")
+
+
+@pytest.fixture(scope="module")
+def clear(services: FakeEngineServices, tmp_path_factory: pytest.TempPathFactory) -> Coordinators:
+    return Coordinators(services, tmp_path_factory.mktemp("clear"), "clear")
 
 
 @pytest.fixture(scope="module")
 def undisturbed(coordinators: Coordinators) -> tuple[str, float]:
+    return left_alone(coordinators)
+
+
+def left_alone(coordinators: Coordinators) -> tuple[str, float]:
     """Digest of what a run makes that nothing disturbs, and the seconds that it takes."""
     out = coordinators.folder / "undisturbed"
     process = coordinators.start(out)
@@ -96,6 +114,19 @@ def undisturbed(coordinators: Coordinators) -> tuple[str, float]:
 def test_a_run_killed_twenty_times_makes_the_same_data(
     coordinators: Coordinators, undisturbed: tuple[str, float]
 ) -> None:
+    assert len(killed(coordinators, undisturbed, KILLS)) == KILLS
+
+
+def test_a_run_of_clear_killed_ten_times_makes_the_same_data(clear: Coordinators) -> None:
+    expected = left_alone(clear)
+    with history(clear.folder / "undisturbed") as h:
+        actions = {decision.actions[0] for decision in h.decisions(1)}
+    assert actions == {"keep", "correct", "drop"}
+    assert len(killed(clear, expected, KILLS // 2)) == KILLS // 2
+
+
+def killed(coordinators: Coordinators, undisturbed: tuple[str, float], kills: int) -> list[str]:
+    """Where runs were killed, `kills` times in all, that then made the same data as the undisturbed one."""
     expected, seconds = undisturbed
 
     def chain(number: int) -> list[str]:
@@ -103,7 +134,7 @@ def test_a_run_killed_twenty_times_makes_the_same_data(
         out = coordinators.folder / f"killed-{number}"
         moments = random.Random(number)
         where: list[str] = []
-        while len(where) < KILLS // CHAINS:
+        while len(where) < len(range(number, kills, CHAINS)):
             process = coordinators.start(out)
             time.sleep(moments.uniform(0.0, 0.4 * seconds))
             if process.poll() is not None:  # through before its time; another run takes the remaining kills
@@ -125,7 +156,7 @@ def test_a_run_killed_twenty_times_makes_the_same_data(
     with ThreadPoolExecutor(2) as pool:
         killed_in = [where for chained in pool.map(chain, range(CHAINS)) for where in chained]
     print("killed in:", ", ".join(sorted(killed_in)))
-    assert len(killed_in) == KILLS
+    return killed_in
 
 
 def test_ctrl_c_stops_after_the_batches_on_the_way_and_says_how_to_go_on(
