@@ -203,6 +203,17 @@ _FAILURES = f"""
         SELECT 'refine', w.reason, w.message FROM rewrite w JOIN refinement f USING
             (sample_hash, strategy, context_digest, model_digest, prompt_version, params_digest)
             WHERE w.code <> 0 AND f.run_id = $run AND f.round = $round
+        UNION ALL
+        SELECT 'confidence', reason, min(message) FROM confidence JOIN h USING (sample_hash)
+            WHERE code <> 0 AND model_digest = ({_BASE}) GROUP BY sample_hash, reason
+        UNION ALL
+        SELECT 'propose', rejection, '' FROM candidate
+            WHERE rejection <> '' AND rejection <> 'same' AND run_id = $run AND round = $round
+        UNION ALL
+        SELECT 'compare', p.reason, min(p.message) FROM preference p JOIN candidate c USING (candidate_hash)
+            JOIN dataset_row d USING (run_id, round, row_id)
+            WHERE p.code <> 0 AND d.sample_hash = p.sample_hash AND c.run_id = $run AND c.round = $round
+            GROUP BY p.sample_hash, p.candidate_hash, p.reason
     )
     SELECT step, reason, count(*) AS n, min(message) FROM failed GROUP BY step, reason ORDER BY n DESC, step, reason
 """
