@@ -8,11 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from burnish.report.data import Change, Failure, FlawRate, FlawTable, Model, ReportData, Round, StepTiming, Threshold
+from burnish.report.data import (
+    Change,
+    Failure,
+    FlawRate,
+    FlawTable,
+    MiddoRound,
+    Model,
+    ReportData,
+    StepTiming,
+    Threshold,
+)
 from burnish.report.histogram import Line, Series, histogram
 from burnish.report.render import MAX_CHANGES_SHOWN, render, write_report
 
-ROUND = Round(
+ROUND = MiddoRound(
     number=1,
     num_rows=4,
     selected={"hard": 1, "sparse": 0, "low_quality": 1},

@@ -22,13 +22,13 @@ RunDir = Annotated[Path, typer.Argument(help="Run directory, as given to --out."
 _WATCH_SECONDS = 1.0
 
 
-def write_report_of(directory: Path, *, truth: Path | None = None, path: Path | None = None) -> Path:
+def write_report_of(directory: Path, *, truth: str = "", path: Path | None = None) -> Path:
     """Writes the report of the run in `directory`; `truth` overrides what the run was told."""
     paths = RunPaths(directory)
     with RunHistory.open(directory) as history:
         options = history.run.config.get("options")
         told = options.get("truth") if isinstance(options, dict) else None
-        data = collect(history, truth=truth or (Path(told) if told else None))
+        data = collect(history, truth=truth or told or "")
     return write_report(data, path or paths.report)
 
 
@@ -39,8 +39,13 @@ def report(
         Path | None, typer.Option("--out", help="File to write; default: report.html in DIR.", metavar="FILE")
     ] = None,
     truth: Annotated[
-        Path | None, typer.Option("--truth", help="JSON lines of id and flaw, planted on purpose.", metavar="FILE")
-    ] = None,
+        str,
+        typer.Option(
+            "--truth",
+            help="What is known to be wrong: JSON lines of id and flaw, or the column that holds the right response.",
+            metavar="FILE|COLUMN",
+        ),
+    ] = "",
 ) -> None:
     """Writes the report of a run as one HTML file, and prints its path."""
     say(str(write_report_of(directory, truth=truth, path=out)))

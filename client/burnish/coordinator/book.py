@@ -104,11 +104,7 @@ class RunBook:
 
     def samples(self, hashes: Iterable[str]) -> dict[str, tuple[Message, ...]]:
         """Conversations by hash."""
-        rows = self._ledger.select(
-            "SELECT s.sample_hash, s.messages FROM sample s WHERE s.sample_hash IN (SELECT key FROM wanted)",
-            keys=sorted(set(hashes)),
-        )
-        return {sample_hash: history.read_messages(text) for sample_hash, text in rows}
+        return history.read_samples(self._ledger, hashes)
 
     def add_dataset(self, round_number: int, rows: Sequence[DataRow]) -> str:
         """Writes the data set at the start of a round; returns its digest. The samples must be there."""

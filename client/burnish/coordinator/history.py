@@ -6,18 +6,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from burnish._types import Attempt, Message, Role
+from burnish.coordinator.beliefs import Beliefs, ConfidenceKey, PreferenceKey, preference_of
 from burnish.coordinator.errors import LedgerError
 from burnish.coordinator.ledger import Ledger
 from burnish.coordinator.paths import RunPaths
 from burnish.coordinator.policy.assembly import DataRow
+from burnish.coordinator.policy.confidence import Evidence
 from burnish.coordinator.records import (
+    CandidateStory,
     DatasetRecord,
     DecisionRecord,
     FailureRecord,
@@ -95,6 +98,10 @@ class RunHistory:
         for row in self._ledger.stream(query, (self.run_id, round_number)):
             yield DataRow(*row[:5]), read_messages(row[5])
 
+    def samples(self, hashes: Iterable[str]) -> dict[str, tuple[Message, ...]]:
+        """Conversations by hash."""
+        return read_samples(self._ledger, hashes)
+
     def final_rows(self, round_number: int) -> Iterator[FinalRow]:
         """The rows of a round's data set with all that writing them takes, in order, streamed."""
         query = (
@@ -156,6 +163,40 @@ class RunHistory:
             )
             for row in rows
         ]
+
+    def evidence(self, round_number: int, hashes: Sequence[str]) -> dict[str, Evidence]:
+        """What a round of CLEAR measured of these samples' confidence; absent where it failed or was not asked for."""
+        key = self._key(round_number, "confidence")
+        return Beliefs(self._ledger).evidence(hashes, ConfidenceKey(**key)) if key else {}
+
+    def candidates(self, round_number: int) -> list[CandidateStory]:
+        """The candidates of a round of CLEAR, by row and number, with how they were judged."""
+        key = self._key(round_number, "compare") or dict.fromkeys(PreferenceKey.__slots__, "")
+        rows = self._ledger.select(
+            "SELECT c.row_id, c.number, s.messages, c.rejection, p.orders, p.log_length_ratio, p.reason"
+            " FROM candidate c JOIN dataset_row d USING (run_id, round, row_id)"
+            " LEFT JOIN sample s ON s.sample_hash = c.candidate_hash"
+            " LEFT JOIN preference p ON p.sample_hash = d.sample_hash AND p.candidate_hash = c.candidate_hash"
+            " AND c.rejection = '' AND p.model_digest = ? AND p.template_digest = ? AND p.prompt_digest = ?"
+            " WHERE c.run_id = ? AND c.round = ? ORDER BY d.position, c.number",
+            (*(key[name] for name in PreferenceKey.__slots__), self.run_id, round_number),
+        )
+        return [
+            CandidateStory(
+                row_id=row_id,
+                number=number,
+                text="" if messages is None else read_messages(messages)[-1].content,
+                rejection=rejection or ("" if reason is None else reason),
+                preference=None if orders is None else preference_of(orders, ratio),
+            )
+            for row_id, number, messages, rejection, orders, ratio, reason in rows
+        ]
+
+    def _key(self, round_number: int, step: str) -> dict[str, str]:
+        """What the findings of a step are keyed by; empty where it was not taken."""
+        found = [s.detail.get("key") for s in self.steps() if (s.round, s.name) == (round_number, step)]
+        key = found[0] if found else None
+        return dict(key) if isinstance(key, dict) else {}
 
     def failures(self, round_number: int) -> list[FailureRecord]:
         """What went wrong in a round, by step and reason, over distinct samples; most frequent first."""
@@ -296,6 +337,15 @@ def read_thresholds(ledger: Ledger, run_id: str, round_number: int) -> list[Thre
         (run_id, round_number),
     )
     return [Threshold(*row) for row in rows]
+
+
+def read_samples(ledger: Ledger, hashes: Iterable[str]) -> dict[str, tuple[Message, ...]]:
+    """Conversations by hash."""
+    rows = ledger.select(
+        "SELECT s.sample_hash, s.messages FROM sample s WHERE s.sample_hash IN (SELECT key FROM wanted)",
+        keys=sorted(set(hashes)),
+    )
+    return {sample_hash: read_messages(text) for sample_hash, text in rows}
 
 
 def read_decisions(ledger: Ledger, run_id: str, round_number: int) -> list[DecisionRecord]:

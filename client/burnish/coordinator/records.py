@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from burnish._types import Attempt, Message
+from burnish.coordinator.policy.clear import Preference
 from burnish.coordinator.policy.thresholds import Threshold
 
 __all__ = [
@@ -106,6 +107,17 @@ class RewriteRecord:
     reason: str
     message: str
     attempts: tuple[Attempt, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateStory:
+    """One candidate for a row of CLEAR. `rejection` says why it was not compared, or why the comparison failed."""
+
+    row_id: str
+    number: int
+    text: str
+    rejection: str
+    preference: Preference | None
 
 
 @dataclass(frozen=True, slots=True)

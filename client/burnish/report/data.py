@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 AXES = ("hard", "sparse", "low_quality")
-SIGNALS = ("loss_pre", "loss_post", "mean_cosine", "quality")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,19 +85,110 @@ class FlawTable:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One round: the data it began with, what was measured, what was decided."""
+    """One round of any recipe: the data it began with, what was measured, what went wrong, what it cost."""
 
     number: int
     num_rows: int
+    thresholds: Sequence[Threshold]
+    signals: Mapping[str, Sequence[float]]  # finite values per signal, in row order
+    failures: Sequence[Failure]
+    timings: Sequence[StepTiming]
+
+
+@dataclass(frozen=True, slots=True)
+class MiddoRound(Round):
+    """What Middo selected in a round and what was made of it."""
+
     selected: Mapping[str, int]  # rows per axis
     rewritten: int
     added: int
     rejected: int
-    thresholds: Sequence[Threshold]
-    signals: Mapping[str, Sequence[float]]  # finite values per signal, in row order
     changes: Sequence[Change]
-    failures: Sequence[Failure]
-    timings: Sequence[StepTiming]
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """One response that a candidate replaced."""
+
+    row_id: str
+    reasons: Sequence[str]
+    prompt: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class DroppedRow:
+    """One row that was dropped."""
+
+    row_id: str
+    reasons: Sequence[str]
+    prompt: str
+    response: str
+
+
+@dataclass(frozen=True, slots=True)
+class SignalQuality:
+    """How well one signal tells wrong responses from right ones: the probability that a right one has the higher value.
+    `num_wrong` and `num_right` are the rows that have a value."""
+
+    signal: str
+    auroc: float | None
+    num_wrong: int
+    num_right: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReliabilityBin:
+    """Rows whose confidence lies in [low, high): how many, their mean confidence, and the share whose response is
+    right."""
+
+    low: float
+    high: float
+    count: int
+    mean: float
+    right: float
+
+
+@dataclass(frozen=True, slots=True)
+class ActionsByTruth:
+    """What became of the rows with one kind of flaw; `equal` counts corrections that say what is right, None where that
+    is not known."""
+
+    flaw: str  # none: rows without one
+    rows: int
+    actions: Mapping[str, int]
+    equal: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """A round held against what is known to be wrong. `precision`: share of the rows that failed the filter which are
+    wrong; `recall`: share of the wrong ones that failed; `harmed`: right responses that were dropped, or replaced by
+    something else. `calibration_error` is the expected one over the bins, None where confidence is not what was
+    used."""
+
+    signals: Sequence[SignalQuality]
+    precision: float | None
+    recall: float | None
+    by_truth: Sequence[ActionsByTruth]
+    harmed: int
+    num_right: int
+    bins: Sequence[ReliabilityBin]
+    calibration_error: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ClearRound(Round):
+    """What CLEAR did with the rows of a round."""
+
+    actions: Mapping[str, int]
+    failed: int  # the filter
+    compared: int
+    flipped: int
+    corrections: Sequence[Correction]
+    dropped: Sequence[DroppedRow]
+    calibration: Calibration | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +216,6 @@ class ReportData:
     rounds: Sequence[Round]
     last_timings: Sequence[StepTiming]  # of the training after the last round
     models: Sequence[Model]
-    flaws: Sequence[FlawTable]
     config: Mapping[str, object]
+    flaws: Sequence[FlawTable] = ()
     notes: Sequence[str] = field(default=())

@@ -11,7 +11,8 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from burnish.report.data import Change, ReportData, Round
+from burnish.report.data import ClearRound, ReportData, Round
+from burnish.report.diagram import reliability_diagram
 from burnish.report.histogram import Line, Series, histogram
 
 MAX_CHANGES_SHOWN = 60  # per round; the rest is counted and stays in the ledger
@@ -24,27 +25,37 @@ LABELS = {
     "mean_cosine": "similarity to nearest neighbours",
     "quality": "self-judged quality",
     "any": "any axis",
+    "low_confidence": "low confidence",
+    "likelihood": "likelihood of the response",
 }
 UNITS = {
     "loss_pre": "nats per response token, base weights",
     "loss_post": "nats per response token, this round's weights",
     "mean_cosine": "mean cosine to the k nearest prompts",
     "quality": "mean of six ratings, 0 to 10",
+    "confidence": "0 to 1, base weights",
+    "consistency": "agreement with the model's own answers, 0 to 1",
+    "reflection": "the model's own verdict, 0 to 1",
+    "likelihood": "exp(mean log-probability of the response), base weights",
+    "rating": "the model's direct rating, 0 to 10",
 }
 
 
 def render(data: ReportData) -> str:
     """The report as an HTML document."""
     environment = Environment(
-        loader=PackageLoader("burnish.report", "."),
+        loader=PackageLoader("burnish.report", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters.update(label=_label, duration=_duration, number=_number, pretty=_pretty)
-    return environment.get_template("report.html.jinja").render(
+    environment.filters.update(percent=_percent, attr_or_zero=lambda counts, name: counts.get(name, 0))
+    return environment.get_template(f"{data.recipe}.html.jinja").render(
         data=data,
+        diagrams=_diagrams(data),
+        share=_share,
         charts={round_.number: _charts(data, round_) for round_ in data.rounds},
         shown=MAX_CHANGES_SHOWN,
         compare=_compare,
@@ -74,9 +85,24 @@ def _charts(data: ReportData, round_: Round) -> list[Markup]:
     return charts
 
 
-def _compare(change: Change) -> tuple[Markup, Markup]:
-    """Both prompts with the words that went and came marked."""
-    before, after = _words(change.before_prompt), _words(change.after_prompt or "")
+def _diagrams(data: ReportData) -> dict[int, Markup]:
+    """The reliability of each round's confidence, where it can be told."""
+    found = {r.number: r.calibration for r in data.rounds if isinstance(r, ClearRound)}
+    return {number: reliability_diagram(c.bins) for number, c in found.items() if c is not None and c.bins}
+
+
+def _share(part: int, whole: int) -> Markup:
+    """A count's share in brackets; nothing of nothing."""
+    return Markup(' <span class="soft">({:.0%})</span>').format(part / whole) if whole else Markup("")
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0%}"
+
+
+def _compare(old_text: str, new_text: str) -> tuple[Markup, Markup]:
+    """Both texts with the words that went and came marked."""
+    before, after = _words(old_text), _words(new_text)
     left, right = [], []
     for tag, i1, i2, j1, j2 in difflib.SequenceMatcher(a=before, b=after, autojunk=False).get_opcodes():
         old, new = escape("".join(before[i1:i2])), escape("".join(after[j1:j2]))

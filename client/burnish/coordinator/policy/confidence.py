@@ -14,6 +14,10 @@ from dataclasses import dataclass
 
 VERDICTS = ("correct", "incorrect", "not sure")
 ORDERS_PER_QUESTION = len(VERDICTS)
+# From where on verdicts say little.
+_MOST_FLIPS = 0.5  # share of questions whose likeliest verdict hangs on the order of the answers
+_LEAST_SPREAD = 0.02  # deviation of S, below which it tells samples apart by noise
+_MOST_UNREADABLE = 0.5  # share of samples whose letters were too unlikely
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,3 +141,21 @@ def _flips(verdicts: Sequence[tuple[float, float, float]]) -> list[bool]:
     likeliest = [max(range(3), key=verdict.__getitem__) for verdict in verdicts]
     starts = range(0, len(likeliest), ORDERS_PER_QUESTION)
     return [len(set(likeliest[start : start + ORDERS_PER_QUESTION])) > 1 for start in starts]
+
+
+def reflection_notes(health: ReflectionHealth, *, tier: str) -> list[str]:
+    """A warning where the model's own verdicts carry no information, with the numbers and what would help."""
+    why = []
+    if health.unreadable_share > _MOST_UNREADABLE:
+        why.append(f"in {health.unreadable_share:.0%} of {health.num_samples} samples the letters were too unlikely")
+    if health.std < _LEAST_SPREAD:
+        why.append(f"over {health.num_samples} samples it is {health.mean:.3f} with a deviation of {health.std:.4f}")
+    if health.flip_share > _MOST_FLIPS:
+        why.append(f"{health.flip_share:.0%} of the verdicts change with the order that the answers are shown in")
+    if not why:
+        return []
+    instead = "--tier standard, and --beta 1" if tier == "fast" else "--beta 1"
+    return [
+        f"self-reflection says little here: {'; '.join(why)}. {instead} goes by sampled answers alone, --signal"
+        " likelihood by the response's probability; a larger --model can reflect."
+    ]

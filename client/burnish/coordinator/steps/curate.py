@@ -10,7 +10,13 @@ from dataclasses import replace
 from burnish.coordinator.errors import StepFailed
 from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.clear import Action, Candidate, Preference, RowEvidence, Scope, decide
-from burnish.coordinator.policy.confidence import Evidence, ReflectionHealth, reflection_health, signals_of
+from burnish.coordinator.policy.confidence import (
+    Evidence,
+    ReflectionHealth,
+    reflection_health,
+    reflection_notes,
+    signals_of,
+)
 from burnish.coordinator.policy.filtering import filter_rows
 from burnish.coordinator.policy.thresholds import Threshold
 from burnish.coordinator.recipes.clear.settings import ClearSettings
@@ -21,9 +27,7 @@ from burnish.coordinator.steps.stage import RunContext
 ClearRun = RunContext[ClearSettings]
 Signals = Mapping[str, float]
 
-_MOST_FLIPS = 0.5  # share of questions whose verdict hangs on the order of the answers, from which they say little
-_LEAST_SPREAD = 0.02  # deviation of S below which it tells samples apart by noise
-_MOST_UNREADABLE = 0.5
+_MOST_FLIPS = 0.5  # share of comparisons whose winner hangs on the order, from which they say little
 
 
 def filter_round(
@@ -176,21 +180,3 @@ def _notes(
     if health is not None and settings.signal in ("confidence", "reflection"):
         notes += reflection_notes(health, tier=settings.tier.value)
     return notes
-
-
-def reflection_notes(health: ReflectionHealth, *, tier: str) -> list[str]:
-    """A warning where the model's own verdicts carry no information, with the numbers and what would help."""
-    why = []
-    if health.unreadable_share > _MOST_UNREADABLE:
-        why.append(f"in {health.unreadable_share:.0%} of {health.num_samples} samples the letters were too unlikely")
-    if health.std < _LEAST_SPREAD:
-        why.append(f"over {health.num_samples} samples it is {health.mean:.3f} with a deviation of {health.std:.4f}")
-    if health.flip_share > _MOST_FLIPS:
-        why.append(f"{health.flip_share:.0%} of the verdicts change with the order that the answers are shown in")
-    if not why:
-        return []
-    instead = "--tier standard, and --beta 1" if tier == "fast" else "--beta 1"
-    return [
-        f"self-reflection says little here: {'; '.join(why)}. {instead} goes by sampled answers alone, --signal"
-        " likelihood by the response's probability; a larger --model can reflect."
-    ]

@@ -1,0 +1,84 @@
+"""Collects what a report says of CLEAR."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from burnish._types import Message, Role
+from burnish.coordinator.history import RunHistory
+from burnish.coordinator.policy.clear import Action
+from burnish.coordinator.policy.confidence import Evidence, reflection_health, reflection_notes
+from burnish.coordinator.policy.filtering import AXIS
+from burnish.coordinator.recipes.clear.settings import ClearSettings
+from burnish.coordinator.records import DecisionRecord, StepRecord
+from burnish.report.calibration import calibrate
+from burnish.report.common import measured, said_by
+from burnish.report.data import ClearRound, Correction, DroppedRow
+from burnish.report.truth import Known
+
+
+def clear_round(
+    history: RunHistory,
+    number: int,
+    num_rows: int,
+    decisions: Sequence[DecisionRecord],
+    steps: Iterable[StepRecord],
+    known: Mapping[str, Known],
+) -> ClearRound:
+    """One round from the ledger."""
+    judged = [one.preference for one in history.candidates(number) if one.preference is not None]
+    samples = {row.row_id: messages for row, messages in history.conversations(number)}
+    after = history.samples(d.hints[0] for d in decisions if d.actions[0] == Action.CORRECT)
+    corrected = {d.row_id: after[d.hints[0]] for d in decisions if d.actions[0] == Action.CORRECT}
+    signal = history.thresholds(number)[0].signal
+    return ClearRound(
+        **measured(history, number, num_rows, decisions, steps),
+        actions=Counter(d.actions[0] for d in decisions),
+        failed=sum(AXIS in d.axes for d in decisions),
+        compared=len(judged),
+        flipped=sum(one.flipped for one in judged),
+        corrections=[
+            Correction(d.row_id, d.reasons, *_turns(samples[d.row_id]), corrected[d.row_id][-1].content)
+            for d in decisions
+            if d.row_id in corrected
+        ],
+        dropped=[
+            DroppedRow(d.row_id, d.reasons, *_turns(samples[d.row_id]))
+            for d in decisions
+            if d.actions[0] == Action.DROP
+        ],
+        calibration=calibrate(decisions, known, signal, {name: m[-1].content for name, m in corrected.items()}),
+    )
+
+
+def clear_notes(history: RunHistory, rounds: Sequence[ClearRound]) -> list[str]:
+    """What a reader should know before believing the numbers."""
+    settings = ClearSettings.model_validate(history.run.config["settings"])
+    notes = []
+    for one in rounds:
+        evidence = _evidence(history, one.number)
+        health = reflection_health(evidence, settings.weights())
+        if health is not None and settings.signal in ("confidence", "reflection"):
+            notes += [f"Round {one.number}: {n}" for n in reflection_notes(health, tier=settings.tier.value)]
+        if one.compared and one.flipped > 0.5 * one.compared:
+            notes.append(
+                f"Round {one.number}: in {one.flipped} of {one.compared} comparisons the winner changed with the order"
+                " that the responses were shown in."
+            )
+        if one.actions.get(Action.UNSCORED, 0) > 0.2 * one.num_rows:
+            notes.append(
+                f"Round {one.number}: {one.actions[Action.UNSCORED]} of {one.num_rows} rows have no value to be"
+                " filtered by."
+            )
+    return notes
+
+
+def _evidence(history: RunHistory, number: int) -> list[Evidence]:
+    hashes = list(dict.fromkeys(row.sample_hash for row in history.rows(number)))
+    return list(history.evidence(number, hashes).values())
+
+
+def _turns(messages: tuple[Message, ...]) -> tuple[str, str]:
+    """The prompt, and the response that was judged."""
+    return said_by(messages[:-1], Role.USER), messages[-1].content

@@ -1,0 +1,88 @@
+"""Collects what a report says of Middo."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from burnish._types import Role
+from burnish.coordinator.history import RunHistory
+from burnish.coordinator.records import DecisionRecord, RewriteRecord, StepRecord
+from burnish.report.common import measured, said_by
+from burnish.report.data import AXES, Change, FlawRate, FlawTable, MiddoRound
+from burnish.report.truth import Known
+
+_ADDED = "diversify"
+
+
+def middo_round(
+    history: RunHistory, number: int, num_rows: int, decisions: Sequence[DecisionRecord], steps: Iterable[StepRecord]
+) -> MiddoRound:
+    """One round from the ledger."""
+    rewrites = history.rewrites(number)
+    accepted = [r for r in rewrites if r.after is not None]
+    by_row = {decision.row_id: decision for decision in decisions}
+    return MiddoRound(
+        **measured(history, number, num_rows, decisions, steps),
+        selected={axis: sum(axis in d.axes for d in decisions) for axis in AXES},
+        rewritten=len({r.row_id for r in accepted if r.strategy != _ADDED}),
+        added=sum(r.strategy == _ADDED for r in accepted),
+        rejected=len(rewrites) - len(accepted),
+        changes=[_change(rewrite, by_row[rewrite.row_id]) for rewrite in rewrites],
+    )
+
+
+def _change(rewrite: RewriteRecord, decision: DecisionRecord) -> Change:
+    before, after = rewrite.before, rewrite.after
+    return Change(
+        row_id=rewrite.row_id,
+        axes=decision.axes,
+        action=rewrite.strategy,
+        reasons=decision.reasons,
+        before_prompt=said_by(before, Role.USER),
+        before_response=said_by(before, Role.ASSISTANT),
+        after_prompt=None if after is None else said_by(after, Role.USER),
+        after_response=None if after is None else said_by(after, Role.ASSISTANT),
+        rejection="" if after is not None else _rejection(rewrite),
+    )
+
+
+def _rejection(rewrite: RewriteRecord) -> str:
+    words = [a.rejection.replace("_", " ") for a in rewrite.attempts if a.rejection]
+    return ", ".join(dict.fromkeys(words)) or rewrite.message
+
+
+def flaw_table(number: int, decisions: Sequence[DecisionRecord], known: Mapping[str, Known]) -> FlawTable:
+    """Counts over the rows that still are what the source gave: a rewritten row has lost its planted flaw."""
+    rows = [d for d in decisions if d.origin == "source"]
+    planted = {row_id: one.flaw for row_id, one in known.items() if one.flaw}
+
+    def rate(label: str, members: Sequence[DecisionRecord]) -> FlawRate:
+        found = {axis: sum(axis in d.axes for d in members) for axis in AXES}
+        return FlawRate(label, len(members), found | {"any": sum(bool(d.axes) for d in members)})
+
+    flaws = sorted(set(planted.values()))
+    rates = [rate(flaw, [d for d in rows if planted.get(d.row_id) == flaw]) for flaw in flaws]
+    clean = rate("none", [d for d in rows if d.row_id not in planted])
+    gone = len(decisions) - len(rows)
+    expected = f"{gone} rows that earlier rounds rewrote or added are not counted here." if gone else ""
+    return FlawTable(number, rates, clean, expected)
+
+
+def middo_notes(rounds: Sequence[MiddoRound]) -> list[str]:
+    """What a reader should know before believing the numbers."""
+    notes = []
+    for one in rounds:
+        for threshold in one.thresholds:
+            measured = threshold.num_values + threshold.num_excluded
+            if measured and threshold.num_excluded > 0.2 * measured:
+                notes.append(
+                    f"Round {one.number}: {threshold.num_excluded} of {measured} rows have no value for "
+                    f"{threshold.signal.replace('_', ' ')} and took no part in that axis."
+                )
+        asked = len(one.changes)
+        if asked and one.rejected > 0.5 * asked:
+            notes.append(
+                f"Round {one.number}: {one.rejected} of {asked} rewrites were rejected by validation, their originals "
+                "kept. A larger refiner model (--refiner) would do better."
+            )
+    return notes
