@@ -15,10 +15,12 @@ import pytest
 from burnish import Client
 from burnish._client import AsyncClient
 from burnish._errors import PreconditionFailed, ServiceError
+from burnish.cli.explain import told
 from burnish.coordinator.errors import DataError, Interrupted, LedgerBusy, LedgerError, RunMismatch, StepFailed
 from burnish.coordinator.ledger import Ledger
 from burnish.coordinator.loop import RunOptions, RunSummary, resume, run_recipe, run_recipe_async
 from burnish.coordinator.progress import StepProgress, read_status
+from burnish.coordinator.story import story_of
 from burnish.testing import FakeServices
 from tests.e2e.support import Watcher, alpaca, digest_of_final, history, run, settings, write_jsonl
 
@@ -410,3 +412,19 @@ def test_rejected_rewrites_leave_the_original_and_are_reported(client: Client, t
     with history(tmp_path / "out") as h:
         assert {f.reason for f in h.failures(1) if f.step == "refine"} == {"REJECTED"}
         assert all(r.after is None and r.attempts for r in h.rewrites(1))
+
+
+def test_a_row_of_middo_tells_its_story(client: Client, data: Path, tmp_path: Path) -> None:
+    run_recipe(settings(data, rounds=2), client, tmp_path / "out")
+    with history(tmp_path / "out") as h:
+        rewritten = next(r for r in h.rewrites(1) if r.after is not None and r.strategy == "improve")
+        added = next(row for row in h.rows(3) if row.origin == "diversify")
+        story, new = story_of(h, rewritten.row_id), story_of(h, added.row_id)
+        text, news = "\n".join(told(story)), "\n".join(told(new))
+    assert [one.round for one in story.rounds] == [1, 2]
+    assert story.rounds[1].messages == rewritten.after or len(story.rounds[0].rewrites) > 1
+    assert "Rewrite to improve, attempt 1:" in text
+    assert "rewrote it." in text
+    assert "Decision: " in text
+    assert new.final is not None
+    assert "In the newest data set:" in news

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from burnish.cli import capabilities, inspect_run, run, serve
+from burnish.cli import capabilities, inspect_run, run, serve, sweep
 from burnish.cli.confidence import confidence
+from burnish.cli.explain import explain
 from burnish.cli.respond import respond
 from burnish.cli.train import train
 
@@ -26,9 +27,11 @@ _RUNS = "Runs"
 _ONE = "One capability on a file"
 _SERVERS = "Services"
 app.add_typer(run.run_app, name="run", rich_help_panel=_RUNS)
+app.add_typer(sweep.sweep_app, name="sweep", rich_help_panel=_RUNS)
 app.command("resume", rich_help_panel=_RUNS)(run.resume_command)
 app.command(rich_help_panel=_RUNS)(inspect_run.status)
 app.command(rich_help_panel=_RUNS)(inspect_run.report)
+app.command(rich_help_panel=_RUNS)(explain)
 app.command("export", rich_help_panel=_RUNS)(inspect_run.export_command)
 app.command(rich_help_panel=_RUNS)(run.demo)
 app.command(rich_help_panel=_ONE)(capabilities.score)

@@ -89,6 +89,15 @@ class RunHistory:
         """The rows of a round's data set, in order."""
         return read_rows(self._ledger, self.run_id, round_number)
 
+    def row(self, round_number: int, row_id: str) -> tuple[DataRow, tuple[Message, ...]] | None:
+        """One row of a round's data set with its conversation; None where it is not there."""
+        found = self._ledger.select(
+            "SELECT r.row_id, r.sample_hash, r.origin, r.parent_row_id, r.source_row_id, s.messages FROM dataset_row r"
+            " JOIN sample s USING (sample_hash) WHERE r.run_id = ? AND r.round = ? AND r.row_id = ?",
+            (self.run_id, round_number, row_id),
+        )
+        return (DataRow(*found[0][:5]), read_messages(found[0][5])) if found else None
+
     def conversations(self, round_number: int) -> Iterator[tuple[DataRow, tuple[Message, ...]]]:
         """The rows of a round's data set with their conversations, in order, streamed."""
         query = (

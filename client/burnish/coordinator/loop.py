@@ -74,6 +74,7 @@ def run_recipe(
     *,
     options: RunOptions | None = None,
     observer: Observer | None = None,
+    ledger: Path | None = None,
 ) -> RunSummary:
     """`run_recipe_async` for scripts and commands. In the main thread, the first SIGINT or SIGTERM stops the run once
     the batches on the way are in (it raises Interrupted), a second one at once."""
@@ -81,7 +82,9 @@ def run_recipe(
     async def work() -> RunSummary:
         async with AsyncClient(client.endpoints, options=client.options) as own:
             with stopping_on_signals(observer) as stop:
-                return await run_recipe_async(settings, own, out_dir, options=options, observer=observer, stop=stop)
+                return await run_recipe_async(
+                    settings, own, out_dir, options=options, observer=observer, stop=stop, ledger=ledger
+                )
 
     return asyncio.run(work())
 

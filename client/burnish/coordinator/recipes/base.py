@@ -63,6 +63,7 @@ class RecipeSettings(BaseModel):
     model_config = FROZEN
 
     RECIPE: ClassVar[str]
+    ALL_SERVICES: ClassVar[tuple[str, ...]] = ("scoring", "embedding", "rewriting", "training")
     STEPS: ClassVar[tuple[str, ...]]  # of a round, in the order they are taken
 
     data: tuple[str, ...] = Field(min_length=1)
@@ -102,7 +103,7 @@ class RecipeSettings(BaseModel):
 
     def services(self) -> tuple[str, ...]:
         """The services that a run needs."""
-        return ("scoring", "embedding", "rewriting", "training")
+        return self.ALL_SERVICES
 
     def absolute(self) -> Self:
         """With models that are directories here named by absolute path, for a service may work in another directory."""

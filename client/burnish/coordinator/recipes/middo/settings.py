@@ -77,6 +77,11 @@ class MiddoSettings(RecipeSettings):
     max_attempts: int = Field(3, ge=1, le=10)
     rules: RewriteRules = RewriteRules()
 
+    @field_validator("axes", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
     @field_validator("axes")
     @classmethod
     def _in_order(cls, value: tuple[Axis, ...]) -> tuple[Axis, ...]:

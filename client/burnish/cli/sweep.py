@@ -1,0 +1,196 @@
+"""sweep: a small grid of runs on one ledger, and a table of what came of them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table as Screen
+
+from burnish._errors import UsageError
+from burnish.cli.clear_options import CLEAR
+from burnish.cli.data import DataOption, SkipOption
+from burnish.cli.inspect_run import write_report_of
+from burnish.cli.middo_options import MIDDO
+from burnish.cli.output import command, say_json, screen
+from burnish.cli.per_sample import ModelOption
+from burnish.cli.recipe_options import Table
+from burnish.cli.run import HoldoutOption, JsonOption, parse, with_data, with_settings
+from burnish.cli.run_progress import RunBars
+from burnish.cli.services import ServiceChoice, with_services
+from burnish.coordinator.atomic import write_json
+from burnish.coordinator.history import RunHistory
+from burnish.coordinator.loop import RunOptions
+from burnish.coordinator.recipes.base import RecipeSettings
+from burnish.coordinator.recipes.clear.settings import ClearSettings
+from burnish.coordinator.recipes.middo.settings import MiddoSettings
+from burnish.coordinator.sweep import Point, PointResult, grid, sweep
+from burnish.report.collect import collect
+from burnish.report.data import Calibration, ClearRound
+
+sweep_app = typer.Typer(
+    help="Run a small grid of settings on one ledger: what is shared is paid for once.", no_args_is_help=True
+)
+
+VaryOption = Annotated[
+    list[str],
+    typer.Option(
+        "--vary",
+        help="An option of the recipe without its dashes, and the values to try, such as eta=0.5,0.8; may be repeated,"
+        " for all combinations. Where an option takes several values at once, join them by +.",
+        metavar="NAME=V,V",
+    ),
+]
+SweepDir = Annotated[
+    Path, typer.Option("--out", help="Folder of the ledger, and of a run directory for each point.", metavar="DIR")
+]
+
+
+@sweep_app.command("clear")
+@command
+@with_settings(CLEAR)
+@with_services
+def sweep_clear(
+    services: ServiceChoice,
+    settings: dict[str, Any],
+    work: dict[str, Any],
+    data: DataOption,
+    model: ModelOption,
+    out: SweepDir,
+    vary: VaryOption,
+    holdout: HoldoutOption = None,
+    skip_bad_rows: SkipOption = False,
+    json_output: JsonOption = False,
+) -> None:
+    """A grid of runs of CLEAR, such as its ablations: --vary signal=confidence,likelihood --vary control=none,random.
+
+    Interrupted or killed, the same command goes on where it stopped. Every point is a run directory of its own.
+    """
+    values = with_data(settings, data, model, holdout, skip_bad_rows=skip_bad_rows)
+    _sweep(services, ClearSettings, CLEAR, values, vary, work, out, json_output=json_output)
+
+
+@sweep_app.command("middo")
+@command
+@with_settings(MIDDO)
+@with_services
+def sweep_middo(
+    services: ServiceChoice,
+    settings: dict[str, Any],
+    work: dict[str, Any],
+    data: DataOption,
+    model: ModelOption,
+    out: SweepDir,
+    vary: VaryOption,
+    holdout: HoldoutOption = None,
+    skip_bad_rows: SkipOption = False,
+    json_output: JsonOption = False,
+) -> None:
+    """A grid of runs of Middo, such as one axis at a time: --vary axis=hard,sparse,low_quality,hard+sparse.
+
+    Interrupted or killed, the same command goes on where it stopped. Every point is a run directory of its own.
+    """
+    values = with_data(settings, data, model, holdout, skip_bad_rows=skip_bad_rows)
+    _sweep(services, MiddoSettings, MIDDO, values, vary, work, out, json_output=json_output)
+
+
+def _sweep(
+    services: ServiceChoice,
+    kind: type[RecipeSettings],
+    table: Table,
+    values: Mapping[str, Any],
+    vary: Sequence[str],
+    work: Mapping[str, Any],
+    out: Path,
+    *,
+    json_output: bool,
+) -> None:
+    paths = setting_paths(table)
+    points = [Point(v, parse(kind, varied(values, paths, v))) for v in grid(asked(vary, paths))]
+    roles = [role for role in kind.ALL_SERVICES if any(role in point.settings.services() for point in points)]
+    options = RunOptions.model_validate(dict(work))
+    with (
+        services.client(roles, points[0].settings.model, out / "services", quiet=json_output) as client,
+        RunBars(visible=not json_output) as bars,
+    ):
+        results = sweep(points, client, out, options=options, observer=bars)
+    records = [_record(result, options.truth) for result in results]
+    write_json(out / "sweep.json", records)
+    if json_output:
+        say_json(records)
+    else:
+        drawn = _drawn(records)
+        screen.print(drawn, width=max(screen.width, screen.measure(drawn).maximum), no_wrap=True, crop=False)
+
+
+def setting_paths(table: Table) -> dict[str, str]:
+    """By option without dashes, the setting that it sets."""
+    flags = {str(option.__metadata__[0].default): path for path, option in table.values()}
+    return {flag.split("/")[0].removeprefix("--"): path for flag, path in flags.items()}
+
+
+def asked(vary: Sequence[str], paths: Mapping[str, str]) -> dict[str, list[str]]:
+    """What is to be varied, with its values. Raises UsageError."""
+    found: dict[str, list[str]] = {}
+    for text in vary:
+        name, equals, listed = text.partition("=")
+        values = [value for value in listed.split(",") if value]
+        if not equals or not values:
+            raise UsageError(f"--vary {text}: expected an option's name and its values, such as eta=0.5,0.8.")
+        if name not in paths:
+            raise UsageError(f"--vary {text}: there is no option --{name}; expected one of {', '.join(sorted(paths))}.")
+        found[name] = list(dict.fromkeys(values))
+    return found
+
+
+def varied(values: Mapping[str, Any], paths: Mapping[str, str], chosen: Mapping[str, str]) -> dict[str, Any]:
+    """The settings of one point."""
+    result = copy.deepcopy(dict(values))
+    for name, value in chosen.items():
+        *groups, last = paths[name].split(".")
+        target = result
+        for group in groups:
+            target = target.setdefault(group, {})
+        target[last] = value.split("+") if "+" in value else value
+    return result
+
+
+def _record(result: PointResult, truth: str) -> dict[str, Any]:
+    """What came of one point; writes its report."""
+    write_report_of(result.out)
+    known = _known(result.out, truth) if truth else None
+    record: dict[str, Any] = {
+        **result.point.varied,
+        "rows_out": result.rows_out,
+        **result.actions,
+        "held_out_loss": result.losses[1],
+        "new_items": result.items - result.reused,
+        "seconds": round(result.seconds, 1),
+    }
+    if known is not None:
+        record |= {"auroc": known.signals[0].auroc if known.signals else None}
+        record |= {"precision": known.precision, "recall": known.recall, "harmed": known.harmed}
+    return record | {"run": str(result.out)}
+
+
+def _known(out: Path, truth: str) -> Calibration | None:
+    with RunHistory.open(out) as history:
+        (first, *_) = collect(history, truth=truth).rounds
+    return first.calibration if isinstance(first, ClearRound) else None
+
+
+def _drawn(records: Sequence[Mapping[str, Any]]) -> Screen:
+    """The records as a table; where a run is can be told from what it varies."""
+    names = list(dict.fromkeys(name for record in records for name in record if name != "run"))
+    drawn = Screen(*(name.replace("_", " ") for name in names), box=SIMPLE_HEAD, pad_edge=False)
+    for record in records:
+        drawn.add_row(*(_cell(record.get(name)) for name in names))
+    return drawn
+
+
+def _cell(value: object) -> str:
+    return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

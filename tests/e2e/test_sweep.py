@@ -1,0 +1,166 @@
+"""A grid of runs on one ledger: nothing that is shared is asked for twice, and every point is a run of its own."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from burnish import Client, UsageError
+from burnish.cli.clear_options import CLEAR
+from burnish.cli.middo_options import MIDDO
+from burnish.cli.sweep import asked, setting_paths, varied
+from burnish.coordinator.errors import InputError, Interrupted, RunMismatch
+from burnish.coordinator.history import RunHistory
+from burnish.coordinator.loop import RunOptions, resume, run_recipe
+from burnish.coordinator.progress import Observer, StepProgress, read_status
+from burnish.coordinator.recipes.clear.settings import ClearSettings
+from burnish.coordinator.recipes.middo.settings import MiddoSettings
+from burnish.coordinator.sweep import Point, grid, sweep
+from burnish.testing import FakeServices
+from tests.e2e.support import alpaca, digest_of_final, write_jsonl
+
+
+@pytest.fixture
+def fakes() -> Iterator[FakeServices]:
+    with FakeServices() as services:
+        yield services
+
+
+@pytest.fixture
+def client(fakes: FakeServices) -> Iterator[Client]:
+    with Client(fakes.endpoints) as client:
+        yield client
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_jsonl(tmp_path / "data.jsonl", alpaca(30))
+
+
+def points(data: Path, **vary: list[str]) -> list[Point]:
+    base: dict[str, Any] = {"data": str(data), "model": "base", "seed": 7}
+    return [Point(v, ClearSettings.parse(varied(base, setting_paths(CLEAR), v))) for v in grid(vary)]
+
+
+def test_what_is_shared_is_paid_for_once(fakes: FakeServices, client: Client, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "sweep"
+    grid_of = points(data, eta=["0.5", "0.7"], beta=["0.7", "1"], swap=["true", "false"])
+    results = sweep(grid_of, client, out, options=RunOptions(batch_size=10))
+    assert len(results) == 8
+    estimated = Counter(s.id for r in fakes.requests("EstimateConfidence") for s in r.samples)
+    assert set(estimated.values()) == {1}, "weights are applied to parts that are measured once"
+    compared = Counter(pair.id for r in fakes.requests("ComparePairs") for pair in r.pairs)
+    assert set(compared.values()) == {1}
+    by_eta = {(r.point.varied["eta"], r.point.varied["beta"], r.point.varied["swap"]): r for r in results}
+    for beta in ("0.7", "1"):
+        low, high = (by_eta[eta, beta, "true"].actions.get("correct", 0) for eta in ("0.5", "0.7"))
+        assert low >= high
+    first, second = results[0], results[4]
+    assert first.reused == 0
+    assert second.reused > 40
+    for result in results:
+        with RunHistory.open(result.out) as history:
+            assert history.run.config["settings"]["eta"] == float(result.point.varied["eta"])
+            assert history.datasets()[-1].num_rows == result.rows_out
+        assert state_of(result.out) == "done"
+        assert not (result.out / "ledger.duckdb").exists()
+
+
+def test_a_model_is_trained_once_for_the_same_data(
+    fakes: FakeServices, client: Client, data: Path, tmp_path: Path
+) -> None:
+    class Publisher(Observer):
+        """Has the files of a model there, as the training service would."""
+
+        def step_finished(self, step: StepProgress) -> None:
+            if step.name == "train":
+                for request in fakes.requests("CreateRun"):
+                    Path(request.spec.output_uri).mkdir(parents=True, exist_ok=True)
+
+    results = sweep(points(data, eta=["0.5", "0.99"]), client, tmp_path / "sweep", observer=Publisher())
+    assert len(fakes.requests("CreateRun")) == 3, "one tuned model for both, and the last one of each"
+    models = []
+    for result in results:
+        with RunHistory.open(result.out) as history:
+            models.append(next(m for m in history.models() if (m.role, m.round) == ("trained", 1)))
+    assert models[0].uri == models[1].uri
+
+
+def test_a_sweep_makes_what_its_runs_would_make_alone(client: Client, data: Path, tmp_path: Path) -> None:
+    grid_of = points(data, eta=["0.5", "0.6"])
+    results = sweep(grid_of, client, tmp_path / "sweep")
+    for number, result in enumerate(results):
+        run_recipe(result.point.settings, client, tmp_path / f"alone{number}")
+        assert digest_of_final(result.out) == digest_of_final(tmp_path / f"alone{number}")
+
+
+def state_of(out: Path) -> str:
+    status = read_status(out)
+    assert status is not None
+    return status.state
+
+
+def test_an_interrupted_sweep_goes_on(fakes: FakeServices, client: Client, data: Path, tmp_path: Path) -> None:
+    class Stopper(Observer):
+        def __init__(self) -> None:
+            self.begun = 0
+
+        def run_started(self, run_id: str, out_dir: Path, resumed: bool) -> None:
+            self.begun += 1
+
+        def step_finished(self, step: StepProgress) -> None:
+            if self.begun == 2 and step.name == "confidence":
+                raise Interrupted("asked")
+
+    grid_of = points(data, eta=["0.5", "0.6"], **{"drop-fraction": ["0.3"]})
+    with pytest.raises(Interrupted):
+        sweep(grid_of, client, tmp_path / "out", observer=Stopper())
+    second = tmp_path / "out" / grid_of[1].name
+    assert state_of(second) == "interrupted"
+    resume(second, client)
+    assert state_of(second) == "done"
+    before = len(fakes.requests("EstimateConfidence")), len(fakes.requests("CreateRun"))
+    assert len(sweep(grid_of, client, tmp_path / "out")) == 2
+    assert (len(fakes.requests("EstimateConfidence")), len(fakes.requests("CreateRun"))) == before
+
+
+def test_another_run_in_a_points_folder_is_refused(client: Client, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (first,) = points(data, eta=["0.5"])
+    sweep([first], client, out)
+    other = Point(first.varied, first.settings.model_copy(update={"seed": 8}))
+    with pytest.raises(RunMismatch, match="seed: 7 there, 8 now"):
+        sweep([other], client, out)
+
+
+def test_values_become_settings() -> None:
+    paths = setting_paths(MIDDO)
+    chosen = asked(["axis=hard+sparse,low_quality", "epochs=0.5"], paths)
+    (first, second) = grid(chosen)
+    base = {"data": "d.json", "model": "m", "training": {"learning_rate": 1e-4}}
+    settings = [MiddoSettings.parse(varied(base, paths, one)) for one in (first, second)]
+    assert [list(map(str, one.axes)) for one in settings] == [["hard", "sparse"], ["low_quality"]]
+    assert [s.training.num_epochs for s in settings] == [0.5, 0.5]
+    assert settings[0].training.learning_rate == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("vary", "why"),
+    [("eta", "expected an option's name"), ("eta=", "expected an option's name"), ("teir=fast", "no option --teir")],
+)
+def test_a_grid_that_cannot_be_read_is_refused(vary: str, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        asked([vary], setting_paths(CLEAR))
+
+
+def test_a_grid_has_bounds() -> None:
+    with pytest.raises(InputError, match="65 points; at most 64"):
+        list(grid({"eta": [str(i / 65) for i in range(65)]}))
+    with pytest.raises(InputError, match="something to vary"):
+        list(grid({}))
+    assert json.dumps(list(grid({"a": ["1", "2"], "b": ["3"]}))) == '[{"a": "1", "b": "3"}, {"a": "2", "b": "3"}]'
