@@ -7,8 +7,19 @@ import typer.main
 from burnish.cli.app import app
 from tools.cli_reference import TARGET, commands, reference
 
-RUNS = ["run middo", "resume", "status", "report", "export", "demo"]
-ALL = [*RUNS, "score", "judge", "confidence", "embed", "rewrite", "train"]
+RUNS = [
+    "run middo",
+    "run clear",
+    "sweep clear",
+    "sweep middo",
+    "resume",
+    "status",
+    "report",
+    "explain",
+    "export",
+    "demo",
+]
+ALL = [*RUNS, "score", "judge", "confidence", "embed", "rewrite", "respond", "train"]
 
 
 def test_the_page_is_fresh() -> None:

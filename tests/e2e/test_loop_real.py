@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -128,6 +129,46 @@ async def test_a_round_that_is_killed_and_goes_on(address: str, tmp_path: Path) 
     assert found == pytest.approx(expected, abs=1e-5)
     base_losses = [decision.signals["loss_pre"] for decision in decisions]
     assert found != pytest.approx(base_losses, abs=0.05)
+
+
+async def test_a_round_of_clear_on_the_real_engine(address: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [
+        *(sys.executable, "-m", "burnish", "run", "clear", "--endpoint", address, "--out", out, "--json"),
+        *("--data", head("demo.jsonl", ROWS, tmp_path), "--holdout", head("demo_holdout.jsonl", HOLDOUT, tmp_path)),
+        *("--model", MODEL.resolve(), "--seed", "3", "--learning-rate", "5e-5", "--batch-size", "2"),
+        *("--accumulation", "2", "--answers", "2", "--answer-max-tokens", "48", "--propose-max-tokens", "96"),
+        *("--eta", "0.3", "--no-swap", "--min-mass", "0", "--truth", BUNDLED / "demo_truth.jsonl"),
+    ]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "self-reflection says little" in done.stderr or "self-reflection says little" in report_of(out)
+    told = json.loads(done.stdout)
+    rows = [json.loads(line) for line in (out / "final/data.jsonl").read_text(encoding="utf-8").splitlines()]
+    gone = [json.loads(line) for line in (out / "final/dropped.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert (told["rows_in"], told["rows_out"]) == (ROWS, len(rows)) == (len(rows) + len(gone), len(rows))
+    with history(out) as h:
+        base, tuned, last = h.models()
+        assert base.eval_loss is not None
+        assert last.eval_loss is not None
+        assert last.eval_loss < base.eval_loss, "training taught it nothing"
+        decisions = h.decisions(1)
+        conversations = [
+            [ChatMessage(str(message.role), message.content) for message in messages]
+            for _, messages in h.conversations(1)
+        ]
+        (proposed,) = [step for step in h.steps() if step.name == "propose"]
+        candidates = h.candidates(1)
+    assert proposed.detail["model"]["digest"] == tuned.digest  # type: ignore[index]
+    assert {one.row_id for one in candidates} == {d.row_id for d in decisions if d.axes}
+    assert all(one.text or one.rejection == "empty" for one in candidates)
+    expected = await reference_losses(MODEL.resolve(), conversations)
+    found = [-math.log(decision.signals["likelihood"]) for decision in decisions]
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+def report_of(out: Path) -> str:
+    return (out / "report.html").read_text(encoding="utf-8")
 
 
 async def until_step(process: subprocess.Popen[str], out: Path, name: str, *, done: int) -> None:

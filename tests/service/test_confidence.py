@@ -8,6 +8,7 @@ import pytest
 
 from burnish.api.common.v1 import common_pb2
 from burnish.api.scoring.v1 import scoring_pb2, scoring_pb2_grpc
+from burnish.coordinator.policy.confidence import Evidence, SampledAnswer, Weights, combined
 from tests.service.support import failure_of, sample
 
 SAMPLES = [sample("a", "What is water?", "It is wet."), sample("b", "Name a colour.", "Red.", system="Be brief.")]
@@ -181,3 +182,32 @@ async def test_what_cannot_be_rated_is_named_in_both_modes(stub) -> None:
         )
         assert reply.judgments[0].status.reason == "EMPTY_PROMPT"
         assert [rating.status.reason for rating in reply.judgments[1].ratings] == ["", "EMPTY_RESPONSE"] * 3
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("beta", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize("likelihood", [0.0, 0.4])
+async def test_the_coordinator_makes_the_same_confidence_of_the_same_evidence(
+    stub, alpha: float, beta: float, likelihood: float
+) -> None:
+    """The formula stands twice, see docs/decisions/0004; here both meet."""
+    fields = {"tier": STANDARD, "num_answers": 4, "sampling": common_pb2.SamplingParameters(seed=3)}
+    weights = {"alpha": alpha, "beta": beta, "likelihood_weight": likelihood}
+    for mass in (0.5, 0.95):  # the fake engine's letters have 0.9
+        for one in await estimates(stub, *SAMPLES, **fields, **weights, min_covered_mass=mass):
+            if one.status.code:
+                continue
+            evidence = Evidence(
+                verdicts=tuple((v.probabilities[0], v.probabilities[1], v.probabilities[2]) for v in one.reflections),
+                masses=tuple(v.covered_mass for v in one.reflections),
+                answers=tuple(
+                    SampledAnswer(a.text, a.similarity, a.exact_match)
+                    if a.status.code == 0
+                    else SampledAnswer("", None, None)
+                    for a in one.answers
+                ),
+                mean_nll=one.mean_nll,
+                mean_probability=one.mean_probability,
+            )
+            found = combined(evidence, Weights(alpha, beta, likelihood, mass))
+            assert found == pytest.approx(one.confidence, abs=1e-12)
