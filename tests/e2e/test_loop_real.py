@@ -31,6 +31,15 @@ pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(600)]
 
 ROWS = 12
 HOLDOUT = 4
+MORE = {
+    "middo": (
+        *("--rewrite-max-tokens", "48", "--attempts", "2", "--items-per-batch", "4", "--batches-in-flight", "1"),
+    ),
+    "clear": (
+        *("--answers", "2", "--answer-max-tokens", "48", "--propose-max-tokens", "96"),
+        *("--eta", "0.3", "--no-swap", "--min-mass", "0"),
+    ),
+}
 BUNDLED = Path(burnish.__file__).parent / "data"
 # Tables that a killed run must find again as they were: content that was paid for.
 PAID_FOR = ("score", "embedding", "rating")
@@ -51,14 +60,13 @@ def head(name: str, count: int, folder: Path) -> Path:
     return path
 
 
-def start(address: str, folder: Path) -> subprocess.Popen[str]:
+def start(address: str, folder: Path, recipe: str = "middo") -> subprocess.Popen[str]:
     """One round, with everything about it small."""
     command = [
-        *(sys.executable, "-m", "burnish", "run", "middo", "--endpoint", address, "--out", folder / "out"),
+        *(sys.executable, "-m", "burnish", "run", recipe, "--endpoint", address, "--out", folder / "out", "--json"),
         *("--data", head("demo.jsonl", ROWS, folder), "--holdout", head("demo_holdout.jsonl", HOLDOUT, folder)),
         *("--model", MODEL.resolve(), "--seed", "3", "--learning-rate", "5e-5", "--batch-size", "2"),
-        *("--accumulation", "2", "--rewrite-max-tokens", "48", "--attempts", "2", "--items-per-batch", "4"),
-        *("--batches-in-flight", "1", "--json"),
+        *("--accumulation", "2", *MORE[recipe]),
     ]
     return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -133,17 +141,11 @@ async def test_a_round_that_is_killed_and_goes_on(address: str, tmp_path: Path) 
 
 async def test_a_round_of_clear_on_the_real_engine(address: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = [
-        *(sys.executable, "-m", "burnish", "run", "clear", "--endpoint", address, "--out", out, "--json"),
-        *("--data", head("demo.jsonl", ROWS, tmp_path), "--holdout", head("demo_holdout.jsonl", HOLDOUT, tmp_path)),
-        *("--model", MODEL.resolve(), "--seed", "3", "--learning-rate", "5e-5", "--batch-size", "2"),
-        *("--accumulation", "2", "--answers", "2", "--answer-max-tokens", "48", "--propose-max-tokens", "96"),
-        *("--eta", "0.3", "--no-swap", "--min-mass", "0", "--truth", BUNDLED / "demo_truth.jsonl"),
-    ]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=400, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "self-reflection says little" in done.stderr or "self-reflection says little" in report_of(out)
-    told = json.loads(done.stdout)
+    process = start(address, tmp_path, "clear")
+    said, errors = process.communicate(timeout=400)
+    assert process.returncode == 0, errors
+    assert "self-reflection says little" in (out / "report.html").read_text(encoding="utf-8")
+    told = json.loads(said)
     rows = [json.loads(line) for line in (out / "final/data.jsonl").read_text(encoding="utf-8").splitlines()]
     gone = [json.loads(line) for line in (out / "final/dropped.jsonl").read_text(encoding="utf-8").splitlines()]
     assert (told["rows_in"], told["rows_out"]) == (ROWS, len(rows)) == (len(rows) + len(gone), len(rows))
@@ -165,10 +167,6 @@ async def test_a_round_of_clear_on_the_real_engine(address: str, tmp_path: Path)
     expected = await reference_losses(MODEL.resolve(), conversations)
     found = [-math.log(decision.signals["likelihood"]) for decision in decisions]
     assert found == pytest.approx(expected, abs=1e-5)
-
-
-def report_of(out: Path) -> str:
-    return (out / "report.html").read_text(encoding="utf-8")
 
 
 async def until_step(process: subprocess.Popen[str], out: Path, name: str, *, done: int) -> None:

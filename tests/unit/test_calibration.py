@@ -137,3 +137,13 @@ def test_truth_is_a_file_or_a_column(tmp_path: Path) -> None:
     path.write_text("[]")
     with pytest.raises(DataError, match=r"line 1: expected a JSON object"):
         read_truth(history, str(path))
+
+
+def test_without_a_flaw_there_is_nothing_to_find_and_harm_is_all_there_is() -> None:
+    clean = {row_id: Known("", one.response) for row_id, one in KNOWN.items()}
+    found = calibrate(DECISIONS, clean, "confidence", {"c": "right", "d": "other"})
+    assert found is not None
+    assert [s.auroc for s in found.signals] == [None]
+    assert (found.precision, found.recall) == (0.0, None)
+    assert (found.harmed, found.num_right) == (2, 6)
+    assert [one.flaw for one in found.by_truth] == ["none"]
