@@ -10,11 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from burnish.coordinator.errors import DataError
+from burnish.coordinator.recipes.clear.settings import ClearSettings
 from burnish.coordinator.records import DecisionRecord
 from burnish.report.calibration import auroc, calibrate, reliability
 from burnish.report.data import ClearRound, Correction, DroppedRow, ReportData, StepTiming, Threshold
 from burnish.report.render import render
-from burnish.report.truth import Known
+from burnish.report.truth import Known, checked, read_truth
+from tests.unit.test_clear_story import finished_run  # a run in a ledger, made without services
 
 
 def decision(row_id: str, action: str, confidence: float | None, *, failed: bool = False) -> DecisionRecord:
@@ -122,10 +125,6 @@ def test_the_page_says_what_was_found() -> None:
 
 
 def test_truth_is_a_file_or_a_column(tmp_path: Path) -> None:
-    from burnish.coordinator.errors import DataError
-    from burnish.report.truth import read_truth
-    from tests.unit.test_clear_story import finished_run  # a run in a ledger, made without services
-
     history = finished_run(tmp_path)
     by_column = read_truth(history, "truth")
     assert by_column == {"1": Known("", "four"), "2": Known("wrong", "nine"), "3": Known("", "Six.")}
@@ -147,3 +146,17 @@ def test_without_a_flaw_there_is_nothing_to_find_and_harm_is_all_there_is() -> N
     assert (found.precision, found.recall) == (0.0, None)
     assert (found.harmed, found.num_right) == (2, 6)
     assert [one.flaw for one in found.by_truth] == ["none"]
+
+
+def test_truth_is_checked_before_a_run_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text(json.dumps({"instruction": "q", "output": "a", "truth": "b"}) + "\n")
+    settings = ClearSettings(data=str(data), model="m")
+    assert checked("truth", settings) == "truth"
+    with pytest.raises(DataError, match="thruth: there is no such file, and the data has no such column"):
+        checked("thruth", settings)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "known.jsonl").write_text('{"id": 1, "flaw": "x"}\n')
+    assert checked("known.jsonl", settings) == str(tmp_path / "known.jsonl")
+    with pytest.raises(DataError, match="line 1"):
+        checked(str(data), settings)

@@ -30,6 +30,7 @@ from burnish.coordinator.recipes.base import RecipeSettings, RunOptions, Samplin
 from burnish.coordinator.recipes.clear.settings import ClearSettings
 from burnish.coordinator.recipes.middo.settings import MiddoSettings
 from burnish.coordinator.recipes.registry import settings_of
+from burnish.report.truth import checked
 
 run_app = typer.Typer(help="Run a recipe, or go on with one that was interrupted.", no_args_is_help=True)
 
@@ -191,6 +192,12 @@ def parse(kind: type[RecipeSettings], values: Mapping[str, Any]) -> RecipeSettin
     return kind.parse({**values, **groups})
 
 
+def worked(work: Mapping[str, Any], settings: RecipeSettings) -> RunOptions:
+    """How a run is worked. Raises DataError where its truth cannot be found."""
+    truth = work.get("truth")
+    return RunOptions.model_validate({**work, **({"truth": checked(truth, settings)} if truth else {})})
+
+
 def _run(
     services: ServiceChoice,
     kind: type[RecipeSettings],
@@ -201,7 +208,7 @@ def _run(
     json_output: bool,
 ) -> None:
     settings = parse(kind, values)
-    options = RunOptions.model_validate(dict(work))
+    options = worked(work, settings)
     done = finished(settings, out)
     if done is not None:
         _conclude(done, json_output=json_output)

@@ -19,12 +19,11 @@ from burnish.cli.middo_options import MIDDO
 from burnish.cli.output import command, say_json, screen
 from burnish.cli.per_sample import ModelOption
 from burnish.cli.recipe_options import Table
-from burnish.cli.run import HoldoutOption, JsonOption, parse, with_data, with_settings
+from burnish.cli.run import HoldoutOption, JsonOption, parse, with_data, with_settings, worked
 from burnish.cli.run_progress import RunBars
 from burnish.cli.services import ServiceChoice, with_services
 from burnish.coordinator.atomic import write_json
 from burnish.coordinator.history import RunHistory
-from burnish.coordinator.loop import RunOptions
 from burnish.coordinator.recipes.base import RecipeSettings
 from burnish.coordinator.recipes.clear.settings import ClearSettings
 from burnish.coordinator.recipes.middo.settings import MiddoSettings
@@ -112,7 +111,7 @@ def _sweep(
     paths = setting_paths(table)
     points = [Point(v, parse(kind, varied(values, paths, v))) for v in grid(asked(vary, paths))]
     roles = [role for role in kind.ALL_SERVICES if any(role in point.settings.services() for point in points)]
-    options = RunOptions.model_validate(dict(work))
+    options = worked(work, points[0].settings)
     with (
         services.client(roles, points[0].settings.model, out / "services", quiet=json_output) as client,
         RunBars(visible=not json_output) as bars,

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from burnish._types import Message
 from burnish.coordinator.errors import DataError
+from burnish.coordinator.formats import DataReader
 from burnish.coordinator.history import RunHistory
 from burnish.coordinator.policy.clear import normal
+from burnish.coordinator.recipes.base import RecipeSettings
 
 FLAWED = "wrong"  # the flaw of a row of which only the right response is known
 
@@ -35,14 +37,30 @@ def read_truth(history: RunHistory, told: str) -> dict[str, Known]:
     found: dict[str, Known] = {}
     for row_id, record in history.source_records():
         if told not in record:
-            columns = ", ".join(record)
-            raise DataError(
-                f"{told}: there is no such file, and row {row_id} has no such column; expected JSON lines with `id` and"
-                f" `flaw`, or one of the columns {columns}."
-            )
+            raise _nowhere(told, f"row {row_id}", record)
         right = record[told]
         found[row_id] = _against(rows[row_id], right) if isinstance(right, str) else Known()
     return found
+
+
+def checked(told: str, settings: RecipeSettings) -> str:
+    """`told`, with a file by its absolute path; checked before a run begins, since a report is only written at its end.
+    Raises DataError where it cannot be read, or is no column of the data."""
+    path = Path(told)
+    if path.is_file():
+        _from_file(path, {})
+        return str(path.absolute())
+    first = next(iter(DataReader(settings.data, settings.columns, settings.skip_bad_rows).rows()), None)
+    if first is not None and told not in first.record:
+        raise _nowhere(told, "the data", first.record)
+    return told
+
+
+def _nowhere(told: str, where: str, record: Mapping[str, object]) -> DataError:
+    return DataError(
+        f"{told}: there is no such file, and {where} has no such column; expected JSON lines with `id` and `flaw`, or"
+        f" one of the columns {', '.join(record)}."
+    )
 
 
 def _against(messages: tuple[Message, ...], right: str) -> Known:
