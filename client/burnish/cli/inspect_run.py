@@ -90,7 +90,8 @@ def _say_status(found: RunStatus) -> None:
     say(f"{found.run_id}: {found.state}" + (f" (process {found.pid})" if found.state == "running" else ""))
     step = found.step
     if step is not None and found.state != "done":
-        place = "before round 1" if step.round == 0 else f"round {step.round} of {step.rounds}"
+        last = step.round > step.rounds
+        place = "before round 1" if not step.round else "last" if last else f"round {step.round} of {step.rounds}"
         left = "" if step.seconds_left is None else f", about {step.seconds_left:.0f} s left in this step"
         rate = "" if step.rate is None else f", {step.rate:.1f}/s"
         say(f"{place}: {step.title}, {step.done} of {step.total or 'unknown'}{rate}{left}")
