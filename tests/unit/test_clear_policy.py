@@ -26,6 +26,7 @@ from burnish.coordinator.policy.confidence import (
     Weights,
     combined,
     consistency,
+    mixture_notes,
     reflection,
     reflection_health,
     signals_of,
@@ -82,6 +83,17 @@ def test_verdicts_that_follow_the_order_of_the_answers_are_counted() -> None:
     assert same is not None
     assert (same.mean, same.std, same.flip_share) == (1.0, 0.0, 0.0)
     assert reflection_health([Evidence(mean_nll=1.0)], Weights()) is None
+
+
+def test_confidence_of_different_parts_is_warned_of() -> None:
+    read = Evidence((C,), (1.0,), answers([0.1], [0]))
+    unread = Evidence((C,), (1.0,), (SampledAnswer("", None, None, "hm", "UNPARSEABLE"),))
+    (note,) = mixture_notes([read] * 3 + [unread] * 2, Weights())
+    assert note.startswith("in 2 of 5 samples not one sampled answer could be read")
+    assert "0.500 in the mean, 0.206 for the others" in note
+    assert mixture_notes([read] * 5, Weights()) == []
+    assert mixture_notes([unread] * 5, Weights()) == []
+    assert mixture_notes([Evidence((C,), (1.0,))] * 5, Weights()) == [], "the fast tier samples nothing"
 
 
 # --- the filter -------------------------------------------------------------------------------------------------------

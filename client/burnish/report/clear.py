@@ -8,10 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from burnish._types import Message, Role
 from burnish.coordinator.history import RunHistory
 from burnish.coordinator.policy.clear import Action
-from burnish.coordinator.policy.confidence import Evidence, reflection_health, reflection_notes
+from burnish.coordinator.policy.confidence import Evidence
 from burnish.coordinator.policy.filtering import AXIS
 from burnish.coordinator.recipes.clear.settings import ClearSettings
 from burnish.coordinator.records import DecisionRecord, StepRecord
+from burnish.coordinator.steps.curate import evidence_notes
 from burnish.report.calibration import calibrate
 from burnish.report.common import measured, said_by
 from burnish.report.data import ClearRound, Correction, DroppedRow
@@ -58,9 +59,7 @@ def clear_notes(history: RunHistory, rounds: Sequence[ClearRound]) -> list[str]:
     notes = []
     for one in rounds:
         evidence = _evidence(history, one.number)
-        health = reflection_health(evidence, settings.weights())
-        if health is not None and settings.signal in ("confidence", "reflection"):
-            notes += [f"Round {one.number}: {n}" for n in reflection_notes(health, tier=settings.tier.value)]
+        notes += [f"Round {one.number}: {note}" for note in evidence_notes(evidence, settings)]
         if one.compared and one.flipped > 0.5 * one.compared:
             notes.append(
                 f"Round {one.number}: in {one.flipped} of {one.compared} comparisons the winner changed with the order"

@@ -18,6 +18,7 @@ ORDERS_PER_QUESTION = len(VERDICTS)
 _MOST_FLIPS = 0.5  # share of questions whose likeliest verdict hangs on the order of the answers
 _LEAST_SPREAD = 0.02  # deviation of S, below which it tells samples apart by noise
 _MOST_UNREADABLE = 0.5  # share of samples whose letters were too unlikely
+_LEAST_MIXED = 0.05  # share of samples with, and share without a readable answer, from which on the two are mixed
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,4 +159,23 @@ def reflection_notes(health: ReflectionHealth, *, tier: str) -> list[str]:
     return [
         f"self-reflection says little here: {'; '.join(why)}. {instead} goes by sampled answers alone, --signal"
         " likelihood by the response's probability; a larger --model can reflect."
+    ]
+
+
+def mixture_notes(evidence: Sequence[Evidence], weights: Weights) -> list[str]:
+    """A warning where confidence is made of different parts for different samples, so that the line between them is
+    drawn by whether an answer could be read more than by what it said."""
+    sampled = [one for one in evidence if one.answers]
+    whole = [
+        v for one in sampled if consistency(one, weights) is not None and (v := combined(one, weights)) is not None
+    ]
+    partial = [v for one in sampled if consistency(one, weights) is None and (v := combined(one, weights)) is not None]
+    if not min(len(whole), len(partial)) > _LEAST_MIXED * len(sampled):
+        return []
+    means = (math.fsum(values) / len(values) for values in (partial, whole))
+    return [
+        f"in {len(partial)} of {len(sampled)} samples not one sampled answer could be read, so that their confidence is"
+        " reflection alone: {:.3f} in the mean, {:.3f} for the others. The two cannot be compared, and the filter tells"
+        " them apart by that. More --answer-max-tokens or a larger --model may help; --signal likelihood needs no"
+        " answers.".format(*means)
     ]

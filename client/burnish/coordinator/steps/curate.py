@@ -12,7 +12,7 @@ from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.clear import Action, Candidate, Preference, RowEvidence, Scope, decide
 from burnish.coordinator.policy.confidence import (
     Evidence,
-    ReflectionHealth,
+    mixture_notes,
     reflection_health,
     reflection_notes,
     signals_of,
@@ -55,7 +55,7 @@ def filter_round(
                 run.book.curation.add_filtered(round_number, ids, results)
                 stage.advance(len(rows))
             passed = dict(zip(ids, results, strict=True))
-            for note in _notes(line, results, reflection_health(list(evidence.values()), weights), run.settings):
+            for note in _notes(line, results, list(evidence.values()), run.settings):
                 run.observer.noted(f"Round {round_number}: {note}")
         if passed and not any(value is not False for value in passed.values()):
             (line,) = run.book.thresholds(round_number)
@@ -165,7 +165,7 @@ def _following(row: DataRow, decision: DecisionRecord) -> DataRow | None:
 
 
 def _notes(
-    line: Threshold, passed: Sequence[bool | None], health: ReflectionHealth | None, settings: ClearSettings
+    line: Threshold, passed: Sequence[bool | None], evidence: Sequence[Evidence], settings: ClearSettings
 ) -> list[str]:
     """What a reader should know of the filter."""
     failed = sum(value is False for value in passed)
@@ -177,6 +177,15 @@ def _notes(
         notes.append(f"{line.num_tied} rows tie at the line and stay; --ties rank would drop {line.share:.0%} exactly.")
     if line.num_excluded:
         notes.append(f"{line.num_excluded} rows have no {line.signal} and are not filtered by it.")
+    return notes + evidence_notes(evidence, settings)
+
+
+def evidence_notes(evidence: Sequence[Evidence], settings: ClearSettings) -> list[str]:
+    """What a reader should know of the evidence that confidence is made of."""
+    notes, weights = [], settings.weights()
+    health = reflection_health(evidence, weights)
     if health is not None and settings.signal in ("confidence", "reflection"):
         notes += reflection_notes(health, tier=settings.tier.value)
+    if settings.signal == "confidence":
+        notes += mixture_notes(evidence, weights)
     return notes
