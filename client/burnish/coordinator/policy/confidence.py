@@ -166,11 +166,10 @@ def mixture_notes(evidence: Sequence[Evidence], weights: Weights) -> list[str]:
     """A warning where confidence is made of different parts for different samples, so that the line between them is
     drawn by whether an answer could be read more than by what it said."""
     sampled = [one for one in evidence if one.answers]
-    whole = [
-        v for one in sampled if consistency(one, weights) is not None and (v := combined(one, weights)) is not None
-    ]
-    partial = [v for one in sampled if consistency(one, weights) is None and (v := combined(one, weights)) is not None]
-    if not min(len(whole), len(partial)) > _LEAST_MIXED * len(sampled):
+    pairs = [(consistency(one, weights) is not None, combined(one, weights)) for one in sampled]
+    whole = [value for read, value in pairs if value is not None and read]
+    partial = [value for read, value in pairs if value is not None and not read]
+    if min(len(whole), len(partial)) <= _LEAST_MIXED * len(sampled):
         return []
     means = (math.fsum(values) / len(values) for values in (partial, whole))
     return [
