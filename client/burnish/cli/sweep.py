@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table as Screen
 
 from burnish._errors import UsageError
@@ -24,13 +26,15 @@ from burnish.cli.run_progress import RunBars
 from burnish.cli.services import ServiceChoice, with_services
 from burnish.coordinator.atomic import write_json
 from burnish.coordinator.history import RunHistory
+from burnish.coordinator.loop import finished
 from burnish.coordinator.recipes.base import RecipeSettings
 from burnish.coordinator.recipes.clear.settings import ClearSettings
 from burnish.coordinator.recipes.middo.settings import MiddoSettings
-from burnish.coordinator.sweep import Point, PointResult, grid, sweep
+from burnish.coordinator.sweep import Point, PointResult, grid, result_of, sweep
 from burnish.report.collect import collect
-from burnish.report.data import Calibration, ClearRound
+from burnish.report.data import ClearRound
 
+_WIDEST = 1000  # columns
 sweep_app = typer.Typer(
     help="Run a small grid of settings on one ledger: what is shared is paid for once.", no_args_is_help=True
 )
@@ -112,18 +116,21 @@ def _sweep(
     points = [Point(v, parse(kind, varied(values, paths, v))) for v in grid(asked(vary, paths))]
     roles = [role for role in kind.ALL_SERVICES if any(role in point.settings.services() for point in points)]
     options = worked(work, points[0].settings)
-    with (
-        services.client(roles, points[0].settings.model, out / "services", quiet=json_output) as client,
-        RunBars(visible=not json_output) as bars,
-    ):
-        results = sweep(points, client, out, options=options, observer=bars)
+    if any(finished(point.settings, out / point.name) is None for point in points):
+        with (
+            services.client(roles, points[0].settings.model, out / "services", quiet=json_output) as client,
+            RunBars(visible=not json_output) as bars,
+        ):
+            sweep(points, client, out, options=options, observer=bars)
+    results = [result_of(point, out / point.name) for point in points]
     records = [_record(result, options.truth) for result in results]
     write_json(out / "sweep.json", records)
     if json_output:
         say_json(records)
     else:
         drawn = _drawn(records)
-        screen.print(drawn, width=max(screen.width, screen.measure(drawn).maximum), no_wrap=True, crop=False)
+        whole = Measurement.get(screen, Console(width=_WIDEST).options, drawn).maximum
+        Console(width=whole).print(drawn)  # never cut: what does not fit is for the window to wrap
 
 
 def setting_paths(table: Table) -> dict[str, str]:
@@ -171,15 +178,19 @@ def _record(result: PointResult, truth: str) -> dict[str, Any]:
         "seconds": round(result.seconds, 1),
     }
     if known is not None:
-        record |= {"auroc": known.signals[0].auroc if known.signals else None}
-        record |= {"precision": known.precision, "recall": known.recall, "harmed": known.harmed}
+        record |= known
     return record | {"run": str(result.out)}
 
 
-def _known(out: Path, truth: str) -> Calibration | None:
+def _known(out: Path, truth: str) -> dict[str, Any] | None:
+    """How the first round of CLEAR agrees with what is known: the AUROC is that of the signal it filtered by."""
     with RunHistory.open(out) as history:
         (first, *_) = collect(history, truth=truth).rounds
-    return first.calibration if isinstance(first, ClearRound) else None
+    if not isinstance(first, ClearRound) or first.calibration is None:
+        return None
+    found, signal = first.calibration, first.thresholds[0].signal
+    auroc = next((one.auroc for one in found.signals if one.signal == signal), None)
+    return {"auroc": auroc, "precision": found.precision, "recall": found.recall, "harmed": found.harmed}
 
 
 def _drawn(records: Sequence[Mapping[str, Any]]) -> Screen:

@@ -9,6 +9,7 @@ those before it paid for.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -56,10 +57,7 @@ class PointResult:
 
 def grid(varied: Mapping[str, Sequence[str]]) -> Iterator[dict[str, str]]:
     """All combinations, the last name varying fastest. Raises InputError for more than MOST_POINTS, or none."""
-    sizes = [len(values) for values in varied.values()]
-    count = 1
-    for size in sizes:
-        count *= size
+    count = math.prod(len(values) for values in varied.values())
     if not varied or not count:
         raise InputError("A sweep needs something to vary, with a value at least: --vary eta=0.5,0.8.")
     if count > MOST_POINTS:
