@@ -118,6 +118,18 @@ def test_who_is_asked_for_what(fakes: FakeServices, client: Client, data: Path, 
     ]
 
 
+def test_responses_to_the_same_prompt_are_asked_about_together(
+    fakes: FakeServices, client: Client, tmp_path: Path
+) -> None:
+    rows = alpaca(12)
+    others = [{**row, "id": f"other{i}", "output": f"another {i}"} for i, row in enumerate(rows)]
+    curate(client, write_jsonl(tmp_path / "data.jsonl", rows + others), tmp_path / "out", filter_only=True)
+    asked = [[s.messages[-2].content for s in r.samples] for r in fakes.requests("EstimateConfidence")]
+    assert len(asked) > 1
+    for prompts in asked:
+        assert all(count == 2 for count in Counter(prompts).values()), "a request shares the answers to a prompt"
+
+
 def test_repeating_a_finished_run_asks_for_nothing(
     fakes: FakeServices, client: Client, data: Path, tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ from burnish.coordinator.beliefs import ConfidenceKey
 from burnish.coordinator.content import digest_of
 from burnish.coordinator.policy.confidence import Evidence
 from burnish.coordinator.recipes.clear.settings import ClearSettings
-from burnish.coordinator.steps.measure import samples_of
+from burnish.coordinator.steps.measure import prompts_of, samples_of
 from burnish.coordinator.steps.stage import RunContext, same_prompts, same_version, version_detail
 
 
@@ -45,6 +45,10 @@ async def estimate(
         beliefs.add_estimates(key, reply.estimates)
 
     with stage.working():
+        if sampled:  # those with the same prompt together, since a request shares the answers to it
+            prompt_of = prompts_of(run, hashes)
+            place = {prompt: number for number, prompt in reversed(list(enumerate(prompt_of.values())))}
+            hashes = sorted(hashes, key=lambda name: place[prompt_of[name]])
         version = await run.client.scoring.load_model(model)
         info = await run.client.scoring.info()
         prompts = info.prompt_digests.get("confidence", "")

@@ -10,12 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from burnish._types import EmbedBatch, JudgeBatch, JudgeMode, ModelRef, ModelVersion, Sample, Sampling, ScoreBatch
-from burnish.coordinator.content import digest_of, set_digest
+from burnish.coordinator.content import digest_of, sample_hash, set_digest
 from burnish.coordinator.errors import StepFailed
 from burnish.coordinator.findings import JudgeKey
 from burnish.coordinator.records import ModelRecord
 from burnish.coordinator.steps.read import holdout_hashes
 from burnish.coordinator.steps.stage import AnyRun, Stage, same_prompts, same_version, version_detail, version_from
+
+ROWS_PER_READ = 2000
 
 
 async def base_model(run: AnyRun) -> ModelRef:
@@ -163,3 +165,14 @@ def samples_of(run: AnyRun, hashes: Sequence[str]) -> list[Sample]:
     """The conversations of these hashes, in order, as services want them."""
     found = run.book.samples(hashes)
     return [Sample(name, found[name]) for name in hashes]
+
+
+def prompts_of(run: AnyRun, hashes: Sequence[str]) -> dict[str, str]:
+    """By sample, the hash of its prompt: everything before the last response."""
+    distinct = list(dict.fromkeys(hashes))
+    found: dict[str, str] = {}
+    for start in range(0, len(distinct), ROWS_PER_READ):
+        part = distinct[start : start + ROWS_PER_READ]
+        samples = run.book.samples(part)
+        found |= {name: sample_hash(samples[name][:-1]) for name in part}
+    return found

@@ -13,9 +13,8 @@ from burnish.coordinator.curation import CandidateRecord
 from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.clear import rejection_of
 from burnish.coordinator.recipes.clear.settings import ClearSettings
+from burnish.coordinator.steps.measure import ROWS_PER_READ, prompts_of
 from burnish.coordinator.steps.stage import RunContext, same_version, version_detail
-
-_ROWS_PER_READ = 2000
 
 
 async def propose(run: RunContext[ClearSettings], round_number: int, model: ModelRef, rows: Sequence[DataRow]) -> None:
@@ -41,7 +40,7 @@ async def propose(run: RunContext[ClearSettings], round_number: int, model: Mode
         version = await run.client.rewriting.load_model(model)
         params = {"sampling": asdict(sampling), "candidates": count}
         key = ResponseKey(version.digest, version.chat_template_digest, digest_of(params))
-        prompt_of = _prompts(run, rows)
+        prompt_of = prompts_of(run, [row.sample_hash for row in rows])
         first = {prompt: sample for sample, prompt in reversed(prompt_of.items())}  # a sample that begins so
         prompts = list(dict.fromkeys(prompt_of.values()))
         missing = beliefs.unanswered(prompts, key)
@@ -49,8 +48,8 @@ async def propose(run: RunContext[ClearSettings], round_number: int, model: Mode
         stage.expect(len(prompts), known=len(prompts) - len(missing), detail=detail)
         await stage.in_batches(lambda: beliefs.unanswered(prompts, key), send, store)
         said = beliefs.responses(prompts, key)
-        for start in range(0, len(rows), _ROWS_PER_READ):
-            part = rows[start : start + _ROWS_PER_READ]
+        for start in range(0, len(rows), ROWS_PER_READ):
+            part = rows[start : start + ROWS_PER_READ]
             samples = book.samples(row.sample_hash for row in part)
             made: dict[str, tuple[Message, ...]] = {}
             records = [
@@ -61,17 +60,6 @@ async def propose(run: RunContext[ClearSettings], round_number: int, model: Mode
             with book.transaction():
                 book.add_samples(made)
                 book.curation.add_candidates(round_number, records)
-
-
-def _prompts(run: RunContext[ClearSettings], rows: Sequence[DataRow]) -> dict[str, str]:
-    """By sample, the hash of its prompt: everything before the last response."""
-    hashes = list(dict.fromkeys(row.sample_hash for row in rows))
-    found: dict[str, str] = {}
-    for start in range(0, len(hashes), _ROWS_PER_READ):
-        part = hashes[start : start + _ROWS_PER_READ]
-        samples = run.book.samples(part)
-        found |= {name: sample_hash(samples[name][:-1]) for name in part}
-    return found
 
 
 def _record(
