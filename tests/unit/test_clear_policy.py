@@ -31,7 +31,8 @@ from burnish.coordinator.policy.confidence import (
     reflection_health,
     signals_of,
 )
-from burnish.coordinator.policy.filtering import Control, FilterRule, Ties, filter_rows
+from burnish.coordinator.policy.control import Control
+from burnish.coordinator.policy.filtering import FilterRule, Ties, filter_rows
 from burnish.coordinator.policy.thresholds import Threshold
 
 A, B, C = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)

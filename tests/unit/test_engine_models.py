@@ -18,6 +18,7 @@ from burnish_services.engine.models import (
     model_digest,
     model_digests,
     resolve_uri,
+    shape_of,
 )
 
 WEIGHTS = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(4, np.float32)}
@@ -121,6 +122,6 @@ def test_what_is_missing_from_a_directory_is_listed(tmp_path: Path) -> None:
 
 def test_weights_of_another_shape_are_refused_before_anything_is_touched(tmp_path: Path) -> None:
     held = write_model(tmp_path / "held")
-    check_same_shape(held, write_model(tmp_path / "same", rope_theta=3.0))
+    check_same_shape(shape_of(held), write_model(tmp_path / "same", rope_theta=3.0))
     with pytest.raises(ModelMismatch, match="hidden_size is 8, expected 4"):
-        check_same_shape(held, write_model(tmp_path / "other", hidden_size=8))
+        check_same_shape(shape_of(held), write_model(tmp_path / "other", hidden_size=8))

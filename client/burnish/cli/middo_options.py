@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from burnish.cli.recipe_options import TRAINING, Table, option
-from burnish.coordinator.policy.middo import Axis, Control, Overlap, Unparseable
+from burnish.coordinator.policy.control import Control
+from burnish.coordinator.policy.middo import Axis, Overlap, Unparseable
 
 _SELECT = "What is selected"
 _JUDGE = "Judging and rewriting"

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from burnish._types import Message, Role
 from burnish.coordinator.history import RunHistory
-from burnish.coordinator.policy.clear import Action
+from burnish.coordinator.policy.clear import Action, place_notes
 from burnish.coordinator.policy.confidence import Evidence
 from burnish.coordinator.policy.filtering import AXIS
 from burnish.coordinator.recipes.clear.settings import ClearSettings
@@ -60,11 +60,7 @@ def clear_notes(history: RunHistory, rounds: Sequence[ClearRound]) -> list[str]:
     for one in rounds:
         evidence = _evidence(history, one.number)
         notes += [f"Round {one.number}: {note}" for note in evidence_notes(evidence, settings)]
-        if one.compared and one.flipped > 0.5 * one.compared:
-            notes.append(
-                f"Round {one.number}: in {one.flipped} of {one.compared} comparisons the winner changed with the order"
-                " that the responses were shown in."
-            )
+        notes += [f"Round {one.number}: {note}" for note in place_notes(one.flipped, one.compared)]
         if one.actions.get(Action.UNSCORED, 0) > 0.2 * one.num_rows:
             notes.append(
                 f"Round {one.number}: {one.actions[Action.UNSCORED]} of {one.num_rows} rows have no value to be"

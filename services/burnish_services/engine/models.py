@@ -11,7 +11,7 @@ import hashlib
 import json
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,12 +95,17 @@ def check_model_directory(path: Path) -> None:
         raise ModelLoadError(f"{path} is not a complete model directory: {', '.join(missing)} not found")
 
 
-def check_same_shape(held: Path, wanted: Path) -> None:
-    """Raises ModelMismatch where the two configurations do not describe weights of the same shape."""
-    old, new = read_json(held / "config.json"), read_json(wanted / "config.json")
-    differences = [
-        f"{key} is {new.get(key)!r}, expected {old.get(key)!r}" for key in _SHAPE_KEYS if old.get(key) != new.get(key)
-    ]
+def shape_of(directory: Path) -> dict[str, Any]:
+    """What a model's configuration says of its weights' shapes. Raises ModelLoadError where it cannot be read."""
+    config = read_json(directory / "config.json")
+    return {key: config.get(key) for key in _SHAPE_KEYS}
+
+
+def check_same_shape(held: Mapping[str, Any], wanted: Path) -> None:
+    """Raises ModelMismatch where the weights in `wanted` have another shape than those that are held, whose own
+    directory may be gone by now."""
+    new = shape_of(wanted)
+    differences = [f"{key} is {new[key]!r}, expected {value!r}" for key, value in held.items() if value != new[key]]
     if differences:
         raise ModelMismatch(
             f"weights in {wanted} do not fit the running engine: {'; '.join(differences)}. "

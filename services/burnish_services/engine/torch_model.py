@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM
 
-from burnish_services.engine.base import ModelLoadError, RankRequest, Sampling, ScoreRequest, TokenScores
+from burnish_services.engine.base import GenerateRequest, ModelLoadError, RankRequest, ScoreRequest, TokenScores
 from burnish_services.engine.sampling import choose_token, new_generator
 
 _GPU_BATCH_TOKENS = 16_384
@@ -90,12 +90,13 @@ class TorchModel:
 
     @torch.inference_mode()
     def sample(
-        self, prompt: Sequence[int], sampling: Sampling, stop_ids: frozenset[int], cancel: threading.Event
-    ) -> Iterator[tuple[int, float]]:
-        """Tokens that follow the prompt, one at a time with its log-probability before any sampling parameter, ending
-        with one of `stop_ids`; without end otherwise."""
+        self, request: GenerateRequest, stop_ids: frozenset[int], cancel: threading.Event
+    ) -> Iterator[tuple[int, float | None]]:
+        """Tokens that follow the prompt, one at a time, ending with one of `stop_ids`; without end otherwise. Where
+        asked for, each with its log-probability (nats) before any sampling parameter."""
+        sampling = request.sampling
         generator = new_generator(sampling.seed)
-        seen = list(prompt)
+        seen = list(request.token_ids)
         step, cache = torch.tensor([seen], device=self.device), None
         while True:
             _raise_if(cancel)
@@ -105,7 +106,7 @@ class TorchModel:
             if logits.isnan().any():
                 raise NotFinite("the next token's logits are not finite; the weights or the device are at fault")
             token = choose_token(logits, seen, sampling, generator)
-            yield token, float(_log_softmax(logits)[token])
+            yield token, float(_log_softmax(logits)[token]) if request.logprobs else None
             if token in stop_ids:
                 return
             seen.append(token)

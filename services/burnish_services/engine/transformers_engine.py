@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from burnish_services.engine.base import (
 )
 from burnish_services.engine.failures import NOT_FINITE, checked, checked_generation, checked_scores, refused
 from burnish_services.engine.hf_tokenizer import HfTokenizer
-from burnish_services.engine.models import check_model_directory, check_same_shape, model_digest, resolve_uri
+from burnish_services.engine.models import check_model_directory, check_same_shape, model_digest, resolve_uri, shape_of
 from burnish_services.engine.settings import context_length, count_cores
 from burnish_services.engine.torch_model import NotFinite, TorchModel
 
@@ -48,6 +48,7 @@ class TransformersEngine:
         self._torch: TorchModel | None = None
         self._tokenizer: HfTokenizer | None = None
         self._model: LoadedModel | None = None
+        self._shape: dict[str, Any] | None = None  # of the first weights, and so of all
         self._closed = False
 
     @property
@@ -137,8 +138,9 @@ class TransformersEngine:
 
     def _load(self, path: Path, digest: str) -> None:
         check_model_directory(path)
-        if self._model is not None:
-            check_same_shape(Path(self._model.uri), path)
+        if self._shape is None:
+            self._shape = shape_of(path)
+        check_same_shape(self._shape, path)
         tokenizer = HfTokenizer(path, self._settings.chat_template)
         self._torch = None  # two sets of weights at a time might not fit
         loaded = TorchModel(path, self._settings.dtype)
@@ -160,9 +162,9 @@ class TransformersEngine:
         room = min(sampling.max_tokens, self.model.max_model_len - len(request.token_ids))
         stop_ids = self.tokenizer.stop_token_ids
         text = reason = ""
-        for token, logprob in self._loaded.sample(request.token_ids, sampling, stop_ids, cancel):
+        for token, logprob in self._loaded.sample(request, stop_ids, cancel):
             tokens.append(token)
-            chosen.append(logprob)
+            chosen += [] if logprob is None else [logprob]
             text = self.tokenizer.decode(tokens) if sampling.stop else ""
             found = [at for at in (text.find(stop) for stop in sampling.stop) if at >= 0]
             if found:

@@ -17,9 +17,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from burnish.coordinator.policy.filtering import AXIS, Control
+from burnish.coordinator.policy.control import Control
+from burnish.coordinator.policy.filtering import AXIS
 from burnish.coordinator.policy.thresholds import Threshold
 
+_MOST_FLIPS = 0.5  # share of comparisons whose winner hangs on the order, from which on they say little
 _EDGES = re.compile(r"^\W+|\W+$")
 
 
@@ -150,6 +152,16 @@ def judged(preference: Preference, rules: CorrectionRules) -> tuple[bool, float,
     if rules.max_length_ratio is not None and ratio > rules.max_length_ratio:
         return False, p, f"{said}, but it is {ratio:.1f} times as long, more than {rules.max_length_ratio:g}"
     return True, p, f"{said} > eta {rules.eta:g}" + (", in both orders" if rules.swap else "")
+
+
+def place_notes(flipped: int, compared: int) -> list[str]:
+    """A warning where most comparisons were won by the place that a response was shown in."""
+    if flipped <= _MOST_FLIPS * compared:
+        return []
+    return [
+        f"in {flipped} of {compared} comparisons the winner changed with the order that the responses were shown in;"
+        " the model answers by place more than by content, and so few candidates can win. A larger --model would help."
+    ]
 
 
 def decide(

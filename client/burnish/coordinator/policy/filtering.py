@@ -17,6 +17,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from burnish.coordinator.policy.control import Control
 from burnish.coordinator.policy.thresholds import Threshold, as_values
 
 AXIS = "low_confidence"
@@ -27,13 +28,6 @@ class Ties(StrEnum):
 
     KEEP = "keep"  # all stay, so that fewer go than asked for
     RANK = "rank"  # as many go as asked for, drawn by seed
-
-
-class Control(StrEnum):
-    """A run to compare with."""
-
-    NONE = "none"
-    RANDOM = "random"  # as many rows fail, drawn at random
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from burnish.coordinator.policy.control import Control
 from burnish.coordinator.policy.thresholds import Rule, Threshold, above_all, as_values, below
 
 DIMENSIONS = ("clarity", "completeness", "factuality")
@@ -62,13 +63,6 @@ class Unparseable(StrEnum):
     EXCLUDE = "exclude"  # not known: the row is kept out of mean and deviation, and not selected
     PARTIAL = "partial"  # mean over the dimensions with a number
     ZERO = "zero"  # a missing rating counts as 0, as published
-
-
-class Control(StrEnum):
-    """A run to compare with."""
-
-    NONE = "none"
-    RANDOM = "random"  # the same actions on as many rows, drawn at random
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from burnish.coordinator.errors import StepFailed
 from burnish.coordinator.policy.assembly import DataRow
-from burnish.coordinator.policy.clear import Action, Candidate, Preference, RowEvidence, Scope, decide
+from burnish.coordinator.policy.clear import Action, Candidate, Preference, RowEvidence, Scope, decide, place_notes
 from burnish.coordinator.policy.confidence import (
     Evidence,
     mixture_notes,
@@ -26,8 +26,6 @@ from burnish.coordinator.steps.stage import RunContext
 
 ClearRun = RunContext[ClearSettings]
 Signals = Mapping[str, float]
-
-_MOST_FLIPS = 0.5  # share of comparisons whose winner hangs on the order, from which they say little
 
 
 def filter_round(
@@ -127,13 +125,8 @@ def decide_rows(
                 run.book.add_decisions(round_number, verdicts)
                 stage.advance(len(rows))
             compared = [c.preference for found in candidates.values() for c in found if c.preference is not None]
-            flips = sum(one.flipped for one in compared)
-            if flips > _MOST_FLIPS * len(compared):
-                run.observer.noted(
-                    f"Round {round_number}: in {flips} of {len(compared)} comparisons the winner changed with the order"
-                    " that the responses were shown in; the model answers by place more than by content, and so few"
-                    " candidates can win. A larger --model is what would help."
-                )
+            for note in place_notes(sum(one.flipped for one in compared), len(compared)):
+                run.observer.noted(f"Round {round_number}: {note}")
 
 
 def assemble_curated(run: ClearRun, round_number: int, rows: Sequence[DataRow]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,14 @@ from burnish_services.engine.failures import (
     refused,
 )
 from burnish_services.engine.hf_tokenizer import HfTokenizer
-from burnish_services.engine.models import check_model_directory, check_same_shape, model_digest, read_json, resolve_uri
+from burnish_services.engine.models import (
+    check_model_directory,
+    check_same_shape,
+    model_digest,
+    read_json,
+    resolve_uri,
+    shape_of,
+)
 from burnish_services.engine.settings import cache_bytes_per_token, context_length, model_context
 from burnish_services.engine.vllm_engine import environment
 from burnish_services.engine.vllm_plugin.asked import Asked
@@ -56,6 +63,7 @@ class VllmEngine:
         self._client: VllmClient | None = None
         self._tokenizer: HfTokenizer | None = None
         self._model: LoadedModel | None = None
+        self._shape: dict[str, Any] = {}  # of the first weights, and so of all
         self._name = "vllm"
         self._closed = False
 
@@ -230,6 +238,7 @@ class VllmEngine:
         digest = model_digest(path)
         self._tokenizer = HfTokenizer(path, self._settings.chat_template)
         config = read_json(path / "config.json")
+        self._shape = shape_of(path)
         context = context_length(self._settings.max_model_len, model_context(config))
         architecture = str((config.get("architectures") or [""])[0])
         cache_bytes = cache_bytes_per_token(config, self._settings.dtype)
@@ -240,7 +249,7 @@ class VllmEngine:
 
     def _prepare_swap(self, path: Path) -> HfTokenizer:
         check_model_directory(path)
-        check_same_shape(Path(self.model.uri), path)
+        check_same_shape(self._shape, path)
         return HfTokenizer(path, self._settings.chat_template)
 
 

@@ -16,7 +16,8 @@ from burnish._types import Sampling
 from burnish.coordinator.content import derive_seed
 from burnish.coordinator.policy.clear import CorrectionRules, Scope, Unscored
 from burnish.coordinator.policy.confidence import Weights
-from burnish.coordinator.policy.filtering import Control, FilterRule, Ties
+from burnish.coordinator.policy.control import Control
+from burnish.coordinator.policy.filtering import FilterRule, Ties
 from burnish.coordinator.recipes.base import RecipeSettings, SamplingSettings
 
 

@@ -11,7 +11,8 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 
 from burnish._types import Sampling, ValidationRules
 from burnish.coordinator.content import derive_seed
-from burnish.coordinator.policy.middo import Axis, Control, Overlap, PolicySettings, Unparseable
+from burnish.coordinator.policy.control import Control
+from burnish.coordinator.policy.middo import Axis, Overlap, PolicySettings, Unparseable
 from burnish.coordinator.policy.thresholds import Rule
 from burnish.coordinator.recipes.base import FROZEN, RecipeSettings, SamplingSettings, absolute
 
