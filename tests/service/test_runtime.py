@@ -22,6 +22,7 @@ from burnish_services.engine.fake import FakeEngine, write_fake_model
 from burnish_services.runtime.config import ServerSettings
 from burnish_services.runtime.server import BindError, Server, running
 from tests.service.support import failure_of, sample
+from tests.waiting import until
 
 SCORING = "burnish.api.scoring.v1.ScoringService"
 REWRITING = "burnish.api.rewriting.v1.RewritingService"
@@ -135,10 +136,15 @@ async def test_a_defect_is_internal_with_an_id_that_the_log_knows(channel, monke
 
 
 async def test_each_call_is_one_log_line_without_sample_text(channel, caplog) -> None:
+    def calls() -> list[logging.LogRecord]:
+        return [record for record in caplog.records if record.message == "call"]
+
     with caplog.at_level(logging.INFO, logger="burnish_services"):
         await scoring_pb2_grpc.ScoringServiceStub(channel).ScoreSamples(scoring_request())
         await failure_of(scoring_pb2_grpc.ScoringServiceStub(channel).ScoreSamples(scoring_pb2.ScoreSamplesRequest()))
-    good, bad = [record for record in caplog.records if record.message == "call"]
+        # The server writes its line once the reply is out, so the caller may be a moment ahead.
+        await until(lambda: len(calls()) == 2, seconds=5)
+    good, bad = calls()
     assert (good.method, good.code, good.items) == ("ScoringService/ScoreSamples", "OK", 1)
     assert good.seconds > 0
     assert (bad.code, bad.levelno) == ("INVALID_ARGUMENT", logging.WARNING)
