@@ -8,10 +8,18 @@ import math
 import numpy as np
 import pytest
 
-from burnish_services.engine.base import EngineFailure, RankRequest, ScoreRequest, Task, TokenScores
+from burnish_services.engine.base import (
+    ActivationPooling,
+    Activations,
+    EngineFailure,
+    RankRequest,
+    ScoreRequest,
+    Task,
+    TokenScores,
+)
 from burnish_services.engine.chat import prompt_ids, tokenize_sample
 from burnish_services.engine.tokenizer import ChatMessage
-from tests.contract.conftest import Rig
+from tests.contract.conftest import Rig, Rigs
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -171,3 +179,89 @@ async def test_other_weights_answer_otherwise_and_the_first_come_back(scoring: R
             seen += await scores(scoring, ScoreRequest(ids))
     assert np.abs(seen[0] - seen[1]).max() > 0.01
     assert close(seen[0], seen[2])
+
+
+def neurons_of(scores: TokenScores) -> np.ndarray:
+    assert scores.activations is not None
+    return scores.activations
+
+
+async def test_activations_come_from_the_same_pass_and_are_pooled_over_positions(pooling: Rig) -> None:
+    ids = sample_ids(pooling)
+    ends, whole = [(1, 9), (20, len(ids))], [(0, len(ids))]
+
+    def asking(spans: list[tuple[int, int]], how: ActivationPooling = ActivationPooling.MAX) -> ScoreRequest:
+        return ScoreRequest(ids, len(ids), activations=Activations(spans, how))
+
+    positions = [asking([(at, at + 1)], ActivationPooling.MAX_SIGNED) for at in range(len(ids))]
+    found = await scored(
+        pooling,
+        asking(ends),
+        asking(ends, ActivationPooling.MEAN),
+        asking(ends, ActivationPooling.MAX_SIGNED),
+        ScoreRequest(ids, 5, distribution=True, mean_hidden=whole, activations=Activations(whole)),
+        *positions,
+    )
+    assert {neurons_of(one).shape for one in found} == {pooling.engine.model.neurons}
+    each = np.stack([neurons_of(one) for one in found[4:]])  # a position's own activations
+    inside = each[[at for span in ends for at in range(*span)]]
+    assert np.allclose(neurons_of(found[0]), np.abs(inside).max(axis=0), atol=1e-4)
+    assert np.allclose(neurons_of(found[1]), np.abs(inside).mean(axis=0), atol=1e-4)
+    assert np.allclose(neurons_of(found[2]), inside.max(axis=0), atol=1e-4)
+    assert (each.min(), each.max()) != (0, 0)
+    (plain,) = await scored(pooling, ScoreRequest(ids, 5, distribution=True, mean_hidden=whole))
+    assert close(found[3].logprobs, plain.logprobs)
+    assert found[3].mean_hidden is not None
+    assert plain.mean_hidden is not None
+    assert close(found[3].mean_hidden, plain.mean_hidden)
+    assert plain.activations is None
+    assert np.allclose(neurons_of(found[3]), np.abs(each).max(axis=0), atol=1e-4)
+
+
+async def test_activations_of_sequences_read_in_parts_are_those_of_the_whole(pooling: Rig) -> None:
+    """More tokens than a step takes: some sequences begin in one step and end in another."""
+    ids = (sample_ids(pooling) * 9)[:400]
+    how = list(ActivationPooling)
+    lengths = [60 + (37 * index) % 340 for index in range(15 if pooling.kind == "vllm" else 6)]
+    requests = [
+        ScoreRequest(ids[:length], length - 5, activations=Activations([(1, 30), (40, length)], how[length % 3]))
+        for length in lengths
+    ]
+    together = await scored(pooling, *requests)
+    for request, one in zip(requests, together, strict=True):
+        (alone,) = await scored(pooling, request)
+        assert np.allclose(neurons_of(one), neurons_of(alone), atol=1e-3)
+        assert close(one.logprobs, alone.logprobs)
+        if pooling.exact:
+            assert (neurons_of(one) == neurons_of(alone)).all()
+
+
+async def test_activations_asked_for_and_given_up_do_no_harm(pooling: Rig) -> None:
+    ids = sample_ids(pooling)
+    request = ScoreRequest(ids, 5, activations=Activations([(1, len(ids))]))
+    given_up = [asyncio.ensure_future(pooling.engine.score([request] * 8)) for _ in range(3)]
+    for number, task in enumerate(given_up):
+        await asyncio.sleep(0.02 * number)
+        task.cancel()
+    await asyncio.gather(*given_up, return_exceptions=True)
+    first, second = await scored(pooling, request, request)
+    assert np.allclose(neurons_of(first), neurons_of(second), atol=1e-4)
+
+
+async def test_without_its_neurons_in_sight_an_engine_says_so(scoring: Rig) -> None:
+    if scoring.engine.model.neurons is not None:
+        pytest.skip("this engine sees them")
+    ids = sample_ids(scoring)
+    (result,) = await scoring.engine.score([ScoreRequest(ids, activations=Activations([(1, 5)]))])
+    assert isinstance(result, EngineFailure)
+    assert result.reason == "UNSUPPORTED"
+
+
+@pytest.mark.engine
+async def test_vllm_and_transformers_agree_on_what_the_neurons_do(rigs: Rigs) -> None:
+    reference, product = [await rigs.get(kind, Task.POOL) for kind in ("transformers", "vllm")]
+    ids = (sample_ids(reference) * 4)[:200]
+    for how in ActivationPooling:
+        request = ScoreRequest(ids, len(ids), activations=Activations([(1, 20), (50, len(ids))], how))
+        expected, found = [neurons_of((await scored(rig, request))[0]) for rig in (reference, product)]
+        assert np.allclose(found, expected, atol=1e-3, rtol=1e-3), np.abs(found - expected).max()

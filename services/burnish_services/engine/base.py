@@ -48,6 +48,8 @@ class LoadedModel:
     dtype: str
     max_model_len: int  # tokens
     vocab_size: int
+    # (layers, feed-forward neurons of each) whose activations can be asked for; None: they cannot, as it was started.
+    neurons: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +65,37 @@ class Sampling:
     stop: tuple[str, ...] = ()
 
 
+class ActivationPooling(StrEnum):
+    """How a neuron's activations a_t at several positions t become one number."""
+
+    MAX = "max"  # max |a_t|
+    MEAN = "mean"  # mean |a_t|
+    MAX_SIGNED = "max_signed"  # max a_t
+
+
+@dataclass(frozen=True, slots=True)
+class Activations:
+    """Asks for the activations of all feed-forward neurons, the inputs of each layer's down projection, pooled over
+    positions (`spans`: ranges [start, end), disjoint, not empty, at least one)."""
+
+    spans: Sequence[tuple[int, int]]
+    pooling: ActivationPooling = ActivationPooling.MAX
+
+
 @dataclass(frozen=True, slots=True)
 class ScoreRequest:
     """One sequence to score: log p(token_ids[i] | token_ids[:i]) is wanted for i >= first_scored (>= 1).
 
-    From the same pass, where asked: what the model thought of all other tokens at these positions (`distribution`), and
-    the mean over positions of the last hidden state (`mean_hidden`: ranges [start, end), disjoint, not empty).
+    From the same pass, where asked: what the model thought of all other tokens at these positions (`distribution`), the
+    mean over positions of the last hidden state (`mean_hidden`: ranges [start, end), disjoint, not empty), and what its
+    neurons did (`activations`). With first_scored = len(token_ids) these alone.
     """
 
     token_ids: Sequence[int]
     first_scored: int = 1
     distribution: bool = False
     mean_hidden: Sequence[tuple[int, int]] = ()
+    activations: Activations | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +106,7 @@ class TokenScores:
     entropies: NDArray[np.float32] | None = None  # nats, in [0, log vocabulary]
     margins: NDArray[np.float32] | None = None  # probability of the likeliest token less that of the second, [0, 1]
     mean_hidden: NDArray[np.float32] | None = None  # (hidden_size,), after the final norm, not normalised
+    activations: NDArray[np.float32] | None = None  # `LoadedModel.neurons`
 
 
 @dataclass(frozen=True, slots=True)

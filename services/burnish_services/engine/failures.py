@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from burnish_services.engine.base import EngineFailure, Generation, TokenScores
+from burnish_services.engine.base import EngineFailure, Generation, ScoreRequest, TokenScores
 
 TOO_LONG = "TOO_LONG"
 NOT_FINITE = "NOT_FINITE"
@@ -32,6 +32,17 @@ def refused(ids: Sequence[int], limit: int, vocab_size: int) -> EngineFailure | 
     return None
 
 
+def no_neurons(request: ScoreRequest, neurons: tuple[int, int] | None) -> EngineFailure | None:
+    """Why a request cannot be told what the neurons did; None where it can, or does not ask."""
+    if request.activations is None or neurons is not None:
+        return None
+    return EngineFailure(
+        UNSUPPORTED,
+        "the activations of this model's neurons cannot be had: they are read in models with one feed-forward network "
+        "a layer, all of the same width, and on vllm by Burnish's plugin in eager execution (compile off)",
+    )
+
+
 def checked(values: NDArray[np.float32]) -> NDArray[np.float32] | EngineFailure:
     """The values, or the failure NOT_FINITE where any is NaN or infinite."""
     if np.isfinite(values).all():
@@ -44,8 +55,8 @@ def checked(values: NDArray[np.float32]) -> NDArray[np.float32] | EngineFailure:
 
 def checked_scores(scores: TokenScores) -> TokenScores | EngineFailure:
     """The scores, or the failure NOT_FINITE where any of their numbers is NaN or infinite."""
-    parts = (scores.logprobs, scores.entropies, scores.margins, scores.mean_hidden)
-    result = checked(np.concatenate([part for part in parts if part is not None]))
+    parts = (scores.logprobs, scores.entropies, scores.margins, scores.mean_hidden, scores.activations)
+    result = checked(np.concatenate([part.ravel() for part in parts if part is not None]))
     return result if isinstance(result, EngineFailure) else scores
 
 

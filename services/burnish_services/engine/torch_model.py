@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,16 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM
 
-from burnish_services.engine.base import GenerateRequest, ModelLoadError, RankRequest, ScoreRequest, TokenScores
+from burnish_services.engine.base import (
+    ActivationPooling,
+    Activations,
+    GenerateRequest,
+    ModelLoadError,
+    RankRequest,
+    ScoreRequest,
+    TokenScores,
+)
+from burnish_services.engine.neurons import NeuronRecorder, pooled
 from burnish_services.engine.sampling import choose_token, new_generator
 
 _GPU_BATCH_TOKENS = 16_384
@@ -54,6 +64,8 @@ class TorchModel:
         self.vocab_size = int(config.vocab_size)
         self.context = int(getattr(config, "max_position_embeddings", None) or 1 << 20)
         self._softcap = getattr(config, "final_logit_softcapping", None)
+        self._recorder = NeuronRecorder(self._model)
+        self.neurons = self._recorder.shape
         self._check_logits(directory)
 
     @torch.inference_mode()
@@ -61,9 +73,11 @@ class TorchModel:
         """What `ScoreRequest` asks for, of each."""
         results: dict[int, TokenScores] = {}
         for batch in self._batches([request.token_ids for request in requests], cancel):
-            hidden = self._hidden([requests[index].token_ids for index in batch])
+            hidden, layers = self._pass([requests[index] for index in batch])
             for row, index in enumerate(batch):
-                results[index] = self._score_one(requests[index], hidden[row])
+                scores, asked = self._score_one(requests[index], hidden[row]), requests[index].activations
+                neurons = _activations([inputs[row] for inputs in layers], asked) if asked else None
+                results[index] = replace(scores, activations=neurons)
         return [results[index] for index in range(len(requests))]
 
     @torch.inference_mode()
@@ -126,6 +140,20 @@ class TorchModel:
             _raise_if(cancel)
             yield batch
 
+    def _pass(self, requests: Sequence[ScoreRequest]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Last hidden states, and, where a request asks for activations, the inputs of all down projections by layer,
+        each (sequences, longest, neurons)."""
+        sequences = [request.token_ids for request in requests]
+        if not any(request.activations for request in requests):
+            return self._hidden(sequences), []
+        self._recorder.start()
+        try:
+            hidden, layers = self._hidden(sequences), self._recorder.take()
+        finally:
+            self._recorder.stop()
+        assert layers is not None, "a layer's down projection was not used"
+        return hidden, layers
+
     def _hidden(self, sequences: Sequence[Sequence[int]]) -> torch.Tensor:
         """Last hidden states, (sequences, longest, hidden size); those behind a sequence's end mean nothing."""
         longest = max(len(ids) for ids in sequences)
@@ -174,6 +202,13 @@ class TorchModel:
                 f"the transformers engine cannot score {directory}: {type(self._model).__name__} does more between the "
                 "last hidden state and the logits than apply its head; use the vllm engine"
             )
+
+
+def _activations(layers: Sequence[torch.Tensor], asked: Activations) -> NDArray[np.float32]:
+    values = torch.stack([pooled(inputs, asked.spans, asked.pooling) for inputs in layers])
+    if asked.pooling is ActivationPooling.MEAN:
+        values /= sum(end - start for start, end in asked.spans)
+    return values.cpu().numpy()
 
 
 def _log_softmax(logits: torch.Tensor) -> torch.Tensor:

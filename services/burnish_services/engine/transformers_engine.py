@@ -30,7 +30,14 @@ from burnish_services.engine.base import (
     Task,
     TokenScores,
 )
-from burnish_services.engine.failures import NOT_FINITE, checked, checked_generation, checked_scores, refused
+from burnish_services.engine.failures import (
+    NOT_FINITE,
+    checked,
+    checked_generation,
+    checked_scores,
+    no_neurons,
+    refused,
+)
 from burnish_services.engine.hf_tokenizer import HfTokenizer
 from burnish_services.engine.models import check_model_directory, check_same_shape, model_digest, resolve_uri, shape_of
 from burnish_services.engine.settings import context_length, count_cores
@@ -105,7 +112,8 @@ class TransformersEngine:
 
     async def score(self, requests: Sequence[ScoreRequest]) -> list[TokenScores | EngineFailure]:
         """See `Engine`."""
-        failures = [self._refused(request.token_ids) for request in requests]
+        neurons = self.model.neurons
+        failures = [self._refused(request.token_ids) or no_neurons(request, neurons) for request in requests]
         valid = [request for request, failure in zip(requests, failures, strict=True) if failure is None]
         scores = iter(await self._compute(lambda cancel: self._loaded.score(valid, cancel)))
         return [failure or checked_scores(next(scores)) for failure in failures]
@@ -146,7 +154,7 @@ class TransformersEngine:
         loaded = TorchModel(path, self._settings.dtype)
         length = context_length(self._settings.max_model_len, loaded.context)
         self._torch, self._tokenizer = loaded, tokenizer
-        self._model = LoadedModel(str(path), digest, loaded.dtype, length, loaded.vocab_size)
+        self._model = LoadedModel(str(path), digest, loaded.dtype, length, loaded.vocab_size, loaded.neurons)
 
     def _generate_one(self, request: GenerateRequest, cancel: threading.Event) -> Generation | EngineFailure:
         failure = self._refused(request.token_ids, room=1)

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from burnish_services.engine.base import (
+    ActivationPooling,
+    Activations,
     EngineDead,
     EngineFailure,
     EngineSettings,
@@ -102,7 +104,8 @@ class FakeEngine:
         has_card = (Path(uri) / CARD_FILE).is_file()
         self._canary_calls = 2 if has_card else 1
         dtype = "float32" if self._settings.dtype == "auto" else self._settings.dtype
-        self._model = LoadedModel(uri, digest, dtype, self._settings.max_model_len or DEFAULT_MAX_MODEL_LEN, VOCAB_SIZE)
+        length = self._settings.max_model_len or DEFAULT_MAX_MODEL_LEN
+        self._model = LoadedModel(uri, digest, dtype, length, VOCAB_SIZE, numbers.NEURONS)
 
     async def score(self, requests: Sequence[ScoreRequest]) -> list[TokenScores | EngineFailure]:
         """See `Engine`."""
@@ -144,7 +147,8 @@ class FakeEngine:
         entropies, margins = numbers.distribution(logprobs) if request.distribution else (None, None)
         inside = [token for span in request.mean_hidden for token in ids[slice(*span)]]
         mean = self._spoil(numbers.embedding(inside, digest)) if inside else None
-        return TokenScores(logprobs, entropies, margins, mean)
+        neurons = None if request.activations is None else self._spoil(_pooled(ids, request.activations, digest))
+        return TokenScores(logprobs, entropies, margins, mean, neurons)
 
     def _rank_one(self, request: RankRequest) -> NDArray[np.float32]:
         return self._spoil(numbers.candidate_logprobs(request.token_ids, request.candidates, self._numbers_digest))
@@ -168,6 +172,17 @@ class FakeEngine:
             chosen = numbers.token_logprobs(ids, self._numbers_digest, self._fake.skill)[len(request.token_ids) :]
             logprobs = tuple(float(x) for x in self._spoil(chosen))
         return checked_generation(Generation(self._tokenizer.decode(kept), tuple(kept), reason, logprobs))
+
+
+def _pooled(ids: Sequence[int], asked: Activations, digest: str) -> NDArray[np.float32]:
+    values = numbers.activations([token for span in asked.spans for token in ids[slice(*span)]], digest)
+    match asked.pooling:
+        case ActivationPooling.MAX:
+            return np.abs(values).max(axis=0)
+        case ActivationPooling.MEAN:
+            return np.abs(values).mean(axis=0)
+        case ActivationPooling.MAX_SIGNED:
+            return values.max(axis=0)
 
 
 def _choice(digest: str, ids: Sequence[int], sampling: Sampling) -> bytes:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from burnish_services.engine.fake.tokenizer import FIRST_BYTE, FIRST_WORD, VOCAB_SIZE, word_rank
 
 HIDDEN_SIZE = 64
+NEURONS = (4, 64)  # layers, neurons of each
 
 
 def token_logprobs(ids: Sequence[int], digest: str, skill: float) -> NDArray[np.float32]:
@@ -63,6 +64,15 @@ def embedding(ids: Sequence[int], digest: str) -> NDArray[np.float32]:
     # The common direction that real models' hidden states have, so that cosines are mostly positive.
     mean = (counts[:, None] * values).sum(axis=0) / len(tokens) + 0.15 * _uniform(columns, "direction")
     return mean.astype(np.float32)
+
+
+def activations(ids: Sequence[int], digest: str) -> NDArray[np.float32]:
+    """What each neuron does at each of these tokens: (tokens, *NEURONS), in (-1, 1). A neuron knows the token alone,
+    and is mostly quiet."""
+    tokens = np.asarray(ids, dtype=np.int64)
+    columns = np.arange(NEURONS[0] * NEURONS[1], dtype=np.int64)
+    values = 2.0 * _uniform(tokens[:, None] * len(columns) + columns, digest) - 1.0
+    return (values**5).astype(np.float32).reshape(len(tokens), *NEURONS)
 
 
 @lru_cache(maxsize=1)

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import math
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from typing import Any
@@ -77,21 +78,55 @@ class VllmClient:
         # Only the newer runner scores given tokens without ranking the vocabulary at every position.
         self._scores_given_tokens = bool(config.use_v2_model_runner)
         self._numbers = itertools.count()
+        self.neurons: tuple[int, int] | None = None  # known from `prepare` on
+        self._num_recording = 0  # requests that want neurons recorded
+        self._is_recording = False
+        self._switching = asyncio.Lock()
+        self._switches: list[asyncio.Future[None]] = []
 
     async def prepare(self) -> None:
         """Must be awaited once, before any request. Raises EngineDead."""
         with _errors():
-            await self._llm.collective_rpc("burnish_prepare")
+            (shape,) = await self._llm.collective_rpc("burnish_prepare")
+        self.neurons = None if shape is None else (int(shape[0]), int(shape[1]))
 
     async def ask(self, ids: Sequence[int], asked: Asked) -> list[NDArray[np.float32]]:
         """With the plugin: the parts asked for, in the order of `Asked.sizes`. Raises RequestFailed and EngineDead."""
-        # Hidden states of a cached prefix are not seen: a mean over them needs them computed anew. Scores rarely do,
-        # since what is scored stands at the end.
-        values = await self._pool(ids, asked, read_cache=not asked.mean_hidden)
-        scored = asked.num_scored(len(ids))
-        if scored and values[0] == MISSING:
-            values = await self._pool(ids, asked, read_cache=False)
-        return np.split(values, np.cumsum(asked.sizes(len(ids), self.hidden_size))[:-1])
+        # Scores rarely need a cached prefix computed anew, since what is scored stands at the end.
+        if asked.activations:
+            async with self._recording():
+                values = await self._pool(ids, asked, read_cache=False)
+        else:
+            values = await self._pool(ids, asked, read_cache=not asked.whole)
+            if asked.num_scored(len(ids)) and values[0] == MISSING:
+                values = await self._pool(ids, asked, read_cache=False)
+        sizes = asked.sizes(len(ids), self.hidden_size, math.prod(self.neurons or (0,)))
+        return np.split(values, np.cumsum(sizes)[:-1])
+
+    @contextlib.asynccontextmanager
+    async def _recording(self) -> AsyncIterator[None]:
+        """Neurons are recorded while any request wants it, and not otherwise: it takes memory, and so time."""
+        self._num_recording += 1
+        try:
+            await self._switch_recording()
+            yield
+        finally:
+            self._num_recording -= 1
+            await self._switch_recording()
+
+    async def _switch_recording(self) -> None:
+        # Whoever gives up meanwhile, what the engine was told and what is known of it must not part.
+        self._switches = [task for task in self._switches if not task.done()]
+        self._switches.append(asyncio.ensure_future(self._record_as_wanted()))
+        await asyncio.shield(self._switches[-1])
+
+    async def _record_as_wanted(self) -> None:
+        async with self._switching:
+            wanted = self._num_recording > 0
+            if wanted != self._is_recording:
+                with _errors():
+                    await self._llm.collective_rpc("burnish_record", args=(wanted,))
+                self._is_recording = wanted
 
     async def _pool(self, ids: Sequence[int], asked: Asked, *, read_cache: bool) -> NDArray[np.float32]:
         parameters = PoolingParams(task=TASK, skip_reading_prefix_cache=not read_cache, extra_kwargs=asked.to_extra())
@@ -145,7 +180,7 @@ class VllmClient:
     async def embed(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Mean hidden state of all tokens. Raises RequestFailed and EngineDead."""
         if self.has_plugin:
-            return (await self.ask(ids, Asked(mean_hidden=((0, len(ids)),))))[-1]
+            return (await self.ask(ids, Asked(mean_hidden=((0, len(ids)),))))[4]
         return await self._encode(ids, PoolingParams(task="embed", use_activation=False))
 
     async def reload(self, directory: str) -> None:

@@ -31,6 +31,7 @@ from burnish_services.engine.failures import (
     checked,
     checked_generation,
     checked_scores,
+    no_neurons,
     refused,
 )
 from burnish_services.engine.hf_tokenizer import HfTokenizer
@@ -104,6 +105,7 @@ class VllmEngine:
         """See `Engine`."""
         client = await asyncio.to_thread(self._start)
         await client.prepare()
+        self._model = replace(self.model, neurons=client.neurons)
 
     async def close(self) -> None:
         """See `Engine`."""
@@ -152,6 +154,7 @@ class VllmEngine:
                 "entropies, margins and mean hidden states come with scores from Burnish's vLLM plugin only; here "
                 f"scores are made by {self.score_method!r}: ask for scores alone",
             )
+        failure = failure or no_neurons(request, self.model.neurons)
         if failure is not None:
             return failure
         try:
@@ -164,13 +167,19 @@ class VllmEngine:
         if not self._running.has_plugin:
             return TokenScores(await self._running.score(ids, first))
         none = np.empty(0, np.float32)
-        if first >= len(ids) and not request.mean_hidden:
-            return TokenScores(none, *((none, none) if request.distribution else ()))
+        wanted = request.activations
         asked = Asked(first_scored=first, distribution=request.distribution, mean_hidden=tuple(request.mean_hidden))
-        logprobs, entropies, margins, _, mean = await self._running.ask(ids, asked)
-        full = request.distribution
+        if wanted is not None:
+            asked = replace(asked, activations=tuple(wanted.spans), pooling=wanted.pooling.value)
+        if first >= len(ids) and not asked.whole:
+            return TokenScores(none, *((none, none) if request.distribution else ()))
+        logprobs, entropies, margins, _, mean, neurons = await self._running.ask(ids, asked)
         return TokenScores(
-            logprobs, entropies if full else None, margins if full else None, mean if request.mean_hidden else None
+            logprobs,
+            entropies if request.distribution else None,
+            margins if request.distribution else None,
+            mean if request.mean_hidden else None,
+            neurons.reshape(self.model.neurons) if wanted is not None else None,
         )
 
     async def _rank_one(self, request: RankRequest) -> NDArray[np.float32] | EngineFailure:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import threading
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vllm.platforms import current_platform
+
+if TYPE_CHECKING:
+    from burnish_services.engine.neurons import NeuronRecorder
 
 _WATCH_SECONDS = 1.0
 
@@ -18,14 +21,29 @@ class Worker:
     model_runner: Any
     vllm_config: Any
 
-    def burnish_prepare(self) -> None:
-        """Watches for the parent's end, and speeds up an eager model on a CPU."""
+    def burnish_prepare(self) -> tuple[int, int] | None:
+        """Watches for the parent's end, and speeds up an eager model on a CPU. Returns the shape of the neurons whose
+        activations can be had: (layers, neurons of each)."""
         threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True, name="burnish-parent-watch").start()
         if current_platform.is_cpu() and self.vllm_config.model_config.enforce_eager:
             # Not above: the server names this module too, and need not load vLLM's layers and threads for that.
             from burnish_services.engine.vllm_engine.cpu_kernels import use_kernels
 
             use_kernels(self.model_runner.get_model())
+        recorder = self._recorder()
+        return None if recorder is None else recorder.shape
+
+    def burnish_record(self, on: bool) -> None:
+        """Has the inputs of all down projections kept during a step, or no more."""
+        recorder = self._recorder()
+        assert recorder is not None
+        if on:
+            recorder.start()
+        else:
+            recorder.stop()
+
+    def _recorder(self) -> NeuronRecorder | None:
+        return getattr(getattr(self.model_runner.get_model(), "pooler", None), "recorder", None)
 
     def burnish_reload(self, weights_path: str) -> None:
         """Replaces all weights by those in the directory `weights_path`, the tied output head included: vLLM 0.32

@@ -4,8 +4,8 @@ vLLM finds `register` by the entry point group `vllm.general_plugins` in each of
 `XForCausalLM` that vLLM knows there is then one more, `BurnishXForCausalLM`, which runs under the pooling runner with
 the same weights and keeps its output head (`models.py`). Its pooler (`pooler.py`) turns hidden states into what a
 request asked for (`asked.py`): the given tokens' log-probabilities, those of a few candidates for the next token, a
-mean hidden state. What vLLM offers itself, `prompt_logprobs`, holds tokens × vocabulary logits several times over,
-ranks them, ships an object per token, and reads no cached prefix.
+mean hidden state, what the feed-forward neurons did. What vLLM offers itself, `prompt_logprobs`, holds tokens ×
+vocabulary logits several times over, ranks them, ships an object per token, and reads no cached prefix.
 """
 
 from __future__ import annotations

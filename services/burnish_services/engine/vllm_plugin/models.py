@@ -12,6 +12,7 @@ from vllm.model_executor.layers.logits_processor import LogitsProcessor
 from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod, VocabParallelEmbedding
 from vllm.model_executor.models.interfaces_base import VllmModelForPooling
 
+from burnish_services.engine.neurons import NeuronRecorder
 from burnish_services.engine.vllm_plugin import PREFIX
 from burnish_services.engine.vllm_plugin.head import Head
 from burnish_services.engine.vllm_plugin.pooler import ScoringPooler
@@ -39,11 +40,14 @@ def _scoring_class(name: str, original: type[Any]) -> type[Any]:
                     "set both to 1, or leave the plugin out (VLLM_PLUGINS=) to score by prompt_logprobs"
                 )
             super().__init__(vllm_config=vllm_config, prefix=prefix, **options)
+            compiled = vllm_config.compilation_config.mode != CompilationMode.NONE
             self.pooler = ScoringPooler(
                 self.compute_logits,
                 vllm_config.model_config.get_vocab_size(),
                 lambda: plain_head(self),
-                compiled=vllm_config.compilation_config.mode != CompilationMode.NONE,
+                # A compiled pass calls no hooks.
+                None if compiled else NeuronRecorder(self),
+                compiled=compiled,
             )
 
     ScoringModel.__name__ = ScoringModel.__qualname__ = name

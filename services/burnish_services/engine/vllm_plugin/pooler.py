@@ -9,7 +9,8 @@ through the head together, however many requests they belong to.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Set
+import math
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +19,8 @@ from vllm.model_executor.layers.pooler import Pooler, PoolingParamsUpdate
 from vllm.v1.outputs import PoolerOutput
 from vllm.v1.pool.metadata import PoolingMetadata
 
+from burnish_services.engine.base import ActivationPooling
+from burnish_services.engine.neurons import NeuronRecorder, pooled
 from burnish_services.engine.vllm_plugin import TASK, head
 from burnish_services.engine.vllm_plugin.asked import MISSING, Asked
 
@@ -39,6 +42,12 @@ class _Part:
     start: int
     end: int
     row: int
+
+    def rows(self, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+        """The rows of this step at the positions in `spans`, as ranges."""
+        shift = self.row - self.start
+        inside = [(max(first, self.start), min(last, self.end)) for first, last in spans]
+        return [(first + shift, last + shift) for first, last in inside if first < last]
 
 
 @dataclass(slots=True)
@@ -63,13 +72,22 @@ class _Scored:
 
 class ScoringPooler(Pooler):
     """Holds no weights. `logits_of` is the model's own way from hidden states to logits, `head_of` gives its head where
-    that is a plain matrix. Whether the head alone makes the model's logits is found out on the first rows. `compiled`:
-    the engine compiles what it can."""
+    that is a plain matrix. Whether the head alone makes the model's logits is found out on the first rows. `recorder`
+    keeps what the neurons did in the step that this is called after, where requests ask for that. `compiled`: the
+    engine compiles what it can."""
 
     def __init__(
-        self, logits_of: head.Logits, vocab_size: int, head_of: Callable[[], head.Head | None], *, compiled: bool
+        self,
+        logits_of: head.Logits,
+        vocab_size: int,
+        head_of: Callable[[], head.Head | None],
+        recorder: NeuronRecorder | None = None,
+        *,
+        compiled: bool,
     ) -> None:
         super().__init__()
+        self.recorder = recorder
+        self._num_neurons = math.prod(recorder.shape) if recorder is not None and recorder.shape else 0
         self._logits_of = logits_of
         self._vocab_size = vocab_size
         self._head_of = head_of
@@ -88,7 +106,7 @@ class ScoringPooler(Pooler):
     def forward(self, hidden_states: torch.Tensor, pooling_metadata: PoolingMetadata) -> PoolerOutput:
         """One float32 tensor per request, laid out as `Asked` says; None for a prompt that goes on next step."""
         self._warm_up(hidden_states)
-        parts = _parts(pooling_metadata, hidden_states)
+        parts = self._parts(pooling_metadata, hidden_states)
         plain, full = _Scored(), _Scored()
         for part in parts:
             (full if part.asked.distribution else plain).add(part)
@@ -96,7 +114,8 @@ class ScoringPooler(Pooler):
         self._fill(full, hidden_states, distribution=True)
         self._rank(parts, hidden_states)
         for part in parts:
-            _add_mean_hidden(part, hidden_states)
+            self._add_mean_hidden(part, hidden_states)
+        self._add_activations(parts, hidden_states.shape[1])
         finished = pooling_metadata.get_pooling_cursor().get_finished_mask()
         for state, done in zip(pooling_metadata.pooling_states, finished, strict=True):
             if done:
@@ -160,54 +179,67 @@ class ScoringPooler(Pooler):
             last = torch.tensor([part.row + part.end - part.start - 1 for part in some], device=hidden_states.device)
             logits = self._logits_of(hidden_states.index_select(0, last)).float()
             for part, row, total in zip(some, logits, logits.logsumexp(dim=1), strict=True):
-                at = _offset(part, before=3, hidden_size=hidden_states.shape[1])
+                at = self._offset(part, 3, hidden_states.shape[1])
                 chosen = torch.tensor(part.asked.candidates, device=row.device)
                 part.result[at : at + len(chosen)] = row[chosen] - total
 
+    def _add_mean_hidden(self, part: _Part, hidden_states: torch.Tensor) -> None:
+        spans = part.asked.mean_hidden
+        if not spans:
+            return
+        at = self._offset(part, 4, hidden_states.shape[1])
+        count = _length(spans)
+        for first, last in part.rows(spans):
+            part.result[at : at + hidden_states.shape[1]] += hidden_states[first:last].float().sum(dim=0) / count
 
-def _add_mean_hidden(part: _Part, hidden_states: torch.Tensor) -> None:
-    spans = part.asked.mean_hidden
-    if not spans:
-        return
-    at = _offset(part, before=4, hidden_size=hidden_states.shape[1])
-    count = sum(end - begin for begin, end in spans)
-    for begin, end in spans:
-        first, last = max(begin, part.start), min(end, part.end)
-        if first < last:
-            rows = hidden_states[part.row + first - part.start : part.row + last - part.start]
-            part.result[at:] += rows.float().sum(dim=0) / count
+    def _add_activations(self, parts: list[_Part], hidden_size: int) -> None:
+        asking = [(part, rows) for part in parts if (rows := part.rows(part.asked.activations))]
+        if not asking:
+            return
+        layers = None if self.recorder is None else self.recorder.take()
+        for part, rows in asking:
+            kept = part.result[self._offset(part, 5, hidden_size) :]
+            if layers is None:  # nobody waits any more: recording ended with the request
+                kept.fill_(math.nan)
+                continue
+            pooling = ActivationPooling(part.asked.pooling)
+            new = torch.cat([pooled(inputs, rows, pooling) for inputs in layers])
+            if pooling is ActivationPooling.MEAN:
+                kept += new / _length(part.asked.activations)
+            else:
+                torch.maximum(kept, new, out=kept)
+
+    def _offset(self, part: _Part, before: int, hidden_size: int) -> int:
+        """Where in the result the part after the first `before` ones begins."""
+        return sum(part.asked.sizes(len(part.ids), hidden_size, self._num_neurons)[:before])
+
+    def _parts(self, metadata: PoolingMetadata, hidden_states: torch.Tensor) -> list[_Part]:
+        cursor = metadata.get_pooling_cursor()
+        counts, ends = cursor.num_scheduled_tokens_cpu.tolist(), cursor.seq_lens_cpu.tolist()
+        parts, row = [], 0
+        for params, ids, state, count, end in zip(
+            metadata.pooling_params,
+            metadata.get_prompt_token_ids_cpu(),
+            metadata.pooling_states,
+            counts,
+            ends,
+            strict=True,
+        ):
+            asked = Asked.from_extra(params.extra_kwargs)
+            # What vLLM keeps for a request between steps; here it holds the unfinished result.
+            kept = state.hidden_states_cache
+            if not kept:
+                kept.append(self._empty(asked, len(ids), hidden_states))
+            parts.append(_Part(asked, kept[0], ids, end - count, end, row))
+            row += count
+        return parts
+
+    def _empty(self, asked: Asked, num_tokens: int, hidden_states: torch.Tensor) -> torch.Tensor:
+        *scores, hidden, neurons = asked.sizes(num_tokens, hidden_states.shape[1], self._num_neurons)
+        least = -math.inf if asked.pooling == ActivationPooling.MAX_SIGNED else 0.0
+        filled = [(sum(scores), MISSING), (hidden, 0.0), (neurons, least)]
+        return torch.cat([torch.full((size,), value, device=hidden_states.device) for size, value in filled])
 
 
-def _offset(part: _Part, before: int, hidden_size: int) -> int:
-    """Where in the result the part after the first `before` ones begins."""
-    return sum(part.asked.sizes(len(part.ids), hidden_size)[:before])
-
-
-def _parts(metadata: PoolingMetadata, hidden_states: torch.Tensor) -> list[_Part]:
-    cursor = metadata.get_pooling_cursor()
-    counts, ends = cursor.num_scheduled_tokens_cpu.tolist(), cursor.seq_lens_cpu.tolist()
-    parts, row = [], 0
-    for params, ids, state, count, end in zip(
-        metadata.pooling_params,
-        metadata.get_prompt_token_ids_cpu(),
-        metadata.pooling_states,
-        counts,
-        ends,
-        strict=True,
-    ):
-        asked = Asked.from_extra(params.extra_kwargs)
-        # What vLLM keeps for a request between steps; here it holds the unfinished result.
-        kept = state.hidden_states_cache
-        if not kept:
-            kept.append(_empty(asked, len(ids), hidden_states))
-        parts.append(_Part(asked, kept[0], ids, end - count, end, row))
-        row += count
-    return parts
-
-
-def _empty(asked: Asked, num_tokens: int, hidden_states: torch.Tensor) -> torch.Tensor:
-    sizes = asked.sizes(num_tokens, hidden_states.shape[1])
-    result = torch.full((sum(sizes),), MISSING, dtype=torch.float32, device=hidden_states.device)
-    if asked.mean_hidden:
-        result[len(result) - sizes[-1] :] = 0.0
-    return result
+def _length(spans: Sequence[tuple[int, int]]) -> int:
+    return sum(end - start for start, end in spans)
