@@ -46,6 +46,8 @@ DEFAULT_DEADLINES = {
     "ComparePairs": 1800.0,
     "EmbedSamples": 1800.0,
     "GetNeighborStatistics": 600.0,
+    "MeasureSamples": 1800.0,
+    "SelectCoverage": 3600.0,
     "RewriteSamples": 3600.0,
     "GenerateResponses": 3600.0,
 }

@@ -17,6 +17,7 @@ from burnish._convert import (
     seconds,
     status_from_proto,
 )
+from burnish._convert_coverage import SOURCES, features_from_proto
 from burnish._words import enum_words
 from burnish.api.embedding.v1 import embedding_pb2
 from burnish.api.rewriting.v1 import rewriting_pb2
@@ -101,6 +102,9 @@ def collection_from_proto(collection: embedding_pb2.Collection) -> t.Collection:
         dimension=collection.dimension,
         num_vectors=collection.num_vectors,
         create_time=optional_time(collection, "create_time"),
+        source=SOURCES.word(collection.source),
+        features=features_from_proto(collection.features) if collection.HasField("features") else None,
+        num_features=collection.num_features,
     )
 
 

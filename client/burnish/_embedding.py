@@ -6,9 +6,19 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from burnish import _convert, _convert_replies
+from burnish import _convert, _convert_coverage, _convert_replies
 from burnish._batches import BatchCall, Reply, sample_bytes, send_batches
 from burnish._convert import Model
+from burnish._coverage_types import (
+    ActivationSettings,
+    Calibration,
+    CoverageCandidate,
+    CoverageSelection,
+    CoverageSettings,
+    FeatureSettings,
+    MeasureBatch,
+    SampleMeasurement,
+)
 from burnish._loop import BackgroundLoop
 from burnish._service import AsyncModelService, Service
 from burnish._types import (
@@ -19,6 +29,7 @@ from burnish._types import (
     Sample,
     SampleEmbedding,
     ServerInfo,
+    TokenSpan,
 )
 from burnish.api.embedding.v1 import embedding_pb2 as pb
 from burnish.api.embedding.v1 import embedding_pb2_grpc
@@ -50,9 +61,24 @@ class AsyncEmbedding(AsyncModelService):
         with self._link.reading("LoadModel"):
             return _convert.required_version(reply)
 
-    async def create_collection(self, name: str, *, timeout: float | None = None) -> Collection:
-        """Creates an empty collection, or returns the one of that name. `name`: 1 to 128 of a-z, 0-9, `-`, `_`."""
-        request = pb.CreateCollectionRequest(collection=pb.Collection(name=name, source=pb.TEXT_SOURCE_USER))
+    async def create_collection(
+        self,
+        name: str,
+        *,
+        source: TokenSpan = TokenSpan.USER,
+        features: FeatureSettings | None = None,
+        timeout: float | None = None,
+    ) -> Collection:
+        """Creates an empty collection, or returns the one of that name. `name`: 1 to 128 of a-z, 0-9, `-`, `_`.
+
+        `source` is what vectors are means over: the user's text alone, or the responses or all of the conversation.
+        With `features` each sample's active neurons are stored too. Raises AlreadyExists for other settings.
+        """
+        with _convert.refused_as_usage(f"create_collection {name!r}"):
+            collection = pb.Collection(name=name, source=_convert_coverage.SOURCES.number(source))
+            if features is not None:
+                collection.features.CopyFrom(_convert_coverage.features_to_proto(features))
+        request = pb.CreateCollectionRequest(collection=collection)
         reply = await self._link.call("CreateCollection", self._stub.CreateCollection, request, timeout=timeout)
         return _convert_replies.collection_from_proto(reply.collection)
 
@@ -147,6 +173,128 @@ class AsyncEmbedding(AsyncModelService):
         )
         return tuple(_convert_replies.neighbors_from_proto(statistics) for statistics in reply.statistics)
 
+    async def select(
+        self,
+        collection: str,
+        budget: int,
+        candidates: Sequence[CoverageCandidate] = (),
+        *,
+        settings: CoverageSettings = CoverageSettings(),
+        selected_ids: Sequence[str] = (),
+        return_witnesses: bool = False,
+        num_random_curves: int = 0,
+        timeout: float | None = None,
+    ) -> CoverageSelection:
+        """Up to `budget` samples that together cover what all `candidates` have, in order: every beginning of the order
+        is a selection for that budget. Without candidates: of the whole collection.
+
+        `selected_ids` count as selected before. `return_witnesses`: who stands for each sample that was not selected.
+        `num_random_curves`: what as many random ones cover, for comparison. Raises NotFound for the collection,
+        PreconditionFailed for ids that are not in it and for features that it does not have.
+        """
+        with _convert.refused_as_usage(f"select from {collection!r}"):
+            request = _convert_coverage.select_to_proto(
+                collection,
+                budget,
+                candidates,
+                settings,
+                selected_ids,
+                return_witnesses=return_witnesses,
+                num_random_curves=num_random_curves,
+            )
+        reply = await self._link.call("SelectCoverage", self._stub.SelectCoverage, request, timeout=timeout)
+        with self._link.reading("SelectCoverage"):
+            return _convert_coverage.selection_from_proto(reply)
+
+    async def create_calibration(
+        self,
+        name: str,
+        *,
+        activations: ActivationSettings = ActivationSettings(),
+        length_boundaries: Sequence[int] = (),
+        timeout: float | None = None,
+    ) -> Calibration:
+        """Creates an empty calibration, or returns the one of that name; then `measure`, then `finish_calibration`."""
+        with _convert.refused_as_usage(f"create_calibration {name!r}"):
+            calibration = pb.Calibration(
+                name=name,
+                activations=_convert_coverage.activations_to_proto(activations),
+                length_boundaries=length_boundaries,
+            )
+        request = pb.CreateCalibrationRequest(calibration=calibration)
+        reply = await self._link.call("CreateCalibration", self._stub.CreateCalibration, request, timeout=timeout)
+        return self._calibration("CreateCalibration", reply.calibration)
+
+    async def get_calibration(self, name: str, *, timeout: float | None = None) -> Calibration:
+        """The calibration as it is now. Raises NotFound."""
+        request = pb.GetCalibrationRequest(name=name)
+        reply = await self._link.call("GetCalibration", self._stub.GetCalibration, request, timeout=timeout)
+        return self._calibration("GetCalibration", reply.calibration)
+
+    async def list_calibrations(self, *, timeout: float | None = None) -> tuple[Calibration, ...]:
+        """All calibrations, in order of name."""
+        found: list[Calibration] = []
+        token = ""
+        while True:
+            request = pb.ListCalibrationsRequest(page_size=1000, page_token=token)
+            reply = await self._link.call("ListCalibrations", self._stub.ListCalibrations, request, timeout=timeout)
+            found += (self._calibration("ListCalibrations", one) for one in reply.calibrations)
+            token = reply.next_page_token
+            if not token:
+                return tuple(found)
+
+    async def delete_calibration(self, name: str, *, timeout: float | None = None) -> None:
+        """Deletes a calibration; one that is not there is no error."""
+        request = pb.DeleteCalibrationRequest(name=name)
+        await self._link.call("DeleteCalibration", self._stub.DeleteCalibration, request, timeout=timeout)
+
+    async def measure(
+        self,
+        samples: Sequence[Sample],
+        calibration: str,
+        *,
+        model: Model | None = None,
+        timeout: float | None = None,
+    ) -> MeasureBatch:
+        """Measures samples with `model` for a calibration that is not finished, durably. Any number of samples; ids
+        unique. Those measured before are not measured again. Raises UsageError and ServiceError."""
+
+        async def send(part: Sequence[Sample]) -> Reply[SampleMeasurement]:
+            request = pb.MeasureSamplesRequest(
+                model=_convert.model_to_proto(model),
+                calibration=calibration,
+                samples=[_convert.sample_to_proto(sample) for sample in part],
+            )
+            reply = await self._link.call("MeasureSamples", self._stub.MeasureSamples, request, timeout=timeout)
+            with self._link.reading("MeasureSamples"):
+                return Reply(
+                    _convert.required_version(reply),
+                    tuple(_convert_coverage.measurement_from_proto(one) for one in reply.measurements),
+                    _convert.timing_from_proto(reply.timing),
+                )
+
+        call: BatchCall[Sample, SampleMeasurement] = BatchCall(
+            name="measure",
+            item_id=lambda sample: sample.id,
+            size=sample_bytes,
+            send=send,
+            result_id=lambda measurement: measurement.sample_id,
+            refuse=SampleMeasurement,
+            version=lambda: self._version_for(model),
+        )
+        reply = await send_batches(self._link, call, samples, self._allowed)
+        return MeasureBatch(reply.model, reply.results, reply.timing)
+
+    async def finish_calibration(self, name: str, *, timeout: float | None = None) -> Calibration:
+        """Ends the measuring, and returns the calibration with its version."""
+        request = pb.FinishCalibrationRequest(name=name)
+        reply = await self._link.call("FinishCalibration", self._stub.FinishCalibration, request, timeout=timeout)
+        return self._calibration("FinishCalibration", reply.calibration)
+
+    def _calibration(self, call: str, calibration: pb.Calibration) -> Calibration:
+        with self._link.reading(call):
+            return _convert_coverage.calibration_from_proto(calibration)
+
 
 class Embedding(Service):
     """The embedding service, synchronous; see AsyncEmbedding."""
@@ -168,9 +316,16 @@ class Embedding(Service):
         """See AsyncEmbedding.load_model."""
         return self._loop.run(self._twin.load_model(model, timeout=timeout))
 
-    def create_collection(self, name: str, *, timeout: float | None = None) -> Collection:
+    def create_collection(
+        self,
+        name: str,
+        *,
+        source: TokenSpan = TokenSpan.USER,
+        features: FeatureSettings | None = None,
+        timeout: float | None = None,
+    ) -> Collection:
         """See AsyncEmbedding.create_collection."""
-        return self._loop.run(self._twin.create_collection(name, timeout=timeout))
+        return self._loop.run(self._twin.create_collection(name, source=source, features=features, timeout=timeout))
 
     def get_collection(self, name: str, *, timeout: float | None = None) -> Collection:
         """See AsyncEmbedding.get_collection."""
@@ -216,3 +371,71 @@ class Embedding(Service):
     ) -> tuple[NeighborStatistics, ...]:
         """See AsyncEmbedding.neighbor_statistics."""
         return self._loop.run(self._twin.neighbor_statistics(collection, sample_ids, k=k, timeout=timeout))
+
+    def select(
+        self,
+        collection: str,
+        budget: int,
+        candidates: Sequence[CoverageCandidate] = (),
+        *,
+        settings: CoverageSettings = CoverageSettings(),
+        selected_ids: Sequence[str] = (),
+        return_witnesses: bool = False,
+        num_random_curves: int = 0,
+        timeout: float | None = None,
+    ) -> CoverageSelection:
+        """See AsyncEmbedding.select."""
+        return self._loop.run(
+            self._twin.select(
+                collection,
+                budget,
+                candidates,
+                settings=settings,
+                selected_ids=selected_ids,
+                return_witnesses=return_witnesses,
+                num_random_curves=num_random_curves,
+                timeout=timeout,
+            )
+        )
+
+    def create_calibration(
+        self,
+        name: str,
+        *,
+        activations: ActivationSettings = ActivationSettings(),
+        length_boundaries: Sequence[int] = (),
+        timeout: float | None = None,
+    ) -> Calibration:
+        """See AsyncEmbedding.create_calibration."""
+        return self._loop.run(
+            self._twin.create_calibration(
+                name, activations=activations, length_boundaries=length_boundaries, timeout=timeout
+            )
+        )
+
+    def get_calibration(self, name: str, *, timeout: float | None = None) -> Calibration:
+        """See AsyncEmbedding.get_calibration."""
+        return self._loop.run(self._twin.get_calibration(name, timeout=timeout))
+
+    def list_calibrations(self, *, timeout: float | None = None) -> tuple[Calibration, ...]:
+        """See AsyncEmbedding.list_calibrations."""
+        return self._loop.run(self._twin.list_calibrations(timeout=timeout))
+
+    def delete_calibration(self, name: str, *, timeout: float | None = None) -> None:
+        """See AsyncEmbedding.delete_calibration."""
+        self._loop.run(self._twin.delete_calibration(name, timeout=timeout))
+
+    def measure(
+        self,
+        samples: Sequence[Sample],
+        calibration: str,
+        *,
+        model: Model | None = None,
+        timeout: float | None = None,
+    ) -> MeasureBatch:
+        """See AsyncEmbedding.measure."""
+        return self._loop.run(self._twin.measure(samples, calibration, model=model, timeout=timeout))
+
+    def finish_calibration(self, name: str, *, timeout: float | None = None) -> Calibration:
+        """See AsyncEmbedding.finish_calibration."""
+        return self._loop.run(self._twin.finish_calibration(name, timeout=timeout))

@@ -10,9 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from burnish._coverage_types import FeatureSettings
 
 
 class Role(StrEnum):
@@ -301,13 +305,16 @@ class JudgeBatch:
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """A set of vectors from the same weights."""
+    """A set of vectors from the same weights, and of features where it was created with them."""
 
     name: str
     model: ModelVersion | None
     dimension: int
     num_vectors: int
     create_time: datetime | None
+    source: TokenSpan = TokenSpan.USER
+    features: FeatureSettings | None = None
+    num_features: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from burnish_services.embedding.store import VectorStore
+from burnish_services.embedding.tables import Tables
 from tests.service import vector_writer
 
 WRITER = Path(vector_writer.__file__)
@@ -49,10 +50,10 @@ def test_a_killed_writer_leaves_one_state_or_the_other(tmp_path: Path) -> None:
         assert writer.wait() == -9
         before, after = follow(lines)
         unfinished += before != after
-        store = VectorStore(tmp_path, compact_after=vector_writer.COMPACT_AFTER)
+        tables = Tables(tmp_path, compact_after=vector_writer.COMPACT_AFTER)
         try:
-            assert vector_writer.read_state(store) in (before, after), f"round {round_number}"
+            assert vector_writer.read_state(VectorStore(tables)) in (before, after), f"round {round_number}"
         finally:
-            store.close()
+            tables.close()
         assert not list(tmp_path.glob(".deleted-*"))
     assert unfinished > 0, "no kill came in the middle of a change; the test proves nothing"

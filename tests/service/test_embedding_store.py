@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
 from unittest import mock
 
@@ -16,9 +15,11 @@ import pyarrow as pa
 import pytest
 
 from burnish_services.embedding import store as store_module
-from burnish_services.embedding.collection import EmbeddedText, Source, TextRecord
+from burnish_services.embedding.collection import EmbeddedText, FeatureLayout, TextRecord
 from burnish_services.embedding.lock import DirectoryLocked
+from burnish_services.embedding.settings import FeatureSettings, Rule, Source
 from burnish_services.embedding.store import VectorStore
+from burnish_services.embedding.tables import Tables
 from burnish_services.runtime.errors import AlreadyExists, NotFound, PreconditionFailed
 from tests.service.test_embedding_crash import WRITER, start_writer
 from tests.service.vector_writer import WEIGHTS, read_state, text_of
@@ -33,10 +34,15 @@ def fragments(directory: Path, name: str) -> int:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[VectorStore]:
-    opened = VectorStore(tmp_path, compact_after=8)
+def tables(tmp_path: Path) -> Iterator[Tables]:
+    opened = Tables(tmp_path, compact_after=8)
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def store(tables: Tables) -> VectorStore:
+    return VectorStore(tables)
 
 
 def test_creating_twice_gives_the_same_collection(store: VectorStore) -> None:
@@ -45,13 +51,15 @@ def test_creating_twice_gives_the_same_collection(store: VectorStore) -> None:
     assert store.create("notes", Source.USER) == created == store.get("notes")
 
 
-def test_another_source_under_the_same_name_is_refused(store: VectorStore) -> None:
-    class Later(StrEnum):
-        RESPONSE = "response"
-
+def test_other_settings_under_the_same_name_are_refused(store: VectorStore) -> None:
     store.create("notes", Source.USER)
-    with pytest.raises(AlreadyExists, match="'user', not 'response'"):
-        store.create("notes", Later.RESPONSE)  # type: ignore[arg-type]
+    with pytest.raises(AlreadyExists, match="source 'user', not 'response'"):
+        store.create("notes", Source.RESPONSE)
+    with pytest.raises(AlreadyExists, match="with features None, not FeatureSettings"):
+        store.create("notes", Source.USER, FeatureSettings())
+    assert store.create("rich", Source.ALL, FeatureSettings(k=5)) == store.get("rich")
+    with pytest.raises(AlreadyExists, match="k=5"):
+        store.create("rich", Source.ALL, FeatureSettings(k=6))
 
 
 def test_only_new_and_changed_texts_are_stored(store: VectorStore) -> None:
@@ -65,16 +73,18 @@ def test_only_new_and_changed_texts_are_stored(store: VectorStore) -> None:
 
 
 def test_everything_is_there_after_reopening(tmp_path: Path) -> None:
-    store = VectorStore(tmp_path)
+    tables = Tables(tmp_path)
+    store = VectorStore(tables)
     created = store.create("notes", Source.USER)
     store.put("notes", WEIGHTS, texts("a"))
     store.put("notes", WEIGHTS, texts("b") | texts("a", revision=3))
-    store.close()
-    store.close()
-    reopened = VectorStore(tmp_path)
+    tables.close()
+    tables.close()
+    tables = Tables(tmp_path)
+    reopened = VectorStore(tables)
     assert read_state(reopened) == {"notes": {"a": 3, "b": 0}}
     assert reopened.get("notes") == replace(created, weights=WEIGHTS, dimension=48, num_vectors=2)
-    reopened.close()
+    tables.close()
 
 
 def test_vectors_of_other_weights_are_refused_and_change_nothing(store: VectorStore) -> None:
@@ -164,20 +174,20 @@ def test_more_collections_than_are_cached(store: VectorStore) -> None:
 def test_what_is_stored_is_read_again_after_a_write_whose_outcome_is_unknown(store: VectorStore) -> None:
     store.create("notes", Source.USER)
     store.put("notes", WEIGHTS, texts("a"))
-    with mock.patch.object(VectorStore, "_make_durable", side_effect=OSError("disk gone")), pytest.raises(OSError):
+    with mock.patch.object(Tables, "_make_durable", side_effect=OSError("disk gone")), pytest.raises(OSError):
         store.put("notes", WEIGHTS, texts("b") | texts("a", revision=1))
     assert read_state(store) == {"notes": {"a": 1, "b": 0}}
     assert store.put("notes", WEIGHTS, texts("b") | texts("a", revision=1)) == 0
 
 
-def test_a_second_store_on_the_directory_is_refused(store: VectorStore, tmp_path: Path) -> None:
+def test_a_second_store_on_the_directory_is_refused(tables: Tables, tmp_path: Path) -> None:
     with pytest.raises(DirectoryLocked, match="this very process"):
-        VectorStore(tmp_path)
+        Tables(tmp_path)
     # The attempt must not have freed the lock for others.
     other = start_process(tmp_path)
     assert other.returncode != 0
     assert "only one server may write to it" in other.stderr
-    store.close()
+    tables.close()
     assert start_process(tmp_path).returncode == 0
 
 
@@ -192,18 +202,19 @@ def test_another_process_is_named_and_its_death_frees_the_directory(tmp_path: Pa
     try:
         writer.stdout.readline()
         with pytest.raises(DirectoryLocked, match=f"process {writer.pid}"):
-            VectorStore(tmp_path)
+            Tables(tmp_path)
     finally:
         writer.kill()
         writer.stdout.close()
         writer.wait()
-    VectorStore(tmp_path).close()
+    Tables(tmp_path).close()
 
 
 def test_what_a_killed_process_left_is_cleared(tmp_path: Path) -> None:
     (tmp_path / "torn.lance" / "data").mkdir(parents=True)
     (tmp_path / ".deleted-1" / "data").mkdir(parents=True)
-    store = VectorStore(tmp_path)
+    tables = Tables(tmp_path)
+    store = VectorStore(tables)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".lock"]
     (tmp_path / "torn.lance" / "_versions").mkdir(parents=True)
     assert store.page(10) == []
@@ -211,11 +222,11 @@ def test_what_a_killed_process_left_is_cleared(tmp_path: Path) -> None:
         store.get("torn")
     store.create("torn", Source.USER)
     assert store.put("torn", WEIGHTS, texts("a")) == 1
-    store.close()
+    tables.close()
 
 
-def test_a_table_of_another_program_is_not_touched(store: VectorStore, tmp_path: Path) -> None:
-    store._database.create_table("foreign", schema=pa.schema([pa.field("x", pa.int32())]))
+def test_a_table_of_another_program_is_not_touched(store: VectorStore, tables: Tables) -> None:
+    tables.create("foreign", pa.schema([pa.field("x", pa.int32())]))
     with pytest.raises(PreconditionFailed, match="format unknown"):
         store.get("foreign")
     with pytest.raises(PreconditionFailed, match="format unknown"):
@@ -228,3 +239,47 @@ def test_a_stored_text_is_described_as_it_was_embedded(store: VectorStore) -> No
     store.put("notes", WEIGHTS, {"a": EmbeddedText(record, np.arange(4, dtype=np.float32))})
     collection, found = store.find("notes", ["a", "b"])
     assert (collection.dimension, found) == (4, {"a": record})
+
+
+@pytest.mark.parametrize("few", [0, 1000])
+def test_features_are_kept_beside_vectors(store: VectorStore, few: int) -> None:
+    packed, ragged = FeatureLayout(2, 70_000 // 2, 3), FeatureLayout(2, 50_000, 0)
+    rng = np.random.default_rng(few)
+    ids = [f"{number:03}" for number in range(40)]
+    fixed = {item: rng.integers(0, 35_000, 6).astype(np.uint16) for item in ids}
+    loose = {
+        item: np.sort(rng.choice(100_000, number, replace=False)).astype(np.uint32) for number, item in enumerate(ids)
+    }
+    for name, features, layout in (("packed", fixed, packed), ("ragged", loose, ragged)):
+        store.create(name, Source.ALL, FeatureSettings(rule=Rule.TOP_K))
+        for some in (ids[:25], ids[25:]):
+            texts = {item: replace(text_of(item, 0), features=features[item]) for item in some}
+            assert store.put(name, WEIGHTS, texts, layout) == len(some)
+        changed = replace(text_of("007", 1), features=features["008"])
+        assert store.put(name, WEIGHTS, {"007": changed}, layout) == 1
+        assert store.get(name).layout == layout
+        wanted = ["007", "000", "030"]
+        with mock.patch.object(store_module, "_FEW", few):
+            found = store.read_features(name, wanted)
+        for row, item in zip(found, ["008", "000", "030"], strict=True):
+            np.testing.assert_array_equal(row, features[item])
+            assert row.dtype == features[item].dtype
+        assert [record.digest for record in store.records(name, ["000"])] == [text_of("000", 0).record.digest]
+
+
+def test_a_collection_without_features_says_so(store: VectorStore) -> None:
+    store.create("notes", Source.USER)
+    store.put("notes", WEIGHTS, texts("a"))
+    with pytest.raises(PreconditionFailed, match="created without them"):
+        store.read_features("notes", ["a"])
+    store.create("rich", Source.USER, FeatureSettings())
+    with pytest.raises(PreconditionFailed, match="it is empty"):
+        store.read_features("rich", [])
+
+
+def test_templates_matter_where_conversations_are_embedded(store: VectorStore) -> None:
+    other = replace(WEIGHTS, chat_template_digest="0123456789abcdef")
+    store.create("notes", Source.ALL)
+    store.put("notes", WEIGHTS, texts("a"))
+    with pytest.raises(PreconditionFailed, match="chat templates"):
+        store.put("notes", other, texts("b"))

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from burnish_services.embedding.collection import EmbeddedText, Source, TextRecord, Weights
+from burnish_services.embedding.collection import EmbeddedText, TextRecord, Weights
+from burnish_services.embedding.settings import Source
 from burnish_services.embedding.store import VectorStore
+from burnish_services.embedding.tables import Tables
 
 State = dict[str, dict[str, int]]
 
@@ -80,7 +82,7 @@ def say(line: str) -> None:
 
 
 def main() -> None:
-    store = VectorStore(Path(sys.argv[1]), compact_after=COMPACT_AFTER)
+    store = VectorStore(Tables(Path(sys.argv[1]), compact_after=COMPACT_AFTER))
     rng = random.Random(int(sys.argv[2]))
     state = read_state(store)
     announce(state)

@@ -9,8 +9,16 @@ import pytest
 from burnish._confidence_types import ConfidenceTier, Winner
 from burnish._convert import DIMENSIONS, JUDGE_MODES, ROLES, STATES, STRATEGIES, TARGETS, TOKEN_SPANS
 from burnish._convert_confidence import TIERS, WINNERS
+from burnish._convert_coverage import OBJECTIVES, OPTIMIZERS, POOLINGS, RULES, SOURCES, WEIGHTINGS
 from burnish._convert_replies import REJECTIONS
 from burnish._convert_responses import FINISH_REASONS
+from burnish._coverage_types import (
+    ActivationPooling,
+    CoverageObjective,
+    CoverageOptimizer,
+    FeatureRule,
+    FeatureWeighting,
+)
 from burnish._errors import UsageError
 from burnish._response_types import FinishReason
 from burnish._types import Dimension, JudgeMode, Role, RunState, Strategy, Target, TokenSpan
@@ -32,6 +40,12 @@ PAIRS = [
     (STRATEGIES, rewriting_pb2.Strategy, Strategy),
     (FINISH_REASONS, rewriting_pb2.FinishReason, FinishReason),
     (STATES, training_pb2.State, RunState),
+    (SOURCES, embedding_pb2.TextSource, TokenSpan),
+    (POOLINGS, embedding_pb2.ActivationPooling, ActivationPooling),
+    (RULES, embedding_pb2.FeatureRule, FeatureRule),
+    (OBJECTIVES, embedding_pb2.CoverageObjective, CoverageObjective),
+    (OPTIMIZERS, embedding_pb2.CoverageOptimizer, CoverageOptimizer),
+    (WEIGHTINGS, embedding_pb2.FeatureWeighting, FeatureWeighting),
 ]
 
 
@@ -46,9 +60,8 @@ def test_every_value_goes_both_ways(words, proto, enum) -> None:
 def test_no_enum_of_the_api_is_forgotten() -> None:
     files = (common_pb2, scoring_pb2, embedding_pb2, rewriting_pb2, training_pb2)
     names = {enum.full_name for file in files for enum in file.DESCRIPTOR.enum_types_by_name.values()}
-    # TextSource has a single valid value, which the SDK always sends.
     known = {proto.DESCRIPTOR.full_name for _, proto, _ in PAIRS} | {"burnish.api.rewriting.v1.Rejection"}
-    assert names - known == {"burnish.api.embedding.v1.TextSource"}
+    assert names == known
 
 
 def test_the_words_of_rejections_are_the_protos() -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from burnish._types import Limits
 from burnish.api.common.v1 import common_pb2
+from burnish.api.embedding.v1 import embedding_pb2
 from burnish.api.training.v1 import training_pb2
 
 Context = grpc.ServicerContext
@@ -29,6 +30,9 @@ class FakeState:
     held: str = "fake://held"
     digests: dict[str, str] = field(default_factory=dict)
     collections: dict[str, dict[str, NDArray[np.float32]]] = field(default_factory=dict)
+    collection_settings: dict[str, embedding_pb2.Collection] = field(default_factory=dict)
+    calibrations: dict[str, embedding_pb2.Calibration] = field(default_factory=dict)
+    measured: dict[str, set[str]] = field(default_factory=dict)  # ids, by calibration
     versions: dict[str, common_pb2.ModelVersion] = field(default_factory=dict)
     runs: dict[str, training_pb2.Run] = field(default_factory=dict)
     changed: threading.Condition = field(default_factory=threading.Condition)

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
-from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
-
-class Source(StrEnum):
-    """Which text of a sample a collection's vectors are of."""
-
-    USER = "user"
+from burnish_services.embedding.settings import FeatureSettings, Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +21,16 @@ class Weights:
     dtype: str
     chat_template_digest: str
 
-    def fits(self, other: Weights) -> bool:
-        """True where vectors of both may stand side by side: the same weights, in the same number format, on the
-        same engine. Where they were read from, the engine's version and the chat template, which embedding does not
-        use, may differ."""
-        return (self.digest, self.dtype, _kind(self.engine)) == (other.digest, other.dtype, _kind(other.engine))
+    def fits(self, other: Weights, *, templated: bool) -> bool:
+        """True where numbers of both may stand side by side: the same weights, in the same number format, on the
+        same engine, and, where what is embedded was `templated`, the same chat template. Where they were read from and
+        the engine's version may differ."""
+        same_template = not templated or self.chat_template_digest == other.chat_template_digest
+        return same_template and (self.digest, self.dtype, _kind(self.engine)) == (
+            other.digest,
+            other.dtype,
+            _kind(other.engine),
+        )
 
     def __str__(self) -> str:
         return f"{self.digest} as {self.dtype} on {self.engine}"
@@ -41,19 +41,42 @@ def _kind(engine: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class FeatureLayout:
+    """How a sample's active features are numbered and stored. With `per_layer` k > 0, `num_layers` times k neurons in
+    [0, width) as uint16, those of a layer ascending; otherwise any number of ids in [0, num_layers * width), uint32,
+    ascending."""
+
+    num_layers: int
+    width: int
+    per_layer: int
+
+    @property
+    def num_features(self) -> int:
+        """Features there are."""
+        return self.num_layers * self.width
+
+
+@dataclass(frozen=True, slots=True)
 class Collection:
-    """A set of vectors, all from the same weights and the same kind of text."""
+    """A set of vectors, all from the same weights and the same kind of text, and of active features where asked for."""
 
     name: str
     source: Source
     create_time: datetime  # UTC
+    features: FeatureSettings | None = None
     weights: Weights | None = None  # None while it is empty
     dimension: int = 0  # 0 while it is empty
+    layout: FeatureLayout | None = None  # None while it is empty, and without features
     num_vectors: int = 0
 
-    def filled_by(self, weights: Weights, dimension: int) -> Collection:
+    @property
+    def is_templated(self) -> bool:
+        """Whether what is embedded is the conversation as the model's chat template writes it."""
+        return self.source is not Source.USER or self.features is not None
+
+    def filled_by(self, weights: Weights, dimension: int, layout: FeatureLayout | None) -> Collection:
         """The same collection once these weights' vectors are in it."""
-        return replace(self, weights=weights, dimension=dimension)
+        return replace(self, weights=weights, dimension=dimension, layout=layout)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +84,15 @@ class TextRecord:
     """What is known of an embedded text besides its vector."""
 
     digest: str  # sha256 of the text, 64 hex digits
-    num_tokens: int
+    num_tokens: int  # that the vector is a mean over
     truncated: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EmbeddedText:
-    """A text's vector: finite float32, shape (dimension,), not normalised."""
+    """A text's vector: finite float32, shape (dimension,), not normalised; and its active features, where the
+    collection has them, as its layout says."""
 
     record: TextRecord
     vector: NDArray[np.float32]
+    features: NDArray[np.uint16] | NDArray[np.uint32] | None = None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
+from datetime import datetime
 
 import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -11,54 +11,27 @@ from numpy.typing import NDArray
 
 from burnish.api.common.v1 import common_pb2
 from burnish.api.embedding.v1 import embedding_pb2
-from burnish_services.embedding.collection import Collection, Source, TextRecord, Weights
+from burnish_services.embedding import convert_features
+from burnish_services.embedding.calibrations import Calibration
+from burnish_services.embedding.collection import Collection, TextRecord, Weights
+from burnish_services.embedding.fields import in_range
 from burnish_services.embedding.neighbors import NearestNeighbors
 from burnish_services.engine.base import EngineFailure
 from burnish_services.runtime.errors import InvalidRequest, item_status
 
-_SOURCES = {
-    embedding_pb2.TEXT_SOURCE_UNSPECIFIED: Source.USER,
-    embedding_pb2.TEXT_SOURCE_USER: Source.USER,
-}
-_SOURCE_NUMBERS = {Source.USER: embedding_pb2.TEXT_SOURCE_USER}
-_NAME = re.compile(r"[a-z0-9_-]{1,128}")
 _DEFAULT_PAGE, _LARGEST_PAGE = 100, 1000
 _DEFAULT_K, _LARGEST_K = 2, 100
 _FIELD_BYTES = 16  # at most, of a statistic or a neighbour besides its id: tags, lengths and a double
 
 
-def collection_name(name: str) -> str:
-    """The name, which becomes a part of a path. Raises InvalidRequest."""
-    if not _NAME.fullmatch(name):
-        raise InvalidRequest(
-            "BAD_NAME", f"collection name {name!r} is not valid; expected 1 to 128 characters of a-z, 0-9, - and _"
-        )
-    return name
-
-
-def source(number: embedding_pb2.TextSource.ValueType) -> Source:
-    """The source asked for. Raises InvalidRequest."""
-    if number not in _SOURCES:
-        raise InvalidRequest("BAD_SOURCE", f"source {number} is not known; expected one of the enum's values")
-    return _SOURCES[number]
-
-
 def page_size(number: int) -> int:
     """Collections on a page. Raises InvalidRequest."""
-    return _in_range("page_size", number, _DEFAULT_PAGE, _LARGEST_PAGE)
+    return in_range("page_size", number, _DEFAULT_PAGE, _LARGEST_PAGE)
 
 
 def num_neighbors(number: int) -> int:
     """The k asked for. Raises InvalidRequest."""
-    return _in_range("k", number, _DEFAULT_K, _LARGEST_K)
-
-
-def _in_range(field: str, number: int, default: int, largest: int) -> int:
-    if not 0 <= number <= largest:
-        raise InvalidRequest(
-            f"BAD_{field.upper()}", f"{field} is {number}; expected 1 to {largest}, or 0 for {default}"
-        )
-    return number or default
+    return in_range("k", number, _DEFAULT_K, _LARGEST_K)
 
 
 def weights_message(weights: Weights) -> common_pb2.ModelVersion:
@@ -74,15 +47,31 @@ def weights_message(weights: Weights) -> common_pb2.ModelVersion:
 
 def collection_message(collection: Collection) -> embedding_pb2.Collection:
     """The collection as a reply states it."""
-    create_time = Timestamp()
-    create_time.FromDatetime(collection.create_time)
     return embedding_pb2.Collection(
         name=collection.name,
-        source=_SOURCE_NUMBERS[collection.source],
+        source=convert_features.SOURCES.number(collection.source),
         model=None if collection.weights is None else weights_message(collection.weights),
         dimension=collection.dimension,
         num_vectors=collection.num_vectors,
-        create_time=create_time,
+        create_time=_timestamp(collection.create_time),
+        features=None if collection.features is None else convert_features.features_message(collection.features),
+        num_features=0 if collection.layout is None else collection.layout.num_features,
+    )
+
+
+def calibration_message(calibration: Calibration) -> embedding_pb2.Calibration:
+    """The calibration as a reply states it."""
+    num_layers, num_neurons = calibration.neurons or (0, 0)
+    return embedding_pb2.Calibration(
+        name=calibration.name,
+        activations=convert_features.activations_message(calibration.activations),
+        length_boundaries=calibration.length_boundaries,
+        model=None if calibration.weights is None else weights_message(calibration.weights),
+        num_samples=calibration.num_samples,
+        num_layers=num_layers,
+        num_neurons=num_neurons,
+        version=calibration.version,
+        create_time=_timestamp(calibration.create_time),
     )
 
 
@@ -99,6 +88,13 @@ def embedding_message(
         num_tokens=result.num_tokens,
         truncated=result.truncated,
     )
+
+
+def measurement_message(sample_id: str, result: int | EngineFailure) -> embedding_pb2.SampleMeasurement:
+    """The reply's entry for one sample."""
+    if isinstance(result, EngineFailure):
+        return embedding_pb2.SampleMeasurement(sample_id=sample_id, status=item_status(result))
+    return embedding_pb2.SampleMeasurement(sample_id=sample_id, status=common_pb2.ItemStatus(), num_tokens=result)
 
 
 def check_reply_fits(ids: Sequence[str], k: int, max_bytes: int) -> None:
@@ -132,3 +128,9 @@ def statistics_messages(
         )
         for item, row in ((item, row_of[item]) for item in order)
     ]
+
+
+def _timestamp(time: datetime) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromDatetime(time)
+    return stamp

@@ -9,13 +9,16 @@ from typing import Any
 import grpc.aio
 
 from burnish.api.embedding.v1 import embedding_pb2, embedding_pb2_grpc
-from burnish_services.embedding import convert
+from burnish_services.embedding import convert, convert_features, convert_selection
+from burnish_services.embedding.calibrations import CalibrationStore
 from burnish_services.embedding.config import EmbeddingSettings
-from burnish_services.embedding.core import user_text
+from burnish_services.embedding.fields import checked_name
 from burnish_services.embedding.filling import Filler
 from burnish_services.embedding.lock import DirectoryLocked
 from burnish_services.embedding.neighbors import nearest_neighbors
+from burnish_services.embedding.selecting import pool_of, read_stored, select
 from burnish_services.embedding.store import VectorStore
+from burnish_services.embedding.tables import Tables
 from burnish_services.embedding.worker import Worker
 from burnish_services.engine.base import EngineFailure, Task
 from burnish_services.engine.hosting import ModelHost
@@ -28,16 +31,17 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
-    """Implements burnish.api.embedding.v1.EmbeddingService on one ModelHost and one VectorStore.
+    """Implements burnish.api.embedding.v1.EmbeddingService on one ModelHost and one store.
 
-    `storing` is the thread that the store is used from, `searching` the one for neighbours: a search takes both
-    memory and cores, so there is one at a time, and it must not hold up the store.
+    `storing` is the thread that the store is used from, `searching` the one for neighbours, selections and binarising:
+    a search takes both memory and cores, so there is one at a time, and it must not hold up the store.
     """
 
     def __init__(
         self,
         host: ModelHost,
         store: VectorStore,
+        calibrations: CalibrationStore,
         settings: EmbeddingSettings,
         *,
         storing: Worker,
@@ -47,12 +51,13 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
     ) -> None:
         self._host = host
         self._store = store
+        self._calibrations = calibrations
         self._settings = settings
         self._storing = storing
         self._searching = searching
         self._version = version
         self._max_message_bytes = max_message_bytes
-        self._filler = Filler(host, store, storing)
+        self._filler = Filler(host, store, calibrations, storing, searching)
         self._one_search = asyncio.Semaphore(1)
 
     async def GetInfo(self, request: embedding_pb2.GetInfoRequest, context: Context) -> embedding_pb2.GetInfoResponse:
@@ -80,16 +85,23 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
         self, request: embedding_pb2.CreateCollectionRequest, context: Context
     ) -> embedding_pb2.CreateCollectionResponse:
         """The collection, new or as it was."""
-        name = convert.collection_name(request.collection.name)
-        source = convert.source(request.collection.source)
-        collection = await self._storing.run(self._store.create, name, source)
+        wanted = request.collection
+        name, features = checked_name(wanted.name), None
+        source = convert_features.source(wanted.source)
+        if wanted.HasField("features"):
+            calibration = None
+            if wanted.features.calibration:
+                named = checked_name(wanted.features.calibration, "calibration")
+                calibration = await self._storing.run(self._calibrations.get, named)
+            features = convert_features.feature_settings(wanted.features, calibration)
+        collection = await self._storing.run(self._store.create, name, source, features)
         return embedding_pb2.CreateCollectionResponse(collection=convert.collection_message(collection))
 
     async def GetCollection(
         self, request: embedding_pb2.GetCollectionRequest, context: Context
     ) -> embedding_pb2.GetCollectionResponse:
         """The collection as it is."""
-        collection = await self._storing.run(self._store.get, convert.collection_name(request.name))
+        collection = await self._storing.run(self._store.get, checked_name(request.name))
         return embedding_pb2.GetCollectionResponse(collection=convert.collection_message(collection))
 
     async def ListCollections(
@@ -97,7 +109,7 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
     ) -> embedding_pb2.ListCollectionsResponse:
         """A page of collections; its token is the name of the last one on it."""
         size = convert.page_size(request.page_size)
-        after = convert.collection_name(request.page_token) if request.page_token else ""
+        after = checked_name(request.page_token) if request.page_token else ""
         found = await self._storing.run(self._store.page, size + 1, after)
         return embedding_pb2.ListCollectionsResponse(
             collections=[convert.collection_message(collection) for collection in found[:size]],
@@ -108,7 +120,7 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
         self, request: embedding_pb2.DeleteCollectionRequest, context: Context
     ) -> embedding_pb2.DeleteCollectionResponse:
         """Gone, if it was there."""
-        await self._storing.run(self._store.delete, convert.collection_name(request.name))
+        await self._storing.run(self._store.delete, checked_name(request.name))
         return embedding_pb2.DeleteCollectionResponse()
 
     async def EmbedSamples(
@@ -117,24 +129,24 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
         """Vectors of the batch, stored."""
         wire.check_batch([sample.id for sample in request.samples], self._settings.max_items)
         if request.collection:
-            convert.collection_name(request.collection)
+            checked_name(request.collection)
         elif not request.return_vectors:
             raise InvalidRequest("NO_RESULT", "neither collection nor return_vectors is set; expected one or both")
-        texts = {sample.id: user_text(wire.chat_messages(sample)) for sample in request.samples}
+        samples = {sample.id: wire.chat_messages(sample) for sample in request.samples}
         record = current_call()
         filled = await self._filler.fill(
             request.model,
             request.collection,
-            {item: text for item, text in texts.items() if isinstance(text, str)},
+            samples,
             record,
             truncate=request.truncate,
             return_vectors=request.return_vectors,
         )
-        results = {item: text for item, text in texts.items() if isinstance(text, EngineFailure)} | filled.results
+        results = filled.results
         record.failed_items = sum(isinstance(result, EngineFailure) for result in results.values())
         return embedding_pb2.EmbedSamplesResponse(
             model=convert.weights_message(filled.weights),
-            embeddings=[convert.embedding_message(item, results[item], filled.vectors.get(item)) for item in texts],
+            embeddings=[convert.embedding_message(item, results[item], filled.vectors.get(item)) for item in samples],
             num_stored=filled.num_stored,
             timing=wire.timing(record),
         )
@@ -143,7 +155,7 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
         self, request: embedding_pb2.GetNeighborStatisticsRequest, context: Context
     ) -> embedding_pb2.GetNeighborStatisticsResponse:
         """The neighbourhoods, exactly."""
-        name, k = convert.collection_name(request.collection), convert.num_neighbors(request.k)
+        name, k = checked_name(request.collection), convert.num_neighbors(request.k)
         wanted = list(dict.fromkeys(request.sample_ids))
         convert.check_reply_fits(wanted, k, self._max_message_bytes)
         async with self._one_search:
@@ -156,6 +168,82 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
             statistics=statistics,
         )
 
+    async def SelectCoverage(
+        self, request: embedding_pb2.SelectCoverageRequest, context: Context
+    ) -> embedding_pb2.SelectCoverageResponse:
+        """A core set."""
+        name = checked_name(request.collection)
+        settings = convert_selection.selection_settings(request)
+        candidates = convert_selection.candidates(request)
+        async with self._one_search:
+            stored = await self._storing.run(read_stored, self._store, name, candidates, settings)
+            kind = settings.objective_for(stored.collection.layout)
+            pool = await self._searching.run(pool_of, stored, candidates)
+            outcome = await self._searching.run_while_wanted(lambda check: select(settings, kind, pool, check))
+            return await self._searching.run(convert_selection.select_reply, stored.collection, pool, outcome)
+
+    async def CreateCalibration(
+        self, request: embedding_pb2.CreateCalibrationRequest, context: Context
+    ) -> embedding_pb2.CreateCalibrationResponse:
+        """The calibration, new or as it was."""
+        wanted = request.calibration
+        name = checked_name(wanted.name, "calibration")
+        activations = convert_features.activation_settings(wanted.activations)
+        boundaries = convert_features.length_boundaries(wanted)
+        calibration = await self._storing.run(self._calibrations.create, name, activations, boundaries)
+        return embedding_pb2.CreateCalibrationResponse(calibration=convert.calibration_message(calibration))
+
+    async def GetCalibration(
+        self, request: embedding_pb2.GetCalibrationRequest, context: Context
+    ) -> embedding_pb2.GetCalibrationResponse:
+        """The calibration as it is."""
+        name = checked_name(request.name, "calibration")
+        calibration = await self._storing.run(self._calibrations.get, name)
+        return embedding_pb2.GetCalibrationResponse(calibration=convert.calibration_message(calibration))
+
+    async def ListCalibrations(
+        self, request: embedding_pb2.ListCalibrationsRequest, context: Context
+    ) -> embedding_pb2.ListCalibrationsResponse:
+        """A page of calibrations; its token is the name of the last one on it."""
+        size = convert.page_size(request.page_size)
+        after = checked_name(request.page_token, "calibration") if request.page_token else ""
+        found = await self._storing.run(self._calibrations.page, size + 1, after)
+        return embedding_pb2.ListCalibrationsResponse(
+            calibrations=[convert.calibration_message(calibration) for calibration in found[:size]],
+            next_page_token=found[size - 1].name if len(found) > size else "",
+        )
+
+    async def DeleteCalibration(
+        self, request: embedding_pb2.DeleteCalibrationRequest, context: Context
+    ) -> embedding_pb2.DeleteCalibrationResponse:
+        """Gone, if it was there."""
+        await self._storing.run(self._calibrations.delete, checked_name(request.name, "calibration"))
+        return embedding_pb2.DeleteCalibrationResponse()
+
+    async def MeasureSamples(
+        self, request: embedding_pb2.MeasureSamplesRequest, context: Context
+    ) -> embedding_pb2.MeasureSamplesResponse:
+        """The batch, measured."""
+        wire.check_batch([sample.id for sample in request.samples], self._settings.max_items)
+        name = checked_name(request.calibration, "calibration")
+        samples = {sample.id: wire.chat_messages(sample) for sample in request.samples}
+        record = current_call()
+        measured = await self._filler.measure(request.model, name, samples, record)
+        record.failed_items = sum(isinstance(result, EngineFailure) for result in measured.results.values())
+        return embedding_pb2.MeasureSamplesResponse(
+            model=convert.weights_message(measured.weights),
+            measurements=[convert.measurement_message(item, measured.results[item]) for item in samples],
+            timing=wire.timing(record),
+        )
+
+    async def FinishCalibration(
+        self, request: embedding_pb2.FinishCalibrationRequest, context: Context
+    ) -> embedding_pb2.FinishCalibrationResponse:
+        """The calibration, with its version."""
+        name = checked_name(request.name, "calibration")
+        calibration = await self._storing.run(self._calibrations.finish, name)
+        return embedding_pb2.FinishCalibrationResponse(calibration=convert.calibration_message(calibration))
+
 
 class EmbeddingRole(Role):
     """The embedding service in a server process. Takes the store's directory at once: that another server has it
@@ -166,11 +254,12 @@ class EmbeddingRole(Role):
 
     def __init__(self, context: RoleContext, settings: EmbeddingSettings) -> None:
         self.max_concurrent_requests = settings.max_concurrent_requests
-        self._store = VectorStore(context.state_directory(self.name), compact_after=settings.compact_after)
+        self._tables = Tables(context.state_directory(self.name), compact_after=settings.compact_after)
         self._storing, self._searching = Worker("vector-store"), Worker("neighbor-search")
         self._servicer = EmbeddingServicer(
             context.engines.host(Task.POOL),
-            self._store,
+            VectorStore(self._tables),
+            CalibrationStore(self._tables),
             settings,
             storing=self._storing,
             searching=self._searching,
@@ -186,7 +275,7 @@ class EmbeddingRole(Role):
         """See Role."""
         await self._searching.close()
         await self._storing.close()
-        self._store.close()
+        self._tables.close()
 
 
 def create(context: RoleContext) -> Role:

@@ -28,18 +28,198 @@ class _TextSource:
 class _TextSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TextSource.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     TEXT_SOURCE_UNSPECIFIED: _TextSource.ValueType  # 0
-    """Means TEXT_SOURCE_USER."""
+    """Means TEXT_SOURCE_USER for vectors, TEXT_SOURCE_RESPONSE for activations."""
     TEXT_SOURCE_USER: _TextSource.ValueType  # 1
-    """The user messages' text, joined by line breaks, without chat template; as Middo does."""
+    """For vectors the user messages' text alone, joined by line breaks, without chat template, as Middo does; for
+    activations that text inside the conversation.
+    """
+    TEXT_SOURCE_RESPONSE: _TextSource.ValueType  # 2
+    """The assistant's tokens, the end of each turn included, inside the conversation: those that training learns."""
+    TEXT_SOURCE_ALL: _TextSource.ValueType  # 3
+    """The whole conversation, the chat template's tokens included."""
 
 class TextSource(_TextSource, metaclass=_TextSourceEnumTypeWrapper):
-    """Which text of a sample is embedded."""
+    """Which tokens of a sample something is averaged over."""
 
 TEXT_SOURCE_UNSPECIFIED: TextSource.ValueType  # 0
-"""Means TEXT_SOURCE_USER."""
+"""Means TEXT_SOURCE_USER for vectors, TEXT_SOURCE_RESPONSE for activations."""
 TEXT_SOURCE_USER: TextSource.ValueType  # 1
-"""The user messages' text, joined by line breaks, without chat template; as Middo does."""
+"""For vectors the user messages' text alone, joined by line breaks, without chat template, as Middo does; for
+activations that text inside the conversation.
+"""
+TEXT_SOURCE_RESPONSE: TextSource.ValueType  # 2
+"""The assistant's tokens, the end of each turn included, inside the conversation: those that training learns."""
+TEXT_SOURCE_ALL: TextSource.ValueType  # 3
+"""The whole conversation, the chat template's tokens included."""
 Global___TextSource: _TypeAlias = TextSource  # noqa: Y015
+
+class _ActivationPooling:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ActivationPoolingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ActivationPooling.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ACTIVATION_POOLING_UNSPECIFIED: _ActivationPooling.ValueType  # 0
+    """Means ACTIVATION_POOLING_MAX."""
+    ACTIVATION_POOLING_MAX: _ActivationPooling.ValueType  # 1
+    """The largest magnitude: a neuron that one token excites counts."""
+    ACTIVATION_POOLING_MEAN: _ActivationPooling.ValueType  # 2
+    """The mean magnitude: a neuron that is excited throughout counts."""
+    ACTIVATION_POOLING_MAX_SIGNED: _ActivationPooling.ValueType  # 3
+    """The largest value, sign and all."""
+
+class ActivationPooling(_ActivationPooling, metaclass=_ActivationPoolingEnumTypeWrapper):
+    """How a neuron's activations at several tokens become one number."""
+
+ACTIVATION_POOLING_UNSPECIFIED: ActivationPooling.ValueType  # 0
+"""Means ACTIVATION_POOLING_MAX."""
+ACTIVATION_POOLING_MAX: ActivationPooling.ValueType  # 1
+"""The largest magnitude: a neuron that one token excites counts."""
+ACTIVATION_POOLING_MEAN: ActivationPooling.ValueType  # 2
+"""The mean magnitude: a neuron that is excited throughout counts."""
+ACTIVATION_POOLING_MAX_SIGNED: ActivationPooling.ValueType  # 3
+"""The largest value, sign and all."""
+Global___ActivationPooling: _TypeAlias = ActivationPooling  # noqa: Y015
+
+class _FeatureRule:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FeatureRuleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FeatureRule.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FEATURE_RULE_UNSPECIFIED: _FeatureRule.ValueType  # 0
+    """Means FEATURE_RULE_STANDARDIZED_TOP_K."""
+    FEATURE_RULE_STANDARDIZED_TOP_K: _FeatureRule.ValueType  # 1
+    """Among the k of its layer that are furthest above what is usual for them, z = (a - μ) / (σ + 1e-6) with μ and σ of a
+    calibration. MADS-style: the paper's own rule could not be read.
+    """
+    FEATURE_RULE_TOP_K: _FeatureRule.ValueType  # 2
+    """Among the k largest of its layer (TKNC of DeepGauge). Hub neurons are in nearly every sample."""
+    FEATURE_RULE_ABOVE_ZERO: _FeatureRule.ValueType  # 3
+    """Above zero. With gated networks nearly all are, if ACTIVATION_POOLING_MAX_SIGNED is taken. Sets differ in size."""
+    FEATURE_RULE_MIN_MAX: _FeatureRule.ValueType  # 4
+    """Above `threshold` once its layer's activations on the sample are scaled to [0, 1] (DeepXplore). Sets differ in size."""
+    FEATURE_RULE_SECTIONS: _FeatureRule.ValueType  # 5
+    """Each section of its range, as calibrated, is a feature of its own (KMNC of DeepGauge). One of each neuron: large."""
+
+class FeatureRule(_FeatureRule, metaclass=_FeatureRuleEnumTypeWrapper):
+    """When a neuron counts as active on a sample."""
+
+FEATURE_RULE_UNSPECIFIED: FeatureRule.ValueType  # 0
+"""Means FEATURE_RULE_STANDARDIZED_TOP_K."""
+FEATURE_RULE_STANDARDIZED_TOP_K: FeatureRule.ValueType  # 1
+"""Among the k of its layer that are furthest above what is usual for them, z = (a - μ) / (σ + 1e-6) with μ and σ of a
+calibration. MADS-style: the paper's own rule could not be read.
+"""
+FEATURE_RULE_TOP_K: FeatureRule.ValueType  # 2
+"""Among the k largest of its layer (TKNC of DeepGauge). Hub neurons are in nearly every sample."""
+FEATURE_RULE_ABOVE_ZERO: FeatureRule.ValueType  # 3
+"""Above zero. With gated networks nearly all are, if ACTIVATION_POOLING_MAX_SIGNED is taken. Sets differ in size."""
+FEATURE_RULE_MIN_MAX: FeatureRule.ValueType  # 4
+"""Above `threshold` once its layer's activations on the sample are scaled to [0, 1] (DeepXplore). Sets differ in size."""
+FEATURE_RULE_SECTIONS: FeatureRule.ValueType  # 5
+"""Each section of its range, as calibrated, is a feature of its own (KMNC of DeepGauge). One of each neuron: large."""
+Global___FeatureRule: _TypeAlias = FeatureRule  # noqa: Y015
+
+class _CoverageObjective:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CoverageObjectiveEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CoverageObjective.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    COVERAGE_OBJECTIVE_UNSPECIFIED: _CoverageObjective.ValueType  # 0
+    """Means COVERAGE_OBJECTIVE_LOG."""
+    COVERAGE_OBJECTIVE_LOG: _CoverageObjective.ValueType  # 1
+    """Σ_f w_f log(1 + c_f), c_f the selected samples with feature f: repetitions count, each less. Needs features."""
+    COVERAGE_OBJECTIVE_CAPPED: _CoverageObjective.ValueType  # 2
+    """Σ_f w_f min(c_f, cap): repetitions count up to a cap. Needs features."""
+    COVERAGE_OBJECTIVE_MAX_COVER: _CoverageObjective.ValueType  # 3
+    """Σ_f w_f min(c_f, 1): max cover. Saturates after a few hundred samples, and is arbitrary then. Needs features."""
+    COVERAGE_OBJECTIVE_DECAYING: _CoverageObjective.ValueType  # 4
+    """Σ_f w_f (1 - decay^c_f). Needs features."""
+    COVERAGE_OBJECTIVE_FACILITY_LOCATION: _CoverageObjective.ValueType  # 5
+    """Σ_i max(0, max_{j selected} cos(v_i, v_j)): every candidate has a selected one near. On vectors."""
+    COVERAGE_OBJECTIVE_K_CENTER: _CoverageObjective.ValueType  # 6
+    """Each the farthest from those before it by 1 - cos (Gonzalez 1985). On vectors; no quality, no optimizer."""
+    COVERAGE_OBJECTIVE_REPRESENTATION_FILTER: _CoverageObjective.ValueType  # 7
+    """By descending quality, unless nearer than `threshold` to one selected before (DEITA). On vectors; needs quality."""
+
+class CoverageObjective(_CoverageObjective, metaclass=_CoverageObjectiveEnumTypeWrapper):
+    """What a selection should be good at."""
+
+COVERAGE_OBJECTIVE_UNSPECIFIED: CoverageObjective.ValueType  # 0
+"""Means COVERAGE_OBJECTIVE_LOG."""
+COVERAGE_OBJECTIVE_LOG: CoverageObjective.ValueType  # 1
+"""Σ_f w_f log(1 + c_f), c_f the selected samples with feature f: repetitions count, each less. Needs features."""
+COVERAGE_OBJECTIVE_CAPPED: CoverageObjective.ValueType  # 2
+"""Σ_f w_f min(c_f, cap): repetitions count up to a cap. Needs features."""
+COVERAGE_OBJECTIVE_MAX_COVER: CoverageObjective.ValueType  # 3
+"""Σ_f w_f min(c_f, 1): max cover. Saturates after a few hundred samples, and is arbitrary then. Needs features."""
+COVERAGE_OBJECTIVE_DECAYING: CoverageObjective.ValueType  # 4
+"""Σ_f w_f (1 - decay^c_f). Needs features."""
+COVERAGE_OBJECTIVE_FACILITY_LOCATION: CoverageObjective.ValueType  # 5
+"""Σ_i max(0, max_{j selected} cos(v_i, v_j)): every candidate has a selected one near. On vectors."""
+COVERAGE_OBJECTIVE_K_CENTER: CoverageObjective.ValueType  # 6
+"""Each the farthest from those before it by 1 - cos (Gonzalez 1985). On vectors; no quality, no optimizer."""
+COVERAGE_OBJECTIVE_REPRESENTATION_FILTER: CoverageObjective.ValueType  # 7
+"""By descending quality, unless nearer than `threshold` to one selected before (DEITA). On vectors; needs quality."""
+Global___CoverageObjective: _TypeAlias = CoverageObjective  # noqa: Y015
+
+class _CoverageOptimizer:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CoverageOptimizerEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CoverageOptimizer.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    COVERAGE_OPTIMIZER_UNSPECIFIED: _CoverageOptimizer.ValueType  # 0
+    """COVERAGE_OPTIMIZER_LAZY up to 100,000 candidates, COVERAGE_OPTIMIZER_STOCHASTIC beyond."""
+    COVERAGE_OPTIMIZER_NAIVE: _CoverageOptimizer.ValueType  # 1
+    """All of them: the reference, slow."""
+    COVERAGE_OPTIMIZER_LAZY: _CoverageOptimizer.ValueType  # 2
+    """Those that may be the best; the same picks as naive, at least (1 - 1/e) of the best possible value."""
+    COVERAGE_OPTIMIZER_STOCHASTIC: _CoverageOptimizer.ValueType  # 3
+    """A few random ones; (1 - 1/e - epsilon) in expectation. Fast."""
+    COVERAGE_OPTIMIZER_PARTITION: _CoverageOptimizer.ValueType  # 4
+    """Lazy on `num_partitions` random parts, side by side, then lazy on what they picked."""
+
+class CoverageOptimizer(_CoverageOptimizer, metaclass=_CoverageOptimizerEnumTypeWrapper):
+    """How an objective is maximised: greedily, by looking at more or fewer samples for each pick."""
+
+COVERAGE_OPTIMIZER_UNSPECIFIED: CoverageOptimizer.ValueType  # 0
+"""COVERAGE_OPTIMIZER_LAZY up to 100,000 candidates, COVERAGE_OPTIMIZER_STOCHASTIC beyond."""
+COVERAGE_OPTIMIZER_NAIVE: CoverageOptimizer.ValueType  # 1
+"""All of them: the reference, slow."""
+COVERAGE_OPTIMIZER_LAZY: CoverageOptimizer.ValueType  # 2
+"""Those that may be the best; the same picks as naive, at least (1 - 1/e) of the best possible value."""
+COVERAGE_OPTIMIZER_STOCHASTIC: CoverageOptimizer.ValueType  # 3
+"""A few random ones; (1 - 1/e - epsilon) in expectation. Fast."""
+COVERAGE_OPTIMIZER_PARTITION: CoverageOptimizer.ValueType  # 4
+"""Lazy on `num_partitions` random parts, side by side, then lazy on what they picked."""
+Global___CoverageOptimizer: _TypeAlias = CoverageOptimizer  # noqa: Y015
+
+class _FeatureWeighting:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FeatureWeightingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FeatureWeighting.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FEATURE_WEIGHTING_UNSPECIFIED: _FeatureWeighting.ValueType  # 0
+    """Means FEATURE_WEIGHTING_UNIFORM."""
+    FEATURE_WEIGHTING_UNIFORM: _FeatureWeighting.ValueType  # 1
+    """1."""
+    FEATURE_WEIGHTING_IDF: _FeatureWeighting.ValueType  # 2
+    """√log(n / df) for a feature that df of n candidates have; 0 where df < 2."""
+
+class FeatureWeighting(_FeatureWeighting, metaclass=_FeatureWeightingEnumTypeWrapper):
+    """How much a feature counts."""
+
+FEATURE_WEIGHTING_UNSPECIFIED: FeatureWeighting.ValueType  # 0
+"""Means FEATURE_WEIGHTING_UNIFORM."""
+FEATURE_WEIGHTING_UNIFORM: FeatureWeighting.ValueType  # 1
+"""1."""
+FEATURE_WEIGHTING_IDF: FeatureWeighting.ValueType  # 2
+"""√log(n / df) for a feature that df of n candidates have; 0 where df < 2."""
+Global___FeatureWeighting: _TypeAlias = FeatureWeighting  # noqa: Y015
 
 @_typing.final
 class GetInfoRequest(_message.Message):
@@ -137,8 +317,158 @@ class LoadModelResponse(_message.Message):
 Global___LoadModelResponse: _TypeAlias = LoadModelResponse  # noqa: Y015
 
 @_typing.final
+class ActivationSettings(_message.Message):
+    """Which activations of its feed-forward neurons a sample has: the inputs of each layer's down projection, at certain
+    tokens, made one number each. From one pass over the conversation. The first token never counts.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    POOLING_FIELD_NUMBER: _builtins.int
+    MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    source: Global___TextSource.ValueType
+    """The tokens. Default TEXT_SOURCE_RESPONSE."""
+    pooling: Global___ActivationPooling.ValueType
+    """How they become one number. Default ACTIVATION_POOLING_MAX."""
+    max_tokens: _builtins.int
+    """The conversation is cut after so many tokens, in [16, 1048576] and at most the context; 0 means 1024. A sample with
+    fewer than 4 tokens to pool over fails with TOO_SHORT.
+    """
+    def __init__(
+        self,
+        *,
+        source: Global___TextSource.ValueType = ...,
+        pooling: Global___ActivationPooling.ValueType = ...,
+        max_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_tokens", b"max_tokens", "pooling", b"pooling", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ActivationSettings: _TypeAlias = ActivationSettings  # noqa: Y015
+
+@_typing.final
+class FeatureSettings(_message.Message):
+    """Which features a collection's samples have."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTIVATIONS_FIELD_NUMBER: _builtins.int
+    RULE_FIELD_NUMBER: _builtins.int
+    K_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    NUM_SECTIONS_FIELD_NUMBER: _builtins.int
+    CALIBRATION_FIELD_NUMBER: _builtins.int
+    CALIBRATION_VERSION_FIELD_NUMBER: _builtins.int
+    rule: Global___FeatureRule.ValueType
+    """The rule. Default FEATURE_RULE_STANDARDIZED_TOP_K."""
+    k: _builtins.int
+    """Active neurons of each layer, of the two rules that take the largest, in [1, 1024]; 0 means a 256th of the layer's
+    neurons, at least 8 and at most 32.
+    """
+    threshold: _builtins.float
+    """Of FEATURE_RULE_MIN_MAX, in [0, 1)."""
+    num_sections: _builtins.int
+    """Of FEATURE_RULE_SECTIONS, in [2, 64]; 0 means 10."""
+    calibration: _builtins.str
+    """Name of a finished calibration of the same weights, which STANDARDIZED_TOP_K and SECTIONS want and the others
+    refuse.
+    """
+    calibration_version: _builtins.str
+    """Its version, fixed when the collection is created. Output only."""
+    @_builtins.property
+    def activations(self) -> Global___ActivationSettings:
+        """The activations. With a calibration they are the calibration's, and may be left unset."""
+
+    def __init__(
+        self,
+        *,
+        activations: Global___ActivationSettings | None = ...,
+        rule: Global___FeatureRule.ValueType = ...,
+        k: _builtins.int = ...,
+        threshold: _builtins.float = ...,
+        num_sections: _builtins.int = ...,
+        calibration: _builtins.str = ...,
+        calibration_version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations", "calibration", b"calibration", "calibration_version", b"calibration_version", "k", b"k", "num_sections", b"num_sections", "rule", b"rule", "threshold", b"threshold"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FeatureSettings: _TypeAlias = FeatureSettings  # noqa: Y015
+
+@_typing.final
+class Calibration(_message.Message):
+    """What is usual for a model's neurons, measured on a part of the samples (a seeded random 2,000 to 5,000 are plenty)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ACTIVATIONS_FIELD_NUMBER: _builtins.int
+    LENGTH_BOUNDARIES_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    NUM_SAMPLES_FIELD_NUMBER: _builtins.int
+    NUM_LAYERS_FIELD_NUMBER: _builtins.int
+    NUM_NEURONS_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name, unique in the store: 1 to 128 characters of `a-z`, `0-9`, `-` and `_`."""
+    num_samples: _builtins.int
+    """Samples measured."""
+    num_layers: _builtins.int
+    """Layers, and neurons of each."""
+    num_neurons: _builtins.int
+    """Neurons of a layer."""
+    version: _builtins.str
+    """Names the numbers, once the calibration is finished; empty before."""
+    @_builtins.property
+    def activations(self) -> Global___ActivationSettings:
+        """What is measured."""
+
+    @_builtins.property
+    def length_boundaries(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Numbers of tokens, strictly ascending, at most 15: samples below, between and above them are standardised apart,
+        for a maximum grows with the number of tokens that it is over. Empty: all together. Quartiles are a good choice.
+        """
+
+    @_builtins.property
+    def model(self) -> _common_pb2.ModelVersion:
+        """The weights measured; unset while nothing is. Output only, like all that follows."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was created."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        activations: Global___ActivationSettings | None = ...,
+        length_boundaries: _abc.Iterable[_builtins.int] | None = ...,
+        model: _common_pb2.ModelVersion | None = ...,
+        num_samples: _builtins.int = ...,
+        num_layers: _builtins.int = ...,
+        num_neurons: _builtins.int = ...,
+        version: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations", "create_time", b"create_time", "model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations", "create_time", b"create_time", "length_boundaries", b"length_boundaries", "model", b"model", "name", b"name", "num_layers", b"num_layers", "num_neurons", b"num_neurons", "num_samples", b"num_samples", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Calibration: _TypeAlias = Calibration  # noqa: Y015
+
+@_typing.final
 class Collection(_message.Message):
-    """A set of vectors, all from the same weights and the same kind of text."""
+    """A set of vectors, all from the same weights and the same kind of text, and of features where asked for."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -148,23 +478,32 @@ class Collection(_message.Message):
     DIMENSION_FIELD_NUMBER: _builtins.int
     NUM_VECTORS_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
+    NUM_FEATURES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name, unique in the store: 1 to 128 characters of `a-z`, `0-9`, `-` and `_`."""
     source: Global___TextSource.ValueType
-    """The text embedded."""
+    """The text that vectors are means over."""
     dimension: _builtins.int
     """Length of a vector; 0 while empty."""
     num_vectors: _builtins.int
     """Vectors stored."""
+    num_features: _builtins.int
+    """How many features there are; 0 while empty. Output only."""
     @_builtins.property
     def model(self) -> _common_pb2.ModelVersion:
         """Weights that filled it; unset while it is empty. Set at the first EmbedSamples; other weights, another dtype and
-        another engine are refused from then on. Another uri, and another version of the same engine, are not.
+        another engine are refused from then on, and another chat template where conversations are embedded. Another uri,
+        and another version of the same engine, are not.
         """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was created. Output only."""
+
+    @_builtins.property
+    def features(self) -> Global___FeatureSettings:
+        """Which features are stored beside each vector; unset: none."""
 
     def __init__(
         self,
@@ -175,10 +514,12 @@ class Collection(_message.Message):
         dimension: _builtins.int = ...,
         num_vectors: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        features: Global___FeatureSettings | None = ...,
+        num_features: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "model", b"model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "features", b"features", "model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "dimension", b"dimension", "model", b"model", "name", b"name", "num_vectors", b"num_vectors", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "dimension", b"dimension", "features", b"features", "model", b"model", "name", b"name", "num_features", b"num_features", "num_vectors", b"num_vectors", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -193,7 +534,7 @@ class CreateCollectionRequest(_message.Message):
     COLLECTION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def collection(self) -> Global___Collection:
-        """The collection; name required, source optional, the rest is output only and ignored."""
+        """The collection; name required, source and features optional, the rest is output only and ignored."""
 
     def __init__(
         self,
@@ -388,7 +729,7 @@ class EmbedSamplesRequest(_message.Message):
     """Also return the vectors. Default false."""
     truncate: _builtins.bool
     """Cut texts that are longer than the context instead of failing them with TOO_LONG; the result says so. Default
-    false.
+    false. Conversations of a collection with features are cut at its max_tokens in any case.
     """
     @_builtins.property
     def model(self) -> _common_pb2.ModelRef:
@@ -457,7 +798,7 @@ Global___EmbedSamplesResponse: _TypeAlias = EmbedSamplesResponse  # noqa: Y015
 
 @_typing.final
 class SampleEmbedding(_message.Message):
-    """The embedding of one sample: the mean over all tokens of the last hidden state (after the final norm), not
+    """The embedding of one sample: the mean over the source's tokens of the last hidden state (after the final norm), not
     normalised.
     """
 
@@ -478,7 +819,9 @@ class SampleEmbedding(_message.Message):
     """True where the text was cut to the context."""
     @_builtins.property
     def status(self) -> _common_pb2.ItemStatus:
-        """Reasons where not OK: EMPTY_PROMPT, TOO_LONG, BAD_ROLES, NOT_FINITE."""
+        """Reasons where not OK: EMPTY_PROMPT, EMPTY_RESPONSE, TOO_LONG, TOO_SHORT, BAD_ROLES, TEMPLATE_FAILED, NOT_FINITE,
+        UNSUPPORTED (activations, of a model or an engine that does not show them).
+        """
 
     def __init__(
         self,
@@ -623,3 +966,676 @@ class Neighbor(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Neighbor: _TypeAlias = Neighbor  # noqa: Y015
+
+@_typing.final
+class CreateCalibrationRequest(_message.Message):
+    """Asks to create a calibration."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALIBRATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def calibration(self) -> Global___Calibration:
+        """The calibration; name required, activations and length_boundaries optional, the rest is ignored."""
+
+    def __init__(
+        self,
+        *,
+        calibration: Global___Calibration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateCalibrationRequest: _TypeAlias = CreateCalibrationRequest  # noqa: Y015
+
+@_typing.final
+class CreateCalibrationResponse(_message.Message):
+    """Answers CreateCalibration."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALIBRATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def calibration(self) -> Global___Calibration:
+        """The calibration as it is now."""
+
+    def __init__(
+        self,
+        *,
+        calibration: Global___Calibration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateCalibrationResponse: _TypeAlias = CreateCalibrationResponse  # noqa: Y015
+
+@_typing.final
+class GetCalibrationRequest(_message.Message):
+    """Asks for one calibration."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCalibrationRequest: _TypeAlias = GetCalibrationRequest  # noqa: Y015
+
+@_typing.final
+class GetCalibrationResponse(_message.Message):
+    """Answers GetCalibration."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALIBRATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def calibration(self) -> Global___Calibration:
+        """The calibration."""
+
+    def __init__(
+        self,
+        *,
+        calibration: Global___Calibration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCalibrationResponse: _TypeAlias = GetCalibrationResponse  # noqa: Y015
+
+@_typing.final
+class ListCalibrationsRequest(_message.Message):
+    """Asks for a page of calibrations."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """Most calibrations returned, in [1, 1000]; 0 means 100."""
+    page_token: _builtins.str
+    """The next_page_token of the page before; empty for the first."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCalibrationsRequest: _TypeAlias = ListCalibrationsRequest  # noqa: Y015
+
+@_typing.final
+class ListCalibrationsResponse(_message.Message):
+    """Answers ListCalibrations."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALIBRATIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Where to go on; empty at the end."""
+    @_builtins.property
+    def calibrations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Calibration]:
+        """Calibrations in order of name."""
+
+    def __init__(
+        self,
+        *,
+        calibrations: _abc.Iterable[Global___Calibration] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibrations", b"calibrations", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCalibrationsResponse: _TypeAlias = ListCalibrationsResponse  # noqa: Y015
+
+@_typing.final
+class DeleteCalibrationRequest(_message.Message):
+    """Asks to delete a calibration."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteCalibrationRequest: _TypeAlias = DeleteCalibrationRequest  # noqa: Y015
+
+@_typing.final
+class DeleteCalibrationResponse(_message.Message):
+    """Answers DeleteCalibration; has no fields."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteCalibrationResponse: _TypeAlias = DeleteCalibrationResponse  # noqa: Y015
+
+@_typing.final
+class MeasureSamplesRequest(_message.Message):
+    """Asks to measure samples."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    CALIBRATION_FIELD_NUMBER: _builtins.int
+    SAMPLES_FIELD_NUMBER: _builtins.int
+    calibration: _builtins.str
+    """The calibration; it must exist and not be finished."""
+    @_builtins.property
+    def model(self) -> _common_pb2.ModelRef:
+        """The weights to measure with."""
+
+    @_builtins.property
+    def samples(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Sample]:
+        """1 to Limits.max_items samples."""
+
+    def __init__(
+        self,
+        *,
+        model: _common_pb2.ModelRef | None = ...,
+        calibration: _builtins.str = ...,
+        samples: _abc.Iterable[_common_pb2.Sample] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "model", b"model", "samples", b"samples"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MeasureSamplesRequest: _TypeAlias = MeasureSamplesRequest  # noqa: Y015
+
+@_typing.final
+class MeasureSamplesResponse(_message.Message):
+    """Answers MeasureSamples. When it returns, what was measured is durable."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    MEASUREMENTS_FIELD_NUMBER: _builtins.int
+    TIMING_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def model(self) -> _common_pb2.ModelVersion:
+        """The weights that measured."""
+
+    @_builtins.property
+    def measurements(self) -> _containers.RepeatedCompositeFieldContainer[Global___SampleMeasurement]:
+        """One per sample, in request order."""
+
+    @_builtins.property
+    def timing(self) -> _common_pb2.Timing:
+        """Where the time went."""
+
+    def __init__(
+        self,
+        *,
+        model: _common_pb2.ModelVersion | None = ...,
+        measurements: _abc.Iterable[Global___SampleMeasurement] | None = ...,
+        timing: _common_pb2.Timing | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "timing", b"timing"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["measurements", b"measurements", "model", b"model", "timing", b"timing"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MeasureSamplesResponse: _TypeAlias = MeasureSamplesResponse  # noqa: Y015
+
+@_typing.final
+class SampleMeasurement(_message.Message):
+    """What became of one sample."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAMPLE_ID_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    NUM_TOKENS_FIELD_NUMBER: _builtins.int
+    sample_id: _builtins.str
+    """The sample's id."""
+    num_tokens: _builtins.int
+    """Tokens pooled over; 0 where the sample had been measured before."""
+    @_builtins.property
+    def status(self) -> _common_pb2.ItemStatus:
+        """Reasons where not OK, as of SampleEmbedding."""
+
+    def __init__(
+        self,
+        *,
+        sample_id: _builtins.str = ...,
+        status: _common_pb2.ItemStatus | None = ...,
+        num_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_tokens", b"num_tokens", "sample_id", b"sample_id", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SampleMeasurement: _TypeAlias = SampleMeasurement  # noqa: Y015
+
+@_typing.final
+class FinishCalibrationRequest(_message.Message):
+    """Asks to finish a calibration."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name. At least two samples must have been measured, of each length where lengths are told apart."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FinishCalibrationRequest: _TypeAlias = FinishCalibrationRequest  # noqa: Y015
+
+@_typing.final
+class FinishCalibrationResponse(_message.Message):
+    """Answers FinishCalibration."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALIBRATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def calibration(self) -> Global___Calibration:
+        """The calibration, with its version."""
+
+    def __init__(
+        self,
+        *,
+        calibration: Global___Calibration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FinishCalibrationResponse: _TypeAlias = FinishCalibrationResponse  # noqa: Y015
+
+@_typing.final
+class CoverageCandidate(_message.Message):
+    """One sample that may be selected."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAMPLE_ID_FIELD_NUMBER: _builtins.int
+    QUALITY_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    sample_id: _builtins.str
+    """Its id in the collection."""
+    quality: _builtins.float
+    """How good it is, in [0, 1], say a percentile. Default 0."""
+    group: _builtins.str
+    """The group whose budget it counts against; see SelectCoverageRequest.group_budgets."""
+    def __init__(
+        self,
+        *,
+        sample_id: _builtins.str = ...,
+        quality: _builtins.float = ...,
+        group: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "quality", b"quality", "sample_id", b"sample_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CoverageCandidate: _TypeAlias = CoverageCandidate  # noqa: Y015
+
+@_typing.final
+class SelectCoverageRequest(_message.Message):
+    """Asks for a selection."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class GroupBudgetsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
+    OBJECTIVE_FIELD_NUMBER: _builtins.int
+    OPTIMIZER_FIELD_NUMBER: _builtins.int
+    CAP_FIELD_NUMBER: _builtins.int
+    DECAY_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    WEIGHTING_FIELD_NUMBER: _builtins.int
+    QUALITY_WEIGHT_FIELD_NUMBER: _builtins.int
+    SELECTED_IDS_FIELD_NUMBER: _builtins.int
+    GROUP_BUDGETS_FIELD_NUMBER: _builtins.int
+    EPSILON_FIELD_NUMBER: _builtins.int
+    NUM_PARTITIONS_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    RETURN_WITNESSES_FIELD_NUMBER: _builtins.int
+    NUM_RANDOM_CURVES_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """The collection to read."""
+    budget: _builtins.int
+    """Most samples selected, >= 1. The order is a ranking: every beginning of it is a selection for that budget."""
+    objective: Global___CoverageObjective.ValueType
+    """What for. Default COVERAGE_OBJECTIVE_LOG where the collection has features, else
+    COVERAGE_OBJECTIVE_FACILITY_LOCATION.
+    """
+    optimizer: Global___CoverageOptimizer.ValueType
+    """How. See there for the default. Not for K_CENTER and REPRESENTATION_FILTER."""
+    cap: _builtins.int
+    """Of COVERAGE_OBJECTIVE_CAPPED, >= 1; 0 means 8."""
+    decay: _builtins.float
+    """Of COVERAGE_OBJECTIVE_DECAYING, in (0, 1); 0 means 0.5."""
+    threshold: _builtins.float
+    """Of COVERAGE_OBJECTIVE_REPRESENTATION_FILTER, a cosine in (0, 1]; 0 means 0.9."""
+    weighting: Global___FeatureWeighting.ValueType
+    """How much features count. Default FEATURE_WEIGHTING_UNIFORM."""
+    quality_weight: _builtins.float
+    """λ >= 0: the objective gains λ Σ quality of the selected. Default 0."""
+    epsilon: _builtins.float
+    """Of COVERAGE_OPTIMIZER_STOCHASTIC, in (0, 1): the smaller, the more samples it looks at. 0 means 0.05."""
+    num_partitions: _builtins.int
+    """Of COVERAGE_OPTIMIZER_PARTITION, in [1, 1024]; 0 means the server's cores."""
+    seed: _builtins.int
+    """Seed of all that is random."""
+    return_witnesses: _builtins.bool
+    """Also return, for each candidate that is not selected, the selected sample nearest to it by cosine. Default false."""
+    num_random_curves: _builtins.int
+    """Also return the coverage curves of so many random selections of the same size, in [0, 20]. Default 0."""
+    @_builtins.property
+    def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___CoverageCandidate]:
+        """The samples to select from; empty means the whole collection. Ids unique, and in the collection."""
+
+    @_builtins.property
+    def selected_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of samples selected before: they cover what they cover, are not selected again, and no budget counts them. In
+        the collection; candidates or not.
+        """
+
+    @_builtins.property
+    def group_budgets(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """The most selected of each group; a group that is not named has no limit but `budget`."""
+
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        candidates: _abc.Iterable[Global___CoverageCandidate] | None = ...,
+        budget: _builtins.int = ...,
+        objective: Global___CoverageObjective.ValueType = ...,
+        optimizer: Global___CoverageOptimizer.ValueType = ...,
+        cap: _builtins.int = ...,
+        decay: _builtins.float = ...,
+        threshold: _builtins.float = ...,
+        weighting: Global___FeatureWeighting.ValueType = ...,
+        quality_weight: _builtins.float = ...,
+        selected_ids: _abc.Iterable[_builtins.str] | None = ...,
+        group_budgets: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        epsilon: _builtins.float = ...,
+        num_partitions: _builtins.int = ...,
+        seed: _builtins.int = ...,
+        return_witnesses: _builtins.bool = ...,
+        num_random_curves: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "candidates", b"candidates", "cap", b"cap", "collection", b"collection", "decay", b"decay", "epsilon", b"epsilon", "group_budgets", b"group_budgets", "num_partitions", b"num_partitions", "num_random_curves", b"num_random_curves", "objective", b"objective", "optimizer", b"optimizer", "quality_weight", b"quality_weight", "return_witnesses", b"return_witnesses", "seed", b"seed", "selected_ids", b"selected_ids", "threshold", b"threshold", "weighting", b"weighting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SelectCoverageRequest: _TypeAlias = SelectCoverageRequest  # noqa: Y015
+
+@_typing.final
+class SelectCoverageResponse(_message.Message):
+    """Answers SelectCoverage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    SELECTED_FIELD_NUMBER: _builtins.int
+    WITNESSES_FIELD_NUMBER: _builtins.int
+    CURVE_FIELD_NUMBER: _builtins.int
+    RANDOM_CURVES_FIELD_NUMBER: _builtins.int
+    STATISTICS_FIELD_NUMBER: _builtins.int
+    OPTIMIZER_FIELD_NUMBER: _builtins.int
+    optimizer: Global___CoverageOptimizer.ValueType
+    """How it was maximised, where the request left it open."""
+    @_builtins.property
+    def model(self) -> _common_pb2.ModelVersion:
+        """The weights that filled the collection."""
+
+    @_builtins.property
+    def selected(self) -> _containers.RepeatedCompositeFieldContainer[Global___SelectedSample]:
+        """The selected, in order of picking."""
+
+    @_builtins.property
+    def witnesses(self) -> _containers.RepeatedCompositeFieldContainer[Global___Witness]:
+        """With return_witnesses: one for each candidate neither selected nor in selected_ids, in order of id."""
+
+    @_builtins.property
+    def curve(self) -> Global___CoverageCurve:
+        """What each beginning of the selection covers; of the objectives on features."""
+
+    @_builtins.property
+    def random_curves(self) -> _containers.RepeatedCompositeFieldContainer[Global___CoverageCurve]:
+        """What random selections cover."""
+
+    @_builtins.property
+    def statistics(self) -> Global___CoverageStatistics:
+        """What was looked at, for guards."""
+
+    def __init__(
+        self,
+        *,
+        model: _common_pb2.ModelVersion | None = ...,
+        selected: _abc.Iterable[Global___SelectedSample] | None = ...,
+        witnesses: _abc.Iterable[Global___Witness] | None = ...,
+        curve: Global___CoverageCurve | None = ...,
+        random_curves: _abc.Iterable[Global___CoverageCurve] | None = ...,
+        statistics: Global___CoverageStatistics | None = ...,
+        optimizer: Global___CoverageOptimizer.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["curve", b"curve", "model", b"model", "statistics", b"statistics"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["curve", b"curve", "model", b"model", "optimizer", b"optimizer", "random_curves", b"random_curves", "selected", b"selected", "statistics", b"statistics", "witnesses", b"witnesses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SelectCoverageResponse: _TypeAlias = SelectCoverageResponse  # noqa: Y015
+
+@_typing.final
+class SelectedSample(_message.Message):
+    """One sample that was selected."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAMPLE_ID_FIELD_NUMBER: _builtins.int
+    GAIN_FIELD_NUMBER: _builtins.int
+    sample_id: _builtins.str
+    """Its id."""
+    gain: _builtins.float
+    """What it added to the objective when it was picked; of K_CENTER its distance to the nearest before it, of
+    REPRESENTATION_FILTER its quality.
+    """
+    def __init__(
+        self,
+        *,
+        sample_id: _builtins.str = ...,
+        gain: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gain", b"gain", "sample_id", b"sample_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SelectedSample: _TypeAlias = SelectedSample  # noqa: Y015
+
+@_typing.final
+class Witness(_message.Message):
+    """Who stands for a sample that was not selected."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAMPLE_ID_FIELD_NUMBER: _builtins.int
+    NEAREST_ID_FIELD_NUMBER: _builtins.int
+    COSINE_FIELD_NUMBER: _builtins.int
+    sample_id: _builtins.str
+    """The sample's id."""
+    nearest_id: _builtins.str
+    """The selected sample, or one of selected_ids, nearest to it."""
+    cosine: _builtins.float
+    """Their cosine, in [-1, 1]."""
+    def __init__(
+        self,
+        *,
+        sample_id: _builtins.str = ...,
+        nearest_id: _builtins.str = ...,
+        cosine: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cosine", b"cosine", "nearest_id", b"nearest_id", "sample_id", b"sample_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Witness: _TypeAlias = Witness  # noqa: Y015
+
+@_typing.final
+class CoverageCurve(_message.Message):
+    """What the beginnings of an order cover, at about a hundred sizes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUM_SELECTED_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    NUM_FEATURES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def num_selected(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """How many of the order, ascending."""
+
+    @_builtins.property
+    def value(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The objective of each."""
+
+    @_builtins.property
+    def num_features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """How many different features each has."""
+
+    def __init__(
+        self,
+        *,
+        num_selected: _abc.Iterable[_builtins.int] | None = ...,
+        value: _abc.Iterable[_builtins.float] | None = ...,
+        num_features: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_features", b"num_features", "num_selected", b"num_selected", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CoverageCurve: _TypeAlias = CoverageCurve  # noqa: Y015
+
+@_typing.final
+class CoverageStatistics(_message.Message):
+    """What a selection was made from, and whether it was made by something that it should not be made by."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUM_CANDIDATES_FIELD_NUMBER: _builtins.int
+    NUM_FEATURES_FIELD_NUMBER: _builtins.int
+    LENGTH_CORRELATION_FIELD_NUMBER: _builtins.int
+    HUB_SHARE_FIELD_NUMBER: _builtins.int
+    num_candidates: _builtins.int
+    """Samples to select from."""
+    num_features: _builtins.int
+    """Different features that they have; 0 for objectives on vectors."""
+    length_correlation: _builtins.float
+    """Spearman's rank correlation of a sample's number of tokens with its place in the order, in [-1, 1]; unset where it
+    is not defined. Far below 0: long samples were picked first.
+    """
+    hub_share: _builtins.float
+    """Share of all active features that belong to the most frequent hundredth of them, in [0, 1]. Above 0.1 a few hub
+    neurons are active everywhere. 0 for objectives on vectors.
+    """
+    def __init__(
+        self,
+        *,
+        num_candidates: _builtins.int = ...,
+        num_features: _builtins.int = ...,
+        length_correlation: _builtins.float | None = ...,
+        hub_share: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_length_correlation", b"_length_correlation", "length_correlation", b"length_correlation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_length_correlation", b"_length_correlation", "hub_share", b"hub_share", "length_correlation", b"length_correlation", "num_candidates", b"num_candidates", "num_features", b"num_features"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__length_correlation: _TypeAlias = _typing.Literal["length_correlation"]  # noqa: Y015
+    _WhichOneofArgType__length_correlation: _TypeAlias = _typing.Literal["_length_correlation", b"_length_correlation"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__length_correlation) -> _WhichOneofReturnType__length_correlation | None: ...
+
+Global___CoverageStatistics: _TypeAlias = CoverageStatistics  # noqa: Y015

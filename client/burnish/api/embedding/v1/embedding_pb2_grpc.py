@@ -29,8 +29,8 @@ class EmbeddingServiceStub:
     """Embeds samples into collections and answers questions about a collection's geometry.
 
     Collections live in one LanceDB database with one writer. Codes for whole calls, besides those of the scoring
-    service: NOT_FOUND (no such collection), ALREADY_EXISTS (a collection of that name with other settings),
-    FAILED_PRECONDITION (a collection filled by other weights; ids that are not in it).
+    service: NOT_FOUND (no such collection or calibration), ALREADY_EXISTS (one of that name with other settings),
+    FAILED_PRECONDITION (filled by other weights; ids that are not in it; a calibration that is not finished, or is).
     """
 
     def __init__(self, channel):
@@ -79,14 +79,49 @@ class EmbeddingServiceStub:
                 request_serializer=burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.GetNeighborStatisticsRequest.SerializeToString,
                 response_deserializer=burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.GetNeighborStatisticsResponse.FromString,
                 _registered_method=True)
+        self.SelectCoverage = channel.unary_unary(
+                '/burnish.api.embedding.v1.EmbeddingService/SelectCoverage',
+                request_serializer=burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.SelectCoverageRequest.SerializeToString,
+                response_deserializer=burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.SelectCoverageResponse.FromString,
+                _registered_method=True)
+        self.CreateCalibration = channel.unary_unary(
+                '/burnish.api.embedding.v1.EmbeddingService/CreateCalibration',
+                request_serializer=burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.CreateCalibrationRequest.SerializeToString,
+                response_deserializer=burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.CreateCalibrationResponse.FromString,
+                _registered_method=True)
+        self.GetCalibration = channel.unary_unary(
+                '/burnish.api.embedding.v1.EmbeddingService/GetCalibration',
+                request_serializer=burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.GetCalibrationRequest.SerializeToString,
+                response_deserializer=burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.GetCalibrationResponse.FromString,
+                _registered_method=True)
+        self.ListCalibrations = channel.unary_unary(
+                '/burnish.api.embedding.v1.EmbeddingService/ListCalibrations',
+                request_serializer=burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.ListCalibrationsRequest.SerializeToString,
+                response_deserializer=burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.ListCalibrationsResponse.FromString,
+                _registered_method=True)
+        self.DeleteCalibration = channel.unary_unary(
+                '/burnish.api.embedding.v1.EmbeddingService/DeleteCalibration',
+                request_serializer=burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.DeleteCalibrationRequest.SerializeToString,
+                response_deserializer=burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.DeleteCalibrationResponse.FromString,
+                _registered_method=True)
+        self.MeasureSamples = channel.unary_unary(
+                '/burnish.api.embedding.v1.EmbeddingService/MeasureSamples',
+                request_serializer=burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.MeasureSamplesRequest.SerializeToString,
+                response_deserializer=burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.MeasureSamplesResponse.FromString,
+                _registered_method=True)
+        self.FinishCalibration = channel.unary_unary(
+                '/burnish.api.embedding.v1.EmbeddingService/FinishCalibration',
+                request_serializer=burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.FinishCalibrationRequest.SerializeToString,
+                response_deserializer=burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.FinishCalibrationResponse.FromString,
+                _registered_method=True)
 
 
 class EmbeddingServiceServicer:
     """Embeds samples into collections and answers questions about a collection's geometry.
 
     Collections live in one LanceDB database with one writer. Codes for whole calls, besides those of the scoring
-    service: NOT_FOUND (no such collection), ALREADY_EXISTS (a collection of that name with other settings),
-    FAILED_PRECONDITION (a collection filled by other weights; ids that are not in it).
+    service: NOT_FOUND (no such collection or calibration), ALREADY_EXISTS (one of that name with other settings),
+    FAILED_PRECONDITION (filled by other weights; ids that are not in it; a calibration that is not finished, or is).
     """
 
     def GetInfo(self, request, context):
@@ -147,6 +182,55 @@ class EmbeddingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SelectCoverage(self, request, context):
+        """Chooses samples that together cover a collection. Reads only; the same request gives the same answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateCalibration(self, request, context):
+        """Creates a calibration. Idempotent: creating it again with the same settings returns the one that is there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCalibration(self, request, context):
+        """Returns one calibration.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCalibrations(self, request, context):
+        """Lists calibrations by name, a page at a time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteCalibration(self, request, context):
+        """Deletes a calibration. Idempotent. Collections that name it can then be read, but not be added to.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MeasureSamples(self, request, context):
+        """Measures samples for a calibration that is not finished. Idempotent by sample id: each counts once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FinishCalibration(self, request, context):
+        """Ends the measuring and gives the calibration its version. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EmbeddingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -190,6 +274,41 @@ def add_EmbeddingServiceServicer_to_server(servicer, server):
                     request_deserializer=burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.GetNeighborStatisticsRequest.FromString,
                     response_serializer=burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.GetNeighborStatisticsResponse.SerializeToString,
             ),
+            'SelectCoverage': grpc.unary_unary_rpc_method_handler(
+                    servicer.SelectCoverage,
+                    request_deserializer=burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.SelectCoverageRequest.FromString,
+                    response_serializer=burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.SelectCoverageResponse.SerializeToString,
+            ),
+            'CreateCalibration': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateCalibration,
+                    request_deserializer=burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.CreateCalibrationRequest.FromString,
+                    response_serializer=burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.CreateCalibrationResponse.SerializeToString,
+            ),
+            'GetCalibration': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCalibration,
+                    request_deserializer=burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.GetCalibrationRequest.FromString,
+                    response_serializer=burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.GetCalibrationResponse.SerializeToString,
+            ),
+            'ListCalibrations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCalibrations,
+                    request_deserializer=burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.ListCalibrationsRequest.FromString,
+                    response_serializer=burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.ListCalibrationsResponse.SerializeToString,
+            ),
+            'DeleteCalibration': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteCalibration,
+                    request_deserializer=burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.DeleteCalibrationRequest.FromString,
+                    response_serializer=burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.DeleteCalibrationResponse.SerializeToString,
+            ),
+            'MeasureSamples': grpc.unary_unary_rpc_method_handler(
+                    servicer.MeasureSamples,
+                    request_deserializer=burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.MeasureSamplesRequest.FromString,
+                    response_serializer=burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.MeasureSamplesResponse.SerializeToString,
+            ),
+            'FinishCalibration': grpc.unary_unary_rpc_method_handler(
+                    servicer.FinishCalibration,
+                    request_deserializer=burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.FinishCalibrationRequest.FromString,
+                    response_serializer=burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.FinishCalibrationResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'burnish.api.embedding.v1.EmbeddingService', rpc_method_handlers)
@@ -202,8 +321,8 @@ class EmbeddingService:
     """Embeds samples into collections and answers questions about a collection's geometry.
 
     Collections live in one LanceDB database with one writer. Codes for whole calls, besides those of the scoring
-    service: NOT_FOUND (no such collection), ALREADY_EXISTS (a collection of that name with other settings),
-    FAILED_PRECONDITION (a collection filled by other weights; ids that are not in it).
+    service: NOT_FOUND (no such collection or calibration), ALREADY_EXISTS (one of that name with other settings),
+    FAILED_PRECONDITION (filled by other weights; ids that are not in it; a calibration that is not finished, or is).
     """
 
     @staticmethod
@@ -412,6 +531,195 @@ class EmbeddingService:
             '/burnish.api.embedding.v1.EmbeddingService/GetNeighborStatistics',
             burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.GetNeighborStatisticsRequest.SerializeToString,
             burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.GetNeighborStatisticsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SelectCoverage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/burnish.api.embedding.v1.EmbeddingService/SelectCoverage',
+            burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.SelectCoverageRequest.SerializeToString,
+            burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.SelectCoverageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateCalibration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/burnish.api.embedding.v1.EmbeddingService/CreateCalibration',
+            burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.CreateCalibrationRequest.SerializeToString,
+            burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.CreateCalibrationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCalibration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/burnish.api.embedding.v1.EmbeddingService/GetCalibration',
+            burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.GetCalibrationRequest.SerializeToString,
+            burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.GetCalibrationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCalibrations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/burnish.api.embedding.v1.EmbeddingService/ListCalibrations',
+            burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.ListCalibrationsRequest.SerializeToString,
+            burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.ListCalibrationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteCalibration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/burnish.api.embedding.v1.EmbeddingService/DeleteCalibration',
+            burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.DeleteCalibrationRequest.SerializeToString,
+            burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.DeleteCalibrationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MeasureSamples(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/burnish.api.embedding.v1.EmbeddingService/MeasureSamples',
+            burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.MeasureSamplesRequest.SerializeToString,
+            burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.MeasureSamplesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FinishCalibration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/burnish.api.embedding.v1.EmbeddingService/FinishCalibration',
+            burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.FinishCalibrationRequest.SerializeToString,
+            burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.FinishCalibrationResponse.FromString,
             options,
             channel_credentials,
             insecure,

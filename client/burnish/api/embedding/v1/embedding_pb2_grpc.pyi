@@ -30,8 +30,8 @@ class EmbeddingServiceStub:
     """Embeds samples into collections and answers questions about a collection's geometry.
 
     Collections live in one LanceDB database with one writer. Codes for whole calls, besides those of the scoring
-    service: NOT_FOUND (no such collection), ALREADY_EXISTS (a collection of that name with other settings),
-    FAILED_PRECONDITION (a collection filled by other weights; ids that are not in it).
+    service: NOT_FOUND (no such collection or calibration), ALREADY_EXISTS (one of that name with other settings),
+    FAILED_PRECONDITION (filled by other weights; ids that are not in it; a calibration that is not finished, or is).
     """
 
     @_typing.overload
@@ -58,14 +58,28 @@ class EmbeddingServiceStub:
     """
     GetNeighborStatistics: _grpc.UnaryUnaryMultiCallable[_embedding_pb2.GetNeighborStatisticsRequest, _embedding_pb2.GetNeighborStatisticsResponse]
     """Mean cosine similarity to the k nearest neighbours, within a set. Reads only."""
+    SelectCoverage: _grpc.UnaryUnaryMultiCallable[_embedding_pb2.SelectCoverageRequest, _embedding_pb2.SelectCoverageResponse]
+    """Chooses samples that together cover a collection. Reads only; the same request gives the same answer."""
+    CreateCalibration: _grpc.UnaryUnaryMultiCallable[_embedding_pb2.CreateCalibrationRequest, _embedding_pb2.CreateCalibrationResponse]
+    """Creates a calibration. Idempotent: creating it again with the same settings returns the one that is there."""
+    GetCalibration: _grpc.UnaryUnaryMultiCallable[_embedding_pb2.GetCalibrationRequest, _embedding_pb2.GetCalibrationResponse]
+    """Returns one calibration."""
+    ListCalibrations: _grpc.UnaryUnaryMultiCallable[_embedding_pb2.ListCalibrationsRequest, _embedding_pb2.ListCalibrationsResponse]
+    """Lists calibrations by name, a page at a time."""
+    DeleteCalibration: _grpc.UnaryUnaryMultiCallable[_embedding_pb2.DeleteCalibrationRequest, _embedding_pb2.DeleteCalibrationResponse]
+    """Deletes a calibration. Idempotent. Collections that name it can then be read, but not be added to."""
+    MeasureSamples: _grpc.UnaryUnaryMultiCallable[_embedding_pb2.MeasureSamplesRequest, _embedding_pb2.MeasureSamplesResponse]
+    """Measures samples for a calibration that is not finished. Idempotent by sample id: each counts once."""
+    FinishCalibration: _grpc.UnaryUnaryMultiCallable[_embedding_pb2.FinishCalibrationRequest, _embedding_pb2.FinishCalibrationResponse]
+    """Ends the measuring and gives the calibration its version. Idempotent."""
 
 @_typing.type_check_only
 class EmbeddingServiceAsyncStub(EmbeddingServiceStub):
     """Embeds samples into collections and answers questions about a collection's geometry.
 
     Collections live in one LanceDB database with one writer. Codes for whole calls, besides those of the scoring
-    service: NOT_FOUND (no such collection), ALREADY_EXISTS (a collection of that name with other settings),
-    FAILED_PRECONDITION (a collection filled by other weights; ids that are not in it).
+    service: NOT_FOUND (no such collection or calibration), ALREADY_EXISTS (one of that name with other settings),
+    FAILED_PRECONDITION (filled by other weights; ids that are not in it; a calibration that is not finished, or is).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -89,13 +103,27 @@ class EmbeddingServiceAsyncStub(EmbeddingServiceStub):
     """
     GetNeighborStatistics: _aio.UnaryUnaryMultiCallable[_embedding_pb2.GetNeighborStatisticsRequest, _embedding_pb2.GetNeighborStatisticsResponse]  # type: ignore[assignment]
     """Mean cosine similarity to the k nearest neighbours, within a set. Reads only."""
+    SelectCoverage: _aio.UnaryUnaryMultiCallable[_embedding_pb2.SelectCoverageRequest, _embedding_pb2.SelectCoverageResponse]  # type: ignore[assignment]
+    """Chooses samples that together cover a collection. Reads only; the same request gives the same answer."""
+    CreateCalibration: _aio.UnaryUnaryMultiCallable[_embedding_pb2.CreateCalibrationRequest, _embedding_pb2.CreateCalibrationResponse]  # type: ignore[assignment]
+    """Creates a calibration. Idempotent: creating it again with the same settings returns the one that is there."""
+    GetCalibration: _aio.UnaryUnaryMultiCallable[_embedding_pb2.GetCalibrationRequest, _embedding_pb2.GetCalibrationResponse]  # type: ignore[assignment]
+    """Returns one calibration."""
+    ListCalibrations: _aio.UnaryUnaryMultiCallable[_embedding_pb2.ListCalibrationsRequest, _embedding_pb2.ListCalibrationsResponse]  # type: ignore[assignment]
+    """Lists calibrations by name, a page at a time."""
+    DeleteCalibration: _aio.UnaryUnaryMultiCallable[_embedding_pb2.DeleteCalibrationRequest, _embedding_pb2.DeleteCalibrationResponse]  # type: ignore[assignment]
+    """Deletes a calibration. Idempotent. Collections that name it can then be read, but not be added to."""
+    MeasureSamples: _aio.UnaryUnaryMultiCallable[_embedding_pb2.MeasureSamplesRequest, _embedding_pb2.MeasureSamplesResponse]  # type: ignore[assignment]
+    """Measures samples for a calibration that is not finished. Idempotent by sample id: each counts once."""
+    FinishCalibration: _aio.UnaryUnaryMultiCallable[_embedding_pb2.FinishCalibrationRequest, _embedding_pb2.FinishCalibrationResponse]  # type: ignore[assignment]
+    """Ends the measuring and gives the calibration its version. Idempotent."""
 
 class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
     """Embeds samples into collections and answers questions about a collection's geometry.
 
     Collections live in one LanceDB database with one writer. Codes for whole calls, besides those of the scoring
-    service: NOT_FOUND (no such collection), ALREADY_EXISTS (a collection of that name with other settings),
-    FAILED_PRECONDITION (a collection filled by other weights; ids that are not in it).
+    service: NOT_FOUND (no such collection or calibration), ALREADY_EXISTS (one of that name with other settings),
+    FAILED_PRECONDITION (filled by other weights; ids that are not in it; a calibration that is not finished, or is).
     """
 
     @_abc_1.abstractmethod
@@ -165,5 +193,61 @@ class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_embedding_pb2.GetNeighborStatisticsResponse, _abc.Awaitable[_embedding_pb2.GetNeighborStatisticsResponse]]:
         """Mean cosine similarity to the k nearest neighbours, within a set. Reads only."""
+
+    @_abc_1.abstractmethod
+    def SelectCoverage(
+        self,
+        request: _embedding_pb2.SelectCoverageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_embedding_pb2.SelectCoverageResponse, _abc.Awaitable[_embedding_pb2.SelectCoverageResponse]]:
+        """Chooses samples that together cover a collection. Reads only; the same request gives the same answer."""
+
+    @_abc_1.abstractmethod
+    def CreateCalibration(
+        self,
+        request: _embedding_pb2.CreateCalibrationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_embedding_pb2.CreateCalibrationResponse, _abc.Awaitable[_embedding_pb2.CreateCalibrationResponse]]:
+        """Creates a calibration. Idempotent: creating it again with the same settings returns the one that is there."""
+
+    @_abc_1.abstractmethod
+    def GetCalibration(
+        self,
+        request: _embedding_pb2.GetCalibrationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_embedding_pb2.GetCalibrationResponse, _abc.Awaitable[_embedding_pb2.GetCalibrationResponse]]:
+        """Returns one calibration."""
+
+    @_abc_1.abstractmethod
+    def ListCalibrations(
+        self,
+        request: _embedding_pb2.ListCalibrationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_embedding_pb2.ListCalibrationsResponse, _abc.Awaitable[_embedding_pb2.ListCalibrationsResponse]]:
+        """Lists calibrations by name, a page at a time."""
+
+    @_abc_1.abstractmethod
+    def DeleteCalibration(
+        self,
+        request: _embedding_pb2.DeleteCalibrationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_embedding_pb2.DeleteCalibrationResponse, _abc.Awaitable[_embedding_pb2.DeleteCalibrationResponse]]:
+        """Deletes a calibration. Idempotent. Collections that name it can then be read, but not be added to."""
+
+    @_abc_1.abstractmethod
+    def MeasureSamples(
+        self,
+        request: _embedding_pb2.MeasureSamplesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_embedding_pb2.MeasureSamplesResponse, _abc.Awaitable[_embedding_pb2.MeasureSamplesResponse]]:
+        """Measures samples for a calibration that is not finished. Idempotent by sample id: each counts once."""
+
+    @_abc_1.abstractmethod
+    def FinishCalibration(
+        self,
+        request: _embedding_pb2.FinishCalibrationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_embedding_pb2.FinishCalibrationResponse, _abc.Awaitable[_embedding_pb2.FinishCalibrationResponse]]:
+        """Ends the measuring and gives the calibration its version. Idempotent."""
 
 def add_EmbeddingServiceServicer_to_server(servicer: EmbeddingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

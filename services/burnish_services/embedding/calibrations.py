@@ -1,0 +1,231 @@
+"""Calibrations: what is usual for each neuron of a model, measured on a part of the samples, in tables of their own.
+
+A calibration is a table NAME.calibration. While it is measured there is a row for each batch, with the ids that it is
+of, so that a batch sent again counts once; finishing merges the rows into one, in a single commit, and gives it a
+version. Blocking, and not safe for threads, like `tables.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from burnish_services.embedding.collection import Weights
+from burnish_services.embedding.coverage.moments import BinnedMoments, Moments
+from burnish_services.embedding.layout import activation_settings
+from burnish_services.embedding.settings import ActivationSettings
+from burnish_services.embedding.tables import Tables, check_format
+from burnish_services.runtime.errors import AlreadyExists, NotFound, PreconditionFailed
+
+SUFFIX = ".calibration"
+_FORMAT = 1
+_METADATA_KEY = b"burnish.calibration"
+_ARRAYS = ("mean", "m2", "low", "high")
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What is usual for a model's neurons. `version` is set once it is finished, and names its numbers."""
+
+    name: str
+    activations: ActivationSettings
+    length_boundaries: tuple[int, ...]  # tokens; samples below, between and above are measured apart
+    create_time: datetime  # UTC
+    weights: Weights | None = None  # None while nothing is measured
+    neurons: tuple[int, int] | None = None  # (layers, neurons of each); None while nothing is measured
+    num_samples: int = 0
+    version: str = ""
+
+    def empty(self, neurons: tuple[int, int]) -> BinnedMoments:
+        """Moments of no samples."""
+        return BinnedMoments(self.length_boundaries, *neurons)
+
+
+class CalibrationStore:
+    """All calibrations among these tables."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+        self._last: tuple[str, str, BinnedMoments] | None = None  # name, version, numbers
+
+    def create(self, name: str, activations: ActivationSettings, length_boundaries: Sequence[int]) -> Calibration:
+        """The calibration of that name, created empty where there is none. Raises AlreadyExists where there is one with
+        other settings."""
+        wanted = Calibration(name, activations, tuple(length_boundaries), datetime.now(UTC))
+        if not self._tables.exists(name + SUFFIX):
+            self._tables.create(name + SUFFIX, _schema(wanted))
+            return wanted
+        found = self.get(name)
+        if (found.activations, found.length_boundaries) != (wanted.activations, wanted.length_boundaries):
+            raise AlreadyExists(
+                "CALIBRATION_EXISTS",
+                f"calibration {name!r} exists with {found.activations} and length boundaries "
+                f"{list(found.length_boundaries)}, not {activations} and {list(length_boundaries)}; choose another "
+                "name, or delete it first",
+            )
+        return found
+
+    def get(self, name: str) -> Calibration:
+        """The calibration as it is now. Raises NotFound."""
+        if not self._tables.exists(name + SUFFIX):
+            raise NotFound(
+                "CALIBRATION_NOT_FOUND", f"there is no calibration {name!r}; create it with CreateCalibration"
+            )
+        found = _calibration(name, self._tables.schema(name + SUFFIX))
+        return found if found.version else replace(found, num_samples=len(self.measured(name)))
+
+    def page(self, size: int, after: str = "") -> list[Calibration]:
+        """Up to `size` calibrations whose names come after `after`, in order of name."""
+        names = [name.removesuffix(SUFFIX) for name in self._tables.names() if name.endswith(SUFFIX)]
+        return [self.get(name) for name in sorted(names) if name > after][:size]
+
+    def delete(self, name: str) -> None:
+        """Removes the calibration; nothing happens where there is none."""
+        self._tables.delete(name + SUFFIX)
+
+    def measured(self, name: str) -> set[str]:
+        """Ids of the samples measured so far; of a finished one none are known any more."""
+        if "ids" not in self._tables.schema(name + SUFFIX).names:
+            return set()
+        batches = self._tables.scan(name + SUFFIX, ["ids"])
+        return {item for batch in batches for ids in batch["ids"].to_pylist() for item in ids}
+
+    def add(self, name: str, weights: Weights, ids: Sequence[str], moments: BinnedMoments) -> None:
+        """Takes in a batch of samples that were not measured before. Durable on return. Raises PreconditionFailed where
+        the calibration is finished or of other weights."""
+        found = self.get(name)
+        self.check_open(found, weights)
+        neurons = moments.bins[0].mean.shape
+        filled = replace(found, weights=weights, neurons=(neurons[0], neurons[1]))
+        rows = _rows(filled, ids, moments)
+        if found.weights is None:
+            self._tables.overwrite(name + SUFFIX, rows)
+        else:
+            self._tables.append(name + SUFFIX, rows)
+
+    def finish(self, name: str) -> Calibration:
+        """Merges what was measured, and gives it a version; one that is finished stays as it is. Raises
+        PreconditionFailed where fewer than two samples were measured for a length."""
+        found = self.get(name)
+        if found.version:
+            return found
+        moments = None if found.neurons is None else self._merged(found, found.neurons)
+        fewest = 0 if moments is None else min(usual.count for usual in moments.bins)
+        if moments is None or fewest < 2:
+            raise PreconditionFailed(
+                "CALIBRATION_TOO_SMALL",
+                f"calibration {name!r} has measured {found.num_samples} samples, {fewest} of them in its smallest bin "
+                f"of lengths (boundaries {list(found.length_boundaries)}); expected at least 2 in each, better 2,000",
+            )
+        finished = replace(found, version=_version(found, moments))
+        self._tables.overwrite(name + SUFFIX, _rows(finished, (), moments))
+        return finished
+
+    def load(self, name: str, version: str) -> tuple[Calibration, BinnedMoments]:
+        """A finished calibration and its numbers. Raises NotFound, and PreconditionFailed where it is not finished or
+        of another version."""
+        found = self.get(name)
+        if not found.version or found.version != version or found.neurons is None:
+            state = f"has version {found.version}" if found.version else "is not finished"
+            raise PreconditionFailed(
+                "OTHER_CALIBRATION", f"calibration {name!r} {state}, expected {version}; name a collection of its own"
+            )
+        if self._last is None or self._last[:2] != (name, version):
+            self._last = (name, version, self._merged(found, found.neurons))
+        return found, self._last[2]
+
+    def check_open(self, found: Calibration, weights: Weights) -> None:
+        """Raises PreconditionFailed where samples measured with `weights` must not be taken in."""
+        if found.version:
+            raise PreconditionFailed(
+                "CALIBRATION_FINISHED", f"calibration {found.name!r} is finished; create another for other samples"
+            )
+        if found.weights is not None and not found.weights.fits(weights, templated=True):
+            raise PreconditionFailed(
+                "OTHER_WEIGHTS",
+                f"calibration {found.name!r} is of {found.weights}, not of {weights}; create one for each model",
+            )
+
+    def _merged(self, found: Calibration, neurons: tuple[int, int]) -> BinnedMoments:
+        batches = self._tables.scan(found.name + SUFFIX, ["ids", "counts", *_ARRAYS])
+        rows = [row for batch in batches for row in batch.to_pylist()]
+        total = found.empty(neurons)
+        # In an order of their own, or rounding would give the same samples another version.
+        for row in sorted(rows, key=lambda row: row["ids"]):
+            total.merge(_moments(found, neurons, row))
+        return total
+
+
+def _schema(calibration: Calibration) -> pa.Schema:
+    metadata = {
+        "format": _FORMAT,
+        "activations": asdict(calibration.activations),
+        "length_boundaries": calibration.length_boundaries,
+        "create_time": calibration.create_time.isoformat(),
+        "weights": None if calibration.weights is None else asdict(calibration.weights),
+        "neurons": calibration.neurons,
+        "num_samples": calibration.num_samples,
+        "version": calibration.version,
+    }
+    fields = [pa.field("id", pa.string(), nullable=False)]
+    if calibration.weights is not None:
+        fields = [
+            pa.field("ids", pa.list_(pa.string()), nullable=False),
+            pa.field("counts", pa.list_(pa.int64()), nullable=False),
+            *(pa.field(name, pa.large_binary(), nullable=False) for name in _ARRAYS),
+        ]
+    return pa.schema(fields, metadata={_METADATA_KEY: json.dumps(metadata).encode()})
+
+
+def _calibration(name: str, schema: pa.Schema) -> Calibration:
+    metadata = json.loads((schema.metadata or {}).get(_METADATA_KEY, b"{}"))
+    check_format(name, metadata.get("format"), _FORMAT)
+    return Calibration(
+        name,
+        activation_settings(metadata["activations"]),
+        tuple(metadata["length_boundaries"]),
+        datetime.fromisoformat(metadata["create_time"]),
+        None if metadata["weights"] is None else Weights(**metadata["weights"]),
+        None if metadata["neurons"] is None else (metadata["neurons"][0], metadata["neurons"][1]),
+        metadata["num_samples"],
+        metadata["version"],
+    )
+
+
+def _rows(calibration: Calibration, ids: Sequence[str], moments: BinnedMoments) -> pa.Table:
+    """One row: float64, little-endian, of shape (bins, layers, neurons) each."""
+    arrays = [_stacked(moments, name).astype("<f8").tobytes() for name in _ARRAYS]
+    counts = [usual.count for usual in moments.bins]
+    columns = [[list(ids)], [counts], *([array] for array in arrays)]
+    schema = _schema(calibration)
+    return pa.Table.from_arrays(
+        [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema
+    )
+
+
+def _moments(calibration: Calibration, neurons: tuple[int, int], row: Mapping[str, Any]) -> BinnedMoments:
+    moments = calibration.empty(neurons)
+    arrays = {name: np.frombuffer(row[name], "<f8").reshape(-1, *neurons) for name in _ARRAYS}
+    for at, (usual, count) in enumerate(zip(moments.bins, row["counts"], strict=True)):
+        usual.merge(Moments(count, *(arrays[name][at].copy() for name in _ARRAYS)))
+    return moments
+
+
+def _stacked(moments: BinnedMoments, name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return np.stack([getattr(usual, name) for usual in moments.bins])
+
+
+def _version(calibration: Calibration, moments: BinnedMoments) -> str:
+    """Names the numbers: sha256 over weights, settings and moments, 16 hex digits of it."""
+    assert calibration.weights is not None
+    digest = sha256(json.dumps([calibration.weights.digest, asdict(calibration.activations)]).encode())
+    for name in _ARRAYS:
+        digest.update(_stacked(moments, name).astype("<f8").tobytes())
+    return digest.hexdigest()[:16]

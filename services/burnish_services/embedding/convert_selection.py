@@ -1,0 +1,117 @@
+"""Between burnish.api.embedding.v1 and selections."""
+
+from __future__ import annotations
+
+from burnish.api.embedding.v1 import embedding_pb2 as pb
+from burnish_services.embedding import convert
+from burnish_services.embedding.collection import Collection
+from burnish_services.embedding.coverage.curve import CoverageCurve
+from burnish_services.embedding.fields import Words, in_range, share
+from burnish_services.embedding.selecting import (
+    Candidates,
+    ObjectiveKind,
+    Optimizer,
+    Outcome,
+    Pool,
+    SelectionSettings,
+)
+from burnish_services.runtime.errors import InvalidRequest
+
+_OBJECTIVES = Words("objective", pb.CoverageObjective.DESCRIPTOR, ObjectiveKind)
+_OPTIMIZERS = Words("optimizer", pb.CoverageOptimizer.DESCRIPTOR, Optimizer)
+_DEFAULT_CAP, _MOST_CAP = 8, 1 << 30
+_MOST_PARTITIONS, _MOST_CURVES = 1024, 20
+
+
+def selection_settings(request: pb.SelectCoverageRequest) -> SelectionSettings:
+    """The settings, defaults filled in. Raises InvalidRequest."""
+    if request.budget < 1:
+        raise InvalidRequest("BAD_BUDGET", f"budget is {request.budget}; expected at least 1")
+    if request.weighting not in pb.FeatureWeighting.values():
+        raise InvalidRequest("BAD_WEIGHTING", f"weighting {request.weighting} is not known")
+    if not 0 <= request.quality_weight < float("inf"):
+        raise InvalidRequest("BAD_QUALITY_WEIGHT", f"quality_weight is {request.quality_weight}; expected at least 0")
+    if not 0 <= request.num_random_curves <= _MOST_CURVES:
+        raise InvalidRequest(
+            "BAD_NUM_RANDOM_CURVES",
+            f"num_random_curves is {request.num_random_curves}; expected 0 to {_MOST_CURVES}",
+        )
+    objective = _OBJECTIVES.optional(request.objective)
+    optimizer = _OPTIMIZERS.optional(request.optimizer)
+    if optimizer is not None and objective is not None and not objective.is_greedy:
+        raise InvalidRequest("BAD_OPTIMIZER", f"objective {objective.value} takes no optimizer; leave it unset")
+    partitions = in_range("num_partitions", request.num_partitions, 0, _MOST_PARTITIONS)
+    return SelectionSettings(
+        budget=request.budget,
+        objective=objective,
+        optimizer=optimizer,
+        cap=in_range("cap", request.cap, _DEFAULT_CAP, _MOST_CAP),
+        decay=share("decay", request.decay, 0.5),
+        threshold=share("threshold", request.threshold, 0.9, upto=True),
+        weights_by_rarity=request.weighting == pb.FEATURE_WEIGHTING_IDF,
+        quality_weight=request.quality_weight,
+        epsilon=share("epsilon", request.epsilon, 0.05),
+        num_partitions=partitions or None,
+        seed=request.seed,
+        with_witnesses=request.return_witnesses,
+        num_random_curves=request.num_random_curves,
+    )
+
+
+def candidates(request: pb.SelectCoverageRequest) -> Candidates:
+    """Who may be selected. Raises InvalidRequest."""
+    ids = [candidate.sample_id for candidate in request.candidates]
+    if len(set(ids)) != len(ids):
+        raise InvalidRequest("DUPLICATE_ID", "an id stands more than once in candidates; ids must be unique")
+    bad = next((one for one in request.candidates if not 0 <= one.quality <= 1), None)
+    if bad is not None:
+        raise InvalidRequest(
+            "BAD_QUALITY", f"the quality of {bad.sample_id!r} is {bad.quality}; expected it in [0, 1]: a percentile"
+        )
+    negative = {group: budget for group, budget in request.group_budgets.items() if budget < 0}
+    if negative:
+        raise InvalidRequest("BAD_GROUP_BUDGETS", f"group budgets {negative} are negative; expected 0 or more")
+    selected = list(dict.fromkeys(request.selected_ids))
+    before = set(selected)
+    left = [candidate for candidate in request.candidates if candidate.sample_id not in before]
+    return Candidates(
+        [candidate.sample_id for candidate in left] if ids else None,
+        [candidate.quality for candidate in left],
+        [candidate.group for candidate in left],
+        selected,
+        dict(request.group_budgets),
+    )
+
+
+def select_reply(collection: Collection, pool: Pool, outcome: Outcome) -> pb.SelectCoverageResponse:
+    """The reply."""
+    ids, picked = pool.ids, outcome.selection
+    found = outcome.witnesses
+    rows = (
+        [] if found is None else zip(found.dropped.tolist(), found.kept.tolist(), found.cosines.tolist(), strict=True)
+    )
+    return pb.SelectCoverageResponse(
+        model=None if collection.weights is None else convert.weights_message(collection.weights),
+        selected=[
+            pb.SelectedSample(sample_id=ids[row], gain=gain)
+            for row, gain in zip(picked.rows.tolist(), picked.gains.tolist(), strict=True)
+        ],
+        witnesses=[
+            pb.Witness(sample_id=ids[row], nearest_id=ids[nearest], cosine=cosine) for row, nearest, cosine in rows
+        ],
+        curve=None if outcome.curve is None else _curve_message(outcome.curve),
+        random_curves=[_curve_message(curve) for curve in outcome.random_curves],
+        statistics=pb.CoverageStatistics(
+            num_candidates=pool.num_candidates,
+            num_features=outcome.num_features,
+            length_correlation=outcome.length_correlation,
+            hub_share=outcome.hub_share,
+        ),
+        optimizer=_OPTIMIZERS.number(outcome.optimizer) if outcome.optimizer else pb.COVERAGE_OPTIMIZER_UNSPECIFIED,
+    )
+
+
+def _curve_message(curve: CoverageCurve) -> pb.CoverageCurve:
+    return pb.CoverageCurve(
+        num_selected=curve.sizes.tolist(), value=curve.values.tolist(), num_features=curve.covered.tolist()
+    )

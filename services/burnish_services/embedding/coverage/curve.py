@@ -1,0 +1,72 @@
+"""What an order of rows covers as it goes on, and what random orders do: how far the choice is better than chance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from burnish_services.embedding.coverage.arrays import Check, Doubles, Rows
+from burnish_services.embedding.coverage.objectives import FeatureCoverage
+
+_POINTS = 100  # prefixes that are looked at by default, besides the empty one
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CoverageCurve:
+    """Of each prefix of an order: its size, the objective F, and how many different features are covered."""
+
+    sizes: Rows
+    values: Doubles
+    covered: NDArray[np.int64]
+
+
+def coverage_curve(
+    objective: FeatureCoverage,
+    order: Rows,
+    *,
+    sizes: Sequence[int] | None = None,
+    check: Check = lambda: None,
+) -> CoverageCurve:
+    """The curve of `order`, rows that are not selected yet, at the given ascending sizes of its prefixes, by default
+    at about a hundred evenly spaced from 0 to all.
+
+    What `objective` has selected already counts; it is left as it is. `check` is called at every size and may raise
+    to give up. Raises ValueError for sizes that fall, or are outside [0, len(order)].
+    """
+    points = _evenly(len(order)) if sizes is None else np.array(sizes, np.intp)
+    if len(points) and (points[0] < 0 or points[-1] > len(order) or (np.diff(points) < 0).any()):
+        raise ValueError(f"expected ascending sizes in [0, {len(order)}], got {points.tolist()}")
+    state = objective.copy()
+    values, covered = np.empty(len(points)), np.empty(len(points), np.int64)
+    done = 0
+    for place, size in enumerate(points.tolist()):
+        check()
+        for row in order[done:size].tolist():
+            state.add(row)
+        done = size
+        values[place], covered[place] = state.value, state.num_covered
+    return CoverageCurve(points, values, covered)
+
+
+def random_curves(
+    objective: FeatureCoverage,
+    num_picks: int,
+    *,
+    num_orders: int = 3,
+    seed: int = 0,
+    sizes: Sequence[int] | None = None,
+    check: Check = lambda: None,
+) -> list[CoverageCurve]:
+    """The curves of `num_orders` random choices of `num_picks` rows that are not selected yet; else as
+    `coverage_curve`. Raises ValueError where there are fewer rows."""
+    rng = np.random.default_rng(seed)
+    rows = np.flatnonzero(~objective.state.selected)
+    orders = [rng.choice(rows, num_picks, replace=False) for _ in range(num_orders)]
+    return [coverage_curve(objective, order, sizes=sizes, check=check) for order in orders]
+
+
+def _evenly(length: int) -> Rows:
+    return np.unique(np.linspace(0, length, _POINTS + 1).astype(np.intp))
