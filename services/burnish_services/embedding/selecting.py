@@ -134,8 +134,8 @@ def read_stored(store: VectorStore, name: str, candidates: Candidates, settings:
     and for an objective on features that it does not have."""
     collection = store.get(name)
     kind = settings.objective_for(collection.layout)
-    wanted = None if candidates.ids is None else [*candidates.ids, *candidates.selected]
-    ids = store.present(name, wanted)
+    before = store.present(name, candidates.selected)
+    ids = store.present(name, None if candidates.ids is None else [*candidates.ids, *before])
     features = store.read_features(name, ids) if kind.is_on_features else None
     vectors = store.read(name, ids)[2] if not kind.is_on_features or settings.with_witnesses else None
     num_tokens = np.array([record.num_tokens for record in store.records(name, ids)], np.int64)
