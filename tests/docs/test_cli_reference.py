@@ -19,7 +19,7 @@ RUNS = [
     "export",
     "demo",
 ]
-ALL = [*RUNS, "score", "judge", "confidence", "embed", "rewrite", "respond", "train"]
+ALL = [*RUNS, "score", "judge", "confidence", "embed", "select", "rewrite", "respond", "train"]
 
 
 def test_the_page_is_fresh() -> None:

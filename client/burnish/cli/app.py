@@ -11,6 +11,7 @@ from burnish.cli import capabilities, inspect_run, run, serve, sweep
 from burnish.cli.confidence import confidence
 from burnish.cli.explain import explain
 from burnish.cli.respond import respond
+from burnish.cli.select import select
 from burnish.cli.train import train
 
 app = typer.Typer(
@@ -38,6 +39,7 @@ app.command(rich_help_panel=_ONE)(capabilities.score)
 app.command(rich_help_panel=_ONE)(capabilities.judge)
 app.command(rich_help_panel=_ONE)(confidence)
 app.command(rich_help_panel=_ONE)(capabilities.embed)
+app.command(rich_help_panel=_ONE)(select)
 app.command(rich_help_panel=_ONE)(capabilities.rewrite)
 app.command(rich_help_panel=_ONE)(respond)
 app.command(rich_help_panel=_ONE)(train)

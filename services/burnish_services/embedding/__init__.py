@@ -1,5 +1,6 @@
 """The embedding service: vectors of samples from the model's own hidden states, in LanceDB, and their neighbourhoods.
 
-`servicer.py` adapts gRPC, `core.py` says what is embedded and what counts as a result, `neighbors.py` is the
-mathematics, `store.py` the only place that knows LanceDB.
+`servicer.py` adapts gRPC; `core.py` says what is read of a sample and what counts as a result; `binarising.py` makes it
+features and `selecting.py` runs selections; `neighbors.py` and `coverage/` are the mathematics. `store.py` and
+`calibrations.py` say what is kept, `tables.py` is the only place that knows LanceDB.
 """

@@ -1,0 +1,204 @@
+"""select: the samples of a file that together cover it best, in order."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+from burnish._client import Client
+from burnish._coverage_types import (
+    ActivationPooling,
+    CoverageCandidate,
+    CoverageObjective,
+    CoverageOptimizer,
+    CoverageSelection,
+    CoverageSettings,
+    FeatureRule,
+    FeatureWeighting,
+)
+from burnish._errors import UsageError
+from burnish._types import Sample, TokenSpan
+from burnish.cli.data import DataOption, SkipOption, load_samples
+from burnish.cli.output import command, complain, errors, lines_to, write_line
+from burnish.cli.per_sample import LimitOption, ModelOption, OutOption, State, parts
+from burnish.cli.progress import Bars
+from burnish.cli.services import ServiceChoice, with_services
+from burnish.coordinator.content import sample_hash
+from burnish.coordinator.coverage import FeatureChoice
+
+ON_VECTORS = (
+    CoverageObjective.FACILITY_LOCATION,
+    CoverageObjective.K_CENTER,
+    CoverageObjective.REPRESENTATION_FILTER,
+)
+
+
+@command
+@with_services
+def select(
+    services: ServiceChoice,
+    data: DataOption,
+    model: ModelOption,
+    budget: Annotated[
+        str, typer.Option("--budget", help="How many: a number, or a share such as 15% or 0.15.", metavar="N")
+    ] = "15%",
+    out: OutOption = None,
+    objective: Annotated[
+        CoverageObjective, typer.Option("--objective", help="What the selection should be good at.")
+    ] = CoverageObjective.LOG,
+    optimizer: Annotated[
+        CoverageOptimizer | None,
+        typer.Option("--optimizer", help="Default: lazy up to 100,000 samples, stochastic beyond."),
+    ] = None,
+    rule: Annotated[
+        FeatureRule, typer.Option("--rule", help="When a neuron counts as active on a sample.")
+    ] = FeatureRule.STANDARDIZED_TOP_K,
+    k: Annotated[int | None, typer.Option("-k", "--top-k", help="Active neurons of each layer.", min=1)] = None,
+    pooling: Annotated[
+        ActivationPooling, typer.Option("--pooling", help="How several tokens become one.")
+    ] = ActivationPooling.MAX,
+    tokens: Annotated[TokenSpan, typer.Option("--tokens", help="Whose activations count.")] = TokenSpan.RESPONSE,
+    weighting: Annotated[
+        FeatureWeighting, typer.Option("--weighting", help="How much a feature counts: all alike, or rare ones more.")
+    ] = FeatureWeighting.UNIFORM,
+    calibration_size: Annotated[
+        int, typer.Option("--calibration-size", help="Samples that show what is usual for a neuron.", min=2)
+    ] = 2000,
+    witnesses: Annotated[
+        bool, typer.Option("--witnesses", help="Also a line for each sample left out: who stands for it.")
+    ] = False,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of all that is random.", min=0)] = 0,
+    limit: LimitOption = None,
+    skip_bad_rows: SkipOption = False,
+) -> None:
+    """The samples that together cover the file best, by what the model's neurons do on them (MADS-style).
+
+    One JSON line per selected sample, in order of picking: `id`, `rank`, `gain`; every beginning of the list is a
+    selection too. With --witnesses then a line for each sample left out: `id`, `nearest`, `cosine`. Duplicates count
+    once. What the selection covers against random ones is said at the end.
+    """
+    samples = load_samples(data, limit=limit, skip_bad_rows=skip_bad_rows)
+    rows: dict[str, list[str]] = {}  # ids by content
+    distinct: dict[str, Sample] = {}
+    for sample in samples:
+        content = sample_hash(sample.messages)
+        rows.setdefault(content, []).append(sample.id)
+        distinct.setdefault(content, Sample(content, sample.messages))
+    number = budget_of(budget, len(distinct))
+    choice = FeatureChoice(rule, k, pooling, tokens, calibration_size=calibration_size, seed=seed)
+    settings = CoverageSettings(objective=objective, optimizer=optimizer, weighting=weighting, seed=seed)
+    with services.client(["embedding"], model, State) as client, Bars() as bars:
+        filled = fill(client, model, list(distinct.values()), choice, bars, with_features=objective not in ON_VECTORS)
+        stored = [name for name in distinct if name not in filled.failed]
+        if not stored:
+            raise UsageError(f"not one of {len(samples)} samples can be read; the first: {first_of(filled.failed)}")
+        found = client.embedding.select(
+            filled.collection,
+            number,
+            [CoverageCandidate(name) for name in stored],
+            settings=settings,
+            return_witnesses=witnesses,
+            num_random_curves=3,
+        )
+    with lines_to(out) as stream:
+        for rank, one in enumerate(found.selected, start=1):
+            write_line(stream, {"id": rows[one.sample_id][0], "rank": rank, "gain": one.gain})
+        if witnesses:
+            for line in left_out(found, rows):
+                write_line(stream, line)
+    for sentence in summary(found, len(samples), len(distinct)):
+        errors.print(sentence, markup=False)
+    if filled.failed:
+        complain(f"{len(filled.failed)} samples were left aside; the first: {first_of(filled.failed)}")
+        raise typer.Exit(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """A collection with all samples in it but those that failed, each with why."""
+
+    collection: str
+    failed: Mapping[str, str]
+
+
+def fill(
+    client: Client, model: str, samples: Sequence[Sample], choice: FeatureChoice, bars: Bars, *, with_features: bool
+) -> Filled:
+    """Embeds samples, named by content, with features where the objective is on them."""
+    version = client.embedding.load_model(model)
+    by_id = {sample.id: sample for sample in samples}
+    calibration = ""
+    if with_features and choice.is_calibrated:
+        ids = choice.calibration_ids(list(by_id))
+        calibration = choice.calibration_name(version, ids)
+        if not client.embedding.create_calibration(calibration, activations=choice.activations).version:
+            for part in bars.over("calibrate", parts([by_id[name] for name in ids]), total=len(ids), size=len):
+                client.embedding.measure(part, calibration, model=model)
+            client.embedding.finish_calibration(calibration)
+    features = choice.feature_settings(calibration) if with_features else None
+    collection = choice.collection_name(version, calibration, TokenSpan.ALL)
+    client.embedding.create_collection(collection, source=TokenSpan.ALL, features=features)
+    failed: dict[str, str] = {}
+    for part in bars.over("embed", parts(samples), total=len(samples), size=len):
+        batch = client.embedding.embed(part, model=model, collection=collection, truncate=True)
+        failed |= {e.sample_id: e.status.message for e in batch.embeddings if not e.status.ok}
+    return Filled(collection, failed)
+
+
+def budget_of(text: str, total: int) -> int:
+    """How many of `total`: a number, or a share, at least 1. Raises UsageError."""
+    try:
+        share = float(text.removesuffix("%")) / 100 if text.endswith("%") else float(text)
+        if "." not in text and "%" not in text and share >= 1:
+            return min(int(text), total)
+        if 0 < share <= 1:
+            return max(1, round(share * total))
+    except ValueError:
+        pass
+    raise UsageError(f"--budget is {text!r}; expected a number such as 500, or a share such as 15% or 0.15")
+
+
+def left_out(found: CoverageSelection, rows: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+    """A line for each row that was not selected; further copies of one that was are stood for by it."""
+    lines: list[dict[str, Any]] = []
+    for one in found.selected:
+        first, *copies = rows[one.sample_id]
+        lines += [{"id": copy, "nearest": first, "cosine": 1.0} for copy in copies]
+    for witness in found.witnesses:
+        nearest = rows[witness.nearest_id][0]
+        lines += [{"id": row, "nearest": nearest, "cosine": witness.cosine} for row in rows[witness.sample_id]]
+    return lines
+
+
+def summary(found: CoverageSelection, num_rows: int, num_distinct: int) -> list[str]:
+    """What came of it, in sentences."""
+    said = [f"Selected {len(found.selected)} of {num_distinct} different samples ({num_rows} rows)."]
+    if found.curve is not None and found.random_curves and found.selected:
+        chance = [curve.value[-1] for curve in found.random_curves]
+        features = [curve.num_features[-1] for curve in found.random_curves]
+        ahead = found.curve.value[-1] / statistics.mean(chance) - 1
+        said.append(
+            f"They have {found.curve.num_features[-1]} of {found.num_features} features, three random selections of"
+            f" that size {min(features)} to {max(features)}; the objective is {ahead:+.1%} against their mean."
+        )
+    if found.length_correlation is not None and abs(found.length_correlation) > 0.3:
+        order = "longer" if found.length_correlation < 0 else "shorter"
+        said.append(
+            f"Note: {order} samples were picked first (rank correlation {found.length_correlation:.2f}); coverage and"
+            " length are mixed up here."
+        )
+    if found.hub_share > 0.1:
+        said.append(
+            f"Note: one feature in a hundred makes {found.hub_share:.0%} of all activity; try --rule"
+            " standardized_top_k."
+        )
+    return said
+
+
+def first_of(failed: Mapping[str, str]) -> str:
+    """The first reason."""
+    return next(iter(failed.values()))
