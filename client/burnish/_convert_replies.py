@@ -102,7 +102,7 @@ def collection_from_proto(collection: embedding_pb2.Collection) -> t.Collection:
         dimension=collection.dimension,
         num_vectors=collection.num_vectors,
         create_time=optional_time(collection, "create_time"),
-        source=SOURCES.word(collection.source),
+        source=SOURCES.word(collection.source) if collection.source else t.TokenSpan.USER,
         features=features_from_proto(collection.features) if collection.HasField("features") else None,
         num_features=collection.num_features,
     )
