@@ -1,7 +1,7 @@
 """The settings of recipes as command-line options: tables, so that a flag, its setting and its help stand together.
 
 An option that is not given leaves its setting at the recipe's default. What a recipe has of its own is in
-`middo_options.py` and `clear_options.py`.
+`middo_options.py`, `clear_options.py` and `mads_options.py`.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from burnish._client import Client
 from burnish.cli.clear_options import CLEAR
 from burnish.cli.data import DataOption, SkipOption, bundled, data_paths
 from burnish.cli.inspect_run import write_report_of
+from burnish.cli.mads_options import MADS
 from burnish.cli.middo_options import MIDDO
 from burnish.cli.output import command, say, say_json
 from burnish.cli.per_sample import ModelOption
@@ -28,6 +29,7 @@ from burnish.coordinator.paths import RunPaths
 from burnish.coordinator.progress import Observer
 from burnish.coordinator.recipes.base import RecipeSettings, RunOptions, SamplingSettings
 from burnish.coordinator.recipes.clear.settings import ClearSettings
+from burnish.coordinator.recipes.mads.settings import MadsSettings
 from burnish.coordinator.recipes.middo.settings import MiddoSettings
 from burnish.coordinator.recipes.registry import settings_of
 from burnish.report.truth import checked
@@ -88,50 +90,54 @@ def with_settings(table: Table) -> Callable[[Callable[..., None]], Callable[...,
     return add
 
 
-@run_app.command("middo")
-@command
-@with_settings(MIDDO)
-@with_services
-def run_middo(
-    services: ServiceChoice,
-    settings: dict[str, Any],
-    work: dict[str, Any],
-    data: DataOption,
-    model: ModelOption,
-    out: OutDir,
-    holdout: HoldoutOption = None,
-    skip_bad_rows: SkipOption = False,
-    json_output: JsonOption = False,
-) -> None:
-    """Middo: train, find what is too hard, sparse or of low quality, rewrite it, and go round again.
+def recipe_command(kind: type[RecipeSettings], table: Table, text: str) -> Callable[..., None]:
+    """The command that runs a recipe, with its settings as options. `text` is its help."""
 
-    Interrupted or killed, the same command goes on where it stopped.
-    """
-    values = with_data(settings, data, model, holdout, skip_bad_rows=skip_bad_rows)
-    _run(services, MiddoSettings, values, work, out, json_output=json_output)
+    @command
+    @with_settings(table)
+    @with_services
+    def run_it(
+        services: ServiceChoice,
+        settings: dict[str, Any],
+        work: dict[str, Any],
+        data: DataOption,
+        model: ModelOption,
+        out: OutDir,
+        holdout: HoldoutOption = None,
+        skip_bad_rows: SkipOption = False,
+        json_output: JsonOption = False,
+    ) -> None:
+        values = with_data(settings, data, model, holdout, skip_bad_rows=skip_bad_rows)
+        _run(services, kind, values, work, out, json_output=json_output)
+
+    run_it.__doc__ = text
+    return run_it
 
 
-@run_app.command("clear")
-@command
-@with_settings(CLEAR)
-@with_services
-def run_clear(
-    services: ServiceChoice,
-    settings: dict[str, Any],
-    work: dict[str, Any],
-    data: DataOption,
-    model: ModelOption,
-    out: OutDir,
-    holdout: HoldoutOption = None,
-    skip_bad_rows: SkipOption = False,
-    json_output: JsonOption = False,
-) -> None:
-    """CLEAR: drop the responses that the model is not confident in, or correct them, and train on the rest.
-
-    Interrupted or killed, the same command goes on where it stopped. `burnish explain DIR ROW` tells one row's story.
-    """
-    values = with_data(settings, data, model, holdout, skip_bad_rows=skip_bad_rows)
-    _run(services, ClearSettings, values, work, out, json_output=json_output)
+RECIPES: dict[str, tuple[type[RecipeSettings], Table, str]] = {
+    "middo": (
+        MiddoSettings,
+        MIDDO,
+        "Middo: train, find what is too hard, sparse or of low quality, rewrite it, and go round again.\n\n"
+        "Interrupted or killed, the same command goes on where it stopped.",
+    ),
+    "clear": (
+        ClearSettings,
+        CLEAR,
+        "CLEAR: drop the responses that the model is not confident in, or correct them, and train on the rest.\n\n"
+        "Interrupted or killed, the same command goes on where it stopped. `burnish explain DIR ROW` tells one row's"
+        " story.",
+    ),
+    "mads": (
+        MadsSettings,
+        MADS,
+        "MADS-style selection: train on the samples that together cover what the model's neurons do on all.\n\n"
+        "With --holdout also on all rows and on random subsets, to compare with. Interrupted or killed, the same"
+        " command goes on where it stopped.",
+    ),
+}
+for _name, _recipe in RECIPES.items():
+    run_app.command(_name)(recipe_command(*_recipe))
 
 
 @command
@@ -243,10 +249,10 @@ def observed(
 def _conclude(summary: RunSummary, *, json_output: bool) -> None:
     paths = RunPaths(summary.out_dir)
     report = write_report_of(paths.out)
-    trained = [m for m in summary.models if m.role == "trained"]
     measured = [m.eval_loss for m in summary.models if m.eval_loss is not None and m.role != "refiner"]
     data = next((f for f in summary.files if f.stem == "data"), paths.final)
-    last = trained[-1] if trained else None
+    base = next((m for m in summary.models if m.role == "base"), None)
+    last = summary.final_model
     if json_output:
         say_json(
             {
@@ -262,8 +268,8 @@ def _conclude(summary: RunSummary, *, json_output: bool) -> None:
         )
         return
     say(f"{summary.rows_in} rows in, {summary.rows_out} out.")
-    if len(measured) > 1:
-        say(f"Held-out loss {measured[0]:.4f} with the base model, {measured[-1]:.4f} with the last one.")
+    if base is not None and last is not None and base.eval_loss is not None and last.eval_loss is not None:
+        say(f"Held-out loss {base.eval_loss:.4f} with the base model, {last.eval_loss:.4f} with the last one.")
     say(f"report  {report}")
     say(f"data    {data}")
     if last is not None:

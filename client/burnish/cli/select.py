@@ -28,13 +28,7 @@ from burnish.cli.per_sample import LimitOption, ModelOption, OutOption, State, p
 from burnish.cli.progress import Bars
 from burnish.cli.services import ServiceChoice, with_services
 from burnish.coordinator.content import sample_hash
-from burnish.coordinator.coverage import FeatureChoice
-
-ON_VECTORS = (
-    CoverageObjective.FACILITY_LOCATION,
-    CoverageObjective.K_CENTER,
-    CoverageObjective.REPRESENTATION_FILTER,
-)
+from burnish.coordinator.coverage import ON_VECTORS, FeatureChoice, parse_budget
 
 
 @command
@@ -152,14 +146,10 @@ def fill(
 def budget_of(text: str, total: int) -> int:
     """How many of `total`: a number, or a share, at least 1. Raises UsageError."""
     try:
-        share = float(text.removesuffix("%")) / 100 if text.endswith("%") else float(text)
-        if "." not in text and "%" not in text and share >= 1:
-            return min(int(text), total)
-        if 0 < share <= 1:
-            return max(1, round(share * total))
-    except ValueError:
-        pass
-    raise UsageError(f"--budget is {text!r}; expected a number such as 500, or a share such as 15% or 0.15")
+        budget = parse_budget(text)
+    except ValueError as error:
+        raise UsageError(f"--budget: {error}") from None
+    return min(max(1, round(budget * total)) if budget < 1 else int(budget), total)
 
 
 def left_out(found: CoverageSelection, rows: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:

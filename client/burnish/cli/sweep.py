@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,22 +14,18 @@ from rich.measure import Measurement
 from rich.table import Table as Screen
 
 from burnish._errors import UsageError
-from burnish.cli.clear_options import CLEAR
 from burnish.cli.data import DataOption, SkipOption
 from burnish.cli.inspect_run import write_report_of
-from burnish.cli.middo_options import MIDDO
 from burnish.cli.output import command, say_json, screen
 from burnish.cli.per_sample import ModelOption
 from burnish.cli.recipe_options import Table
-from burnish.cli.run import HoldoutOption, JsonOption, parse, with_data, with_settings, worked
+from burnish.cli.run import RECIPES, HoldoutOption, JsonOption, parse, with_data, with_settings, worked
 from burnish.cli.run_progress import RunBars
 from burnish.cli.services import ServiceChoice, with_services
 from burnish.coordinator.atomic import write_json
 from burnish.coordinator.history import RunHistory
 from burnish.coordinator.loop import finished
 from burnish.coordinator.recipes.base import RecipeSettings
-from burnish.coordinator.recipes.clear.settings import ClearSettings
-from burnish.coordinator.recipes.middo.settings import MiddoSettings
 from burnish.coordinator.sweep import Point, PointResult, grid, result_of, sweep
 from burnish.report.collect import collect
 from burnish.report.data import ClearRound
@@ -53,52 +49,43 @@ SweepDir = Annotated[
 ]
 
 
-@sweep_app.command("clear")
-@command
-@with_settings(CLEAR)
-@with_services
-def sweep_clear(
-    services: ServiceChoice,
-    settings: dict[str, Any],
-    work: dict[str, Any],
-    data: DataOption,
-    model: ModelOption,
-    out: SweepDir,
-    vary: VaryOption,
-    holdout: HoldoutOption = None,
-    skip_bad_rows: SkipOption = False,
-    json_output: JsonOption = False,
-) -> None:
-    """A grid of runs of CLEAR, such as its ablations: --vary signal=confidence,likelihood --vary control=none,random.
+def sweep_command(kind: type[RecipeSettings], table: Table, text: str) -> Callable[..., None]:
+    """The command that runs a grid of a recipe. `text` is its help's first sentence."""
 
-    Interrupted or killed, the same command goes on where it stopped. Every point is a run directory of its own.
-    """
-    values = with_data(settings, data, model, holdout, skip_bad_rows=skip_bad_rows)
-    _sweep(services, ClearSettings, CLEAR, values, vary, work, out, json_output=json_output)
+    @command
+    @with_settings(table)
+    @with_services
+    def sweep_it(
+        services: ServiceChoice,
+        settings: dict[str, Any],
+        work: dict[str, Any],
+        data: DataOption,
+        model: ModelOption,
+        out: SweepDir,
+        vary: VaryOption,
+        holdout: HoldoutOption = None,
+        skip_bad_rows: SkipOption = False,
+        json_output: JsonOption = False,
+    ) -> None:
+        values = with_data(settings, data, model, holdout, skip_bad_rows=skip_bad_rows)
+        _sweep(services, kind, table, values, vary, work, out, json_output=json_output)
+
+    sweep_it.__doc__ = (
+        f"{text}\n\nInterrupted or killed, the same command goes on where it stopped. Every point is a run directory of"
+        " its own."
+    )
+    return sweep_it
 
 
-@sweep_app.command("middo")
-@command
-@with_settings(MIDDO)
-@with_services
-def sweep_middo(
-    services: ServiceChoice,
-    settings: dict[str, Any],
-    work: dict[str, Any],
-    data: DataOption,
-    model: ModelOption,
-    out: SweepDir,
-    vary: VaryOption,
-    holdout: HoldoutOption = None,
-    skip_bad_rows: SkipOption = False,
-    json_output: JsonOption = False,
-) -> None:
-    """A grid of runs of Middo, such as one axis at a time: --vary axis=hard,sparse,low_quality,hard+sparse.
-
-    Interrupted or killed, the same command goes on where it stopped. Every point is a run directory of its own.
-    """
-    values = with_data(settings, data, model, holdout, skip_bad_rows=skip_bad_rows)
-    _sweep(services, MiddoSettings, MIDDO, values, vary, work, out, json_output=json_output)
+_EXAMPLES = {
+    "middo": "A grid of runs of Middo, such as one axis at a time: --vary axis=hard,sparse,low_quality,hard+sparse.",
+    "clear": "A grid of runs of CLEAR, such as its ablations: --vary signal=confidence,likelihood --vary"
+    " control=none,random.",
+    "mads": "A grid of MADS-style selections, such as budgets by rules: --vary budget=5%,15% --vary"
+    " rule=standardized_top_k,top_k.",
+}
+for _name, (_kind, _table, _) in RECIPES.items():
+    sweep_app.command(_name)(sweep_command(_kind, _table, _EXAMPLES[_name]))
 
 
 def _sweep(

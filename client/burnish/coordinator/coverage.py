@@ -7,11 +7,22 @@ import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from burnish._coverage_types import ActivationPooling, ActivationSettings, FeatureRule, FeatureSettings
+from burnish._coverage_types import (
+    ActivationPooling,
+    ActivationSettings,
+    CoverageObjective,
+    FeatureRule,
+    FeatureSettings,
+)
 from burnish._types import ModelVersion, TokenSpan
 from burnish.coordinator.content import digest_of, set_digest
 
 CALIBRATED = (FeatureRule.STANDARDIZED_TOP_K, FeatureRule.SECTIONS)
+ON_VECTORS = (
+    CoverageObjective.FACILITY_LOCATION,
+    CoverageObjective.K_CENTER,
+    CoverageObjective.REPRESENTATION_FILTER,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,3 +72,14 @@ class FeatureChoice:
 def _prefix(version: ModelVersion) -> str:
     computed = digest_of([version.engine.partition("/")[0], version.dtype, version.chat_template_digest])
     return f"f{version.digest.removeprefix('sha256:')[:16]}-{computed[:8]}"
+
+
+def parse_budget(text: str) -> float:
+    """A share below 1, such as 15% or 0.15, or a whole number of at least 1. Raises ValueError."""
+    try:
+        value = float(text.removesuffix("%")) / 100 if text.endswith("%") else float(text)
+        if 0 < value < 1 or ("%" not in text and value >= 1 and value == int(value)):
+            return value
+    except (ValueError, OverflowError):
+        pass
+    raise ValueError(f"{text!r} is no budget; expected a number such as 500, or a share such as 15% or 0.15")

@@ -189,6 +189,16 @@ class Findings:
         ]
         self._ledger.append("embedding", columns, rows, conflict=replacing("embedding", key, columns))
 
+    def embedding_failures(self, hashes: Sequence[str], collection: str) -> dict[str, str]:
+        """Why samples are not in the collection, of those that could not be embedded into it."""
+        rows = self._ledger.select(
+            "SELECT w.key, e.message FROM wanted w JOIN embedding e ON e.sample_hash = w.key"
+            " WHERE e.collection = ? AND e.code <> 0 ORDER BY w.position",
+            (collection,),
+            keys=list(hashes),
+        )
+        return dict(rows)
+
     def forget_embeddings(self, collection: str) -> None:
         """Strikes out a collection that the service has lost."""
         self._ledger.execute("DELETE FROM embedding WHERE collection = ?", (collection,))

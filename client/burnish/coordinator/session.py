@@ -37,13 +37,15 @@ from burnish.coordinator.steps.stage import RunContext
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """What a finished run made: rows before and after, the models by round, and the files of the final data set."""
+    """What a finished run made: rows before and after, the models by round, of them the one trained on the final data
+    set, and the files of that."""
 
     run_id: str
     out_dir: Path
     rows_in: int
     rows_out: int
     models: tuple[ModelRecord, ...]
+    final_model: ModelRecord | None
     files: tuple[Path, ...]
 
 
@@ -127,8 +129,8 @@ def finished(settings: RecipeSettings, out_dir: Path) -> RunSummary | None:
         run = history.run
         if run.finished_at is None or run.config["identity"] != _identity(settings.absolute()):
             return None
-        models = [model for model in history.models() if model.role == "trained"]
-        if models and not Path(models[-1].uri).is_dir():
+        last = _final_model(history)
+        if last is not None and not Path(last.uri).is_dir():
             return None
         return _summary(history, paths, sorted(paths.final.iterdir()))
 
@@ -141,8 +143,15 @@ def _summary(history: RunHistory, paths: RunPaths, files: Sequence[Path]) -> Run
         datasets[0].num_rows,
         datasets[-1].num_rows,
         tuple(history.models()),
+        _final_model(history),
         tuple(files),
     )
+
+
+def _final_model(history: RunHistory) -> ModelRecord | None:
+    """The model trained on the last data set; None where none was."""
+    last = history.datasets()[-1].round
+    return next((model for model in history.models() if (model.role, model.round) == ("trained", last)), None)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ _WORKERS = {
     "score_pre": "scored before training",
     "score_post": "scored after training",
     "embed": "found its neighbours",
+    "features": "said which of its neurons it excites",
     "judge": "rated it",
     "refine": "rewrote it",
     "confidence": "was asked for its confidence",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from burnish.coordinator.history import RunHistory
 from burnish.report.clear import clear_notes, clear_round
 from burnish.report.common import timings_of
-from burnish.report.data import ClearRound, FlawTable, MiddoRound, Model, ReportData
+from burnish.report.data import ClearRound, FlawTable, MadsRound, MiddoRound, Model, ReportData
+from burnish.report.mads import mads_models, mads_notes, mads_round
 from burnish.report.middo import flaw_table, middo_notes, middo_round
 from burnish.report.truth import Known, read_truth
 
@@ -22,11 +23,17 @@ def collect(history: RunHistory, *, truth: str = "") -> ReportData:
     decided = [(d.round, d.num_rows, history.decisions(d.round)) for d in datasets]
     decided = [(number, rows, decisions) for number, rows, decisions in decided if decisions]
     known: dict[str, Known] = read_truth(history, truth) if truth and datasets else {}
-    rounds: list[MiddoRound] | list[ClearRound]
+    rounds: list[MiddoRound] | list[ClearRound] | list[MadsRound]
     flaws: list[FlawTable] = []
+    models = [
+        Model(_model_label(m.role, m.round), m.uri, m.digest, m.train_loss, m.eval_loss) for m in history.models()
+    ]
     if run.recipe == "clear":
         rounds = [clear_round(history, *one, steps, known) for one in decided]
         notes = clear_notes(history, rounds)
+    elif run.recipe == "mads":
+        rounds = [mads_round(history, *one, steps) for one in decided]
+        notes, models = mads_notes(history), mads_models(history)
     else:
         rounds = [middo_round(history, *one, steps) for one in decided]
         flaws = [flaw_table(number, decisions, known) for number, _, decisions in decided if known]
@@ -43,9 +50,7 @@ def collect(history: RunHistory, *, truth: str = "") -> ReportData:
         rows_out=datasets[-1].num_rows if finished else None,
         rounds=rounds,
         last_timings=timings_of(step for step in steps if step.round not in numbers),
-        models=[
-            Model(_model_label(m.role, m.round), m.uri, m.digest, m.train_loss, m.eval_loss) for m in history.models()
-        ],
+        models=models,
         config=run.config,
         flaws=flaws,
         notes=notes,

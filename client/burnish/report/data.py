@@ -192,6 +192,53 @@ class ClearRound(Round):
 
 
 @dataclass(frozen=True, slots=True)
+class Curve:
+    """What the beginnings of an order cover: sizes, objective, distinct features."""
+
+    num_selected: Sequence[int]
+    value: Sequence[float]
+    num_features: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One data set that was trained on, to compare: held-out losses of its models, nats per response token."""
+
+    name: str
+    rows: int
+    losses: Sequence[float]
+
+    @property
+    def mean(self) -> float | None:
+        """Of its models; None where none was measured."""
+        return sum(self.losses) / len(self.losses) if self.losses else None
+
+
+@dataclass(frozen=True, slots=True)
+class PickedRow:
+    """One row of the core set."""
+
+    row_id: str
+    reasons: Sequence[str]
+    prompt: str
+    response: str
+
+
+@dataclass(frozen=True, slots=True)
+class MadsRound(Round):
+    """What MADS-style selection chose, what that covers, and what came of training on it."""
+
+    actions: Mapping[str, int]
+    curve: Curve | None
+    random_curves: Sequence[Curve]
+    num_features: int
+    length_correlation: float | None
+    hub_share: float
+    arms: Sequence[Arm]
+    picked: Sequence[PickedRow]  # the first ones, in order of picking
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """A model that the run used; losses in nats per response token."""
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from burnish.report.data import ClearRound, ReportData, Round
+from burnish.report.curves import coverage_chart
+from burnish.report.data import ClearRound, MadsRound, ReportData, Round
 from burnish.report.diagram import reliability_diagram
 from burnish.report.histogram import Line, Series, histogram
 
@@ -55,6 +56,7 @@ def render(data: ReportData) -> str:
     return environment.get_template(f"{data.recipe}.html.jinja").render(
         data=data,
         diagrams=_diagrams(data),
+        curves=_curves(data),
         share=_share,
         charts={round_.number: _charts(data, round_) for round_ in data.rounds},
         shown=MAX_CHANGES_SHOWN,
@@ -89,6 +91,18 @@ def _diagrams(data: ReportData) -> dict[int, Markup]:
     """The reliability of each round's confidence, where it can be told."""
     found = {r.number: r.calibration for r in data.rounds if isinstance(r, ClearRound)}
     return {number: reliability_diagram(c.bins) for number, c in found.items() if c is not None and c.bins}
+
+
+def _curves(data: ReportData) -> dict[int, list[Markup]]:
+    """What a selection covers, where that can be told."""
+    return {
+        r.number: [
+            coverage_chart("Objective", "value", r.curve, r.random_curves),
+            coverage_chart("Different features", "num_features", r.curve, r.random_curves),
+        ]
+        for r in data.rounds
+        if isinstance(r, MadsRound) and r.curve is not None
+    }
 
 
 def _share(part: int, whole: int) -> Markup:

@@ -9,11 +9,13 @@ from burnish.coordinator.errors import LedgerTooNew
 from burnish.coordinator.recipes.base import RecipeSettings
 from burnish.coordinator.recipes.clear.loop import clear
 from burnish.coordinator.recipes.clear.settings import ClearSettings
+from burnish.coordinator.recipes.mads.loop import mads
+from burnish.coordinator.recipes.mads.settings import MadsSettings
 from burnish.coordinator.recipes.middo.loop import middo
 from burnish.coordinator.recipes.middo.settings import MiddoSettings
 
-SETTINGS: dict[str, type[RecipeSettings]] = {kind.RECIPE: kind for kind in (MiddoSettings, ClearSettings)}
-METHODS: dict[str, Callable[[Any], Awaitable[None]]] = {"middo": middo, "clear": clear}
+SETTINGS: dict[str, type[RecipeSettings]] = {kind.RECIPE: kind for kind in (MiddoSettings, ClearSettings, MadsSettings)}
+METHODS: dict[str, Callable[[Any], Awaitable[None]]] = {"middo": middo, "clear": clear, "mads": mads}
 
 
 def settings_of(recipe: str) -> type[RecipeSettings]:

@@ -9,7 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from burnish._types import EmbedBatch, JudgeBatch, JudgeMode, ModelRef, ModelVersion, Sample, Sampling, ScoreBatch
+from burnish._coverage_types import FeatureSettings
+from burnish._types import (
+    EmbedBatch,
+    JudgeBatch,
+    JudgeMode,
+    ModelRef,
+    ModelVersion,
+    Sample,
+    Sampling,
+    ScoreBatch,
+    TokenSpan,
+)
 from burnish.coordinator.content import digest_of, sample_hash, set_digest
 from burnish.coordinator.errors import StepFailed
 from burnish.coordinator.findings import JudgeKey
@@ -125,11 +136,7 @@ async def _embed(run: AnyRun, stage: Stage, model: ModelRef, hashes: Sequence[st
     findings, service = run.book.findings, run.client.embedding
     version = await service.load_model(model)
     collection = collection_name(version, everything)
-    held = await service.create_collection(collection)
-    if held.num_vectors < findings.num_embedded(collection):
-        run.observer.noted(f"The vectors of collection {collection} are gone from the service; embedding anew.")
-        with run.book.transaction():
-            findings.forget_embeddings(collection)
+    await expect_collection(run, collection)
 
     async def send(batch: Sequence[str]) -> EmbedBatch:
         return await service.embed(samples_of(run, batch), model=model, collection=collection)
@@ -153,6 +160,17 @@ async def _embed(run: AnyRun, stage: Stage, model: ModelRef, hashes: Sequence[st
         )
     with run.book.transaction():
         findings.add_neighborhoods(everything, model.digest, k, statistics)
+
+
+async def expect_collection(
+    run: AnyRun, collection: str, *, source: TokenSpan = TokenSpan.USER, features: FeatureSettings | None = None
+) -> None:
+    """Has the service hold the collection, and the ledger forget what is said to be in it where it is not."""
+    held = await run.client.embedding.create_collection(collection, source=source, features=features)
+    if held.num_vectors < run.book.findings.num_embedded(collection):
+        run.observer.noted(f"The vectors of collection {collection} are gone from the service; embedding anew.")
+        with run.book.transaction():
+            run.book.findings.forget_embeddings(collection)
 
 
 def collection_name(version: ModelVersion, digest_of_set: str) -> str:

@@ -125,13 +125,17 @@ class Stage:
     def expect(self, total: int, *, known: int = 0, detail: Mapping[str, object] | None = None) -> None:
         """Says how many items the step has, and how many of them the ledger knows already. The first time, these count
         as reused. `detail` is what the findings are keyed by."""
+        with self.run.book.transaction():
+            self.expect_within(total, known=known, detail=detail)
+        self.show()
+
+    def expect_within(self, total: int, *, known: int = 0, detail: Mapping[str, object] | None = None) -> None:
+        """As `expect`, as part of a transaction."""
         first = self.record is None or not self.record.total
         reused = known if first else self._shown.reused
-        with self.run.book.transaction():
-            self.run.book.plan_step(self.round, self.name, total=total, done=known, reused=reused, detail=detail or {})
+        self.run.book.plan_step(self.round, self.name, total=total, done=known, reused=reused, detail=detail or {})
         self._done, self._total = known, total
         self._shown = replace(self._shown, done=known, total=total, reused=reused, rate=self._rate.mark(known))
-        self.show()
 
     def advance(self, count: int, *, total: int | None = None, note: str = "") -> None:
         """Notes `count` more items done; part of the transaction that commits them."""

@@ -1,0 +1,92 @@
+"""What a selection means for every row: kept, or left out and for whom. Pure."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from burnish.coordinator.content import derive_seed
+from burnish.coordinator.policy.assembly import DataRow
+
+
+class Action(StrEnum):
+    """What becomes of a row."""
+
+    KEEP = "keep"  # it is in the core set
+    DROP = "drop"  # another stands for it
+    UNREAD = "unread"  # the model could not read it, so that it could not be selected
+
+
+@dataclass(frozen=True, slots=True)
+class Picked:
+    """A sample's place in the order of picking, from 1, and what it added to the objective."""
+
+    rank: int
+    gain: float
+
+
+@dataclass(frozen=True, slots=True)
+class Nearest:
+    """The selected sample, by hash, that stands for one that is not, and their cosine."""
+
+    sample_hash: str
+    cosine: float
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What becomes of one row, and why; `hints` names the row that stands for it."""
+
+    row_id: str
+    actions: tuple[Action, ...]
+    signals: Mapping[str, float]
+    reasons: tuple[str, ...]
+    hints: tuple[str, ...] = ()
+    axes: tuple[str, ...] = ()
+
+
+def verdicts(
+    rows: Sequence[DataRow], picked: Mapping[str, Picked], nearest: Mapping[str, Nearest], unread: Mapping[str, str]
+) -> list[Verdict]:
+    """One for each row, in order. All mappings are by sample hash; `unread` says why. Of rows with the same sample the
+    first is meant, the others are its copies. Raises ValueError where nothing is known of a sample."""
+    first: dict[str, str] = {}  # row id by sample
+    for row in rows:
+        first.setdefault(row.sample_hash, row.row_id)
+    return [_verdict(row, first, picked, nearest, unread) for row in rows]
+
+
+def random_rows(rows: Sequence[DataRow], size: int, seed: int, number: int) -> list[DataRow]:
+    """The random subset of that number: `size` rows of different samples, in the order of `rows`. What the selection is
+    compared with must not be worse off by duplicates."""
+    first = {row.sample_hash: row for row in reversed(rows)}
+    drawn = random.Random(derive_seed(seed, "random subset", number)).sample(sorted(first), min(size, len(first)))
+    wanted = {first[sample].row_id for sample in drawn}
+    return [row for row in rows if row.row_id in wanted]
+
+
+def _verdict(
+    row: DataRow,
+    first: Mapping[str, str],
+    picked: Mapping[str, Picked],
+    nearest: Mapping[str, Nearest],
+    unread: Mapping[str, str],
+) -> Verdict:
+    sample, stands = row.sample_hash, first[row.sample_hash]
+    if sample in picked and stands == row.row_id:
+        place = picked[sample]
+        reason = f"Picked as number {place.rank}; it added {place.gain:.4g} to the objective."
+        return Verdict(row.row_id, (Action.KEEP,), {"rank": float(place.rank), "gain": place.gain}, (reason,))
+    if sample in picked:
+        reason = f"The same as row {stands}, which is in the core set."
+        return Verdict(row.row_id, (Action.DROP,), {"cosine": 1.0}, (reason,), (stands,))
+    if sample in nearest:
+        near = nearest[sample]
+        by = first[near.sample_hash]
+        reason = f"Row {by}, which is in the core set, is the nearest to it (cosine {near.cosine:.3f})."
+        return Verdict(row.row_id, (Action.DROP,), {"cosine": near.cosine}, (reason,), (by,))
+    if sample in unread:
+        return Verdict(row.row_id, (Action.UNREAD,), {}, (f"It could not be selected: {unread[sample]}",))
+    raise ValueError(f"nothing is known of sample {sample}, row {row.row_id}")

@@ -1,0 +1,51 @@
+"""MADS-style selection on one page: from the data set as it came to a core set, and the model trained on it.
+
+D is the data set, S the core set: samples whose active neurons together cover those of all. S is compared with what
+else could have been trained on: all of D, and random subsets of the size of S. What a step does is in `steps/`, what is
+decided in `policy/coverage.py`. Every step does only what the ledger lacks, so that a run may be killed at any moment
+and gone on with.
+
+The rounds of the ledger: 1 is D, 2 is S, and from 3 on the random subsets, which have models but no data set of their
+own.
+"""
+
+from __future__ import annotations
+
+from burnish._types import ModelRef
+from burnish.coordinator.policy.coverage import random_rows
+from burnish.coordinator.steps.cover import MadsRun, assemble_selected, calibrate, compute_features, select_rows
+from burnish.coordinator.steps.measure import base_model, evaluate
+from burnish.coordinator.steps.read import read
+from burnish.coordinator.steps.train import prune, train
+
+D, S, RANDOM = 1, 2, 3
+
+
+async def mads(run: MadsRun) -> None:
+    """Selects S, trains on it, and, where there is held-out data, on what it is to be compared with."""
+    settings = run.settings
+    await read(run)
+    rows = run.book.rows(D)
+    samples = list(dict.fromkeys(row.sample_hash for row in rows))  # duplicates count once
+    if not run.stage(D, "assemble").done:
+        selector = ModelRef(settings.selector or settings.model)
+        calibration = await calibrate(run, D, selector, samples)
+        collection = await compute_features(run, D, selector, calibration, samples)
+        await select_rows(run, D, collection, rows, settings.size(len(samples)))
+        assemble_selected(run, D, rows)
+    if settings.select_only:
+        return
+    base = await base_model(run)
+    await evaluate(run, 0, base)
+    await evaluate(run, S, await train(run, S, base))
+    if not settings.holdout:
+        run.observer.noted("Without --holdout there is nothing to compare by; only the core set is trained on.")
+        return
+    if settings.compare_full:
+        await evaluate(run, D, await train(run, D, base))
+        prune(run, D)
+    size = len(run.book.rows(S))
+    for number in range(settings.random_subsets):
+        subset = random_rows(rows, size, settings.seed, number)
+        await evaluate(run, RANDOM + number, await train(run, RANDOM + number, base, subset))
+        prune(run, RANDOM + number)

@@ -1,0 +1,99 @@
+"""MADS as settings: everything that determines what a run makes.
+
+Of the paper (arXiv 2605.30857) only the abstract could be read: a core set of 15% chosen by neural activation states,
+with a small selector and larger trained models. Rule, objective and their defaults are our derivation; docs/coverage.md
+says why. The method itself is written out in `loop.py` beside this.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import Field, field_validator, model_validator
+
+from burnish._coverage_types import (
+    ActivationPooling,
+    CoverageObjective,
+    CoverageOptimizer,
+    CoverageSettings,
+    FeatureRule,
+    FeatureWeighting,
+)
+from burnish._types import Hyperparameters, TokenSpan
+from burnish.coordinator.content import derive_seed
+from burnish.coordinator.coverage import FeatureChoice, parse_budget
+from burnish.coordinator.recipes.base import RecipeSettings, absolute
+
+
+class MadsSettings(RecipeSettings):
+    """One run of MADS-style selection. What the settings of features and selection mean: embedding.proto."""
+
+    RECIPE: ClassVar[str] = "mads"
+    STEPS: ClassVar[tuple[str, ...]] = ("read", "calibrate", "features", "select", "assemble", "train", "evaluate")
+
+    rounds: int = Field(1, ge=1, le=1)
+    selector: str = Field("", description="the model whose neurons are looked at; default: the one that is trained")
+    budget: float = Field(0.15, gt=0, description="of different samples: below 1 a share, else a number")
+
+    rule: FeatureRule = FeatureRule.STANDARDIZED_TOP_K
+    k: int | None = Field(None, ge=1, le=1024)
+    pooling: ActivationPooling = ActivationPooling.MAX
+    tokens: TokenSpan = TokenSpan.RESPONSE
+    max_tokens: int = Field(1024, ge=16, le=1 << 20)
+    calibration_size: int = Field(2000, ge=2)
+
+    objective: CoverageObjective = CoverageObjective.LOG
+    optimizer: CoverageOptimizer | None = None
+    weighting: FeatureWeighting = FeatureWeighting.UNIFORM
+    epsilon: float = Field(0.05, gt=0, lt=1)
+
+    select_only: bool = Field(False, description="stop before any training")
+    random_subsets: int = Field(3, ge=0, le=20, description="trained on to compare with, where there is held-out data")
+    compare_full: bool = Field(True, description="train on all rows too, where there is held-out data")
+
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _share_or_number(cls, value: Any) -> Any:
+        return parse_budget(value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> MadsSettings:
+        if self.budget >= 1 and self.budget != int(self.budget):
+            raise ValueError(f"budget is {self.budget}; expected a share below 1, or a whole number of samples")
+        if self.objective is CoverageObjective.REPRESENTATION_FILTER:
+            raise ValueError("representation_filter goes by quality, which this recipe does not measure; take another")
+        if self.optimizer is not None and self.objective is CoverageObjective.K_CENTER:
+            raise ValueError("k_center takes no optimizer; leave it out")
+        return self
+
+    def services(self) -> tuple[str, ...]:
+        """See RecipeSettings."""
+        return ("embedding",) if self.select_only else ("embedding", "scoring", "training")
+
+    def absolute(self) -> MadsSettings:
+        """See RecipeSettings."""
+        return super().absolute().model_copy(update={"selector": absolute(self.selector)})
+
+    def hyperparameters(self, round_number: int) -> Hyperparameters:
+        """All models that are compared are trained alike, with the same seed."""
+        return super().hyperparameters(0)
+
+    def size(self, num_distinct: int) -> int:
+        """How many of so many different samples are selected."""
+        wanted = round(self.budget * num_distinct) if self.budget < 1 else int(self.budget)
+        return min(max(wanted, 1), num_distinct)
+
+    def features(self) -> FeatureChoice:
+        """Which features coverage is counted in."""
+        seed = derive_seed(self.seed, "calibration")
+        return FeatureChoice(self.rule, self.k, self.pooling, self.tokens, self.max_tokens, self.calibration_size, seed)
+
+    def coverage(self) -> CoverageSettings:
+        """How the selection is made."""
+        return CoverageSettings(
+            objective=self.objective,
+            optimizer=self.optimizer,
+            weighting=self.weighting,
+            epsilon=self.epsilon,
+            seed=derive_seed(self.seed, "select"),
+        )

@@ -1,0 +1,167 @@
+"""Steps `calibrate`, `features`, `select` and `assemble` of MADS-style selection: from samples to a core set.
+
+What a service keeps is named by content, so that another run with the same weights and settings finds it again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+from burnish._coverage_types import CoverageCandidate, CoverageSelection, MeasureBatch
+from burnish._types import EmbedBatch, ModelRef, TokenSpan
+from burnish.coordinator.coverage import ON_VECTORS
+from burnish.coordinator.errors import StepFailed
+from burnish.coordinator.policy.assembly import DataRow
+from burnish.coordinator.policy.coverage import Action, Nearest, Picked, verdicts
+from burnish.coordinator.recipes.mads.settings import MadsSettings
+from burnish.coordinator.steps.measure import expect_collection, samples_of
+from burnish.coordinator.steps.stage import RunContext, same_version, version_detail
+
+MadsRun = RunContext[MadsSettings]
+NUM_RANDOM_CURVES = 3
+_FAR, _HUBS = 0.3, 0.1  # a rank correlation, and a share of all activity, that a reader should know of
+
+
+async def calibrate(run: MadsRun, round_number: int, selector: ModelRef, hashes: Sequence[str]) -> str:
+    """The name of a finished calibration of the selector on a part of the samples; empty where none is wanted."""
+    choice = run.settings.features()
+    if not choice.is_calibrated or run.settings.objective in ON_VECTORS:
+        return ""
+    stage = run.stage(round_number, "calibrate")
+    ids = choice.calibration_ids(hashes)
+    service = run.client.embedding
+    version = await service.load_model(selector)
+    name = choice.calibration_name(version, ids)
+    there = await service.create_calibration(name, activations=choice.activations)
+    if stage.done and there.version:
+        return name
+    measured: set[str] = set()
+
+    async def send(batch: Sequence[str]) -> MeasureBatch:
+        return await service.measure(samples_of(run, batch), name, model=selector)
+
+    def store(batch: Sequence[str], reply: MeasureBatch) -> None:
+        same_version(version, reply.model, "embedding")
+        measured.update(one.sample_id for one in reply.measurements if not one.status.retryable)
+
+    with stage.working():
+        # What was measured before a kill, the service knows; it leaves that out by itself.
+        stage.expect(len(ids), known=len(ids) if there.version else 0, detail={"model": version_detail(version)})
+        if not there.version:
+            await stage.in_batches(lambda: [name for name in ids if name not in measured], send, store)
+            await service.finish_calibration(name)
+    return name
+
+
+async def compute_features(
+    run: MadsRun, round_number: int, selector: ModelRef, calibration: str, hashes: Sequence[str]
+) -> str:
+    """The collection that holds vectors and features of all samples that the selector can read."""
+    settings, findings, service = run.settings, run.book.findings, run.client.embedding
+    choice = settings.features()
+    stage = run.stage(round_number, "features")
+    version = await service.load_model(selector)
+    collection = choice.collection_name(version, calibration, TokenSpan.ALL)
+    features = None if settings.objective in ON_VECTORS else choice.feature_settings(calibration)
+    await expect_collection(run, collection, source=TokenSpan.ALL, features=features)
+
+    async def send(batch: Sequence[str]) -> EmbedBatch:
+        return await service.embed(samples_of(run, batch), model=selector, collection=collection, truncate=True)
+
+    def store(batch: Sequence[str], reply: EmbedBatch) -> None:
+        same_version(version, reply.model, "embedding")
+        findings.add_embeddings(collection, version, reply.embeddings)
+
+    missing = findings.unembedded(hashes, collection)
+    if stage.done and not missing:
+        return collection
+    with stage.working():
+        detail = {"model": version_detail(version), "collection": collection, "calibration": calibration}
+        stage.expect(len(hashes), known=len(hashes) - len(missing), detail=detail)
+        await stage.in_batches(lambda: findings.unembedded(hashes, collection), send, store)
+    return collection
+
+
+async def select_rows(run: MadsRun, round_number: int, collection: str, rows: Sequence[DataRow], size: int) -> None:
+    """One action for every row, written down once, with what the selection covers in the step's detail. Raises
+    StepFailed where no sample could be read."""
+    stage = run.stage(round_number, "select")
+    if stage.done:
+        return
+    with stage.working():
+        if run.book.decisions(round_number):
+            return  # killed between the decisions and the note that the step is done
+        hashes = list(dict.fromkeys(row.sample_hash for row in rows))
+        failed = run.book.findings.embedding_failures(hashes, collection)
+        readable = [CoverageCandidate(name) for name in hashes if name not in failed]
+        if not readable:
+            first = next(iter(failed.values()))
+            raise StepFailed(f"Not one of {len(hashes)} samples could be read by the selector; the first: {first}")
+        found = await run.client.embedding.select(
+            collection,
+            size,
+            readable,
+            settings=run.settings.coverage(),
+            return_witnesses=True,
+            num_random_curves=NUM_RANDOM_CURVES,
+        )
+        picked = {one.sample_id: Picked(rank, one.gain) for rank, one in enumerate(found.selected, start=1)}
+        nearest = {one.sample_id: Nearest(one.nearest_id, one.cosine) for one in found.witnesses}
+        decided = verdicts(rows, picked, nearest, failed)
+        with run.book.transaction():
+            stage.expect_within(len(rows), detail=selection_detail(collection, found))
+            run.book.add_decisions(round_number, decided)
+            stage.advance(len(rows))
+        for note in selection_notes(selection_detail(collection, found)):
+            run.observer.noted(note)
+
+
+def assemble_selected(run: MadsRun, round_number: int, rows: Sequence[DataRow]) -> None:
+    """The core set, as the next data set, in the order of the source."""
+    stage = run.stage(round_number, "assemble")
+    if stage.done:
+        return
+    book = run.book
+    with stage.working():
+        stage.expect(len(rows))
+        actions = {one.row_id: Action(one.actions[0]) for one in book.decisions(round_number)}
+        with book.transaction():
+            if book.dataset(round_number + 1) is None:
+                book.add_dataset(round_number + 1, [row for row in rows if actions[row.row_id] is Action.KEEP])
+            stage.advance(len(rows))
+        counts = Counter(actions.values())
+        said = ", ".join(f"{counts[action]} {action}" for action in Action if counts[action])
+        run.observer.noted(f"Of {len(rows)} rows: {said}.")
+
+
+def selection_detail(collection: str, found: CoverageSelection) -> dict[str, object]:
+    """What the ledger keeps of a selection beside its rows."""
+    return {
+        "collection": collection,
+        "optimizer": None if found.optimizer is None else found.optimizer.value,
+        "curve": None if found.curve is None else asdict(found.curve),
+        "random_curves": [asdict(curve) for curve in found.random_curves],
+        "num_features": found.num_features,
+        "length_correlation": found.length_correlation,
+        "hub_share": found.hub_share,
+    }
+
+
+def selection_notes(detail: Mapping[str, object]) -> list[str]:
+    """What a reader should know of a selection."""
+    notes = []
+    correlation, hubs = detail["length_correlation"], detail["hub_share"]
+    if isinstance(correlation, float) and abs(correlation) > _FAR:
+        order = "longer" if correlation < 0 else "shorter"
+        notes.append(
+            f"The selection goes by length as well: {order} samples were picked first (rank correlation"
+            f" {correlation:.2f})."
+        )
+    if isinstance(hubs, float) and hubs > _HUBS:
+        notes.append(
+            f"One feature in a hundred makes {hubs:.0%} of all activity: a few neurons are active everywhere. The rule"
+            " standardized_top_k avoids that."
+        )
+    return notes

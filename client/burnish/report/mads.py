@@ -1,0 +1,104 @@
+"""Collects what a report says of MADS-style selection."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from burnish._types import Role
+from burnish.coordinator.history import RunHistory
+from burnish.coordinator.policy.coverage import Action
+from burnish.coordinator.recipes.mads.loop import RANDOM, D, S
+from burnish.coordinator.records import DecisionRecord, StepRecord
+from burnish.coordinator.steps.cover import selection_notes
+from burnish.report.common import measured, said_by, short
+from burnish.report.data import Arm, Curve, Failure, MadsRound, Model, PickedRow
+
+_SHOWN = 20  # rows of the core set
+
+
+def mads_round(
+    history: RunHistory,
+    number: int,
+    num_rows: int,
+    decisions: Sequence[DecisionRecord],
+    steps: Iterable[StepRecord],
+) -> MadsRound:
+    """The one round from the ledger."""
+    steps = list(steps)
+    detail = selection_of(steps)
+    unread = Counter(d.reasons[0] for d in decisions if d.actions[0] == Action.UNREAD)
+    fields = measured(history, number, num_rows, decisions, steps)
+    if unread:
+        example, _ = unread.most_common(1)[0]
+        fields["failures"] = [Failure("features", "UNREAD", sum(unread.values()), short(example))]
+    kept = sorted((d for d in decisions if d.actions[0] == Action.KEEP), key=lambda d: d.signals["rank"] or 0.0)
+    samples = history.samples(d.sample_hash for d in kept[:_SHOWN])
+    curve: Any = detail.get("curve")
+    chance: Any = detail.get("random_curves", ())
+    features: Any = detail.get("num_features", 0)
+    correlation: Any = detail.get("length_correlation")
+    hubs: Any = detail.get("hub_share", 0.0)
+    return MadsRound(
+        **fields,
+        actions=Counter(d.actions[0] for d in decisions),
+        curve=None if curve is None else Curve(**curve),
+        random_curves=[Curve(**one) for one in chance],
+        num_features=features,
+        length_correlation=correlation,
+        hub_share=hubs,
+        arms=_arms(history, num_rows, len(kept)),
+        picked=[
+            PickedRow(
+                d.row_id,
+                d.reasons,
+                said_by(samples[d.sample_hash][:-1], Role.USER),
+                samples[d.sample_hash][-1].content,
+            )
+            for d in kept[:_SHOWN]
+        ],
+    )
+
+
+def mads_notes(history: RunHistory) -> list[str]:
+    """What a reader should know before believing the numbers."""
+    detail = selection_of(history.steps())
+    notes = selection_notes(detail) if detail else []
+    if not history.run.config["settings"]["holdout"]:  # type: ignore[index]
+        notes.append("No held-out data were given, so the core set is compared with nothing.")
+    return notes
+
+
+def mads_models(history: RunHistory) -> list[Model]:
+    """The models by what they were trained on, the core set's last."""
+    names = {D: "trained on all rows", S: "trained on the core set"}
+    found = [
+        Model(
+            m.role if m.role == "base" else names.get(m.round, f"trained on random subset {m.round - RANDOM + 1}"),
+            m.uri,
+            m.digest,
+            m.train_loss,
+            m.eval_loss,
+        )
+        for m in history.models()
+    ]
+    return sorted(found, key=lambda model: model.label == names[S])
+
+
+def selection_of(steps: Iterable[StepRecord]) -> dict[str, object]:
+    """What the step that selected wrote down; empty before."""
+    return next((dict(step.detail) for step in steps if step.name == "select"), {})
+
+
+def _arms(history: RunHistory, all_rows: int, kept: int) -> list[Arm]:
+    losses = {m.round: m.eval_loss for m in history.models() if m.role == "trained" and m.eval_loss is not None}
+    base = [m.eval_loss for m in history.models() if m.role == "base" and m.eval_loss is not None]
+    chance = [loss for number, loss in sorted(losses.items()) if number >= RANDOM and loss is not None]
+    arms = [
+        Arm("nothing (the base model)", 0, base),
+        Arm("all rows", all_rows, [losses[D]] if D in losses else []),
+        Arm("the core set", kept, [losses[S]] if S in losses else []),
+        Arm("random subsets of its size", kept, chance),
+    ]
+    return [arm for arm in arms if arm.losses]
