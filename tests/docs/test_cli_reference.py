@@ -10,7 +10,9 @@ from tools.cli_reference import TARGET, commands, reference
 RUNS = [
     "run middo",
     "run clear",
+    "run mads",
     "sweep clear",
+    "sweep mads",
     "sweep middo",
     "resume",
     "status",

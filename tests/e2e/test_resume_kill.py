@@ -22,7 +22,11 @@ CHAINS = 4  # runs that are killed again and again until they are through
 ROWS = 60
 # The fake engine's models are rarely sure of anything.
 PROPOSE = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_tokens": 64}
-MORE: dict[str, dict[str, Any]] = {"middo": {}, "clear": {"eta": 0.55, "candidates": 2, "propose": PROPOSE}}
+MORE: dict[str, dict[str, Any]] = {
+    "middo": {},
+    "clear": {"eta": 0.55, "candidates": 2, "propose": PROPOSE},
+    "mads": {"random_subsets": 2, "calibration_size": 30, "optimizer": "stochastic"},
+}
 
 COORDINATOR = """
 import json, resource, signal, sys
@@ -60,6 +64,7 @@ class Coordinators:
         self.folder = folder
         self.recipe = recipe
         self.data = write_jsonl(folder / "data.jsonl", alpaca(ROWS, duplicates=3))
+        self.holdout = write_jsonl(folder / "holdout.jsonl", alpaca(3))
 
     def start(self, out: Path, *, limit: int = 0) -> subprocess.Popen[str]:
         """A coordinator at work; `limit`: most bytes that a file of it may have."""
@@ -73,7 +78,7 @@ class Coordinators:
         )
         assert process.stdout is not None
         assert process.stdin is not None
-        process.stdin.write(json.dumps(MORE[self.recipe]) + "\n")
+        process.stdin.write(json.dumps(MORE[self.recipe] | {"holdout": [str(self.holdout)]}) + "\n")
         process.stdin.flush()
         line = process.stdout.readline()
         assert line == "working\n", (line, process.communicate())
@@ -123,6 +128,15 @@ def test_a_run_of_clear_killed_ten_times_makes_the_same_data(clear: Coordinators
         actions = {decision.actions[0] for decision in h.decisions(1)}
     assert actions == {"keep", "correct", "drop"}
     assert len(killed(clear, expected, KILLS // 2)) == KILLS // 2
+
+
+def test_a_run_of_mads_killed_ten_times_makes_the_same_data(services: FakeEngineServices, tmp_path: Path) -> None:
+    mads = Coordinators(services, tmp_path, "mads")
+    expected = left_alone(mads)
+    with history(tmp_path / "undisturbed") as h:
+        assert {decision.actions[0] for decision in h.decisions(1)} == {"keep", "drop"}
+        assert len([model for model in h.models() if model.eval_loss is not None]) == 5
+    assert len(killed(mads, expected, KILLS // 2)) == KILLS // 2
 
 
 def killed(coordinators: Coordinators, undisturbed: tuple[str, float], kills: int) -> list[str]:

@@ -13,14 +13,12 @@ from burnish.coordinator.coverage import FeatureChoice
 VERSION = ModelVersion("/m", "sha256:" + "ab" * 32, "vllm/0.32.0", "bfloat16", "0" * 16)
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"), [("15%", 30), ("0.15", 30), ("1", 1), ("1.0", 200), ("100%", 200), ("0.1%", 1), ("500", 200)]
-)
+@pytest.mark.parametrize(("text", "expected"), [("15%", 30), ("0.15", 30), ("1", 1), ("0.1%", 1), ("500", 200)])
 def test_a_budget_is_a_number_or_a_share(text: str, expected: int) -> None:
     assert budget_of(text, 200) == expected
 
 
-@pytest.mark.parametrize("text", ["0", "-3", "0%", "101%", "1.5", "many", "", "%", "nan"])
+@pytest.mark.parametrize("text", ["0", "-3", "0%", "100%", "1.5", "many", "", "%", "nan"])
 def test_other_budgets_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="expected a number such as 500"):
         budget_of(text, 200)

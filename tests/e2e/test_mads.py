@@ -1,0 +1,223 @@
+"""Whole runs of MADS-style selection: against fake services, which say who was asked for what, and on the fake
+engine, whose neurons are real enough to be covered."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from burnish import Client, CoverageObjective, PreconditionFailed
+from burnish.coordinator.errors import Interrupted, StepFailed
+from burnish.coordinator.loop import RunOptions, RunSummary, run_recipe
+from burnish.coordinator.recipes.mads.settings import MadsSettings
+from burnish.coordinator.story import story_of
+from burnish.report.collect import collect
+from burnish.report.data import MadsRound
+from burnish.report.render import render
+from burnish.testing import FakeServices
+from tests.e2e.conftest import FakeEngineServices
+from tests.e2e.support import Watcher, alpaca, digest_of_final, history, write_jsonl
+
+ROWS = alpaca(40, duplicates=3)
+
+
+@pytest.fixture
+def fakes() -> Iterator[FakeServices]:
+    with FakeServices() as services:
+        yield services
+
+
+@pytest.fixture
+def client(fakes: FakeServices) -> Iterator[Client]:
+    with Client(fakes.endpoints) as client:
+        yield client
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_jsonl(tmp_path / "data.jsonl", ROWS)
+
+
+@pytest.fixture
+def holdout(tmp_path: Path) -> Path:
+    return write_jsonl(tmp_path / "holdout.jsonl", [{**row, "instruction": "Another?"} for row in alpaca(5)])
+
+
+def chosen(client: Client, data: Path, out: Path, watcher: Watcher | None = None, **more: Any) -> RunSummary:
+    settings = MadsSettings(**({"data": str(data), "model": "base", "seed": 7, "calibration_size": 20} | more))
+    return run_recipe(settings, client, out, options=RunOptions(batch_size=10), observer=watcher)
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_who_is_asked_for_what(fakes: FakeServices, client: Client, data: Path, holdout: Path, tmp_path: Path) -> None:
+    watcher = Watcher()
+    out = tmp_path / "out"
+    summary = chosen(client, data, out, watcher, holdout=str(holdout), selector="selector")
+    assert (summary.rows_in, summary.rows_out) == (43, 6)
+    embedded = [sample.id for request in fakes.requests("EmbedSamples") for sample in request.samples]
+    assert len(embedded) == len(set(embedded)) == 40, "duplicates count once"
+    measured = [sample.id for request in fakes.requests("MeasureSamples") for sample in request.samples]
+    assert len(measured) == len(set(measured)) == 20
+    assert {r.model.uri for r in fakes.requests("EmbedSamples")} == {"selector"}
+    assert {r.spec.base_model.uri for r in fakes.requests("CreateRun")} == {"base"}
+    (select,) = fakes.requests("SelectCoverage")
+    assert (select.budget, len(select.candidates), select.num_random_curves) == (6, 40, 3)
+    assert [s.name for s in watcher.steps] == [
+        *("read", "calibrate", "features", "select", "assemble", "evaluate"),
+        *("train", "evaluate") * 5,
+    ]
+    trained_on = [len(lines(out / f"data/round-{number}.jsonl")) for number in range(1, 6)]
+    assert trained_on == [43, 6, 6, 6, 6], "all rows, the core set, and three random subsets of its size"
+    assert len({(out / f"data/round-{number}.jsonl").read_text() for number in range(2, 6)}) == 4
+    seeds = {r.spec.hyperparameters.seed for r in fakes.requests("CreateRun")}
+    assert len(seeds) == 1
+    assert summary.final_model is not None
+    assert summary.final_model.round == 2
+
+
+def test_what_is_kept_is_what_was_picked(client: Client, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    chosen(client, data, out, budget=10, select_only=True)
+    with history(out) as h:
+        decided = h.decisions(1)
+        story = story_of(h, "s3")
+    actions = Counter(one.actions[0] for one in decided)
+    assert actions == {"keep": 10, "drop": 33}
+    kept = [one.row_id for one in decided if one.actions[0] == "keep"]
+    assert [row["id"] for row in lines(out / "final/data.jsonl")] == kept, "in the order of the source, columns and all"
+    assert all(row["task"] for row in lines(out / "final/data.jsonl"))
+    ranks = sorted(one.signals["rank"] for one in decided if one.actions[0] == "keep")
+    assert ranks == list(range(1, 11))
+    assert {one.hints[0] for one in decided if one.actions[0] == "drop"} <= set(kept)
+    assert len(lines(out / "final/dropped.jsonl")) == 33
+    assert story.rounds[0].decision is not None
+    assert story.rounds[0].workers[0].did == "said which of its neurons it excites"
+
+
+def test_a_finished_run_asks_for_nothing_and_another_on_its_service_for_little(
+    fakes: FakeServices, client: Client, data: Path, tmp_path: Path
+) -> None:
+    chosen(client, data, tmp_path / "one", select_only=True)
+    calls = len(fakes.requests("EmbedSamples"))
+    chosen(client, data, tmp_path / "one", select_only=True)
+    assert len(fakes.requests("EmbedSamples")) == calls
+    measured = len(fakes.requests("MeasureSamples"))
+    chosen(client, data, tmp_path / "two", select_only=True, budget=5)
+    assert len(fakes.requests("MeasureSamples")) == measured, "a calibration that is finished is found by its name"
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_the_smallest_sets(client: Client, tmp_path: Path, rows: int) -> None:
+    data = write_jsonl(tmp_path / "data.jsonl", alpaca(rows))
+    more: dict[str, Any] = {"rule": "top_k"} if rows == 1 else {}
+    summary = chosen(client, data, tmp_path / "out", budget=2, select_only=True, **more)
+    assert summary.rows_out == min(rows, 2)
+
+
+@pytest.mark.parametrize("moment", ["calibrate", "features", "select", "assemble"])
+def test_stopped_at_any_step_it_goes_on(
+    client: Client, fakes: FakeServices, data: Path, tmp_path: Path, moment: str
+) -> None:
+    class Stopping(Watcher):
+        def step_started(self, step: Any) -> None:
+            super().step_started(step)
+            if step.name == moment:
+                raise Interrupted("here")
+
+    with pytest.raises(Interrupted):
+        chosen(client, data, tmp_path / "out", Stopping(), select_only=True)
+    chosen(client, data, tmp_path / "out", select_only=True)
+    chosen(client, data, tmp_path / "whole", select_only=True)
+    assert digest_of_final(tmp_path / "out") == digest_of_final(tmp_path / "whole")
+
+
+def test_vectors_that_are_gone_are_computed_anew(
+    fakes: FakeServices, client: Client, data: Path, tmp_path: Path
+) -> None:
+    class Losing(Watcher):
+        def step_finished(self, step: Any) -> None:
+            if step.name == "features":
+                raise Interrupted("here")
+
+    watcher = Watcher()
+    with pytest.raises(Interrupted):
+        chosen(client, data, tmp_path / "out", Losing(), select_only=True)
+    for collection in client.embedding.list_collections():
+        client.embedding.delete_collection(collection.name)
+    chosen(client, data, tmp_path / "out", watcher, select_only=True)
+    assert any("embedding anew" in note for note in watcher.notes)
+
+
+# ---- on the fake engine
+
+
+def run(services: FakeEngineServices, data: Path, out: Path, **more: Any) -> RunSummary:
+    with Client(services.address) as client:
+        return chosen(client, data, out, model=str(services.model), **more)
+
+
+def test_the_core_set_covers_more_than_chance_and_the_report_says_so(
+    services: FakeEngineServices, data: Path, holdout: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    summary = run(services, data, out, holdout=str(holdout))
+    assert summary.rows_out == 6
+    with history(out) as h:
+        report = collect(h)
+        detail = next(step.detail for step in h.steps() if step.name == "select")
+    (round_,) = report.rounds
+    assert isinstance(round_, MadsRound)
+    assert round_.curve is not None
+    assert round_.curve.value[-1] > max(curve.value[-1] for curve in round_.random_curves)
+    assert [arm.name for arm in round_.arms] == [
+        *("nothing (the base model)", "all rows", "the core set", "random subsets of its size")
+    ]
+    assert [len(arm.losses) for arm in round_.arms] == [1, 1, 1, 3]
+    assert report.models[-1].label == "trained on the core set"
+    page = render(report)
+    assert "trained on random subset 3" in page
+    assert "What the selection covers" in page
+    assert str(detail["num_features"]) in page
+
+
+@pytest.mark.parametrize("objective", [CoverageObjective.FACILITY_LOCATION, CoverageObjective.K_CENTER])
+def test_objectives_on_vectors_need_no_calibration(
+    services: FakeEngineServices, data: Path, tmp_path: Path, objective: CoverageObjective
+) -> None:
+    out = tmp_path / "out"
+    assert run(services, data, out, objective=objective, select_only=True).rows_out == 6
+    with history(out) as h:
+        names = [step.name for step in h.steps()]
+        page = render(collect(h))
+    assert "calibrate" not in names
+    assert "What the selection covers" not in page
+    assert "compared with nothing" in page
+
+
+def test_samples_that_cannot_be_read_are_told_and_left_out(services: FakeEngineServices, tmp_path: Path) -> None:
+    rows = [*alpaca(10), {"id": "curt", "instruction": "Why?", "input": "", "output": "So"}]
+    run(services, write_jsonl(tmp_path / "data.jsonl", rows), tmp_path / "out", budget=5, select_only=True)
+    with history(tmp_path / "out") as h:
+        decided = {one.row_id: one for one in h.decisions(1)}
+        report = collect(h)
+    assert decided["curt"].actions == ("unread",)
+    assert "expected at least 4" in decided["curt"].reasons[0]
+    (round_,) = report.rounds
+    assert [(f.reason, f.count) for f in round_.failures] == [("UNREAD", 1)]
+
+
+def test_a_set_that_cannot_be_read_at_all_ends_the_run(services: FakeEngineServices, tmp_path: Path) -> None:
+    rows = [{"id": f"e{n}", "instruction": f"Why {n}?", "input": "", "output": "So"} for n in range(5)]
+    data = write_jsonl(tmp_path / "data.jsonl", rows)
+    with pytest.raises(StepFailed, match="Not one of 5 samples could be read by the selector"):
+        run(services, data, tmp_path / "out", select_only=True, rule="top_k")
+    with pytest.raises(PreconditionFailed, match="measured 0 samples"):
+        run(services, data, tmp_path / "calibrated", select_only=True)

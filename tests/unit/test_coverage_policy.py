@@ -1,0 +1,100 @@
+"""What a selection means for every row."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from burnish._coverage_types import CoverageObjective, CoverageOptimizer
+from burnish.coordinator.coverage import parse_budget
+from burnish.coordinator.errors import InputError
+from burnish.coordinator.policy.assembly import DataRow
+from burnish.coordinator.policy.coverage import Action, Nearest, Picked, random_rows, verdicts
+from burnish.coordinator.recipes.mads.settings import MadsSettings
+
+
+def rows(*samples: str) -> list[DataRow]:
+    return [DataRow(f"r{number}", sample, "source", None, f"r{number}") for number, sample in enumerate(samples)]
+
+
+def test_every_row_is_kept_or_left_out_for_another_or_unread() -> None:
+    data = rows("A", "B", "A", "C", "D", "C")
+    found = verdicts(data, {"A": Picked(2, 1.5), "B": Picked(1, 3.0)}, {"C": Nearest("A", 0.9)}, {"D": "too short"})
+    assert [one.row_id for one in found] == [row.row_id for row in data]
+    assert [one.actions for one in found] == [
+        (Action.KEEP,),
+        (Action.KEEP,),
+        (Action.DROP,),
+        (Action.DROP,),
+        (Action.UNREAD,),
+        (Action.DROP,),
+    ]
+    assert dict(found[0].signals) == {"rank": 2.0, "gain": 1.5}
+    assert (found[2].hints, found[2].reasons) == (("r0",), ("The same as row r0, which is in the core set.",))
+    assert found[3].hints == found[5].hints == ("r0",)
+    assert dict(found[3].signals) == {"cosine": 0.9}
+    assert "too short" in found[4].reasons[0]
+
+
+def test_a_sample_that_nobody_told_of_is_a_defect() -> None:
+    with pytest.raises(ValueError, match="nothing is known of sample B, row r1"):
+        verdicts(rows("A", "B"), {"A": Picked(1, 1.0)}, {}, {})
+
+
+@given(st.lists(st.sampled_from("ABCDEFGH"), min_size=1, max_size=20), st.integers(1, 10), st.integers(0, 5))
+def test_random_subsets_have_no_duplicates_and_keep_the_order(samples: list[str], size: int, number: int) -> None:
+    data = rows(*samples)
+    drawn = random_rows(data, size, seed=1, number=number)
+    assert len(drawn) == min(size, len(set(samples)))
+    assert len({row.sample_hash for row in drawn}) == len(drawn)
+    assert [row for row in data if row in drawn] == drawn
+    assert drawn == random_rows(data, size, seed=1, number=number)
+
+
+def test_random_subsets_differ() -> None:
+    data = rows(*(f"s{number}" for number in range(100)))
+    subsets = {tuple(row.row_id for row in random_rows(data, 15, 1, number)) for number in range(3)}
+    assert len(subsets) == 3
+    assert tuple(row.row_id for row in random_rows(data, 15, 2, 0)) not in subsets
+
+
+def parsed(**more: object) -> MadsSettings:
+    return MadsSettings.parse({"data": "d", "model": "m", **more})
+
+
+@pytest.mark.parametrize(
+    ("budget", "size"), [("15%", 30), (0.15, 30), ("0.15", 30), (1, 1), ("40", 40), (500, 200), ("0.1%", 1)]
+)
+def test_a_budget_is_a_share_or_a_number(budget: object, size: int) -> None:
+    assert parsed(budget=budget).size(200) == size
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"budget": 0},
+        {"budget": "100%"},
+        {"budget": 1.5},
+        {"budget": "few"},
+        {"rounds": 2},
+        {"objective": CoverageObjective.REPRESENTATION_FILTER},
+        {"objective": CoverageObjective.K_CENTER, "optimizer": CoverageOptimizer.LAZY},
+        {"random_subsets": 21},
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(more: dict[str, object]) -> None:
+    with pytest.raises(InputError):
+        parsed(**more)
+
+
+def test_budgets_in_words() -> None:
+    assert [parse_budget(text) for text in ("15%", "0.2", "7", "99.9%")] == [0.15, 0.2, 7.0, 0.9990000000000001]
+
+
+def test_all_that_are_compared_are_trained_alike() -> None:
+    settings = parsed(seed=5)
+    assert len({settings.hyperparameters(number).seed for number in range(5)}) == 1
+    assert settings.hyperparameters(1).seed != parsed(seed=6).hyperparameters(1).seed
+    assert settings.services() == ("embedding", "scoring", "training")
+    assert parsed(select_only=True).services() == ("embedding",)
