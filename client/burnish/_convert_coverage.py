@@ -7,7 +7,7 @@ from typing import Any
 
 from burnish import _coverage_types as t
 from burnish._convert import optional_float, optional_time, optional_version, status_from_proto
-from burnish._types import TokenSpan
+from burnish._types import NeighborMetric, TokenSpan
 from burnish._words import Words
 from burnish.api.embedding.v1 import embedding_pb2 as pb
 
@@ -16,6 +16,7 @@ POOLINGS = Words(pb.ActivationPooling.DESCRIPTOR, t.ActivationPooling)
 RULES = Words(pb.FeatureRule.DESCRIPTOR, t.FeatureRule)
 OBJECTIVES = Words(pb.CoverageObjective.DESCRIPTOR, t.CoverageObjective)
 OPTIMIZERS = Words(pb.CoverageOptimizer.DESCRIPTOR, t.CoverageOptimizer)
+METRICS = Words(pb.NeighborMetric.DESCRIPTOR, NeighborMetric)
 WEIGHTINGS = Words(pb.FeatureWeighting.DESCRIPTOR, t.FeatureWeighting)
 
 

@@ -120,8 +120,8 @@ def embedding_from_proto(embedding: embedding_pb2.SampleEmbedding) -> t.SampleEm
 
 def neighbors_from_proto(statistics: embedding_pb2.NeighborStatistics) -> t.NeighborStatistics:
     """One sample's neighbours."""
-    neighbors = tuple(t.Neighbor(n.sample_id, n.cosine) for n in statistics.neighbors)
-    return t.NeighborStatistics(statistics.sample_id, statistics.mean_cosine, neighbors)
+    neighbors = tuple(t.Neighbor(n.sample_id, n.cosine, n.distance) for n in statistics.neighbors)
+    return t.NeighborStatistics(statistics.sample_id, statistics.mean_cosine, neighbors, statistics.mean_distance)
 
 
 # --- rewriting --------------------------------------------------------------------------------------------------------

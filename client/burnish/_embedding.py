@@ -25,6 +25,7 @@ from burnish._types import (
     Collection,
     EmbedBatch,
     ModelVersion,
+    NeighborMetric,
     NeighborStatistics,
     Sample,
     SampleEmbedding,
@@ -159,15 +160,24 @@ class AsyncEmbedding(AsyncModelService):
         sample_ids: Sequence[str] = (),
         *,
         k: int = 2,
+        metric: NeighborMetric = NeighborMetric.COSINE,
+        exclude_duplicates: bool = False,
         timeout: float | None = None,
     ) -> tuple[NeighborStatistics, ...]:
-        """Mean cosine similarity of each sample to its `k` (1 to 100) nearest neighbours within `sample_ids`.
+        """Mean cosine similarity, or distance, of each sample to its `k` (1 to 100) nearest neighbours within
+        `sample_ids`; without exact duplicates where asked.
 
         Empty ids mean the whole collection. One entry per distinct id, in the order given. Raises NotFound for the
         collection, PreconditionFailed for ids that are not in it.
         """
         with _convert.refused_as_usage(f"neighbor_statistics of {collection!r}"):
-            request = pb.GetNeighborStatisticsRequest(collection=collection, sample_ids=sample_ids, k=k)
+            request = pb.GetNeighborStatisticsRequest(
+                collection=collection,
+                sample_ids=sample_ids,
+                k=k,
+                metric=_convert_coverage.METRICS.number(metric),
+                exclude_duplicates=exclude_duplicates,
+            )
         reply = await self._link.call(
             "GetNeighborStatistics", self._stub.GetNeighborStatistics, request, timeout=timeout
         )
@@ -367,10 +377,16 @@ class Embedding(Service):
         sample_ids: Sequence[str] = (),
         *,
         k: int = 2,
+        metric: NeighborMetric = NeighborMetric.COSINE,
+        exclude_duplicates: bool = False,
         timeout: float | None = None,
     ) -> tuple[NeighborStatistics, ...]:
         """See AsyncEmbedding.neighbor_statistics."""
-        return self._loop.run(self._twin.neighbor_statistics(collection, sample_ids, k=k, timeout=timeout))
+        return self._loop.run(
+            self._twin.neighbor_statistics(
+                collection, sample_ids, k=k, metric=metric, exclude_duplicates=exclude_duplicates, timeout=timeout
+            )
+        )
 
     def select(
         self,

@@ -57,6 +57,13 @@ class TokenSpan(StrEnum):
     ALL = "all"
 
 
+class NeighborMetric(StrEnum):
+    """What makes samples near."""
+
+    COSINE = "cosine"
+    EUCLIDEAN = "euclidean"
+
+
 class Strategy(StrEnum):
     """What a rewrite is for."""
 
@@ -340,10 +347,11 @@ class EmbedBatch:
 
 @dataclass(frozen=True, slots=True)
 class Neighbor:
-    """A neighbour and its cosine similarity, in [-1, 1]."""
+    """A neighbour and its cosine similarity, in [-1, 1], or, by that metric, its distance, >= 0."""
 
     sample_id: str
     cosine: float
+    distance: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,6 +361,7 @@ class NeighborStatistics:
     sample_id: str
     mean_cosine: float
     neighbors: tuple[Neighbor, ...]
+    mean_distance: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from burnish.api.common.v1 import common_pb2
 from burnish.api.embedding.v1 import embedding_pb2 as pb
 from burnish.api.embedding.v1 import embedding_pb2_grpc
 from burnish_services.embedding import convert
-from burnish_services.embedding.neighbors import NearestNeighbors
+from burnish_services.embedding.neighbors import Metric, NearestNeighbors
 from burnish_services.engine.factory import create_engine
 from burnish_services.engine.fake import FakeEngine, write_fake_model
 from burnish_services.runtime.config import ServerSettings
@@ -239,6 +239,24 @@ async def test_neighbors_are_sought_within_the_ids_given(stub) -> None:
     assert "'nobody'" in failure.message
 
 
+async def test_neighbors_by_distance_and_without_copies(stub) -> None:
+    await create(stub)
+    samples = [sample("a", "red paint"), sample("b", "red paint"), sample("c", "blue paint"), sample("d", "a boat")]
+    reply = await embed(stub, *samples, return_vectors=True)
+    vectors = {item.sample_id: vector_of(item).astype(np.float64) for item in reply.embeddings}
+    found = (await neighbors(stub, k=1, metric=pb.NEIGHBOR_METRIC_EUCLIDEAN)).statistics
+    assert [one.neighbors[0].sample_id for one in found[:2]] == ["b", "a"]
+    assert [one.mean_distance for one in found[:2]] == [0.0, 0.0]
+    assert all(one.mean_cosine == 0.0 for one in found)
+    apart = (await neighbors(stub, metric=pb.NEIGHBOR_METRIC_EUCLIDEAN, exclude_duplicates=True)).statistics
+    assert [[n.sample_id for n in one.neighbors] for one in apart[:2]] == [["c", "d"]] * 2
+    expected = np.linalg.norm(vectors["a"] - vectors["c"])
+    assert apart[1].neighbors[0].distance == pytest.approx(expected, rel=1e-6)
+    assert {n.sample_id for n in apart[3].neighbors} == {"a", "c"}, "of copies the first alone"
+    failure = await failure_of(neighbors(stub, metric=9))
+    assert failure.reason == "BAD_METRIC"
+
+
 async def test_an_empty_collection_has_no_statistics(stub) -> None:
     await create(stub)
     answer = await neighbors(stub)
@@ -252,7 +270,7 @@ async def test_a_search_is_given_up_with_its_call(stub) -> None:
     given_up = asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    def endless(vectors, k, check):
+    def endless(vectors, k, *, metric, distinct, check):
         try:
             while True:
                 check()
@@ -325,7 +343,7 @@ def test_the_largest_reply_is_foreseen() -> None:
     ids = [f"{i:064x}" for i in range(n)]
     indices = (np.arange(n)[:, None] + np.arange(1, k + 1)) % n
     found = NearestNeighbors(indices, np.full(indices.shape, 0.5))
-    reply = pb.GetNeighborStatisticsResponse(statistics=convert.statistics_messages(ids, found, ids))
+    reply = pb.GetNeighborStatisticsResponse(statistics=convert.statistics_messages(ids, found, ids, Metric.COSINE))
     assert reply.ByteSize() < limit / 4
     assert pb.GetNeighborStatisticsRequest(sample_ids=ids).ByteSize() < limit / 4
     convert.check_reply_fits(ids, 2, limit)

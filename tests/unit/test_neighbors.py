@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from burnish_services.embedding import neighbors
-from burnish_services.embedding.neighbors import nearest_neighbors
+from burnish_services.embedding.neighbors import Metric, nearest_neighbors
 
 Floats = NDArray[np.float32]
 
@@ -62,7 +62,7 @@ def test_equals_the_naive_search_with_duplicates_zeros_and_ties(rows: list[list[
     with small_blocks():
         found = nearest_neighbors(vectors, k)
     assert found.indices.tolist() == naive_order(expected, k)
-    np.testing.assert_array_equal(found.cosines, np.take_along_axis(expected, found.indices, axis=1))
+    np.testing.assert_array_equal(found.values, np.take_along_axis(expected, found.indices, axis=1))
 
 
 @settings(max_examples=60, deadline=None)
@@ -84,8 +84,8 @@ def test_finds_the_nearest_among_nearly_equal_vectors(
     with small_blocks():
         found = nearest_neighbors(vectors, k)
     best = -np.sort(-np.where(np.isnan(expected), -np.inf, expected), axis=1)[:, : min(k, n - 1)]
-    np.testing.assert_allclose(found.cosines, best, rtol=0, atol=1e-14)
-    np.testing.assert_allclose(found.cosines, np.take_along_axis(expected, found.indices, axis=1), rtol=0, atol=1e-14)
+    np.testing.assert_allclose(found.values, best, rtol=0, atol=1e-14)
+    np.testing.assert_allclose(found.values, np.take_along_axis(expected, found.indices, axis=1), rtol=0, atol=1e-14)
     assert all(len(set(row)) == len(row) and i not in row for i, row in enumerate(found.indices.tolist()))
 
 
@@ -99,11 +99,11 @@ def test_agrees_with_one_matrix_product_at_the_real_block_sizes() -> None:
     cosines = unit @ unit.T
     np.fill_diagonal(cosines, -np.inf)
     found = nearest_neighbors(vectors, 3)
-    np.testing.assert_allclose(found.cosines, -np.sort(-cosines, axis=1)[:, :3], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(found.values, -np.sort(-cosines, axis=1)[:, :3], rtol=0, atol=1e-12)
     assert found.indices[4000:4050, 0].tolist() == list(range(100, 150))
-    assert (found.cosines[4000:4050, 0] == 1.0).all()
+    assert (found.values[4000:4050, 0] == 1.0).all()
     assert found.indices[17].tolist() == [0, 1, 2]
-    np.testing.assert_allclose(found.mean_cosines, found.cosines.mean(axis=1))
+    np.testing.assert_allclose(found.means, found.values.mean(axis=1))
 
 
 def test_a_row_has_the_same_cosines_wherever_it_stands() -> None:
@@ -112,7 +112,7 @@ def test_a_row_has_the_same_cosines_wherever_it_stands() -> None:
     shuffled = rng.permutation(300)
     with small_blocks():
         straight, permuted = nearest_neighbors(vectors, 4), nearest_neighbors(vectors[shuffled], 4)
-    np.testing.assert_array_equal(straight.cosines[shuffled], permuted.cosines)
+    np.testing.assert_array_equal(straight.values[shuffled], permuted.values)
 
 
 def test_many_copies_of_one_vector_are_each_others_neighbours_by_row() -> None:
@@ -120,17 +120,17 @@ def test_many_copies_of_one_vector_are_each_others_neighbours_by_row() -> None:
     found = nearest_neighbors(vectors, 2)
     assert found.indices[:3].tolist() == [[1, 2], [0, 2], [0, 1]]
     assert (found.indices[3:] == [0, 1]).all()
-    assert (found.cosines == 1.0).all()
+    assert (found.values == 1.0).all()
 
 
 def test_signed_zeros_are_equal_and_a_lone_row_has_no_neighbours() -> None:
     # (1, 0.5) is one of the vectors whose cosine with itself is below 1 in float64.
     pair = nearest_neighbors(np.array([[0.0, 1.0, 0.5], [-0.0, 1.0, 0.5]], np.float32), 2)
     assert pair.indices.tolist() == [[1], [0]]
-    assert pair.cosines.tolist() == [[1.0], [1.0]]
+    assert pair.values.tolist() == [[1.0], [1.0]]
     lone = nearest_neighbors(np.ones((1, 4), np.float32), 2)
     assert lone.indices.shape == (1, 0)
-    assert lone.mean_cosines.tolist() == [0.0]
+    assert lone.means.tolist() == [0.0]
     assert nearest_neighbors(np.ones((0, 4), np.float32), 2).indices.shape[0] == 0
 
 
@@ -173,3 +173,72 @@ def test_gives_up_when_asked() -> None:
 def test_refuses_what_has_no_answer(vectors: Floats, k: int, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         nearest_neighbors(vectors, k)
+
+
+def naive_distances(vectors: Floats) -> NDArray[np.float64]:
+    """All distances, negative, pair by pair; the diagonal is NaN."""
+    rows = vectors.astype(np.float64).tolist()
+    scores = [[-math.dist(a, b) for b in rows] for a in rows]
+    found = np.array(scores, np.float64).reshape(len(rows), len(rows))
+    np.fill_diagonal(found, np.nan)
+    return found
+
+
+def without_copies(vectors: Floats, scores: NDArray[np.float64], k: int) -> list[list[int]]:
+    """The k nearest among the first rows of all other vectors."""
+    rows = [tuple(row) for row in vectors.tolist()]
+    firsts = [j for j, row in enumerate(rows) if row not in rows[:j]]
+    return [
+        sorted((j for j in firsts if rows[j] != rows[i]), key=lambda j: (-scores[rows.index(rows[i])][j], j))[:k]
+        for i in range(len(rows))
+    ]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    rows=st.integers(1, 4).flatmap(
+        lambda d: st.lists(st.lists(st.integers(-2, 2), min_size=d, max_size=d), min_size=1, max_size=40)
+    ),
+    k=st.integers(1, 12),
+    metric=st.sampled_from(Metric),
+    distinct=st.booleans(),
+)
+def test_equals_the_naive_search_by_any_metric_with_and_without_copies(
+    rows: list[list[int]], k: int, metric: Metric, distinct: bool
+) -> None:
+    vectors = np.array(rows, np.float32)
+    scores = naive(vectors) if metric is Metric.COSINE else naive_distances(vectors)
+    with small_blocks():
+        found = nearest_neighbors(vectors, k, metric=metric, distinct=distinct)
+    expected = without_copies(vectors, scores, k) if distinct else naive_order(scores, k)
+    assert found.indices.tolist() == expected
+    sign = 1 if metric is Metric.COSINE else -1
+    if found.indices.size:
+        np.testing.assert_allclose(found.values, sign * np.take_along_axis(scores, found.indices, axis=1), atol=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(2, 50),
+    d=st.sampled_from([1, 3, 16, 33]),
+    k=st.integers(1, 6),
+    spread=st.sampled_from([0.0, 1e-6, 1e-3, 1.0, 100.0]),
+    scale=st.sampled_from([1e-10, 1.0, 1e10]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_finds_the_least_distances_among_nearly_equal_vectors(
+    n: int, d: int, k: int, spread: float, scale: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    vectors = ((rng.standard_normal(d) + spread * rng.standard_normal((n, d))) * scale).astype(np.float32)
+    expected = -naive_distances(vectors)
+    with small_blocks():
+        found = nearest_neighbors(vectors, k, metric=Metric.EUCLIDEAN)
+    best = np.sort(np.where(np.isnan(expected), np.inf, expected), axis=1)[:, : min(k, n - 1)]
+    np.testing.assert_allclose(found.values, best, rtol=1e-12, atol=0)
+
+
+def test_copies_of_one_vector_have_no_distinct_neighbours() -> None:
+    found = nearest_neighbors(np.ones((4, 3), np.float32), 2, distinct=True)
+    assert found.indices.shape == (4, 0)
+    assert found.means.tolist() == [0.0] * 4

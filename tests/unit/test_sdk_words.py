@@ -9,7 +9,7 @@ import pytest
 from burnish._confidence_types import ConfidenceTier, Winner
 from burnish._convert import DIMENSIONS, JUDGE_MODES, ROLES, STATES, STRATEGIES, TARGETS, TOKEN_SPANS
 from burnish._convert_confidence import TIERS, WINNERS
-from burnish._convert_coverage import OBJECTIVES, OPTIMIZERS, POOLINGS, RULES, SOURCES, WEIGHTINGS
+from burnish._convert_coverage import METRICS, OBJECTIVES, OPTIMIZERS, POOLINGS, RULES, SOURCES, WEIGHTINGS
 from burnish._convert_replies import REJECTIONS
 from burnish._convert_responses import FINISH_REASONS
 from burnish._coverage_types import (
@@ -21,7 +21,7 @@ from burnish._coverage_types import (
 )
 from burnish._errors import UsageError
 from burnish._response_types import FinishReason
-from burnish._types import Dimension, JudgeMode, Role, RunState, Strategy, Target, TokenSpan
+from burnish._types import Dimension, JudgeMode, NeighborMetric, Role, RunState, Strategy, Target, TokenSpan
 from burnish._words import Words, enum_words
 from burnish.api.common.v1 import common_pb2
 from burnish.api.embedding.v1 import embedding_pb2
@@ -46,6 +46,7 @@ PAIRS = [
     (OBJECTIVES, embedding_pb2.CoverageObjective, CoverageObjective),
     (OPTIMIZERS, embedding_pb2.CoverageOptimizer, CoverageOptimizer),
     (WEIGHTINGS, embedding_pb2.FeatureWeighting, FeatureWeighting),
+    (METRICS, embedding_pb2.NeighborMetric, NeighborMetric),
 ]
 
 

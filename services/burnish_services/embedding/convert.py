@@ -14,11 +14,12 @@ from burnish.api.embedding.v1 import embedding_pb2
 from burnish_services.embedding import convert_features
 from burnish_services.embedding.calibrations import Calibration
 from burnish_services.embedding.collection import Collection, TextRecord, Weights
-from burnish_services.embedding.fields import in_range
-from burnish_services.embedding.neighbors import NearestNeighbors
+from burnish_services.embedding.fields import Words, in_range
+from burnish_services.embedding.neighbors import Metric, NearestNeighbors
 from burnish_services.engine.base import EngineFailure
 from burnish_services.runtime.errors import InvalidRequest, item_status
 
+METRICS = Words("metric", embedding_pb2.NeighborMetric.DESCRIPTOR, Metric)
 _DEFAULT_PAGE, _LARGEST_PAGE = 100, 1000
 _DEFAULT_K, _LARGEST_K = 2, 100
 _FIELD_BYTES = 16  # at most, of a statistic or a neighbour besides its id: tags, lengths and a double
@@ -112,19 +113,20 @@ def check_reply_fits(ids: Sequence[str], k: int, max_bytes: int) -> None:
 
 
 def statistics_messages(
-    ids: Sequence[str], found: NearestNeighbors, order: Sequence[str]
+    ids: Sequence[str], found: NearestNeighbors, order: Sequence[str], metric: Metric
 ) -> list[embedding_pb2.NeighborStatistics]:
     """An entry for each id of `order`; `found` is in order of `ids`."""
     row_of = {item: row for row, item in enumerate(ids)}
-    indices, cosines, means = found.indices.tolist(), found.cosines.tolist(), found.mean_cosines.tolist()
+    indices, values, means = found.indices.tolist(), found.values.tolist(), found.means.tolist()
+    field = "cosine" if metric is Metric.COSINE else "distance"
     return [
         embedding_pb2.NeighborStatistics(
             sample_id=item,
-            mean_cosine=means[row],
             neighbors=[
-                embedding_pb2.Neighbor(sample_id=ids[neighbor], cosine=cosine)
-                for neighbor, cosine in zip(indices[row], cosines[row], strict=True)
+                embedding_pb2.Neighbor(sample_id=ids[neighbor], **{field: value})
+                for neighbor, value in zip(indices[row], values[row], strict=True)
             ],
+            **{f"mean_{field}": means[row]},
         )
         for item, row in ((item, row_of[item]) for item in order)
     ]

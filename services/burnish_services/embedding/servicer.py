@@ -15,7 +15,7 @@ from burnish_services.embedding.config import EmbeddingSettings
 from burnish_services.embedding.fields import checked_name
 from burnish_services.embedding.filling import Filler
 from burnish_services.embedding.lock import DirectoryLocked
-from burnish_services.embedding.neighbors import nearest_neighbors
+from burnish_services.embedding.neighbors import Metric, nearest_neighbors
 from burnish_services.embedding.selecting import pool_of, read_stored, select
 from burnish_services.embedding.store import VectorStore
 from burnish_services.embedding.tables import Tables
@@ -156,13 +156,18 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
     ) -> embedding_pb2.GetNeighborStatisticsResponse:
         """The neighbourhoods, exactly."""
         name, k = checked_name(request.collection), convert.num_neighbors(request.k)
+        metric = convert.METRICS.word(request.metric, Metric.COSINE)
         wanted = list(dict.fromkeys(request.sample_ids))
         convert.check_reply_fits(wanted, k, self._max_message_bytes)
         async with self._one_search:
             collection, ids, vectors = await self._storing.run(self._store.read, name, wanted or None)
             convert.check_reply_fits(ids, k, self._max_message_bytes)
-            found = await self._searching.run_while_wanted(lambda check: nearest_neighbors(vectors, k, check=check))
-            statistics = await self._searching.run(convert.statistics_messages, ids, found, wanted or ids)
+            found = await self._searching.run_while_wanted(
+                lambda check: nearest_neighbors(
+                    vectors, k, metric=metric, distinct=request.exclude_duplicates, check=check
+                )
+            )
+            statistics = await self._searching.run(convert.statistics_messages, ids, found, wanted or ids, metric)
         return embedding_pb2.GetNeighborStatisticsResponse(
             model=None if collection.weights is None else convert.weights_message(collection.weights),
             statistics=statistics,

@@ -121,6 +121,30 @@ FEATURE_RULE_SECTIONS: FeatureRule.ValueType  # 5
 """Each section of its range, as calibrated, is a feature of its own (KMNC of DeepGauge). One of each neuron: large."""
 Global___FeatureRule: _TypeAlias = FeatureRule  # noqa: Y015
 
+class _NeighborMetric:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _NeighborMetricEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NeighborMetric.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    NEIGHBOR_METRIC_UNSPECIFIED: _NeighborMetric.ValueType  # 0
+    """Means NEIGHBOR_METRIC_COSINE."""
+    NEIGHBOR_METRIC_COSINE: _NeighborMetric.ValueType  # 1
+    """The cosine of their vectors: the larger, the nearer."""
+    NEIGHBOR_METRIC_EUCLIDEAN: _NeighborMetric.ValueType  # 2
+    """The Euclidean distance of their vectors: the smaller, the nearer."""
+
+class NeighborMetric(_NeighborMetric, metaclass=_NeighborMetricEnumTypeWrapper):
+    """What makes samples near."""
+
+NEIGHBOR_METRIC_UNSPECIFIED: NeighborMetric.ValueType  # 0
+"""Means NEIGHBOR_METRIC_COSINE."""
+NEIGHBOR_METRIC_COSINE: NeighborMetric.ValueType  # 1
+"""The cosine of their vectors: the larger, the nearer."""
+NEIGHBOR_METRIC_EUCLIDEAN: NeighborMetric.ValueType  # 2
+"""The Euclidean distance of their vectors: the smaller, the nearer."""
+Global___NeighborMetric: _TypeAlias = NeighborMetric  # noqa: Y015
+
 class _CoverageObjective:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -849,12 +873,20 @@ class GetNeighborStatisticsRequest(_message.Message):
     COLLECTION_FIELD_NUMBER: _builtins.int
     SAMPLE_IDS_FIELD_NUMBER: _builtins.int
     K_FIELD_NUMBER: _builtins.int
+    METRIC_FIELD_NUMBER: _builtins.int
+    EXCLUDE_DUPLICATES_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """The collection to read."""
     k: _builtins.int
     """Neighbours per sample, in [1, 100]; 0 means 2 (Middo's default). The sample itself is never its own neighbour.
     Where the reply might pass Limits.max_message_bytes the call is refused at once with INVALID_ARGUMENT, reason
     REPLY_TOO_LARGE; with ids of 64 bytes, 60,000 samples may have up to 12 neighbours each.
+    """
+    metric: Global___NeighborMetric.ValueType
+    """What makes samples near. Default NEIGHBOR_METRIC_COSINE."""
+    exclude_duplicates: _builtins.bool
+    """Leave exact duplicates out: a sample whose vector is the same is no neighbour, and of others with the same vector
+    the one with the lowest id alone is. Default false.
     """
     @_builtins.property
     def sample_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -868,10 +900,12 @@ class GetNeighborStatisticsRequest(_message.Message):
         collection: _builtins.str = ...,
         sample_ids: _abc.Iterable[_builtins.str] | None = ...,
         k: _builtins.int = ...,
+        metric: Global___NeighborMetric.ValueType = ...,
+        exclude_duplicates: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "k", b"k", "sample_ids", b"sample_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "exclude_duplicates", b"exclude_duplicates", "k", b"k", "metric", b"metric", "sample_ids", b"sample_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -916,12 +950,15 @@ class NeighborStatistics(_message.Message):
     SAMPLE_ID_FIELD_NUMBER: _builtins.int
     MEAN_COSINE_FIELD_NUMBER: _builtins.int
     NEIGHBORS_FIELD_NUMBER: _builtins.int
+    MEAN_DISTANCE_FIELD_NUMBER: _builtins.int
     sample_id: _builtins.str
     """The sample's id."""
     mean_cosine: _builtins.float
     """Mean cosine similarity to the k nearest, in [-1, 1]; exact duplicates count and give 1. A vector of zeros has 0
     with every other. 0 where there is no neighbour.
     """
+    mean_distance: _builtins.float
+    """By distance: the mean distance to the k nearest, >= 0, and mean_cosine is 0. 0 where there is no neighbour."""
     @_builtins.property
     def neighbors(self) -> _containers.RepeatedCompositeFieldContainer[Global___Neighbor]:
         """The k nearest, nearest first, ties by id; fewer where the set has fewer."""
@@ -932,10 +969,11 @@ class NeighborStatistics(_message.Message):
         sample_id: _builtins.str = ...,
         mean_cosine: _builtins.float = ...,
         neighbors: _abc.Iterable[Global___Neighbor] | None = ...,
+        mean_distance: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["mean_cosine", b"mean_cosine", "neighbors", b"neighbors", "sample_id", b"sample_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mean_cosine", b"mean_cosine", "mean_distance", b"mean_distance", "neighbors", b"neighbors", "sample_id", b"sample_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -949,19 +987,23 @@ class Neighbor(_message.Message):
 
     SAMPLE_ID_FIELD_NUMBER: _builtins.int
     COSINE_FIELD_NUMBER: _builtins.int
+    DISTANCE_FIELD_NUMBER: _builtins.int
     sample_id: _builtins.str
     """Its sample id."""
     cosine: _builtins.float
-    """Cosine similarity, in [-1, 1]."""
+    """Cosine similarity, in [-1, 1]; 0 by distance."""
+    distance: _builtins.float
+    """By distance: the distance, >= 0."""
     def __init__(
         self,
         *,
         sample_id: _builtins.str = ...,
         cosine: _builtins.float = ...,
+        distance: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cosine", b"cosine", "sample_id", b"sample_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cosine", b"cosine", "distance", b"distance", "sample_id", b"sample_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -176,7 +176,7 @@ class EmbeddingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetNeighborStatistics(self, request, context):
-        """Mean cosine similarity to the k nearest neighbours, within a set. Reads only.
+        """Mean cosine similarity, or distance, to the k nearest neighbours, within a set: exact. Reads only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

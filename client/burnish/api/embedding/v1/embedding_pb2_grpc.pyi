@@ -57,7 +57,7 @@ class EmbeddingServiceStub:
     embedded again; an id whose text changed is replaced.
     """
     GetNeighborStatistics: _grpc.UnaryUnaryMultiCallable[_embedding_pb2.GetNeighborStatisticsRequest, _embedding_pb2.GetNeighborStatisticsResponse]
-    """Mean cosine similarity to the k nearest neighbours, within a set. Reads only."""
+    """Mean cosine similarity, or distance, to the k nearest neighbours, within a set: exact. Reads only."""
     SelectCoverage: _grpc.UnaryUnaryMultiCallable[_embedding_pb2.SelectCoverageRequest, _embedding_pb2.SelectCoverageResponse]
     """Chooses samples that together cover a collection. Reads only; the same request gives the same answer."""
     CreateCalibration: _grpc.UnaryUnaryMultiCallable[_embedding_pb2.CreateCalibrationRequest, _embedding_pb2.CreateCalibrationResponse]
@@ -102,7 +102,7 @@ class EmbeddingServiceAsyncStub(EmbeddingServiceStub):
     embedded again; an id whose text changed is replaced.
     """
     GetNeighborStatistics: _aio.UnaryUnaryMultiCallable[_embedding_pb2.GetNeighborStatisticsRequest, _embedding_pb2.GetNeighborStatisticsResponse]  # type: ignore[assignment]
-    """Mean cosine similarity to the k nearest neighbours, within a set. Reads only."""
+    """Mean cosine similarity, or distance, to the k nearest neighbours, within a set: exact. Reads only."""
     SelectCoverage: _aio.UnaryUnaryMultiCallable[_embedding_pb2.SelectCoverageRequest, _embedding_pb2.SelectCoverageResponse]  # type: ignore[assignment]
     """Chooses samples that together cover a collection. Reads only; the same request gives the same answer."""
     CreateCalibration: _aio.UnaryUnaryMultiCallable[_embedding_pb2.CreateCalibrationRequest, _embedding_pb2.CreateCalibrationResponse]  # type: ignore[assignment]
@@ -192,7 +192,7 @@ class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _embedding_pb2.GetNeighborStatisticsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_embedding_pb2.GetNeighborStatisticsResponse, _abc.Awaitable[_embedding_pb2.GetNeighborStatisticsResponse]]:
-        """Mean cosine similarity to the k nearest neighbours, within a set. Reads only."""
+        """Mean cosine similarity, or distance, to the k nearest neighbours, within a set: exact. Reads only."""
 
     @_abc_1.abstractmethod
     def SelectCoverage(
