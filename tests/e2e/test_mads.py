@@ -14,7 +14,9 @@ import pytest
 from burnish import Client, CoverageObjective, PreconditionFailed
 from burnish.coordinator.errors import Interrupted, StepFailed
 from burnish.coordinator.loop import RunOptions, RunSummary, run_recipe
+from burnish.coordinator.recipes.clear.settings import ClearSettings
 from burnish.coordinator.recipes.mads.settings import MadsSettings
+from burnish.coordinator.recipes.middo.settings import MiddoSettings
 from burnish.coordinator.story import story_of
 from burnish.report.collect import collect
 from burnish.report.data import MadsRound
@@ -221,3 +223,59 @@ def test_a_set_that_cannot_be_read_at_all_ends_the_run(services: FakeEngineServi
         run(services, data, tmp_path / "out", select_only=True, rule="top_k")
     with pytest.raises(PreconditionFailed, match="measured 0 samples"):
         run(services, data, tmp_path / "calibrated", select_only=True)
+
+
+# ---- the other recipes, whose sets it holds
+
+
+def test_middo_holds_the_sets_size_and_reads_only_what_is_new(
+    fakes: FakeServices, client: Client, data: Path, tmp_path: Path
+) -> None:
+    out, watcher = tmp_path / "out", Watcher()
+    settings = MiddoSettings(data=(str(data),), model="base", seed=7, rounds=2, hold_size=0.9, axes=("sparse",))
+    summary = run_recipe(settings, client, out, options=RunOptions(batch_size=10), observer=watcher)
+    assert (summary.rows_in, summary.rows_out) == (43, 39)
+    assert [s.name for s in watcher.steps][3:10] == [
+        *("decide", "refine", "calibrate", "features", "hold", "assemble", "train")
+    ]
+    (calibration,) = client.embedding.list_calibrations()
+    collection = next(c for c in client.embedding.list_collections() if c.features is not None)
+    read = [s.id for r in fakes.requests("EmbedSamples") if r.collection == collection.name for s in r.samples]
+    assert len(read) == len(set(read)), "no sample is read twice, in whichever round"
+    assert collection.features is not None
+    assert collection.features.calibration == calibration.name
+    with history(out) as h:
+        assert [d.num_rows for d in h.datasets()] == [43, 39, 39]
+        for number in (1, 2):
+            held = h.held(number)
+            kept = [one.row_id for one in held if one.kept]
+            assert len(kept) == 39 < len(held)
+            assert [row.row_id for row in h.rows(number + 1)] == kept, (
+                "in the order of the set that would have followed"
+            )
+        gone = next(one.row_id for one in h.held(1) if not one.kept and h.row(1, one.row_id) is not None)
+        assert story_of(h, gone).left_out.startswith("Left out to hold 39 rows")
+        assert any("the set's size was held" in note for note in collect(h).notes)
+    dropped = {row["row_id"]: row for row in lines(out / "final/dropped.jsonl")}
+    assert dropped[gone]["reasons"][0].startswith("Left out to hold")
+
+
+def test_clear_holds_the_sets_size(client: Client, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    settings = ClearSettings(data=(str(data),), model="base", seed=7, filter_only=True, hold_size=10)
+    assert run_recipe(settings, client, out).rows_out == 10
+    with history(out) as h:
+        kept = [d.row_id for d in h.decisions(1) if d.actions[0] == "keep"]
+        final = [row.row_id for row in h.rows(2)]
+    assert len(kept) > 10
+    assert set(final) <= set(kept)
+    assert len(lines(out / "final/dropped.jsonl")) == 33
+
+
+def test_a_set_that_is_small_enough_is_left_alone(
+    fakes: FakeServices, client: Client, data: Path, tmp_path: Path
+) -> None:
+    settings = ClearSettings(data=(str(data),), model="base", seed=7, filter_only=True, hold_size="100%")
+    run_recipe(settings, client, tmp_path / "out")
+    assert not fakes.requests("SelectCoverage")
+    assert not fakes.requests("EmbedSamples")

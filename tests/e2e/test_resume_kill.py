@@ -23,7 +23,7 @@ ROWS = 60
 # The fake engine's models are rarely sure of anything.
 PROPOSE = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_tokens": 64}
 MORE: dict[str, dict[str, Any]] = {
-    "middo": {},
+    "middo": {"hold_size": 55},
     "clear": {"eta": 0.55, "candidates": 2, "propose": PROPOSE},
     "mads": {"random_subsets": 2, "calibration_size": 30, "optimizer": "stochastic"},
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,8 +12,10 @@ from burnish._coverage_types import CoverageObjective, CoverageOptimizer
 from burnish.coordinator.coverage import parse_budget
 from burnish.coordinator.errors import InputError
 from burnish.coordinator.policy.assembly import DataRow
-from burnish.coordinator.policy.coverage import Action, Nearest, Picked, random_rows, verdicts
+from burnish.coordinator.policy.coverage import Action, Nearest, Picked, hold, random_rows, verdicts
+from burnish.coordinator.recipes.clear.settings import ClearSettings
 from burnish.coordinator.recipes.mads.settings import MadsSettings
+from burnish.coordinator.recipes.middo.settings import MiddoSettings
 
 
 def rows(*samples: str) -> list[DataRow]:
@@ -98,3 +102,53 @@ def test_all_that_are_compared_are_trained_alike() -> None:
     assert settings.hyperparameters(1).seed != parsed(seed=6).hyperparameters(1).seed
     assert settings.services() == ("embedding", "scoring", "training")
     assert parsed(select_only=True).services() == ("embedding",)
+
+
+def test_a_held_set_has_what_was_ranked_then_copies_then_what_could_not_be_read() -> None:
+    data = rows("A", "B", "A", "C", "D")
+    near = {"C": Nearest("A", 0.8)}
+    two = hold(data, 2, ["B", "A"], near, {"D": "too short"})
+    assert [one.row_id for one in two if one.kept] == ["r0", "r1"]
+    assert two[0].reason == "Kept as number 2 of 2."
+    assert two[2].reason == "Left out to hold 2 rows: the same as row r0."
+    assert two[3].reason == "Left out to hold 2 rows: row r0 is the nearest to it (cosine 0.800)."
+    assert two[4].reason == "Left out to hold 2 rows: it could not be read (too short)."
+    four = hold(data, 4, ["B", "C", "A"], {}, {"D": "too short"})
+    assert [one.row_id for one in four if one.kept] == ["r0", "r1", "r2", "r3"]
+    assert [one.row_id for one in hold(data, 1, [], {}, dict.fromkeys("ABCD", "?")) if one.kept] == ["r0"]
+
+
+@given(
+    st.lists(st.sampled_from("ABCDEFGH"), min_size=2, max_size=20),
+    st.sets(st.sampled_from("ABCDEFGH")),
+    st.randoms(use_true_random=False),
+)
+def test_a_held_set_has_exactly_its_size(samples: list[str], unread: set[str], random: Random) -> None:
+    data = rows(*samples)
+    size = random.randint(1, len(data) - 1)
+    readable = sorted(set(samples) - unread)
+    random.shuffle(readable)
+    ranking, rest = readable[:size], readable[size:]
+    near = {sample: Nearest(ranking[0], 0.5) for sample in rest}
+    held = hold(data, size, ranking, near, dict.fromkeys(unread & set(samples), "?"))
+    assert [one.row_id for one in held] == [row.row_id for row in data]
+    assert sum(one.kept for one in held) == size
+
+
+@pytest.mark.parametrize(
+    ("hold_size", "expected"), [(None, None), ("100%", 40), (1, 40), (0.5, 20), ("50%", 20), (55, 55), ("7", 7)]
+)
+def test_a_held_size_is_a_share_of_the_first_rounds_rows_or_a_number(hold_size: object, expected: int | None) -> None:
+    for kind in (MiddoSettings, ClearSettings):
+        settings = kind.parse({"data": "d", "model": "m", "hold_size": hold_size})
+        assert settings.held_rows(40) == expected
+        assert ("hold_size" in settings.identity("x", "")) == (hold_size is not None)
+    assert ("embedding" in settings.services()) == (hold_size is not None)
+
+
+@pytest.mark.parametrize("hold_size", [0, -1, 1.5, "many", "0%"])
+def test_other_held_sizes_are_refused(hold_size: object) -> None:
+    with pytest.raises(InputError, match="hold_size"):
+        MiddoSettings.parse({"data": "d", "model": "m", "hold_size": hold_size})
+    with pytest.raises(InputError, match="compat"):
+        MiddoSettings.parse({"data": "d", "model": "m", "hold_size": 1, "compat": True})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from burnish._confidence_types import ConfidenceTier
-from burnish.cli.recipe_options import TRAINING, Table, option
+from burnish.cli.recipe_options import HOLD, TRAINING, Table, option
 from burnish.coordinator.policy.clear import Scope, Unscored
 from burnish.coordinator.policy.control import Control
 from burnish.coordinator.policy.filtering import Ties
@@ -104,5 +104,6 @@ CLEAR: Table = {
     ),
     "rounds": ("rounds", option(int, "--rounds", "Rounds; default 1.", _CORRECT, min=1, max=100)),
     "seed": ("seed", option(int, "--seed", "Seed of everything random; default 0.", _CORRECT, min=0)),
+    **HOLD,
     **TRAINING,
 }

@@ -44,7 +44,7 @@ def told(story: RowStory) -> Iterator[str]:
         yield from _round(one)
     yield ""
     if story.final is None:
-        yield "It is not in the newest data set."
+        yield " ".join(["It is not in the newest data set.", *filter(None, [story.left_out])])
     elif not story.rounds or story.final != story.rounds[-1].messages or _added(story):
         yield "In the newest data set:"
         yield from _conversation(story.final)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from burnish.cli.recipe_options import TRAINING, Table, option
+from burnish.cli.recipe_options import HOLD, TRAINING, Table, option
 from burnish.coordinator.policy.control import Control
 from burnish.coordinator.policy.middo import Axis, Overlap, Unparseable
 
@@ -89,5 +89,6 @@ MIDDO: Table = {
         "max_attempts",
         option(int, "--attempts", "Tries before a rewrite is given up; default 3.", _JUDGE, min=1, max=10),
     ),
+    **HOLD,
     **TRAINING,
 }

@@ -24,6 +24,19 @@ def option(kind: Any, flag: str, text: str, panel: str, **more: Any) -> Any:
     return Annotated[kind | None, typer.Option(flag, help=text, rich_help_panel=panel, show_default=False, **more)]
 
 
+HOLD: Table = {
+    "hold_size": (
+        "hold_size",
+        option(
+            str,
+            "--hold-size",
+            "Most rows that go on: a share of the first round's such as 100%, or a number; those that cover all of them"
+            " best by the base model's neurons.",
+            "What goes on",
+            metavar="N",
+        ),
+    ),
+}
 TRAINING: Table = {
     "epochs": ("training.num_epochs", option(float, "--epochs", "Passes over the data; default 1.", _TRAIN)),
     "max_steps": ("training.max_steps", option(int, "--max-steps", "Stop a training after this many steps.", _TRAIN)),

@@ -21,6 +21,7 @@ from burnish.coordinator.curation import Curation
 from burnish.coordinator.findings import Findings, RewriteKey
 from burnish.coordinator.ledger import Ledger
 from burnish.coordinator.policy.assembly import DataRow
+from burnish.coordinator.policy.coverage import Held
 from burnish.coordinator.policy.middo import Action
 from burnish.coordinator.policy.thresholds import Threshold
 from burnish.coordinator.records import DatasetRecord, DecisionRecord, ModelRecord, RunRecord, StepRecord
@@ -290,6 +291,17 @@ class RunBook:
     def decisions(self, round_number: int) -> list[DecisionRecord]:
         """A round's decisions, in the order of its rows."""
         return history.read_decisions(self._ledger, self.run_id, round_number)
+
+    def add_held(self, round_number: int, held: Sequence[Held]) -> None:
+        """Writes which rows go on where the set's size is held."""
+        columns = ("run_id", "round", *Held.__slots__)
+        for start in range(0, len(held), _ROWS_PER_WRITE):
+            part = [(self.run_id, round_number, *astuple(one)) for one in held[start : start + _ROWS_PER_WRITE]]
+            self._ledger.append("held", columns, part)
+
+    def held(self, round_number: int) -> list[Held]:
+        """Which rows of the set that would have followed a round go on; empty where the size was not held."""
+        return history.read_held(self._ledger, self.run_id, round_number)
 
     def add_refinements(self, round_number: int, asked: Sequence[tuple[str, RewriteKey]]) -> None:
         """Writes which rewrite each row's decision asks for: (row id, key). Keys are written anew where prompts or

@@ -19,6 +19,7 @@ from burnish.coordinator.ledger import Ledger
 from burnish.coordinator.paths import RunPaths
 from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.confidence import Evidence
+from burnish.coordinator.policy.coverage import Held
 from burnish.coordinator.records import (
     CandidateStory,
     DatasetRecord,
@@ -147,6 +148,10 @@ class RunHistory:
     def decisions(self, round_number: int) -> list[DecisionRecord]:
         """What was decided for each row of a round, in order; empty before that step."""
         return read_decisions(self._ledger, self.run_id, round_number)
+
+    def held(self, round_number: int) -> list[Held]:
+        """Which rows went on after a round where the set's size was held; empty where it was not."""
+        return read_held(self._ledger, self.run_id, round_number)
 
     def rewrites(self, round_number: int) -> list[RewriteRecord]:
         """The rewrites that a round's decisions asked for, in the order of its rows; those still to come are absent."""
@@ -373,6 +378,12 @@ def read_decisions(ledger: Ledger, run_id: str, round_number: int) -> list[Decis
         8: tuple,
     }
     return [DecisionRecord(*_converted(row, cells)) for row in rows]
+
+
+def read_held(ledger: Ledger, run_id: str, round_number: int) -> list[Held]:
+    """Which rows went on after a round where the set's size was held."""
+    query = "SELECT row_id, kept, reason FROM held WHERE run_id = ? AND round = ? ORDER BY rowid"
+    return [Held(*row) for row in ledger.select(query, (run_id, round_number))]
 
 
 def read_messages(text: str) -> tuple[Message, ...]:

@@ -32,6 +32,7 @@ TITLES = {
     "calibrate": "Measuring what is usual for neurons",
     "features": "Reading neurons",
     "select": "Selecting the core set",
+    "hold": "Holding the set's size",
     "judge": "Self-judging quality",
     "confidence": "Confidence",
     "filter": "Filtering",

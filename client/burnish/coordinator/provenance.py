@@ -7,10 +7,12 @@ from typing import Any
 
 from burnish.coordinator.content import message_list
 from burnish.coordinator.history import RunHistory
+from burnish.coordinator.policy import coverage
 from burnish.coordinator.policy.clear import Action
 from burnish.coordinator.records import DecisionRecord
 
-_CORRECT, _DROP, _UNSCORED = Action.CORRECT.value, Action.DROP.value, Action.UNSCORED.value
+_CORRECT, _UNSCORED = Action.CORRECT.value, Action.UNSCORED.value
+_GONE = {(Action.DROP.value,), (coverage.Action.DROP.value,), (coverage.Action.UNREAD.value,)}
 
 
 def provenance(history: RunHistory, round_number: int) -> Iterator[dict[str, Any]]:
@@ -59,25 +61,28 @@ def provenance(history: RunHistory, round_number: int) -> Iterator[dict[str, Any
 
 
 def dropped(history: RunHistory, round_number: int) -> Iterator[dict[str, Any]]:
-    """One object for each row that was dropped before a round: row_id, the round that dropped it, its conversation as
-    it was then, the signals and the reasons."""
+    """One object for each row that was dropped before a round, or left out to hold the set's size: row_id, the round
+    that dropped it, its conversation as it was then, the signals and the reasons."""
     for dataset in history.datasets():
         if dataset.round >= round_number:
             return
-        gone = {d.row_id: d for d in history.decisions(dataset.round) if d.actions == (_DROP,)}
+        gone: dict[str, tuple[dict[str, Any], list[str]]] = {
+            d.row_id: (dict(d.signals), list(d.reasons)) for d in history.decisions(dataset.round) if d.actions in _GONE
+        }
+        gone |= {one.row_id: ({}, [one.reason]) for one in history.held(dataset.round) if not one.kept}
         if not gone:
             continue
         for row, messages in history.conversations(dataset.round):
-            decision = gone.get(row.row_id)
-            if decision is not None:
+            if row.row_id in gone:
+                signals, reasons = gone[row.row_id]
                 yield {
                     "row_id": row.row_id,
                     "round": dataset.round,
                     "source_row_id": row.source_row_id,
                     "sample_hash": row.sample_hash,
                     "messages": message_list(messages),
-                    "signals": dict(decision.signals),
-                    "reasons": list(decision.reasons),
+                    "signals": signals,
+                    "reasons": reasons,
                 }
 
 

@@ -65,6 +65,7 @@ class RowStory:
     row_id: str
     rounds: tuple[RoundStory, ...]
     final: tuple[Message, ...] | None
+    left_out: str = ""  # why it was left out to hold the set's size, where it was
 
 
 def story_of(history: RunHistory, row_id: str) -> RowStory:
@@ -105,7 +106,8 @@ def story_of(history: RunHistory, row_id: str) -> RowStory:
     if not rounds and final is None:
         examples = ", ".join(row.row_id for row in history.rows(1)[:3])
         raise InputError(f"Run {history.run_id} has no row {row_id!r}; ids are like {examples}.")
-    return RowStory(history.run_id, row_id, tuple(rounds), final)
+    held = [one.reason for d in datasets for one in history.held(d.round) if one.row_id == row_id and not one.kept]
+    return RowStory(history.run_id, row_id, tuple(rounds), final, held[-1] if held else "")
 
 
 def _workers(history: RunHistory, round_number: int, took_part: Mapping[str, bool]) -> tuple[Worker, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from burnish.coordinator.history import RunHistory
 from burnish.report.clear import clear_notes, clear_round
 from burnish.report.common import timings_of
@@ -38,6 +40,7 @@ def collect(history: RunHistory, *, truth: str = "") -> ReportData:
         rounds = [middo_round(history, *one, steps) for one in decided]
         flaws = [flaw_table(number, decisions, known) for number, _, decisions in decided if known]
         notes = middo_notes(rounds)
+    notes += _hold_notes(history, [one.number for one in rounds])
     numbers = {one.number for one in rounds}
     finished = run.finished_at is not None
     return ReportData(
@@ -55,6 +58,16 @@ def collect(history: RunHistory, *, truth: str = "") -> ReportData:
         flaws=flaws,
         notes=notes,
     )
+
+
+def _hold_notes(history: RunHistory, numbers: Iterable[int]) -> list[str]:
+    notes = []
+    for number in numbers:
+        held = history.held(number)
+        if held:
+            kept = sum(one.kept for one in held)
+            notes.append(f"Round {number}: the set's size was held; of {len(held)} rows {kept} went on, by coverage.")
+    return notes
 
 
 def _model_label(role: str, number: int) -> str:

@@ -58,6 +58,49 @@ def verdicts(
     return [_verdict(row, first, picked, nearest, unread) for row in rows]
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Whether a row goes on to the next round where the set's size is held, and why."""
+
+    row_id: str
+    kept: bool
+    reason: str
+
+
+def hold(
+    rows: Sequence[DataRow],
+    size: int,
+    ranking: Sequence[str],
+    nearest: Mapping[str, Nearest],
+    unread: Mapping[str, str],
+) -> list[Held]:
+    """One for each row, in order: `size` of them are kept. First a row of each sample of `ranking`, in order of
+    picking; where that leaves room, which it does only where there are no other samples, further copies, and then what
+    could not be read."""
+    first: dict[str, str] = {}
+    for row in rows:
+        first.setdefault(row.sample_hash, row.row_id)
+    place = {sample: rank for rank, sample in enumerate(ranking, start=1)}
+    picked = {first[sample] for sample in ranking[:size]}
+    copies = [row.row_id for row in rows if row.sample_hash in place and row.row_id != first[row.sample_hash]]
+    others = [row.row_id for row in rows if row.sample_hash in unread]
+    kept = picked | set([*copies, *others][: size - len(picked)])
+    found = []
+    for row in rows:
+        if row.row_id in kept:
+            reason = f"Kept as number {place[row.sample_hash]} of {size}." if row.sample_hash in place else "Kept."
+        elif row.sample_hash in nearest:
+            near = nearest[row.sample_hash]
+            by = first[near.sample_hash]
+            reason = f"Left out to hold {size} rows: row {by} is the nearest to it (cosine {near.cosine:.3f})."
+        elif row.sample_hash in unread:
+            reason = f"Left out to hold {size} rows: it could not be read ({unread[row.sample_hash]})."
+        else:
+            reason = f"Left out to hold {size} rows: the same as row {first[row.sample_hash]}."
+        found.append(Held(row.row_id, row.row_id in kept, reason))
+    return found
+
+
 def random_rows(rows: Sequence[DataRow], size: int, seed: int, number: int) -> list[DataRow]:
     """The random subset of that number: `size` rows of different samples, in the order of `rows`. What the selection is
     compared with must not be worse off by duplicates."""

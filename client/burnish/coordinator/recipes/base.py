@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from burnish._types import Hyperparameters, Sampling
 from burnish.coordinator.content import derive_seed
+from burnish.coordinator.coverage import FeatureChoice
 from burnish.coordinator.errors import InputError
 from burnish.coordinator.formats import Columns
 
@@ -108,6 +109,45 @@ class RecipeSettings(BaseModel):
     def absolute(self) -> Self:
         """With models that are directories here named by absolute path, for a service may work in another directory."""
         return self.model_copy(update={"model": absolute(self.model)})
+
+
+class HoldSettings(RecipeSettings):
+    """Settings of a recipe whose rounds can hold the set's size: where more rows would go on, those that cover all of
+    them best do, by the base model's neurons."""
+
+    HOLD_STEPS: ClassVar[tuple[str, ...]] = ("calibrate", "features", "hold")
+
+    hold_size: float | None = Field(
+        None, gt=0, description="most rows that go on: up to 1 a share of the first round's, else a number"
+    )
+
+    @field_validator("hold_size", mode="before")
+    @classmethod
+    def _share_or_number(cls, value: Any) -> Any:
+        return float(value.removesuffix("%")) / 100 if isinstance(value, str) and value.endswith("%") else value
+
+    @field_validator("hold_size")
+    @classmethod
+    def _whole(cls, value: float | None) -> float | None:
+        if value is not None and value > 1 and value != int(value):
+            raise ValueError(f"hold_size is {value}; expected a share up to 1 (or 100%), or a whole number of rows")
+        return value
+
+    def held_rows(self, num_first: int) -> int | None:
+        """Most rows that go on, where the first round began with so many; None: any number."""
+        if self.hold_size is None:
+            return None
+        return max(1, round(self.hold_size * num_first)) if self.hold_size <= 1 else int(self.hold_size)
+
+    def hold_features(self) -> FeatureChoice:
+        """Which features they are covered in; the same in every round, so that only what is new is read."""
+        return FeatureChoice(seed=derive_seed(self.seed, "calibration"))
+
+    def identity(self, data_digest: str, holdout_digest: str) -> dict[str, Any]:
+        """See RecipeSettings. Left out where it is not used, so that runs that began before there was such a setting
+        are still the same."""
+        made = super().identity(data_digest, holdout_digest)
+        return made if self.hold_size is not None else {k: v for k, v in made.items() if k != "hold_size"}
 
 
 class RunOptions(BaseModel):

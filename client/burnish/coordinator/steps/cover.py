@@ -11,23 +11,24 @@ from dataclasses import asdict
 
 from burnish._coverage_types import CoverageCandidate, CoverageSelection, MeasureBatch
 from burnish._types import EmbedBatch, ModelRef, TokenSpan
-from burnish.coordinator.coverage import ON_VECTORS
+from burnish.coordinator.coverage import FeatureChoice
 from burnish.coordinator.errors import StepFailed
 from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.coverage import Action, Nearest, Picked, verdicts
 from burnish.coordinator.recipes.mads.settings import MadsSettings
 from burnish.coordinator.steps.measure import expect_collection, samples_of
-from burnish.coordinator.steps.stage import RunContext, same_version, version_detail
+from burnish.coordinator.steps.stage import AnyRun, RunContext, same_version, version_detail
 
 MadsRun = RunContext[MadsSettings]
 NUM_RANDOM_CURVES = 3
 _FAR, _HUBS = 0.3, 0.1  # a rank correlation, and a share of all activity, that a reader should know of
 
 
-async def calibrate(run: MadsRun, round_number: int, selector: ModelRef, hashes: Sequence[str]) -> str:
+async def calibrate(
+    run: AnyRun, round_number: int, selector: ModelRef, choice: FeatureChoice, hashes: Sequence[str]
+) -> str:
     """The name of a finished calibration of the selector on a part of the samples; empty where none is wanted."""
-    choice = run.settings.features()
-    if not choice.is_calibrated or run.settings.objective in ON_VECTORS:
+    if not choice.is_calibrated:
         return ""
     stage = run.stage(round_number, "calibrate")
     ids = choice.calibration_ids(hashes)
@@ -56,15 +57,22 @@ async def calibrate(run: MadsRun, round_number: int, selector: ModelRef, hashes:
 
 
 async def compute_features(
-    run: MadsRun, round_number: int, selector: ModelRef, calibration: str, hashes: Sequence[str]
+    run: AnyRun,
+    round_number: int,
+    selector: ModelRef,
+    choice: FeatureChoice | None,
+    calibration: str,
+    hashes: Sequence[str],
 ) -> str:
-    """The collection that holds vectors and features of all samples that the selector can read."""
-    settings, findings, service = run.settings, run.book.findings, run.client.embedding
-    choice = settings.features()
+    """The collection that holds vectors, and features where there is a `choice`, of all samples that the selector can
+    read."""
+    findings, service = run.book.findings, run.client.embedding
     stage = run.stage(round_number, "features")
     version = await service.load_model(selector)
-    collection = choice.collection_name(version, calibration, TokenSpan.ALL)
-    features = None if settings.objective in ON_VECTORS else choice.feature_settings(calibration)
+    collection = (choice or FeatureChoice()).collection_name(version, calibration, TokenSpan.ALL)
+    features = None if choice is None else choice.feature_settings(calibration)
+    if choice is None:
+        collection = f"{collection}-vectors"
     await expect_collection(run, collection, source=TokenSpan.ALL, features=features)
 
     async def send(batch: Sequence[str]) -> EmbedBatch:

@@ -129,17 +129,21 @@ def decide_rows(
                 run.observer.noted(f"Round {round_number}: {note}")
 
 
-def assemble_curated(run: ClearRun, round_number: int, rows: Sequence[DataRow]) -> None:
-    """The next data set: what was kept, with corrections in the place of what they correct."""
+def curated_rows(run: ClearRun, round_number: int, rows: Sequence[DataRow]) -> list[DataRow]:
+    """What was kept, with corrections in the place of what they correct."""
+    decisions = {one.row_id: one for one in run.book.decisions(round_number)}
+    return [made for row in rows if (made := _following(row, decisions[row.row_id])) is not None]
+
+
+def assemble_curated(run: ClearRun, round_number: int, rows: Sequence[DataRow], following: Sequence[DataRow]) -> None:
+    """The next data set, written down."""
     stage = run.stage(round_number, "assemble")
     if stage.done:
         return
     book = run.book
     with stage.working():
         stage.expect(len(rows))
-        decisions = {one.row_id: one for one in book.decisions(round_number)}
-        following = [made for row in rows if (made := _following(row, decisions[row.row_id])) is not None]
-        counts = Counter(one.actions[0] for one in decisions.values())
+        counts = Counter(one.actions[0] for one in book.decisions(round_number))
         with book.transaction():
             if book.dataset(round_number + 1) is None:
                 book.add_dataset(round_number + 1, following)

@@ -142,24 +142,30 @@ async def _rewrite(
     await stage.in_batches(lambda: book.findings.unwritten(keys), send, store)
 
 
-def assemble_next(run: MiddoRun, round_number: int, rows: Sequence[DataRow], decisions: Sequence[Decision]) -> None:
-    """D_{t+1} from D_t, the decisions, and what became of the rewrites."""
-    stage = run.stage(round_number, "assemble")
-    if stage.done:
-        return
+def following_rows(
+    run: MiddoRun, round_number: int, rows: Sequence[DataRow], decisions: Sequence[Decision]
+) -> list[DataRow]:
+    """What follows from D_t, the decisions, and what became of the rewrites."""
     book = run.book
     record = book.run()
     assert record is not None
     assert record.source is not None
     outcomes = book.outcomes(round_number)
     ids = RowIds((row.row_id for row in rows), numbers=record.source["ids"] == IdKind.NUMBER.value)
+    if run.settings.compat:
+        keys = _compat_keys(run, round_number, rows)
+        return assemble_compat(rows, decisions, outcomes, ids, round_number=round_number, keys=keys)
+    return assemble(rows, decisions, outcomes, ids, round_number=round_number)
+
+
+def assemble_next(run: MiddoRun, round_number: int, rows: Sequence[DataRow], following: Sequence[DataRow]) -> None:
+    """D_{t+1}, written down."""
+    stage = run.stage(round_number, "assemble")
+    if stage.done:
+        return
+    book = run.book
     with stage.working():
         stage.expect(len(rows))
-        if run.settings.compat:
-            keys = _compat_keys(run, round_number, rows)
-            following = assemble_compat(rows, decisions, outcomes, ids, round_number=round_number, keys=keys)
-        else:
-            following = assemble(rows, decisions, outcomes, ids, round_number=round_number)
         with book.transaction():
             if book.dataset(round_number + 1) is None:
                 book.add_dataset(round_number + 1, following)

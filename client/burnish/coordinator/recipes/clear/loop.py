@@ -22,12 +22,14 @@ from burnish.coordinator.steps.confidence import estimate
 from burnish.coordinator.steps.curate import (
     ClearRun,
     assemble_curated,
+    curated_rows,
     decide_rows,
     filter_round,
     pairs_of,
     staying,
     to_be_corrected,
 )
+from burnish.coordinator.steps.hold import hold_size
 from burnish.coordinator.steps.measure import base_model, evaluate, judge, score
 from burnish.coordinator.steps.propose import propose
 from burnish.coordinator.steps.read import read
@@ -63,7 +65,7 @@ async def curate(run: ClearRun, base: ModelRef, t: int) -> None:
         await propose(run, t, proposer, failed)  # y'
         preferences = await compare(run, t, base, pairs_of(run, t, rows))  # P(y' > y), by the base model
     decide_rows(run, t, rows, passed, signals, preferences)  # against eta
-    assemble_curated(run, t, rows)
+    assemble_curated(run, t, rows, await hold_size(run, t, base, curated_rows(run, t, rows)))
 
 
 async def tuned(run: ClearRun, base: ModelRef, t: int, kept: Sequence[DataRow]) -> ModelRef:

@@ -18,7 +18,7 @@ from burnish.coordinator.policy.clear import CorrectionRules, Scope, Unscored
 from burnish.coordinator.policy.confidence import Weights
 from burnish.coordinator.policy.control import Control
 from burnish.coordinator.policy.filtering import FilterRule, Ties
-from burnish.coordinator.recipes.base import RecipeSettings, SamplingSettings
+from burnish.coordinator.recipes.base import HoldSettings, SamplingSettings
 
 
 class Signal(StrEnum):
@@ -38,13 +38,13 @@ class Proposer(StrEnum):
     BASE = "base"  # the base model, an ablation that trains nothing for it
 
 
-class ClearSettings(RecipeSettings):
+class ClearSettings(HoldSettings):
     """One run of CLEAR. Comparisons and formulas: `policy.filtering`, `policy.confidence`, `policy.clear`."""
 
     RECIPE: ClassVar[str] = "clear"
     STEPS: ClassVar[tuple[str, ...]] = (
         *("read", "score_pre", "judge", "confidence", "filter", "train", "evaluate", "propose", "compare", "decide"),
-        "assemble",
+        *(*HoldSettings.HOLD_STEPS, "assemble"),
     )
 
     tier: ConfidenceTier = ConfidenceTier.STANDARD
@@ -85,7 +85,8 @@ class ClearSettings(RecipeSettings):
 
     def services(self) -> tuple[str, ...]:
         """See RecipeSettings."""
-        return ("scoring",) if self.filter_only else ("scoring", "rewriting", "training")
+        working = ("scoring",) if self.filter_only else ("scoring", "rewriting", "training")
+        return working if self.hold_size is None else (*working, "embedding")
 
     def weights(self) -> Weights:
         """How parts become a confidence."""

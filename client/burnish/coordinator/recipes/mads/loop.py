@@ -29,8 +29,9 @@ async def mads(run: MadsRun) -> None:
     samples = list(dict.fromkeys(row.sample_hash for row in rows))  # duplicates count once
     if not run.stage(D, "assemble").done:
         selector = ModelRef(settings.selector or settings.model)
-        calibration = await calibrate(run, D, selector, samples)
-        collection = await compute_features(run, D, selector, calibration, samples)
+        features = settings.features()
+        calibration = "" if features is None else await calibrate(run, D, selector, features, samples)
+        collection = await compute_features(run, D, selector, features, calibration, samples)
         await select_rows(run, D, collection, rows, settings.size(len(samples)))
         assemble_selected(run, D, rows)
     if settings.select_only:

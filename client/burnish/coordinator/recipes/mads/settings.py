@@ -21,7 +21,7 @@ from burnish._coverage_types import (
 )
 from burnish._types import Hyperparameters, TokenSpan
 from burnish.coordinator.content import derive_seed
-from burnish.coordinator.coverage import FeatureChoice, parse_budget
+from burnish.coordinator.coverage import ON_VECTORS, FeatureChoice, parse_budget
 from burnish.coordinator.recipes.base import RecipeSettings, absolute
 
 
@@ -83,8 +83,10 @@ class MadsSettings(RecipeSettings):
         wanted = round(self.budget * num_distinct) if self.budget < 1 else int(self.budget)
         return min(max(wanted, 1), num_distinct)
 
-    def features(self) -> FeatureChoice:
-        """Which features coverage is counted in."""
+    def features(self) -> FeatureChoice | None:
+        """Which features coverage is counted in; None where the objective is on vectors."""
+        if self.objective in ON_VECTORS:
+            return None
         seed = derive_seed(self.seed, "calibration")
         return FeatureChoice(self.rule, self.k, self.pooling, self.tokens, self.max_tokens, self.calibration_size, seed)
 

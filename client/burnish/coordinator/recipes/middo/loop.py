@@ -11,9 +11,10 @@ from burnish._types import ModelRef
 from burnish.coordinator.policy.middo import Axis, RowSignals
 from burnish.coordinator.recipes.middo.settings import MiddoSettings
 from burnish.coordinator.steps.decide import decide_round
+from burnish.coordinator.steps.hold import hold_size
 from burnish.coordinator.steps.measure import base_model, evaluate, judge, neighbors, score
 from burnish.coordinator.steps.read import read
-from burnish.coordinator.steps.refine import assemble_next, refine
+from burnish.coordinator.steps.refine import assemble_next, following_rows, refine
 from burnish.coordinator.steps.stage import RunContext
 from burnish.coordinator.steps.train import prune, train
 
@@ -58,4 +59,5 @@ async def polish(run: RunContext[MiddoSettings], base: ModelRef, t: int) -> None
     ]
     decisions = decide_round(run, t, signals)  # H, S and Q
     await refine(run, t, base, rows, decisions)
-    assemble_next(run, t, rows, decisions)
+    following = await hold_size(run, t, base, following_rows(run, t, rows, decisions))
+    assemble_next(run, t, rows, following)

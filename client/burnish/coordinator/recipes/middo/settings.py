@@ -14,7 +14,7 @@ from burnish.coordinator.content import derive_seed
 from burnish.coordinator.policy.control import Control
 from burnish.coordinator.policy.middo import Axis, Overlap, PolicySettings, Unparseable
 from burnish.coordinator.policy.thresholds import Rule
-from burnish.coordinator.recipes.base import FROZEN, RecipeSettings, SamplingSettings, absolute
+from burnish.coordinator.recipes.base import FROZEN, HoldSettings, SamplingSettings, absolute
 
 
 class RewriteRules(BaseModel):
@@ -46,12 +46,13 @@ PUBLISHED_RULES = RewriteRules(
 PUBLISHED_JUDGE = SamplingSettings(temperature=0.1, top_p=0.7, top_k=50, max_tokens=1024)
 
 
-class MiddoSettings(RecipeSettings):
+class MiddoSettings(HoldSettings):
     """One run of Middo. Comparisons and formulas: `policy.middo`."""
 
     RECIPE: ClassVar[str] = "middo"
     STEPS: ClassVar[tuple[str, ...]] = (
-        *("read", "train", "evaluate", "score_pre", "score_post", "embed", "judge", "decide", "refine", "assemble"),
+        *("read", "train", "evaluate", "score_pre", "score_post", "embed", "judge", "decide", "refine"),
+        *(*HoldSettings.HOLD_STEPS, "assemble"),
     )
 
     refiner: str = Field("", description="model that rewrites; empty: the base model")
@@ -103,6 +104,7 @@ class MiddoSettings(RecipeSettings):
             "overlap": Overlap.BOTH,
             "unparseable": Unparseable.ZERO,
             "max_rows": None,
+            "hold_size": None,
             "axes": tuple(Axis),
             "judge": PUBLISHED_JUDGE.model_dump(),
             "max_attempts": 1,

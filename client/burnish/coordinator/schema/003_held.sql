@@ -1,0 +1,14 @@
+-- Version 3: what coverage selects. For MADS-style selection `decision.actions` is one of keep | drop | unread,
+-- `decision.hints` the row that stands for one that is dropped, the keys of `decision.signals` are rank, gain, cosine. The
+-- steps of its round are calibrate, features, select, assemble, train, evaluate; rounds from 3 on are random subsets, with
+-- models but no data set. With a held size, the rounds of other recipes have the steps calibrate, features, hold too.
+
+-- Which rows went on to the next round where the size of the set was held; no rows where it was small enough.
+CREATE TABLE held (
+    run_id VARCHAR NOT NULL,
+    round  INTEGER NOT NULL,                  -- at whose end
+    row_id VARCHAR NOT NULL,                  -- of the set that would have followed
+    kept   BOOLEAN NOT NULL,
+    reason VARCHAR NOT NULL,
+    PRIMARY KEY (run_id, round, row_id)
+);

@@ -1,0 +1,72 @@
+"""Step `hold`: where more rows would go on than the set's size allows, those go on that cover all of them best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from burnish._coverage_types import CoverageCandidate, CoverageSettings
+from burnish._types import ModelRef
+from burnish.coordinator.content import derive_seed
+from burnish.coordinator.policy.assembly import DataRow
+from burnish.coordinator.policy.coverage import Held, Nearest, hold
+from burnish.coordinator.recipes.base import HoldSettings
+from burnish.coordinator.steps.cover import calibrate, compute_features
+from burnish.coordinator.steps.stage import RunContext
+
+HoldRun = RunContext[HoldSettings]
+
+
+async def hold_size(run: HoldRun, round_number: int, base: ModelRef, following: Sequence[DataRow]) -> Sequence[DataRow]:
+    """The rows of `following` that go on; written down once. All of them where they are few enough, or any number may
+    go on."""
+    source = run.book.rows(1)
+    size = run.settings.held_rows(len(source))
+    if size is None or len(following) <= size:
+        return following
+    stage = run.stage(round_number, "hold")
+    held = run.book.held(round_number)
+    if not held:
+        collection, hashes = await _features(run, round_number, base, source, following)
+        with stage.working():
+            stage.expect(len(following))
+            held = await _choose(run, round_number, collection, hashes, following, size)
+            with run.book.transaction():
+                run.book.add_held(round_number, held)
+                stage.advance(len(following))
+        run.observer.noted(
+            f"Round {round_number}: {len(following)} rows would go on; {size} do, which cover them best."
+        )
+    elif not stage.done:
+        with stage.working():  # killed between the rows and the note that the step is done
+            pass
+    kept = {one.row_id for one in held if one.kept}
+    return [row for row in following if row.row_id in kept]
+
+
+async def _features(
+    run: HoldRun, round_number: int, base: ModelRef, source: Sequence[DataRow], following: Sequence[DataRow]
+) -> tuple[str, list[str]]:
+    """The collection with the features of all different samples of `following`, and these. Calibrated on the source, so
+    that every round counts in the same features, and reads only what is new."""
+    choice = run.settings.hold_features()
+    calibration = await calibrate(run, round_number, base, choice, [row.sample_hash for row in source])
+    hashes = list(dict.fromkeys(row.sample_hash for row in following))
+    return await compute_features(run, round_number, base, choice, calibration, hashes), hashes
+
+
+async def _choose(
+    run: HoldRun, round_number: int, collection: str, hashes: Sequence[str], following: Sequence[DataRow], size: int
+) -> list[Held]:
+    unread = run.book.findings.embedding_failures(hashes, collection)
+    readable = [CoverageCandidate(name) for name in hashes if name not in unread]
+    if not readable:
+        return hold(following, size, [], {}, unread)
+    found = await run.client.embedding.select(
+        collection,
+        min(size, len(readable)),
+        readable,
+        settings=CoverageSettings(seed=derive_seed(run.settings.seed, round_number, "hold")),
+        return_witnesses=True,
+    )
+    nearest = {one.sample_id: Nearest(one.nearest_id, one.cosine) for one in found.witnesses}
+    return hold(following, size, [one.sample_id for one in found.selected], nearest, unread)
