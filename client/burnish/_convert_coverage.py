@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from burnish import _coverage_types as t
-from burnish._convert import optional_float, optional_time, optional_version, status_from_proto
+from burnish._convert import floats, optional_float, optional_time, optional_version, status_from_proto
 from burnish._types import NeighborMetric, TokenSpan
 from burnish._words import Words
 from burnish.api.embedding.v1 import embedding_pb2 as pb
@@ -130,6 +132,14 @@ def selection_from_proto(reply: pb.SelectCoverageResponse) -> t.CoverageSelectio
         hub_share=statistics.hub_share,
         optimizer=OPTIMIZERS.word(reply.optimizer) if reply.optimizer else None,
     )
+
+
+def projection_from_proto(reply: pb.ProjectSamplesResponse) -> t.Projection:
+    """A picture. Raises ValueError where it has not two numbers for every id."""
+    x, y = reply.variance_shares
+    numbers = floats(reply.points)
+    points = np.empty((0, 2), np.float32) if numbers is None else numbers.reshape(len(reply.sample_ids), 2)
+    return t.Projection(optional_version(reply), tuple(reply.sample_ids), points, (x, y))
 
 
 def _activations(settings: pb.ActivationSettings) -> t.ActivationSettings:

@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+import numpy as np
+from numpy.typing import NDArray
+
 from burnish._types import ItemStatus, ModelVersion, Timing, TokenSpan
 
 
@@ -164,6 +167,17 @@ class CoverageCurve:
     num_selected: tuple[int, ...]
     value: tuple[float, ...]
     num_features: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """Reply of `embedding.project`: where samples lie, `points` float32 of shape (ids, 2), and the shares of the
+    variance that the two axes show."""
+
+    model: ModelVersion | None
+    sample_ids: tuple[str, ...]
+    points: NDArray[np.float32]
+    variance_shares: tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from burnish._coverage_types import (
     CoverageSettings,
     FeatureSettings,
     MeasureBatch,
+    Projection,
     SampleMeasurement,
 )
 from burnish._loop import BackgroundLoop
@@ -216,6 +217,17 @@ class AsyncEmbedding(AsyncModelService):
         with self._link.reading("SelectCoverage"):
             return _convert_coverage.selection_from_proto(reply)
 
+    async def project(
+        self, collection: str, sample_ids: Sequence[str] = (), *, timeout: float | None = None
+    ) -> Projection:
+        """Where samples lie on the plane on which their vectors differ most. Empty ids mean the whole collection.
+        Raises NotFound for the collection, PreconditionFailed for ids that are not in it."""
+        with _convert.refused_as_usage(f"project {collection!r}"):
+            request = pb.ProjectSamplesRequest(collection=collection, sample_ids=sample_ids)
+        reply = await self._link.call("ProjectSamples", self._stub.ProjectSamples, request, timeout=timeout)
+        with self._link.reading("ProjectSamples"):
+            return _convert_coverage.projection_from_proto(reply)
+
     async def create_calibration(
         self,
         name: str,
@@ -413,6 +425,10 @@ class Embedding(Service):
                 timeout=timeout,
             )
         )
+
+    def project(self, collection: str, sample_ids: Sequence[str] = (), *, timeout: float | None = None) -> Projection:
+        """See AsyncEmbedding.project."""
+        return self._loop.run(self._twin.project(collection, sample_ids, timeout=timeout))
 
     def create_calibration(
         self,

@@ -73,7 +73,7 @@ def test_who_is_asked_for_what(fakes: FakeServices, client: Client, data: Path, 
     (select,) = fakes.requests("SelectCoverage")
     assert (select.budget, len(select.candidates), select.num_random_curves) == (6, 40, 3)
     assert [s.name for s in watcher.steps] == [
-        *("read", "calibrate", "features", "select", "assemble", "evaluate"),
+        *("read", "calibrate", "features", "select", "project", "assemble", "evaluate"),
         *("train", "evaluate") * 5,
     ]
     trained_on = [len(lines(out / f"data/round-{number}.jsonl")) for number in range(1, 6)]
@@ -124,7 +124,7 @@ def test_the_smallest_sets(client: Client, tmp_path: Path, rows: int) -> None:
     assert summary.rows_out == min(rows, 2)
 
 
-@pytest.mark.parametrize("moment", ["calibrate", "features", "select", "assemble"])
+@pytest.mark.parametrize("moment", ["calibrate", "features", "select", "project", "assemble"])
 def test_stopped_at_any_step_it_goes_on(
     client: Client, fakes: FakeServices, data: Path, tmp_path: Path, moment: str
 ) -> None:
@@ -187,6 +187,9 @@ def test_the_core_set_covers_more_than_chance_and_the_report_says_so(
     page = render(report)
     assert "trained on random subset 3" in page
     assert "What the selection covers" in page
+    assert round_.map is not None
+    assert {action: len(points) for action, points in round_.map.points.items()} == {"keep": 6, "drop": 37}
+    assert page.count("<circle") == 43
     assert str(detail["num_features"]) in page
 
 

@@ -285,6 +285,20 @@ async def test_one_sample_can_be_selected_and_none_from_nothing(stub) -> None:
     assert ids_of(await select(stub, 5, return_witnesses=True)) == ["000"]
 
 
+async def test_samples_are_placed_on_a_plane(stub) -> None:
+    samples = await filled(stub)
+    reply = await stub.ProjectSamples(pb.ProjectSamplesRequest(collection="rich"))
+    points = np.frombuffer(reply.points, "<f4").reshape(-1, 2)
+    assert list(reply.sample_ids) == [one.id for one in samples]
+    assert points.shape == (60, 2)
+    np.testing.assert_allclose(points.mean(axis=0), 0, atol=1e-5)
+    assert 0 < reply.variance_shares[1] <= reply.variance_shares[0] < 1
+    some = await stub.ProjectSamples(pb.ProjectSamplesRequest(collection="rich", sample_ids=["003", "001", "003"]))
+    assert list(some.sample_ids) == ["001", "003"]
+    failure = await failure_of(stub.ProjectSamples(pb.ProjectSamplesRequest(collection="rich", sample_ids=["x"])))
+    assert failure.reason == "SAMPLE_NOT_EMBEDDED"
+
+
 async def test_what_is_stored_is_read_again_only_where_it_changed(stub) -> None:
     samples = await filled(stub, 20)
     assert (await embed(stub, samples)).num_stored == 0

@@ -73,6 +73,7 @@ def test_every_rpc_has_its_method(service: str) -> None:
         "DeleteCollection": "delete_collection",
         "GetNeighborStatistics": "neighbor_statistics",
         "SelectCoverage": "select",
+        "ProjectSamples": "project",
         "CreateCalibration": "create_calibration",
         "GetCalibration": "get_calibration",
         "ListCalibrations": "list_calibrations",

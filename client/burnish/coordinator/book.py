@@ -292,6 +292,13 @@ class RunBook:
         """A round's decisions, in the order of its rows."""
         return history.read_decisions(self._ledger, self.run_id, round_number)
 
+    def add_places(self, round_number: int, places: Sequence[tuple[str, float, float]]) -> None:
+        """Writes where samples lie in a round's picture: (hash, x, y)."""
+        columns = ("run_id", "round", "sample_hash", "x", "y")
+        for start in range(0, len(places), _ROWS_PER_WRITE):
+            part = [(self.run_id, round_number, *place) for place in places[start : start + _ROWS_PER_WRITE]]
+            self._ledger.append("place", columns, part)
+
     def add_held(self, round_number: int, held: Sequence[Held]) -> None:
         """Writes which rows go on where the set's size is held."""
         columns = ("run_id", "round", *Held.__slots__)

@@ -149,6 +149,11 @@ class RunHistory:
         """What was decided for each row of a round, in order; empty before that step."""
         return read_decisions(self._ledger, self.run_id, round_number)
 
+    def places(self, round_number: int) -> dict[str, tuple[float, float]]:
+        """Where samples lie in a round's picture, (x, y) by hash; empty where there is none."""
+        query = "SELECT sample_hash, x, y FROM place WHERE run_id = ? AND round = ?"
+        return {name: (x, y) for name, x, y in self._ledger.select(query, (self.run_id, round_number))}
+
     def held(self, round_number: int) -> list[Held]:
         """Which rows went on after a round where the set's size was held; empty where it was not."""
         return read_held(self._ledger, self.run_id, round_number)

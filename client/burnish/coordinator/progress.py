@@ -32,6 +32,7 @@ TITLES = {
     "calibrate": "Measuring what is usual for neurons",
     "features": "Reading neurons",
     "select": "Selecting the core set",
+    "project": "Placing samples on a plane",
     "hold": "Holding the set's size",
     "judge": "Self-judging quality",
     "confidence": "Confidence",

@@ -201,6 +201,14 @@ class Curve:
 
 
 @dataclass(frozen=True, slots=True)
+class Map:
+    """A picture of a set: points by what became of their rows, and the shares of the variance that the axes show."""
+
+    points: Mapping[str, Sequence[tuple[float, float]]]  # by action
+    shares: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Arm:
     """One data set that was trained on, to compare: held-out losses of its models, nats per response token."""
 
@@ -235,6 +243,7 @@ class MadsRound(Round):
     length_correlation: float | None
     hub_share: float
     arms: Sequence[Arm]
+    map: Map | None
     picked: Sequence[PickedRow]  # the first ones, in order of picking
 
 

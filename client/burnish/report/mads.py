@@ -14,6 +14,7 @@ from burnish.coordinator.records import DecisionRecord, StepRecord
 from burnish.coordinator.steps.cover import selection_notes
 from burnish.report.common import measured, said_by, short
 from burnish.report.data import Arm, Curve, Failure, MadsRound, Model, PickedRow
+from burnish.report.map import map_of
 
 _SHOWN = 20  # rows of the core set
 
@@ -49,6 +50,7 @@ def mads_round(
         length_correlation=correlation,
         hub_share=hubs,
         arms=_arms(history, num_rows, len(kept)),
+        map=map_of(history, number, decisions, steps),
         picked=[
             PickedRow(
                 d.row_id,

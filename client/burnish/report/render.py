@@ -15,6 +15,7 @@ from burnish.report.curves import coverage_chart
 from burnish.report.data import ClearRound, MadsRound, ReportData, Round
 from burnish.report.diagram import reliability_diagram
 from burnish.report.histogram import Line, Series, histogram
+from burnish.report.map import maps
 
 MAX_CHANGES_SHOWN = 60  # per round; the rest is counted and stays in the ledger
 LABELS = {
@@ -57,6 +58,9 @@ def render(data: ReportData) -> str:
         data=data,
         diagrams=_diagrams(data),
         curves=_curves(data),
+        maps=maps(
+            {r.number: r.map for r in data.rounds if isinstance(r, MadsRound)}, (("drop", "before"), ("keep", "after"))
+        ),
         share=_share,
         charts={round_.number: _charts(data, round_) for round_ in data.rounds},
         shown=MAX_CHANGES_SHOWN,

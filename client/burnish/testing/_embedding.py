@@ -128,6 +128,22 @@ class FakeEmbedding(embedding_pb2_grpc.EmbeddingServiceServicer):
             )
         return reply
 
+    def ProjectSamples(
+        self, request: embedding_pb2.ProjectSamplesRequest, context: Context
+    ) -> embedding_pb2.ProjectSamplesResponse:
+        stored = self._vectors(request.collection, context)
+        ids = sorted(set(request.sample_ids) or stored)
+        missing = [name for name in ids if name not in stored]
+        if missing:
+            refuse(context, grpc.StatusCode.FAILED_PRECONDITION, f"not in {request.collection}: {', '.join(missing)}")
+        points = np.array([stored[name][:2] for name in ids], "<f4")
+        return embedding_pb2.ProjectSamplesResponse(
+            model=self._state.versions.get(request.collection),
+            sample_ids=ids,
+            points=points.tobytes(),
+            variance_shares=(0.5, 0.25),
+        )
+
     def CreateCalibration(
         self, request: embedding_pb2.CreateCalibrationRequest, context: Context
     ) -> embedding_pb2.CreateCalibrationResponse:

@@ -16,6 +16,7 @@ from burnish_services.embedding.fields import checked_name
 from burnish_services.embedding.filling import Filler
 from burnish_services.embedding.lock import DirectoryLocked
 from burnish_services.embedding.neighbors import Metric, nearest_neighbors
+from burnish_services.embedding.projection import principal_plane
 from burnish_services.embedding.selecting import pool_of, read_stored, select
 from burnish_services.embedding.store import VectorStore
 from burnish_services.embedding.tables import Tables
@@ -186,6 +187,21 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
             pool = await self._searching.run(pool_of, stored, candidates)
             outcome = await self._searching.run_while_wanted(lambda check: select(settings, kind, pool, check))
             return await self._searching.run(convert_selection.select_reply, stored.collection, pool, outcome)
+
+    async def ProjectSamples(
+        self, request: embedding_pb2.ProjectSamplesRequest, context: Context
+    ) -> embedding_pb2.ProjectSamplesResponse:
+        """Where samples lie on a plane."""
+        name = checked_name(request.collection)
+        async with self._one_search:
+            collection, ids, vectors = await self._storing.run(self._store.read, name, request.sample_ids or None)
+            plane = await self._searching.run_while_wanted(lambda check: principal_plane(vectors, check=check))
+        return embedding_pb2.ProjectSamplesResponse(
+            model=None if collection.weights is None else convert.weights_message(collection.weights),
+            sample_ids=ids,
+            points=plane.points.astype("<f4").tobytes(),
+            variance_shares=plane.shares,
+        )
 
     async def CreateCalibration(
         self, request: embedding_pb2.CreateCalibrationRequest, context: Context

@@ -1681,3 +1681,73 @@ class CoverageStatistics(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__length_correlation) -> _WhichOneofReturnType__length_correlation | None: ...
 
 Global___CoverageStatistics: _TypeAlias = CoverageStatistics  # noqa: Y015
+
+@_typing.final
+class ProjectSamplesRequest(_message.Message):
+    """Asks for a picture of a set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    SAMPLE_IDS_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """The collection to read."""
+    @_builtins.property
+    def sample_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The samples; empty means the whole collection. Ids that are not in it fail the call. Repeated ids count once."""
+
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        sample_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "sample_ids", b"sample_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProjectSamplesRequest: _TypeAlias = ProjectSamplesRequest  # noqa: Y015
+
+@_typing.final
+class ProjectSamplesResponse(_message.Message):
+    """Answers ProjectSamples: the directions of the samples' vectors on their first two principal axes, around 0. Lengths are
+    left out, for nearness is by cosine. An axis points to where its largest coefficient is positive.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    SAMPLE_IDS_FIELD_NUMBER: _builtins.int
+    POINTS_FIELD_NUMBER: _builtins.int
+    VARIANCE_SHARES_FIELD_NUMBER: _builtins.int
+    points: _builtins.bytes
+    """Little-endian float32, two for each id: x, y."""
+    @_builtins.property
+    def model(self) -> _common_pb2.ModelVersion:
+        """The weights that filled the collection."""
+
+    @_builtins.property
+    def sample_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The ids, ascending."""
+
+    @_builtins.property
+    def variance_shares(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Shares of the variance that x and y show, in [0, 1]; two numbers."""
+
+    def __init__(
+        self,
+        *,
+        model: _common_pb2.ModelVersion | None = ...,
+        sample_ids: _abc.Iterable[_builtins.str] | None = ...,
+        points: _builtins.bytes = ...,
+        variance_shares: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "points", b"points", "sample_ids", b"sample_ids", "variance_shares", b"variance_shares"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProjectSamplesResponse: _TypeAlias = ProjectSamplesResponse  # noqa: Y015

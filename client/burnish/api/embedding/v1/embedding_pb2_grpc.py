@@ -84,6 +84,11 @@ class EmbeddingServiceStub:
                 request_serializer=burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.SelectCoverageRequest.SerializeToString,
                 response_deserializer=burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.SelectCoverageResponse.FromString,
                 _registered_method=True)
+        self.ProjectSamples = channel.unary_unary(
+                '/burnish.api.embedding.v1.EmbeddingService/ProjectSamples',
+                request_serializer=burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.ProjectSamplesRequest.SerializeToString,
+                response_deserializer=burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.ProjectSamplesResponse.FromString,
+                _registered_method=True)
         self.CreateCalibration = channel.unary_unary(
                 '/burnish.api.embedding.v1.EmbeddingService/CreateCalibration',
                 request_serializer=burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.CreateCalibrationRequest.SerializeToString,
@@ -189,6 +194,13 @@ class EmbeddingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ProjectSamples(self, request, context):
+        """Places samples on a plane, for a picture of a set. Reads only; the same request gives the same answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateCalibration(self, request, context):
         """Creates a calibration. Idempotent: creating it again with the same settings returns the one that is there.
         """
@@ -278,6 +290,11 @@ def add_EmbeddingServiceServicer_to_server(servicer, server):
                     servicer.SelectCoverage,
                     request_deserializer=burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.SelectCoverageRequest.FromString,
                     response_serializer=burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.SelectCoverageResponse.SerializeToString,
+            ),
+            'ProjectSamples': grpc.unary_unary_rpc_method_handler(
+                    servicer.ProjectSamples,
+                    request_deserializer=burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.ProjectSamplesRequest.FromString,
+                    response_serializer=burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.ProjectSamplesResponse.SerializeToString,
             ),
             'CreateCalibration': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateCalibration,
@@ -558,6 +575,33 @@ class EmbeddingService:
             '/burnish.api.embedding.v1.EmbeddingService/SelectCoverage',
             burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.SelectCoverageRequest.SerializeToString,
             burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.SelectCoverageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ProjectSamples(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/burnish.api.embedding.v1.EmbeddingService/ProjectSamples',
+            burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.ProjectSamplesRequest.SerializeToString,
+            burnish_dot_api_dot_embedding_dot_v1_dot_embedding__pb2.ProjectSamplesResponse.FromString,
             options,
             channel_credentials,
             insecure,

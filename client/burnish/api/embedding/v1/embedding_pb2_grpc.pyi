@@ -60,6 +60,8 @@ class EmbeddingServiceStub:
     """Mean cosine similarity, or distance, to the k nearest neighbours, within a set: exact. Reads only."""
     SelectCoverage: _grpc.UnaryUnaryMultiCallable[_embedding_pb2.SelectCoverageRequest, _embedding_pb2.SelectCoverageResponse]
     """Chooses samples that together cover a collection. Reads only; the same request gives the same answer."""
+    ProjectSamples: _grpc.UnaryUnaryMultiCallable[_embedding_pb2.ProjectSamplesRequest, _embedding_pb2.ProjectSamplesResponse]
+    """Places samples on a plane, for a picture of a set. Reads only; the same request gives the same answer."""
     CreateCalibration: _grpc.UnaryUnaryMultiCallable[_embedding_pb2.CreateCalibrationRequest, _embedding_pb2.CreateCalibrationResponse]
     """Creates a calibration. Idempotent: creating it again with the same settings returns the one that is there."""
     GetCalibration: _grpc.UnaryUnaryMultiCallable[_embedding_pb2.GetCalibrationRequest, _embedding_pb2.GetCalibrationResponse]
@@ -105,6 +107,8 @@ class EmbeddingServiceAsyncStub(EmbeddingServiceStub):
     """Mean cosine similarity, or distance, to the k nearest neighbours, within a set: exact. Reads only."""
     SelectCoverage: _aio.UnaryUnaryMultiCallable[_embedding_pb2.SelectCoverageRequest, _embedding_pb2.SelectCoverageResponse]  # type: ignore[assignment]
     """Chooses samples that together cover a collection. Reads only; the same request gives the same answer."""
+    ProjectSamples: _aio.UnaryUnaryMultiCallable[_embedding_pb2.ProjectSamplesRequest, _embedding_pb2.ProjectSamplesResponse]  # type: ignore[assignment]
+    """Places samples on a plane, for a picture of a set. Reads only; the same request gives the same answer."""
     CreateCalibration: _aio.UnaryUnaryMultiCallable[_embedding_pb2.CreateCalibrationRequest, _embedding_pb2.CreateCalibrationResponse]  # type: ignore[assignment]
     """Creates a calibration. Idempotent: creating it again with the same settings returns the one that is there."""
     GetCalibration: _aio.UnaryUnaryMultiCallable[_embedding_pb2.GetCalibrationRequest, _embedding_pb2.GetCalibrationResponse]  # type: ignore[assignment]
@@ -201,6 +205,14 @@ class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_embedding_pb2.SelectCoverageResponse, _abc.Awaitable[_embedding_pb2.SelectCoverageResponse]]:
         """Chooses samples that together cover a collection. Reads only; the same request gives the same answer."""
+
+    @_abc_1.abstractmethod
+    def ProjectSamples(
+        self,
+        request: _embedding_pb2.ProjectSamplesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_embedding_pb2.ProjectSamplesResponse, _abc.Awaitable[_embedding_pb2.ProjectSamplesResponse]]:
+        """Places samples on a plane, for a picture of a set. Reads only; the same request gives the same answer."""
 
     @_abc_1.abstractmethod
     def CreateCalibration(

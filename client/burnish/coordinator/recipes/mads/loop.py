@@ -13,7 +13,14 @@ from __future__ import annotations
 
 from burnish._types import ModelRef
 from burnish.coordinator.policy.coverage import random_rows
-from burnish.coordinator.steps.cover import MadsRun, assemble_selected, calibrate, compute_features, select_rows
+from burnish.coordinator.steps.cover import (
+    MadsRun,
+    assemble_selected,
+    calibrate,
+    compute_features,
+    project,
+    select_rows,
+)
 from burnish.coordinator.steps.measure import base_model, evaluate
 from burnish.coordinator.steps.read import read
 from burnish.coordinator.steps.train import prune, train
@@ -33,6 +40,7 @@ async def mads(run: MadsRun) -> None:
         calibration = "" if features is None else await calibrate(run, D, selector, features, samples)
         collection = await compute_features(run, D, selector, features, calibration, samples)
         await select_rows(run, D, collection, rows, settings.size(len(samples)))
+        await project(run, D, collection, samples)
         assemble_selected(run, D, rows)
     if settings.select_only:
         return

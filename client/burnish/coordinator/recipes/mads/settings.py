@@ -29,7 +29,16 @@ class MadsSettings(RecipeSettings):
     """One run of MADS-style selection. What the settings of features and selection mean: embedding.proto."""
 
     RECIPE: ClassVar[str] = "mads"
-    STEPS: ClassVar[tuple[str, ...]] = ("read", "calibrate", "features", "select", "assemble", "train", "evaluate")
+    STEPS: ClassVar[tuple[str, ...]] = (
+        "read",
+        "calibrate",
+        "features",
+        "select",
+        "project",
+        "assemble",
+        "train",
+        "evaluate",
+    )
 
     rounds: int = Field(1, ge=1, le=1)
     selector: str = Field("", description="the model whose neurons are looked at; default: the one that is trained")
