@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 
+from burnish_services.embedding.coverage.binarise import standardise, top_k
 from burnish_services.engine.base import (
     ActivationPooling,
     Activations,
@@ -265,3 +266,38 @@ async def test_vllm_and_transformers_agree_on_what_the_neurons_do(rigs: Rigs) ->
         request = ScoreRequest(ids, len(ids), activations=Activations([(1, 20), (50, len(ids))], how))
         expected, found = [neurons_of((await scored(rig, request))[0]) for rig in (reference, product)]
         assert np.allclose(found, expected, atol=1e-3, rtol=1e-3), np.abs(found - expected).max()
+
+
+@pytest.mark.engine
+async def test_vllm_and_transformers_agree_on_which_neurons_stand_out(rigs: Rigs) -> None:
+    """The features of MADS-style selection: against what is usual over a few samples, the top 32 of each layer."""
+    answers = [
+        "Red, green and blue.",
+        "A boat sails on the river.",
+        "for i in range(10):",
+        "Bake it for an hour.",
+        "4 + 4",
+    ]
+    conversations = [[*QUESTION, ChatMessage("assistant", f"{one} {two}")] for one in answers for two in answers]
+    active = []
+    for kind in ("transformers", "vllm"):
+        rig = await rigs.get(kind, Task.POOL)
+        samples = [tokenize_sample(rig.engine.tokenizer, one) for one in conversations]
+        spans = [[(turn.start, turn.end) for turn in sample.turns] for sample in samples]
+        requests = [
+            ScoreRequest(sample.ids, len(sample.ids), activations=Activations(span))
+            for sample, span in zip(samples, spans, strict=True)
+        ]
+        pooled = np.stack([neurons_of(one) for one in await scored(rig, *requests)])
+        mean, std = pooled.mean(axis=0, dtype=np.float64), pooled.std(axis=0, dtype=np.float64)
+        active.append([set(np.nonzero(_top(standardise(one, mean, std)))[0].tolist()) for one in pooled])
+    shared = [len(one & two) / len(one) for one, two in zip(*active, strict=True)]
+    assert min(shared) >= 0.99, shared
+
+
+def _top(scores: np.ndarray) -> np.ndarray:
+    """Which neurons are among the 32 largest of their layer, flat."""
+    ids = top_k(scores, 32).reshape(len(scores), 32)
+    flags = np.zeros(scores.shape, bool)
+    flags[np.arange(len(scores))[:, None], ids] = True
+    return flags.ravel()

@@ -179,3 +179,25 @@ async def until_step(process: subprocess.Popen[str], out: Path, name: str, *, do
         return step is not None and step["name"] == name and step["done"] >= done
 
     await until(reached, seconds=400)
+
+
+def test_a_core_set_by_the_real_models_neurons(address: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [
+        *(sys.executable, "-m", "burnish", "run", "mads", "--endpoint", address, "--out", out, "--select-only"),
+        *("--data", head("demo.jsonl", 60, tmp_path), "--model", MODEL.resolve(), "--budget", "20%"),
+    ]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    with history(out) as h:
+        detail: dict[str, Any] = dict(next(step.detail for step in h.steps() if step.name == "select"))
+        decided = h.decisions(1)
+        places = h.places(1)
+    distinct = len({one.sample_hash for one in decided})
+    assert sum(one.actions[0] == "keep" for one in decided) == round(0.2 * distinct)
+    assert {one.actions[0] for one in decided} == {"keep", "drop"}
+    assert len(places) == distinct
+    assert detail["curve"]["value"][-1] > max(one["value"][-1] for one in detail["random_curves"])
+    assert detail["curve"]["num_features"][-1] > max(one["num_features"][-1] for one in detail["random_curves"])
+    assert detail["num_features"] > 10_000, "of 46,080 neurons many stand out somewhere, not the same few everywhere"
+    assert detail["hub_share"] < 0.1

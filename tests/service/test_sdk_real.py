@@ -11,6 +11,11 @@ import pytest
 
 from burnish import (
     Client,
+    CoverageCandidate,
+    CoverageOptimizer,
+    CoverageSettings,
+    FeatureRule,
+    FeatureSettings,
     Hyperparameters,
     LocalServices,
     Message,
@@ -24,7 +29,9 @@ from burnish import (
     Sample,
     Sampling,
     Strategy,
+    TokenSpan,
     Unsupported,
+    UsageError,
 )
 from burnish_services.engine.fake import write_fake_model
 
@@ -102,6 +109,41 @@ def test_vectors_and_neighbours(client: Client, models: tuple[Path, Path]) -> No
     assert of_twin.mean_cosine == pytest.approx(1.0, abs=1e-6)
     client.embedding.delete_collection("real")
     assert "real" not in {c.name for c in client.embedding.list_collections()}
+
+
+def test_features_and_a_core_set(client: Client, models: tuple[Path, Path]) -> None:
+    many = client.embedding.info().limits.max_items + 20
+    assert client.embedding.create_calibration("usual").version == ""
+    measured = client.embedding.measure(samples(many), "usual", model=models[0])
+    assert all(one.num_tokens for one in measured.measurements)
+    finished = client.embedding.finish_calibration("usual")
+    assert (finished.num_samples, finished.model) == (many, measured.model)
+    assert client.embedding.get_calibration("usual") == finished
+    assert client.embedding.list_calibrations() == (finished,)
+    features = FeatureSettings(calibration="usual", k=5)
+    collection = client.embedding.create_collection("rich", source=TokenSpan.ALL, features=features)
+    assert collection.features is not None
+    assert (collection.features.rule, collection.features.k) == (FeatureRule.STANDARDIZED_TOP_K, 5)
+    assert collection.features.calibration_version == finished.version
+    client.embedding.embed(samples(40), model=models[0], collection="rich")
+    found = client.embedding.select("rich", 10, return_witnesses=True, num_random_curves=2)
+    assert (len(found.selected), len(found.witnesses), len(found.random_curves)) == (10, 30, 2)
+    assert found.optimizer is CoverageOptimizer.LAZY
+    best = client.embedding.select(
+        "rich",
+        3,
+        [CoverageCandidate(f"s{n}", quality=n / 40) for n in range(40)],
+        settings=CoverageSettings(quality_weight=1e4),
+        selected_ids=["s39"],
+    )
+    assert [one.sample_id for one in best.selected] == ["s38", "s37", "s36"]
+    picture = client.embedding.project("rich", ["s1", "s0"])
+    assert picture.sample_ids == ("s0", "s1")
+    assert picture.points.shape == (2, 2)
+    with pytest.raises(UsageError):
+        client.embedding.select("rich", 1 << 40)
+    client.embedding.delete_calibration("usual")
+    assert client.embedding.list_calibrations() == ()
 
 
 def test_rewrites(client: Client, models: tuple[Path, Path]) -> None:
