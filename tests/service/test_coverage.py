@@ -14,13 +14,17 @@ import pytest
 from burnish.api.common.v1 import common_pb2
 from burnish.api.embedding.v1 import embedding_pb2 as pb
 from burnish.api.embedding.v1 import embedding_pb2_grpc
+from burnish_services.embedding import convert_selection
 from burnish_services.embedding.coverage import binarise
+from burnish_services.embedding.coverage.pool import Groups
+from burnish_services.embedding.selecting import Pool, SelectionSettings
 from burnish_services.engine.base import Activations, EngineSettings, ScoreRequest
 from burnish_services.engine.chat import tokenize_sample
 from burnish_services.engine.factory import create_engine
 from burnish_services.engine.fake import write_fake_model
 from burnish_services.engine.tokenizer import ChatMessage
 from burnish_services.runtime.config import ServerSettings
+from burnish_services.runtime.errors import InvalidRequest
 from burnish_services.runtime.server import Server, running
 from tests.service.support import failure_of, sample
 
@@ -125,6 +129,32 @@ async def test_a_calibration_does_not_depend_on_how_its_samples_were_sent(stub) 
         await create(stub, calibration, calibration=calibration)
         await embed(stub, samples, calibration)
     assert ids_of(await select(stub, 10, "whole")) == ids_of(await select(stub, 10, "parts"))
+
+
+async def test_samples_measured_twice_at_the_same_time_count_once(stub) -> None:
+    samples = texts(30)
+    await stub.CreateCalibration(pb.CreateCalibrationRequest(calibration=pb.Calibration(name="usual")))
+    request = pb.MeasureSamplesRequest(calibration="usual", samples=samples)
+    await asyncio.gather(*(stub.MeasureSamples(request) for _ in range(5)))
+    finished = (await stub.FinishCalibration(pb.FinishCalibrationRequest(name="usual"))).calibration
+    assert finished.num_samples == 30
+    again = await calibrate(stub, samples, "again")
+    assert again.version == finished.version
+
+
+def test_a_reply_that_might_not_fit_is_refused_at_once() -> None:
+    pool = Pool(
+        ids=["x" * 200] * 300_000,
+        num_tokens=np.zeros(300_000, np.int64),
+        quality=np.zeros(300_000),
+        groups=Groups(np.zeros(300_000, np.intp), np.array([300_000])),
+        start=np.empty(0, np.intp),
+    )
+    convert_selection.check_reply_fits(pool, SelectionSettings(200_000), 64 << 20)
+    with pytest.raises(InvalidRequest, match="300000 samples and 0 witnesses"):
+        convert_selection.check_reply_fits(pool, SelectionSettings(300_000), 64 << 20)
+    with pytest.raises(InvalidRequest, match="100000 samples and 200000 witnesses"):
+        convert_selection.check_reply_fits(pool, SelectionSettings(100_000, with_witnesses=True), 64 << 20)
 
 
 async def test_features_are_those_that_the_activations_make(stub, model: Path) -> None:

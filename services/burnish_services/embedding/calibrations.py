@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from burnish_services.embedding.collection import Weights
 from burnish_services.embedding.coverage.moments import BinnedMoments, Moments
@@ -46,6 +47,14 @@ class Calibration:
     def empty(self, neurons: tuple[int, int]) -> BinnedMoments:
         """Moments of no samples."""
         return BinnedMoments(self.length_boundaries, *neurons)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measured:
+    """One sample's activations, float32 of shape (layers, neurons), pooled over so many tokens."""
+
+    activations: NDArray[np.float32]
+    num_tokens: int
 
 
 class CalibrationStore:
@@ -97,14 +106,21 @@ class CalibrationStore:
         batches = self._tables.scan(name + SUFFIX, ["ids"])
         return {item for batch in batches for ids in batch["ids"].to_pylist() for item in ids}
 
-    def add(self, name: str, weights: Weights, ids: Sequence[str], moments: BinnedMoments) -> None:
-        """Takes in a batch of samples that were not measured before. Durable on return. Raises PreconditionFailed where
-        the calibration is finished or of other weights."""
+    def add(self, name: str, weights: Weights, measured: Mapping[str, Measured]) -> None:
+        """Takes in samples, by id; those that were measured before, by another request at the same time say, count
+        once. Durable on return. Raises PreconditionFailed where the calibration is finished or of other weights."""
         found = self.get(name)
         self.check_open(found, weights)
-        neurons = moments.bins[0].mean.shape
-        filled = replace(found, weights=weights, neurons=(neurons[0], neurons[1]))
-        rows = _rows(filled, ids, moments)
+        before = self.measured(name)
+        fresh = {item: one for item, one in measured.items() if item not in before}
+        if not fresh:
+            return
+        num_layers, width = next(iter(fresh.values())).activations.shape
+        filled = replace(found, weights=weights, neurons=(num_layers, width))
+        moments = filled.empty((num_layers, width))
+        for one in fresh.values():
+            moments.update(one.activations[None], [one.num_tokens])
+        rows = _rows(filled, list(fresh), moments)
         if found.weights is None:
             self._tables.overwrite(name + SUFFIX, rows)
         else:

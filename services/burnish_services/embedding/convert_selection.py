@@ -20,6 +20,7 @@ from burnish_services.runtime.errors import InvalidRequest
 _OBJECTIVES = Words("objective", pb.CoverageObjective.DESCRIPTOR, ObjectiveKind)
 _OPTIMIZERS = Words("optimizer", pb.CoverageOptimizer.DESCRIPTOR, Optimizer)
 _DEFAULT_CAP, _MOST_CAP = 8, 1 << 30
+_FIELD_BYTES = 24  # at most, of an entry besides its ids: tags, lengths and a double
 _MOST_PARTITIONS, _MOST_CURVES = 1024, 20
 
 
@@ -81,6 +82,20 @@ def candidates(request: pb.SelectCoverageRequest) -> Candidates:
         selected,
         dict(request.group_budgets),
     )
+
+
+def check_reply_fits(pool: Pool, settings: SelectionSettings, max_bytes: int) -> None:
+    """Raises InvalidRequest where the reply might not fit a message, before any work is done."""
+    longest = max((len(item.encode()) for item in pool.ids), default=0)
+    picked = min(settings.budget, pool.num_candidates)
+    left = pool.num_candidates - picked if settings.with_witnesses else 0
+    if picked * (longest + _FIELD_BYTES) + left * (2 * longest + _FIELD_BYTES) > max_bytes:
+        raise InvalidRequest(
+            "REPLY_TOO_LARGE",
+            f"{picked} samples and {left} witnesses, with ids of up to {longest} bytes, may take more than the "
+            f"{max_bytes >> 20} MiB that fit a message; select fewer at a time (selected_ids goes on from there), or "
+            "leave return_witnesses out",
+        )
 
 
 def select_reply(collection: Collection, pool: Pool, outcome: Outcome) -> pb.SelectCoverageResponse:

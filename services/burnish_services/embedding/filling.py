@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from burnish_services.embedding.binarising import Binariser
-from burnish_services.embedding.calibrations import Calibration, CalibrationStore
+from burnish_services.embedding.calibrations import Calibration, CalibrationStore, Measured
 from burnish_services.embedding.collection import Collection, EmbeddedText, TextRecord, Weights
 from burnish_services.embedding.core import Passage, Plan, Reading, passage, read_passages, reusable
 from burnish_services.embedding.coverage.moments import BinnedMoments
@@ -36,7 +36,7 @@ class Filled:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class Calibrated:
     """What became of a batch of samples to calibrate on."""
 
     weights: Weights
@@ -78,7 +78,8 @@ class Filler:
             return _filled(weights, failures, embedded, _vectors(embedded) if return_vectors else {}, 0)
         collection, stored = await self._storing.run(self._store.find, name, list(samples))
         plan = Plan(collection.source, collection.features.activations if collection.features else None)
-        passages, known = _passages(samples, plan)
+        passages, failures = _passages(samples, plan)
+        known: dict[str, TextRecord | EngineFailure] = {**failures}
         for item, one in passages.items():
             if (found := reusable(one.text, stored.get(item), truncate=truncate)) is not None:
                 known[item] = found
@@ -102,7 +103,7 @@ class Filler:
         vectors = _vectors(embedded) | await self._stored_vectors(name, known) if return_vectors else {}
         return _filled(weights, known, embedded, vectors, num_stored)
 
-    async def measure(self, model: ModelName, name: str, samples: Samples, record: CallRecord) -> Measured:
+    async def measure(self, model: ModelName, name: str, samples: Samples, record: CallRecord) -> Calibrated:
         """Measures samples, by id, with `model` for the calibration `name`; those measured before are left out.
 
         Raises what `ModelHost.using` raises, NotFound, and PreconditionFailed where the calibration is finished, or
@@ -117,16 +118,18 @@ class Filler:
             weights = weights_of(held)
             self._calibrations.check_open(calibration, weights)
             answers = await read_passages(self._host.engine, passages, plan, record)
-            neurons = self._host.engine.model.neurons
-        readings = {item: answer for item, answer in answers.items() if isinstance(answer, Reading)}
-        if readings:
-            assert neurons is not None
-            moments = await self._computing.run(_moments_of, calibration, neurons, list(readings.values()))
-            await self._storing.run(self._calibrations.add, name, weights, list(readings), moments)
         results: dict[str, int | EngineFailure] = dict.fromkeys(samples, 0)
-        for item, answer in (failures | answers).items():
-            results[item] = answer.num_pooled if isinstance(answer, Reading) else _failure(answer)
-        return Measured(weights, results)
+        measured: dict[str, Measured] = {}
+        for item, answer in answers.items():
+            if isinstance(answer, EngineFailure):
+                results[item] = answer
+                continue
+            assert answer.activations is not None
+            results[item] = answer.num_pooled
+            measured[item] = Measured(answer.activations, answer.num_pooled)
+        if measured:
+            await self._storing.run(self._calibrations.add, name, weights, measured)
+        return Calibrated(weights, {**results, **failures})
 
     async def _read(
         self,
@@ -178,7 +181,7 @@ def weights_of(version: ModelVersion) -> Weights:
     return Weights(version.uri, version.digest, version.engine, version.dtype, version.chat_template_digest)
 
 
-def _passages(samples: Samples, plan: Plan) -> tuple[dict[str, Passage], dict[str, TextRecord | EngineFailure]]:
+def _passages(samples: Samples, plan: Plan) -> tuple[dict[str, Passage], dict[str, EngineFailure]]:
     """What is to be read, and what cannot be."""
     made = {item: passage(messages, plan) for item, messages in samples.items()}
     return (
@@ -196,14 +199,6 @@ def _check_calibration(calibration: Calibration, weights: Weights) -> None:
         )
 
 
-def _moments_of(calibration: Calibration, neurons: tuple[int, int], readings: list[Reading]) -> BinnedMoments:
-    moments = calibration.empty(neurons)
-    for reading in readings:
-        assert reading.activations is not None
-        moments.update(reading.activations[None], [reading.num_pooled])
-    return moments
-
-
 def _embedded_text(answer: Reading | EngineFailure, binariser: Binariser | None) -> EmbeddedText | EngineFailure:
     if isinstance(answer, EngineFailure):
         return answer
@@ -212,11 +207,6 @@ def _embedded_text(answer: Reading | EngineFailure, binariser: Binariser | None)
     if binariser is not None and answer.activations is not None:
         features = binariser(answer.activations, answer.num_pooled)
     return EmbeddedText(answer.record, answer.vector, features)
-
-
-def _failure(answer: object) -> EngineFailure:
-    assert isinstance(answer, EngineFailure)
-    return answer
 
 
 def _vectors(answers: Mapping[str, EmbeddedText | EngineFailure]) -> dict[str, NDArray[np.float32]]:

@@ -185,6 +185,7 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
             stored = await self._storing.run(read_stored, self._store, name, candidates, settings)
             kind = settings.objective_for(stored.collection.layout)
             pool = await self._searching.run(pool_of, stored, candidates)
+            convert_selection.check_reply_fits(pool, settings, self._max_message_bytes)
             outcome = await self._searching.run_while_wanted(lambda check: select(settings, kind, pool, check))
             return await self._searching.run(convert_selection.select_reply, stored.collection, pool, outcome)
 
