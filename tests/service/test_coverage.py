@@ -315,6 +315,15 @@ async def test_one_sample_can_be_selected_and_none_from_nothing(stub) -> None:
     assert ids_of(await select(stub, 5, return_witnesses=True)) == ["000"]
 
 
+async def test_conversations_cut_for_their_features_are_stored_like_others(stub) -> None:
+    long = [sample(f"long{n}", "Why?", f"number {n} " + "because " * 60) for n in range(3)]
+    await create(stub, rule=pb.FEATURE_RULE_TOP_K, activations=pb.ActivationSettings(max_tokens=50))
+    first, again = [await embed(stub, long) for _ in range(2)]
+    assert (first.num_stored, again.num_stored) == (3, 0)
+    assert [(one.num_tokens, one.truncated) for one in first.embeddings] == [(50, True)] * 3
+    assert first.embeddings == again.embeddings
+
+
 async def test_samples_are_placed_on_a_plane(stub) -> None:
     samples = await filled(stub)
     reply = await stub.ProjectSamples(pb.ProjectSamplesRequest(collection="rich"))

@@ -80,8 +80,9 @@ class Filler:
         plan = Plan(collection.source, collection.features.activations if collection.features else None)
         passages, failures = _passages(samples, plan)
         known: dict[str, TextRecord | EngineFailure] = {**failures}
+        cut = truncate or collection.features is not None  # conversations are cut for features in any case
         for item, one in passages.items():
-            if (found := reusable(one.text, stored.get(item), truncate=truncate)) is not None:
+            if (found := reusable(one.text, stored.get(item), truncate=cut)) is not None:
                 known[item] = found
         missing = {item: one for item, one in passages.items() if item not in known}
         if collection.weights is not None and model.digest:
