@@ -4,6 +4,8 @@ engine, whose neurons are real enough to be covered."""
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +24,7 @@ from burnish.report.collect import collect
 from burnish.report.data import MadsRound
 from burnish.report.render import render
 from burnish.testing import FakeServices
+from burnish_services.engine.fake import write_fake_model
 from tests.e2e.conftest import FakeEngineServices
 from tests.e2e.support import Watcher, alpaca, digest_of_final, history, write_jsonl
 
@@ -226,6 +229,24 @@ def test_a_set_that_cannot_be_read_at_all_ends_the_run(services: FakeEngineServi
         run(services, data, tmp_path / "out", select_only=True, rule="top_k")
     with pytest.raises(PreconditionFailed, match="measured 0 samples"):
         run(services, data, tmp_path / "calibrated", select_only=True)
+
+
+def test_a_selector_of_its_own_has_a_process_of_its_own(data: Path, holdout: Path, tmp_path: Path) -> None:
+    model = write_fake_model(tmp_path / "model", name="model", seed=1, skill=0.3)
+    selector = write_fake_model(tmp_path / "selector", name="selector", seed=2)
+    command = [
+        *(sys.executable, "-m", "burnish", "run", "mads", "--data", data, "--holdout", holdout, "--model", model),
+        *("--selector", selector, "--random-subsets", "0", "--no-full", "--engine", "fake", "--out", tmp_path / "out"),
+    ]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    with history(tmp_path / "out") as h:
+        by_step = {step.name: dict(step.detail) for step in h.steps()}
+        base = next(m for m in h.models() if m.role == "base")
+    assert by_step["features"]["model"]["uri"] == str(selector)  # type: ignore[index]
+    assert base.uri == str(model)
+    logs = sorted(path.name for path in (tmp_path / "out").rglob("*.log"))
+    assert {"embedding.log", "scoring-training.log"} <= set(logs), "a process each"
 
 
 # ---- the other recipes, whose sets it holds

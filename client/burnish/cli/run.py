@@ -240,7 +240,9 @@ def observed(
 ) -> Iterator[tuple[Client, Observer]]:
     """The services that a run needs, and bars that show how far it is."""
     with (
-        services.client(settings.services(), settings.model, RunPaths(out).services, quiet=quiet) as client,
+        services.client(
+            settings.services(), settings.model, RunPaths(out).services, models=settings.models(), quiet=quiet
+        ) as client,
         RunBars(visible=not quiet) as observer,
     ):
         yield client, observer

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -72,8 +72,18 @@ class ServiceChoice:
         return replace(self, settings=self.settings.model_copy(update={"max_model_len": max_model_len}))
 
     @contextmanager
-    def client(self, roles: Sequence[str], model: str, state_dir: Path, *, quiet: bool = False) -> Iterator[Client]:
-        """A client to `roles`, started here (with `model` loaded first) where no address is configured for any."""
+    def client(
+        self,
+        roles: Sequence[str],
+        model: str,
+        state_dir: Path,
+        *,
+        models: Mapping[str, str] | None = None,
+        quiet: bool = False,
+    ) -> Iterator[Client]:
+        """A client to `roles`, started here where no address is configured for any: with `model` loaded first, or what
+        `models` names for a role. An engine keeps to the shape of its first model, so that roles with models of their
+        own have processes of their own."""
         configured = [role for role in roles if getattr(self.endpoints, role)]
         if configured:
             for role in roles:
@@ -81,25 +91,33 @@ class ServiceChoice:
             with Client(self.endpoints, options=self.settings.client_options) as client:
                 yield client
             return
-        if not (Path(model) / "config.json").is_file() and self.settings.engine != "fake":
-            raise UsageError(
-                f"{model} is no model: expected a directory in the Hugging Face layout, with config.json, "
-                "*.safetensors and tokenizer files."
-            )
-        with (
-            LocalServices(
-                roles,
-                engine=self.settings.engine,
-                model=model,
-                state_dir=self.state_dir or state_dir,
-                separate=self.separate,
-                options=engine_options(self.settings),
-                start_timeout=self.settings.start_timeout,
-                on_progress=None if quiet else start_note,
-            ) as services,
-            Client(services.endpoints, options=self.settings.client_options) as client,
-        ):
-            yield client
+        groups: dict[str, list[str]] = {}
+        for role in roles:
+            groups.setdefault((models or {}).get(role, model), []).append(role)
+        for first in groups:
+            if not (Path(first) / "config.json").is_file() and self.settings.engine != "fake":
+                raise UsageError(
+                    f"{first} is no model: expected a directory in the Hugging Face layout, with config.json, "
+                    "*.safetensors and tokenizer files."
+                )
+        with ExitStack() as stack:
+            addresses: dict[str, str] = {}
+            for first, group in groups.items():
+                started = stack.enter_context(self._local(group, first, state_dir, quiet=quiet))
+                addresses |= {role: started.endpoints.address(role) for role in group}
+            yield stack.enter_context(Client(Endpoints(**addresses), options=self.settings.client_options))
+
+    def _local(self, roles: Sequence[str], model: str, state_dir: Path, *, quiet: bool) -> LocalServices:
+        return LocalServices(
+            roles,
+            engine=self.settings.engine,
+            model=model,
+            state_dir=self.state_dir or state_dir,
+            separate=self.separate,
+            options=engine_options(self.settings),
+            start_timeout=self.settings.start_timeout,
+            on_progress=None if quiet else start_note,
+        )
 
 
 def engine_options(settings: Settings) -> EngineOptions:

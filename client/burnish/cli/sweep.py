@@ -105,7 +105,13 @@ def _sweep(
     options = worked(work, points[0].settings)
     if any(finished(point.settings, out / point.name) is None for point in points):
         with (
-            services.client(roles, points[0].settings.model, out / "services", quiet=json_output) as client,
+            services.client(
+                roles,
+                points[0].settings.model,
+                out / "services",
+                models=points[0].settings.models(),
+                quiet=json_output,
+            ) as client,
             RunBars(visible=not json_output) as bars,
         ):
             sweep(points, client, out, options=options, observer=bars)

@@ -106,6 +106,10 @@ class RecipeSettings(BaseModel):
         """The services that a run needs."""
         return self.ALL_SERVICES
 
+    def models(self) -> dict[str, str]:
+        """The services that begin with another model than `model`, and which; where they are started for the run."""
+        return {}
+
     def absolute(self) -> Self:
         """With models that are directories here named by absolute path, for a service may work in another directory."""
         return self.model_copy(update={"model": absolute(self.model)})

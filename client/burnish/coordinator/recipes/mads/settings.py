@@ -79,6 +79,10 @@ class MadsSettings(RecipeSettings):
         """See RecipeSettings."""
         return ("embedding",) if self.select_only else ("embedding", "scoring", "training")
 
+    def models(self) -> dict[str, str]:
+        """See RecipeSettings."""
+        return {"embedding": self.selector} if self.selector else {}
+
     def absolute(self) -> MadsSettings:
         """See RecipeSettings."""
         return super().absolute().model_copy(update={"selector": absolute(self.selector)})
