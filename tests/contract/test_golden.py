@@ -26,6 +26,7 @@ FLOAT32 = {"base": (1e-5, 1e-4), "perturbed": (2e-5, 1e-4)}
 # vLLM's own prompt_logprobs, the fallback, adds up a vocabulary less exactly (torch's log_softmax on a CPU).
 PROMPT_LOGPROBS = (5e-5, 1e-4)
 BFLOAT16 = (0.1, 0.75)
+_FEW = 8  # response tokens; a mean over fewer is hardly surer than one of them, and depends on what is in the batch
 VECTOR_TOLERANCE = 2e-3  # of a vector's length
 
 
@@ -122,4 +123,5 @@ async def test_vllm_in_bfloat16_keeps_within_the_stated_distance(golden: dict[st
         await engine.close()
     for name, found in zip(golden["samples"], results, strict=True):
         assert isinstance(found, TokenScores)
-        compare(golden, "base", name, found.logprobs, BFLOAT16)
+        few = sum(end - start for _, start, end in golden["samples"][name]["turns"]) < _FEW
+        compare(golden, "base", name, found.logprobs, (BFLOAT16[1], BFLOAT16[1]) if few else BFLOAT16)
