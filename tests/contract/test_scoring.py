@@ -249,13 +249,16 @@ async def test_activations_asked_for_and_given_up_do_no_harm(pooling: Rig) -> No
     assert np.allclose(neurons_of(first), neurons_of(second), atol=1e-4)
 
 
-async def test_without_its_neurons_in_sight_an_engine_says_so(scoring: Rig) -> None:
-    if scoring.engine.model.neurons is not None:
-        pytest.skip("this engine sees them")
+async def test_an_engine_shows_its_neurons_or_says_that_it_does_not(scoring: Rig) -> None:
     ids = sample_ids(scoring)
     (result,) = await scoring.engine.score([ScoreRequest(ids, activations=Activations([(1, 5)]))])
-    assert isinstance(result, EngineFailure)
-    assert result.reason == "UNSUPPORTED"
+    if scoring.engine.model.neurons is None:
+        assert scoring.engine.task is Task.GENERATE, "one that was started for single passes shows them"
+        assert isinstance(result, EngineFailure)
+        assert result.reason == "UNSUPPORTED"
+    else:
+        assert isinstance(result, TokenScores)
+        assert neurons_of(result).shape == scoring.engine.model.neurons
 
 
 @pytest.mark.engine

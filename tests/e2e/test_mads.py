@@ -231,6 +231,14 @@ def test_a_set_that_cannot_be_read_at_all_ends_the_run(services: FakeEngineServi
         run(services, data, tmp_path / "calibrated", select_only=True)
 
 
+def test_features_that_need_no_calibration_and_vectors_alone_do_not_meet_in_one_collection(
+    services: FakeEngineServices, data: Path, tmp_path: Path
+) -> None:
+    run(services, data, tmp_path / "features", rule="top_k", select_only=True)
+    vectors = run(services, data, tmp_path / "vectors", rule="top_k", objective="k_center", select_only=True)
+    assert vectors.rows_out == 6
+
+
 def test_a_selector_of_its_own_has_a_process_of_its_own(data: Path, holdout: Path, tmp_path: Path) -> None:
     model = write_fake_model(tmp_path / "model", name="model", seed=1, skill=0.3)
     selector = write_fake_model(tmp_path / "selector", name="selector", seed=2)

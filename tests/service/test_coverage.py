@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import grpc
 import grpc.aio
@@ -16,8 +17,7 @@ from burnish.api.embedding.v1 import embedding_pb2 as pb
 from burnish.api.embedding.v1 import embedding_pb2_grpc
 from burnish_services.embedding import convert_selection
 from burnish_services.embedding.coverage import binarise
-from burnish_services.embedding.coverage.pool import Groups
-from burnish_services.embedding.selecting import Pool, SelectionSettings
+from burnish_services.embedding.selecting import SelectionSettings
 from burnish_services.engine.base import Activations, EngineSettings, ScoreRequest
 from burnish_services.engine.chat import tokenize_sample
 from burnish_services.engine.factory import create_engine
@@ -25,7 +25,7 @@ from burnish_services.engine.fake import write_fake_model
 from burnish_services.engine.tokenizer import ChatMessage
 from burnish_services.runtime.config import ServerSettings
 from burnish_services.runtime.errors import InvalidRequest
-from burnish_services.runtime.server import Server, running
+from burnish_services.runtime.server import running
 from tests.service.support import failure_of, sample
 
 TOPICS = ["colour paint brush canvas", "river water fish boat", "engine wheel road driver", "bread flour oven yeast"]
@@ -143,18 +143,14 @@ async def test_samples_measured_twice_at_the_same_time_count_once(stub) -> None:
 
 
 def test_a_reply_that_might_not_fit_is_refused_at_once() -> None:
-    pool = Pool(
-        ids=["x" * 200] * 300_000,
-        num_tokens=np.zeros(300_000, np.int64),
-        quality=np.zeros(300_000),
-        groups=Groups(np.zeros(300_000, np.intp), np.array([300_000])),
-        start=np.empty(0, np.intp),
-    )
-    convert_selection.check_reply_fits(pool, SelectionSettings(200_000), 64 << 20)
+    ids = ["x" * 200] * 300_000
+    fits = partial(convert_selection.check_reply_fits, ids, max_bytes=64 << 20)
+    fits(0, SelectionSettings(200_000))
     with pytest.raises(InvalidRequest, match="300000 samples and 0 witnesses"):
-        convert_selection.check_reply_fits(pool, SelectionSettings(300_000), 64 << 20)
+        fits(0, SelectionSettings(300_000))
     with pytest.raises(InvalidRequest, match="100000 samples and 200000 witnesses"):
-        convert_selection.check_reply_fits(pool, SelectionSettings(100_000, with_witnesses=True), 64 << 20)
+        fits(0, SelectionSettings(100_000, with_witnesses=True))
+    fits(250_000, SelectionSettings(300_000, with_witnesses=True))
 
 
 async def test_features_are_those_that_the_activations_make(stub, model: Path) -> None:
@@ -458,12 +454,22 @@ async def test_everything_is_there_after_the_server(settings: ServerSettings) ->
     assert answers[1][0].num_vectors == 61
 
 
-async def test_a_selection_is_given_up_with_its_call(stub, server: Server) -> None:
-    await filled(stub, 256)
-    call = stub.SelectCoverage(
-        pb.SelectCoverageRequest(collection="rich", budget=256, objective=pb.COVERAGE_OBJECTIVE_FACILITY_LOCATION)
-    )
-    await asyncio.sleep(0.05)
-    call.cancel()
-    reply = await asyncio.wait_for(select(stub, 3), 30)
-    assert len(reply.selected) == 3
+async def test_a_selection_is_given_up_with_its_call(stub) -> None:
+    await filled(stub, 20)
+    given_up = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def endless(settings, kind, rows, check):
+        try:
+            while True:
+                check()
+        finally:
+            loop.call_soon_threadsafe(given_up.set)
+
+    with mock.patch("burnish_services.embedding.servicer.select", endless):
+        call = asyncio.ensure_future(select(stub, 3))
+        await asyncio.sleep(0.1)
+        assert not given_up.is_set()
+        call.cancel()
+        await asyncio.wait_for(given_up.wait(), 5)
+    assert len((await select(stub, 3)).selected) == 3

@@ -8,7 +8,7 @@ from burnish._coverage_types import CoverageCurve, CoverageSelection, FeatureRul
 from burnish._errors import UsageError
 from burnish._types import ModelVersion, TokenSpan
 from burnish.cli.select import budget_of, left_out, summary
-from burnish.coordinator.coverage import FeatureChoice
+from burnish.coordinator.coverage import FeatureChoice, collection_name
 
 VERSION = ModelVersion("/m", "sha256:" + "ab" * 32, "vllm/0.32.0", "bfloat16", "0" * 16)
 
@@ -56,7 +56,7 @@ def test_what_came_of_it_is_said_with_its_warnings() -> None:
     assert "+10.0%" in said[1]
     assert len(said) == 2
     warned = summary(selection(length_correlation=-0.6, hub_share=0.3, curve=None), 5, 3)
-    assert "longer samples were picked first" in warned[1]
+    assert "longer samples were picked first (rank correlation -0.60)" in warned[1]
     assert "30% of all activity" in warned[2]
 
 
@@ -69,10 +69,11 @@ def test_names_follow_from_content() -> None:
     assert name != choice.calibration_name(VERSION, ids)
     assert name != FeatureChoice(tokens=TokenSpan.ALL).calibration_name(VERSION, chosen)
     collections = {
-        one.collection_name(VERSION, calibration, source)
+        collection_name(VERSION, source, one, calibration)
         for one in (choice, FeatureChoice(k=4), FeatureChoice(FeatureRule.TOP_K))
         for calibration in ("a", "b")
         for source in TokenSpan
     }
-    assert len(collections) == 18
+    vectors_alone = {collection_name(VERSION, source, None, "") for source in TokenSpan}
+    assert len(collections | vectors_alone) == 18 + 3, "with features and without are two collections"
     assert all(len(one) < 128 and one == one.lower() for one in [*collections, name])

@@ -28,7 +28,14 @@ from burnish.cli.per_sample import LimitOption, ModelOption, OutOption, State, p
 from burnish.cli.progress import Bars
 from burnish.cli.services import ServiceChoice, with_services
 from burnish.coordinator.content import sample_hash
-from burnish.coordinator.coverage import ON_VECTORS, FeatureChoice, parse_budget
+from burnish.coordinator.coverage import (
+    ON_VECTORS,
+    FeatureChoice,
+    budget_size,
+    collection_name,
+    parse_budget,
+    selection_notes,
+)
 
 
 @command
@@ -83,10 +90,12 @@ def select(
         rows.setdefault(content, []).append(sample.id)
         distinct.setdefault(content, Sample(content, sample.messages))
     number = budget_of(budget, len(distinct))
-    choice = FeatureChoice(rule, k, pooling, tokens, calibration_size=calibration_size, seed=seed)
+    choice = None
+    if objective not in ON_VECTORS:
+        choice = FeatureChoice(rule, k, pooling, tokens, calibration_size=calibration_size, seed=seed)
     settings = CoverageSettings(objective=objective, optimizer=optimizer, weighting=weighting, seed=seed)
     with services.client(["embedding"], model, State) as client, Bars() as bars:
-        filled = fill(client, model, list(distinct.values()), choice, bars, with_features=objective not in ON_VECTORS)
+        filled = fill(client, model, list(distinct.values()), choice, bars)
         stored = [name for name in distinct if name not in filled.failed]
         if not stored:
             raise UsageError(f"not one of {len(samples)} samples can be read; the first: {first_of(filled.failed)}")
@@ -119,22 +128,20 @@ class Filled:
     failed: Mapping[str, str]
 
 
-def fill(
-    client: Client, model: str, samples: Sequence[Sample], choice: FeatureChoice, bars: Bars, *, with_features: bool
-) -> Filled:
-    """Embeds samples, named by content, with features where the objective is on them."""
+def fill(client: Client, model: str, samples: Sequence[Sample], choice: FeatureChoice | None, bars: Bars) -> Filled:
+    """Embeds samples, named by content, with features where there is a `choice`."""
     version = client.embedding.load_model(model)
     by_id = {sample.id: sample for sample in samples}
     calibration = ""
-    if with_features and choice.is_calibrated:
+    if choice is not None and choice.is_calibrated:
         ids = choice.calibration_ids(list(by_id))
         calibration = choice.calibration_name(version, ids)
         if not client.embedding.create_calibration(calibration, activations=choice.activations).version:
             for part in bars.over("calibrate", parts([by_id[name] for name in ids]), total=len(ids), size=len):
                 client.embedding.measure(part, calibration, model=model)
             client.embedding.finish_calibration(calibration)
-    features = choice.feature_settings(calibration) if with_features else None
-    collection = choice.collection_name(version, calibration, TokenSpan.ALL)
+    features = None if choice is None else choice.feature_settings(calibration)
+    collection = collection_name(version, TokenSpan.ALL, choice, calibration)
     client.embedding.create_collection(collection, source=TokenSpan.ALL, features=features)
     failed: dict[str, str] = {}
     for part in bars.over("embed", parts(samples), total=len(samples), size=len):
@@ -149,7 +156,7 @@ def budget_of(text: str, total: int) -> int:
         budget = parse_budget(text)
     except ValueError as error:
         raise UsageError(f"--budget: {error}") from None
-    return min(max(1, round(budget * total)) if budget < 1 else int(budget), total)
+    return budget_size(budget, total)
 
 
 def left_out(found: CoverageSelection, rows: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
@@ -175,18 +182,7 @@ def summary(found: CoverageSelection, num_rows: int, num_distinct: int) -> list[
             f"They have {found.curve.num_features[-1]} of {found.num_features} features, three random selections of"
             f" that size {min(features)} to {max(features)}; the objective is {ahead:+.1%} against their mean."
         )
-    if found.length_correlation is not None and abs(found.length_correlation) > 0.3:
-        order = "longer" if found.length_correlation < 0 else "shorter"
-        said.append(
-            f"Note: {order} samples were picked first (rank correlation {found.length_correlation:.2f}); coverage and"
-            " length are mixed up here."
-        )
-    if found.hub_share > 0.1:
-        said.append(
-            f"Note: one feature in a hundred makes {found.hub_share:.0%} of all activity; try --rule"
-            " standardized_top_k."
-        )
-    return said
+    return said + [f"Note: {note}" for note in selection_notes(found.length_correlation, found.hub_share)]
 
 
 def first_of(failed: Mapping[str, str]) -> str:

@@ -18,6 +18,7 @@ from burnish._types import ModelVersion, TokenSpan
 from burnish.coordinator.content import digest_of, set_digest
 
 CALIBRATED = (FeatureRule.STANDARDIZED_TOP_K, FeatureRule.SECTIONS)
+_FAR, _HUBS = 0.3, 0.1  # a rank correlation, and a share of all activity, that a reader should know of
 ON_VECTORS = (
     CoverageObjective.FACILITY_LOCATION,
     CoverageObjective.K_CENTER,
@@ -63,10 +64,29 @@ class FeatureChoice:
         activations = None if self.is_calibrated else self.activations
         return FeatureSettings(self.rule, calibration, activations, self.k)
 
-    def collection_name(self, version: ModelVersion, calibration: str, source: TokenSpan) -> str:
-        """The name of the collection of this model's vectors over `source` and features."""
-        settings = [self.rule.value, self.k, asdict(self.activations), calibration, source.value]
-        return f"{_prefix(version)}-{digest_of(settings)[:16]}"
+
+def collection_name(version: ModelVersion, source: TokenSpan, choice: FeatureChoice | None, calibration: str) -> str:
+    """The name of the collection of this model's vectors over `source`, and of features where there is a `choice`."""
+    features = None if choice is None else [choice.rule.value, choice.k, asdict(choice.activations), calibration]
+    return f"{_prefix(version)}-{digest_of([source.value, features])[:16]}"
+
+
+def selection_notes(length_correlation: float | None, hub_share: float) -> list[str]:
+    """What a reader should know of a selection: whether it goes by length, and whether a few neurons are active
+    everywhere; see CoverageStatistics."""
+    notes = []
+    if length_correlation is not None and abs(length_correlation) > _FAR:
+        order = "longer" if length_correlation < 0 else "shorter"
+        notes.append(
+            f"The selection goes by length as well: {order} samples were picked first (rank correlation"
+            f" {length_correlation:.2f})."
+        )
+    if hub_share > _HUBS:
+        notes.append(
+            f"One feature in a hundred makes {hub_share:.0%} of all activity: a few neurons are active everywhere. The"
+            " rule standardized_top_k avoids that."
+        )
+    return notes
 
 
 def _prefix(version: ModelVersion) -> str:
@@ -83,3 +103,8 @@ def parse_budget(text: str) -> float:
     except (ValueError, OverflowError):
         pass
     raise ValueError(f"{text!r} is no budget; expected a number such as 500, or a share such as 15% or 0.15")
+
+
+def budget_size(budget: float, num_distinct: int) -> int:
+    """How many of so many different samples a budget is: below 1 a share, else a number; at least 1, at most all."""
+    return min(max(round(budget * num_distinct) if budget < 1 else int(budget), 1), num_distinct)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from burnish._types import Message, Role
 from burnish.coordinator.history import RunHistory
 from burnish.coordinator.records import DecisionRecord, StepRecord
-from burnish.report.data import Failure, StepTiming, Threshold
+from burnish.report.data import Failure, Map, StepTiming, Threshold
+
+_MOST_POINTS = 3000  # of one action in a map; of more, a seeded part is drawn
 
 
 def measured(
@@ -49,3 +52,22 @@ def short(text: str, limit: int = 160) -> str:
     """A text in one line of at most `limit` characters."""
     flat = " ".join(text.split())
     return flat if len(flat) <= limit else flat[: limit - 1] + "…"
+
+
+def map_of(
+    history: RunHistory, number: int, decisions: Sequence[DecisionRecord], steps: Iterable[StepRecord]
+) -> Map | None:
+    """The picture of a round from the ledger; None where there is none."""
+    places = history.places(number)
+    shares: Any = next(
+        (s.detail.get("variance_shares") for s in steps if (s.round, s.name) == (number, "project")), None
+    )
+    if not places or not shares:
+        return None
+    points: dict[str, list[tuple[float, float]]] = {}
+    for one in decisions:
+        if one.sample_hash in places:
+            points.setdefault(one.actions[0], []).append(places[one.sample_hash])
+    chosen = random.Random(0)
+    thinned = {action: p if len(p) <= _MOST_POINTS else chosen.sample(p, _MOST_POINTS) for action, p in points.items()}
+    return Map(thinned, (float(shares[0]), float(shares[1])))

@@ -7,14 +7,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from burnish._types import Role
+from burnish.coordinator.coverage import selection_notes
 from burnish.coordinator.history import RunHistory
 from burnish.coordinator.policy.coverage import Action
 from burnish.coordinator.recipes.mads.loop import RANDOM, D, S
 from burnish.coordinator.records import DecisionRecord, StepRecord
-from burnish.coordinator.steps.cover import selection_notes
-from burnish.report.common import measured, said_by, short
+from burnish.report.common import map_of, measured, said_by, short
 from burnish.report.data import Arm, Curve, Failure, MadsRound, Model, PickedRow
-from burnish.report.map import map_of
 
 _SHOWN = 20  # rows of the core set
 
@@ -65,8 +64,8 @@ def mads_round(
 
 def mads_notes(history: RunHistory) -> list[str]:
     """What a reader should know before believing the numbers."""
-    detail = selection_of(history.steps())
-    notes = selection_notes(detail) if detail else []
+    detail: Any = selection_of(history.steps())
+    notes = selection_notes(detail["length_correlation"], detail["hub_share"]) if detail else []
     if not history.run.config["settings"]["holdout"]:  # type: ignore[index]
         notes.append("No held-out data were given, so the core set is compared with nothing.")
     return notes

@@ -1,42 +1,18 @@
-"""The picture of a set: where its samples lie, coloured by what became of them. Collected, and drawn as inline SVG."""
+"""The picture of a set as inline SVG: where its samples lie, coloured by what became of them."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup
 
-from burnish.coordinator.history import RunHistory
-from burnish.coordinator.records import DecisionRecord, StepRecord
 from burnish.report.data import Map
 
 WIDTH, HEIGHT = 1060, 560
 MARGIN, TOP, BOTTOM = 16, 30, 34
-_MOST = 3000  # points of one action; of more, a seeded part is drawn
 
 
-def map_of(
-    history: RunHistory, number: int, decisions: Sequence[DecisionRecord], steps: Iterable[StepRecord]
-) -> Map | None:
-    """The picture of a round from the ledger; None where there is none."""
-    places = history.places(number)
-    shares: Any = next(
-        (s.detail.get("variance_shares") for s in steps if (s.round, s.name) == (number, "project")), None
-    )
-    if not places or not shares:
-        return None
-    points: dict[str, list[tuple[float, float]]] = {}
-    for one in decisions:
-        if one.sample_hash in places:
-            points.setdefault(one.actions[0], []).append(places[one.sample_hash])
-    chosen = random.Random(0)
-    thinned = {action: p if len(p) <= _MOST else chosen.sample(p, _MOST) for action, p in points.items()}
-    return Map(thinned, (float(shares[0]), float(shares[1])))
-
-
-def drawn(picture: Map, order: Sequence[tuple[str, str]]) -> Markup:
+def set_map(picture: Map, order: Sequence[tuple[str, str]]) -> Markup:
     """Points of each action of `order`, (action, class), the later over the earlier."""
     everything = [point for found in picture.points.values() for point in found]
     low_x, high_x = _range(x for x, _ in everything)
@@ -67,8 +43,3 @@ def _range(values: Iterable[float]) -> tuple[float, float]:
     found = list(values)
     low, high = min(found), max(found)
     return (low, high) if high > low else (low - 0.5, low + 0.5)
-
-
-def maps(pictures: Mapping[int, Map | None], order: Sequence[tuple[str, str]]) -> dict[int, Markup]:
-    """The pictures of all rounds that have one."""
-    return {number: drawn(picture, order) for number, picture in pictures.items() if picture is not None}

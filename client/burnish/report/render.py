@@ -15,7 +15,7 @@ from burnish.report.curves import coverage_chart
 from burnish.report.data import ClearRound, MadsRound, ReportData, Round
 from burnish.report.diagram import reliability_diagram
 from burnish.report.histogram import Line, Series, histogram
-from burnish.report.map import maps
+from burnish.report.map import set_map
 
 MAX_CHANGES_SHOWN = 60  # per round; the rest is counted and stays in the ledger
 LABELS = {
@@ -58,9 +58,7 @@ def render(data: ReportData) -> str:
         data=data,
         diagrams=_diagrams(data),
         curves=_curves(data),
-        maps=maps(
-            {r.number: r.map for r in data.rounds if isinstance(r, MadsRound)}, (("drop", "before"), ("keep", "after"))
-        ),
+        maps=_maps(data),
         share=_share,
         charts={round_.number: _charts(data, round_) for round_ in data.rounds},
         shown=MAX_CHANGES_SHOWN,
@@ -107,6 +105,12 @@ def _curves(data: ReportData) -> dict[int, list[Markup]]:
         for r in data.rounds
         if isinstance(r, MadsRound) and r.curve is not None
     }
+
+
+def _maps(data: ReportData) -> dict[int, Markup]:
+    """The picture of each round's set, where there is one."""
+    over = (("drop", "before"), ("keep", "after"))
+    return {r.number: set_map(r.map, over) for r in data.rounds if isinstance(r, MadsRound) and r.map is not None}
 
 
 def _share(part: int, whole: int) -> Markup:

@@ -83,12 +83,22 @@ class CalibrationStore:
 
     def get(self, name: str) -> Calibration:
         """The calibration as it is now. Raises NotFound."""
+        return self.progress(name)[0]
+
+    def progress(self, name: str) -> tuple[Calibration, set[str]]:
+        """The calibration as it is now, and the ids of the samples measured so far; of a finished one none are known
+        any more. Raises NotFound."""
         if not self._tables.exists(name + SUFFIX):
             raise NotFound(
                 "CALIBRATION_NOT_FOUND", f"there is no calibration {name!r}; create it with CreateCalibration"
             )
-        found = _calibration(name, self._tables.schema(name + SUFFIX))
-        return found if found.version else replace(found, num_samples=len(self.measured(name)))
+        schema = self._tables.schema(name + SUFFIX)
+        found = _calibration(name, schema)
+        if found.version or found.weights is None:
+            return found, set()
+        batches = self._tables.scan(name + SUFFIX, ["ids"])
+        measured = {item for batch in batches for ids in batch["ids"].to_pylist() for item in ids}
+        return replace(found, num_samples=len(measured)), measured
 
     def page(self, size: int, after: str = "") -> list[Calibration]:
         """Up to `size` calibrations whose names come after `after`, in order of name."""
@@ -99,19 +109,11 @@ class CalibrationStore:
         """Removes the calibration; nothing happens where there is none."""
         self._tables.delete(name + SUFFIX)
 
-    def measured(self, name: str) -> set[str]:
-        """Ids of the samples measured so far; of a finished one none are known any more."""
-        if "ids" not in self._tables.schema(name + SUFFIX).names:
-            return set()
-        batches = self._tables.scan(name + SUFFIX, ["ids"])
-        return {item for batch in batches for ids in batch["ids"].to_pylist() for item in ids}
-
     def add(self, name: str, weights: Weights, measured: Mapping[str, Measured]) -> None:
         """Takes in samples, by id; those that were measured before, by another request at the same time say, count
         once. Durable on return. Raises PreconditionFailed where the calibration is finished or of other weights."""
-        found = self.get(name)
+        found, before = self.progress(name)
         self.check_open(found, weights)
-        before = self.measured(name)
         fresh = {item: one for item, one in measured.items() if item not in before}
         if not fresh:
             return

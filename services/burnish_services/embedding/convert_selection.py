@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from burnish.api.embedding.v1 import embedding_pb2 as pb
 from burnish_services.embedding import convert
 from burnish_services.embedding.collection import Collection
@@ -12,7 +14,7 @@ from burnish_services.embedding.selecting import (
     ObjectiveKind,
     Optimizer,
     Outcome,
-    Pool,
+    SelectionRows,
     SelectionSettings,
 )
 from burnish_services.runtime.errors import InvalidRequest
@@ -84,11 +86,12 @@ def candidates(request: pb.SelectCoverageRequest) -> Candidates:
     )
 
 
-def check_reply_fits(pool: Pool, settings: SelectionSettings, max_bytes: int) -> None:
-    """Raises InvalidRequest where the reply might not fit a message, before any work is done."""
-    longest = max((len(item.encode()) for item in pool.ids), default=0)
-    picked = min(settings.budget, pool.num_candidates)
-    left = pool.num_candidates - picked if settings.with_witnesses else 0
+def check_reply_fits(ids: Sequence[str], num_before: int, settings: SelectionSettings, max_bytes: int) -> None:
+    """Raises InvalidRequest where the reply might not fit a message, before anything is computed: for a selection from
+    `ids`, of which `num_before` were selected before."""
+    longest = max((len(item.encode()) for item in ids), default=0)
+    picked = min(settings.budget, len(ids) - num_before)
+    left = len(ids) - num_before - picked if settings.with_witnesses else 0
     if picked * (longest + _FIELD_BYTES) + left * (2 * longest + _FIELD_BYTES) > max_bytes:
         raise InvalidRequest(
             "REPLY_TOO_LARGE",
@@ -98,11 +101,11 @@ def check_reply_fits(pool: Pool, settings: SelectionSettings, max_bytes: int) ->
         )
 
 
-def select_reply(collection: Collection, pool: Pool, outcome: Outcome) -> pb.SelectCoverageResponse:
+def select_reply(collection: Collection, rows: SelectionRows, outcome: Outcome) -> pb.SelectCoverageResponse:
     """The reply."""
-    ids, picked = pool.ids, outcome.selection
+    ids, picked = rows.ids, outcome.selection
     found = outcome.witnesses
-    rows = (
+    standing = (
         [] if found is None else zip(found.dropped.tolist(), found.kept.tolist(), found.cosines.tolist(), strict=True)
     )
     return pb.SelectCoverageResponse(
@@ -112,12 +115,12 @@ def select_reply(collection: Collection, pool: Pool, outcome: Outcome) -> pb.Sel
             for row, gain in zip(picked.rows.tolist(), picked.gains.tolist(), strict=True)
         ],
         witnesses=[
-            pb.Witness(sample_id=ids[row], nearest_id=ids[nearest], cosine=cosine) for row, nearest, cosine in rows
+            pb.Witness(sample_id=ids[row], nearest_id=ids[nearest], cosine=cosine) for row, nearest, cosine in standing
         ],
         curve=None if outcome.curve is None else _curve_message(outcome.curve),
         random_curves=[_curve_message(curve) for curve in outcome.random_curves],
         statistics=pb.CoverageStatistics(
-            num_candidates=pool.num_candidates,
+            num_candidates=rows.num_candidates,
             num_features=outcome.num_features,
             length_correlation=outcome.length_correlation,
             hub_share=outcome.hub_share,

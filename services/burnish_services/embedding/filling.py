@@ -110,8 +110,7 @@ class Filler:
         Raises what `ModelHost.using` raises, NotFound, and PreconditionFailed where the calibration is finished, or
         other weights were measured.
         """
-        calibration = await self._storing.run(self._calibrations.get, name)
-        before = await self._storing.run(self._calibrations.measured, name)
+        calibration, before = await self._storing.run(self._calibrations.progress, name)
         plan = Plan(None, calibration.activations)
         passages, failures = _passages({item: one for item, one in samples.items() if item not in before}, plan)
         async with self._host.using(model) as held:

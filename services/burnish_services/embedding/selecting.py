@@ -101,7 +101,7 @@ class Candidates:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Pool:
+class SelectionRows:
     """The n rows to select from, and those selected before, which stand among them."""
 
     ids: list[str]  # (n,), ascending
@@ -142,7 +142,7 @@ def read_stored(store: VectorStore, name: str, candidates: Candidates, settings:
     return Stored(collection, ids, num_tokens, features, vectors)
 
 
-def pool_of(stored: Stored, candidates: Candidates) -> Pool:
+def rows_of(stored: Stored, candidates: Candidates) -> SelectionRows:
     """Lines up what is stored and what was asked for."""
     ids = stored.ids
     row_of = {item: row for row, item in enumerate(ids)}
@@ -157,7 +157,7 @@ def pool_of(stored: Stored, candidates: Candidates) -> Pool:
     budgets = np.array([len(ids), *candidates.group_budgets.values()], np.intp)
     features = None if stored.features is None else _feature_rows(stored.features, stored.collection.layout)
     vectors = None if stored.vectors is None else UnitVectors(stored.vectors)
-    return Pool(ids, stored.num_tokens, quality, Groups(of_row, budgets), start, features, vectors)
+    return SelectionRows(ids, stored.num_tokens, quality, Groups(of_row, budgets), start, features, vectors)
 
 
 def _feature_rows(stored: NDArray[np.uint16] | list[NDArray[np.uint32]], layout: FeatureLayout | None) -> FeatureRows:
@@ -182,17 +182,17 @@ class Outcome:
     length_correlation: float | None
 
 
-def select(settings: SelectionSettings, kind: ObjectiveKind, pool: Pool, check: Check) -> Outcome:
-    """Selects, and looks at what came of it. `pool` has features or vectors as `kind` and witnesses need them. `check`
+def select(settings: SelectionSettings, kind: ObjectiveKind, rows: SelectionRows, check: Check) -> Outcome:
+    """Selects, and looks at what came of it. `rows` have features or vectors as `kind` and witnesses need them. `check`
     is called every so often, and may raise to give up. Raises ValueError where the mathematics refuses its input."""
-    optimizer = settings.optimizer_for(pool.num_candidates) if kind.is_greedy else None
+    optimizer = settings.optimizer_for(rows.num_candidates) if kind.is_greedy else None
     curve, chance, frequencies = None, list[CoverageCurve](), np.empty(0, np.intp)
     if kind.is_on_features:
-        assert pool.features is not None
-        frequencies = pool.features.frequencies()
-        fresh = _coverage(settings, kind, pool, pool.features, frequencies)
-        selection = _maximise(settings, optimizer, fresh.copy(), pool, check)
-        for row in pool.start.tolist():
+        assert rows.features is not None
+        frequencies = rows.features.frequencies()
+        fresh = _coverage(settings, kind, rows, rows.features, frequencies)
+        selection = _maximise(settings, optimizer, fresh.copy(), rows, check)
+        for row in rows.start.tolist():
             fresh.add(row)
         curve = coverage_curve(fresh, selection.rows, check=check)
         if settings.num_random_curves:
@@ -200,12 +200,12 @@ def select(settings: SelectionSettings, kind: ObjectiveKind, pool: Pool, check: 
                 fresh, len(selection.rows), num_orders=settings.num_random_curves, seed=settings.seed, check=check
             )
     else:
-        assert pool.vectors is not None
-        selection = _on_vectors(settings, kind, optimizer, pool, pool.vectors, check)
+        assert rows.vectors is not None
+        selection = _on_vectors(settings, kind, optimizer, rows, rows.vectors, check)
     standing = None
     if settings.with_witnesses:
-        assert pool.vectors is not None
-        standing = witnesses(pool.vectors, np.concatenate([selection.rows, pool.start]), check=check)
+        assert rows.vectors is not None
+        standing = witnesses(rows.vectors, np.concatenate([selection.rows, rows.start]), check=check)
     return Outcome(
         selection,
         optimizer,
@@ -214,14 +214,14 @@ def select(settings: SelectionSettings, kind: ObjectiveKind, pool: Pool, check: 
         chance,
         int(np.count_nonzero(frequencies)),
         hub_share(frequencies),
-        length_rank_correlation(pool.num_tokens, selection.rows),
+        length_rank_correlation(rows.num_tokens, selection.rows),
     )
 
 
 def _coverage(
     settings: SelectionSettings,
     kind: ObjectiveKind,
-    pool: Pool,
+    rows: SelectionRows,
     features: FeatureRows,
     frequencies: NDArray[np.intp],
 ) -> FeatureCoverage:
@@ -235,7 +235,7 @@ def _coverage(
         features,
         increment=increments[kind],
         weights=idf_weights(frequencies, features.num_rows) if settings.weights_by_rarity else None,
-        quality=pool.quality,
+        quality=rows.quality,
         quality_weight=settings.quality_weight,
     )
 
@@ -244,25 +244,25 @@ def _on_vectors(
     settings: SelectionSettings,
     kind: ObjectiveKind,
     optimizer: Optimizer | None,
-    pool: Pool,
+    rows: SelectionRows,
     vectors: UnitVectors,
     check: Check,
 ) -> Selection:
-    budget, start, groups = settings.budget, pool.start, pool.groups
+    budget, start, groups = settings.budget, rows.start, rows.groups
     if kind is ObjectiveKind.K_CENTER:
         return spread.k_center(vectors, budget, start=start, groups=groups, check=check)
     if kind is ObjectiveKind.REPRESENTATION_FILTER:
         return spread.repr_filter(
-            vectors, pool.quality, budget, most=settings.threshold, start=start, groups=groups, check=check
+            vectors, rows.quality, budget, most=settings.threshold, start=start, groups=groups, check=check
         )
-    objective = FacilityLocation(vectors, quality=pool.quality, quality_weight=settings.quality_weight)
-    return _maximise(settings, optimizer, objective, pool, check)
+    objective = FacilityLocation(vectors, quality=rows.quality, quality_weight=settings.quality_weight)
+    return _maximise(settings, optimizer, objective, rows, check)
 
 
 def _maximise(
-    settings: SelectionSettings, optimizer: Optimizer | None, objective: Objective, pool: Pool, check: Check
+    settings: SelectionSettings, optimizer: Optimizer | None, objective: Objective, rows: SelectionRows, check: Check
 ) -> Selection:
-    budget, start, groups, seed = settings.budget, pool.start, pool.groups, settings.seed
+    budget, start, groups, seed = settings.budget, rows.start, rows.groups, settings.seed
     match optimizer:
         case Optimizer.NAIVE:
             return greedy.naive(objective, budget, start=start, groups=groups, check=check)

@@ -17,7 +17,7 @@ from burnish_services.embedding.filling import Filler
 from burnish_services.embedding.lock import DirectoryLocked
 from burnish_services.embedding.neighbors import Metric, nearest_neighbors
 from burnish_services.embedding.projection import principal_plane
-from burnish_services.embedding.selecting import pool_of, read_stored, select
+from burnish_services.embedding.selecting import read_stored, rows_of, select
 from burnish_services.embedding.store import VectorStore
 from burnish_services.embedding.tables import Tables
 from burnish_services.embedding.worker import Worker
@@ -183,11 +183,11 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
         candidates = convert_selection.candidates(request)
         async with self._one_search:
             stored = await self._storing.run(read_stored, self._store, name, candidates, settings)
+            convert_selection.check_reply_fits(stored.ids, len(candidates.selected), settings, self._max_message_bytes)
             kind = settings.objective_for(stored.collection.layout)
-            pool = await self._searching.run(pool_of, stored, candidates)
-            convert_selection.check_reply_fits(pool, settings, self._max_message_bytes)
-            outcome = await self._searching.run_while_wanted(lambda check: select(settings, kind, pool, check))
-            return await self._searching.run(convert_selection.select_reply, stored.collection, pool, outcome)
+            rows = await self._searching.run(rows_of, stored, candidates)
+            outcome = await self._searching.run_while_wanted(lambda check: select(settings, kind, rows, check))
+            return await self._searching.run(convert_selection.select_reply, stored.collection, rows, outcome)
 
     async def ProjectSamples(
         self, request: embedding_pb2.ProjectSamplesRequest, context: Context

@@ -1,4 +1,4 @@
-"""Steps `calibrate`, `features`, `select` and `assemble` of MADS-style selection: from samples to a core set.
+"""The steps of MADS-style selection: from samples to a core set.
 
 What a service keeps is named by content, so that another run with the same weights and settings finds it again.
 """
@@ -6,22 +6,21 @@ What a service keeps is named by content, so that another run with the same weig
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from burnish._coverage_types import CoverageCandidate, CoverageSelection, MeasureBatch
-from burnish._types import EmbedBatch, ModelRef, TokenSpan
-from burnish.coordinator.coverage import FeatureChoice
+from burnish._types import ModelRef, TokenSpan
+from burnish.coordinator.coverage import FeatureChoice, collection_name, selection_notes
 from burnish.coordinator.errors import StepFailed
 from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.coverage import Action, Nearest, Picked, verdicts
 from burnish.coordinator.recipes.mads.settings import MadsSettings
-from burnish.coordinator.steps.measure import expect_collection, samples_of
+from burnish.coordinator.steps.measure import embed_missing, expect_collection, samples_of
 from burnish.coordinator.steps.stage import AnyRun, RunContext, same_version, version_detail
 
 MadsRun = RunContext[MadsSettings]
 NUM_RANDOM_CURVES = 3
-_FAR, _HUBS = 0.3, 0.1  # a rank correlation, and a share of all activity, that a reader should know of
 
 
 async def calibrate(
@@ -66,29 +65,16 @@ async def compute_features(
 ) -> str:
     """The collection that holds vectors, and features where there is a `choice`, of all samples that the selector can
     read."""
-    findings, service = run.book.findings, run.client.embedding
     stage = run.stage(round_number, "features")
-    version = await service.load_model(selector)
-    collection = (choice or FeatureChoice()).collection_name(version, calibration, TokenSpan.ALL)
+    version = await run.client.embedding.load_model(selector)
+    collection = collection_name(version, TokenSpan.ALL, choice, calibration)
     features = None if choice is None else choice.feature_settings(calibration)
-    if choice is None:
-        collection = f"{collection}-vectors"
     await expect_collection(run, collection, source=TokenSpan.ALL, features=features)
-
-    async def send(batch: Sequence[str]) -> EmbedBatch:
-        return await service.embed(samples_of(run, batch), model=selector, collection=collection, truncate=True)
-
-    def store(batch: Sequence[str], reply: EmbedBatch) -> None:
-        same_version(version, reply.model, "embedding")
-        findings.add_embeddings(collection, version, reply.embeddings)
-
-    missing = findings.unembedded(hashes, collection)
-    if stage.done and not missing:
+    if stage.done and not run.book.findings.unembedded(hashes, collection):
         return collection
     with stage.working():
-        detail = {"model": version_detail(version), "collection": collection, "calibration": calibration}
-        stage.expect(len(hashes), known=len(hashes) - len(missing), detail=detail)
-        await stage.in_batches(lambda: findings.unembedded(hashes, collection), send, store)
+        detail = {"calibration": calibration}
+        await embed_missing(run, stage, version, selector, collection, hashes, detail, truncate=True)
     return collection
 
 
@@ -122,7 +108,7 @@ async def select_rows(run: MadsRun, round_number: int, collection: str, rows: Se
             stage.expect_within(len(rows), detail=selection_detail(collection, found))
             run.book.add_decisions(round_number, decided)
             stage.advance(len(rows))
-        for note in selection_notes(selection_detail(collection, found)):
+        for note in selection_notes(found.length_correlation, found.hub_share):
             run.observer.noted(note)
 
 
@@ -171,21 +157,3 @@ def selection_detail(collection: str, found: CoverageSelection) -> dict[str, obj
         "length_correlation": found.length_correlation,
         "hub_share": found.hub_share,
     }
-
-
-def selection_notes(detail: Mapping[str, object]) -> list[str]:
-    """What a reader should know of a selection."""
-    notes = []
-    correlation, hubs = detail["length_correlation"], detail["hub_share"]
-    if isinstance(correlation, float) and abs(correlation) > _FAR:
-        order = "longer" if correlation < 0 else "shorter"
-        notes.append(
-            f"The selection goes by length as well: {order} samples were picked first (rank correlation"
-            f" {correlation:.2f})."
-        )
-    if isinstance(hubs, float) and hubs > _HUBS:
-        notes.append(
-            f"One feature in a hundred makes {hubs:.0%} of all activity: a few neurons are active everywhere. The rule"
-            " standardized_top_k avoids that."
-        )
-    return notes

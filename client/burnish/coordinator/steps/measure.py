@@ -138,17 +138,7 @@ async def _embed(run: AnyRun, stage: Stage, model: ModelRef, hashes: Sequence[st
     collection = collection_name(version, everything)
     await expect_collection(run, collection)
 
-    async def send(batch: Sequence[str]) -> EmbedBatch:
-        return await service.embed(samples_of(run, batch), model=model, collection=collection)
-
-    def store(batch: Sequence[str], reply: EmbedBatch) -> None:
-        same_version(version, reply.model, "embedding")
-        findings.add_embeddings(collection, version, reply.embeddings)
-
-    missing = findings.unembedded(hashes, collection)
-    detail = {"model": version_detail(version), "collection": collection, "k": k}
-    stage.expect(len(hashes), known=len(hashes) - len(missing), detail=detail)
-    await stage.in_batches(lambda: findings.unembedded(hashes, collection), send, store)
+    await embed_missing(run, stage, version, model, collection, hashes, {"k": k})
     expected = findings.num_embedded(collection)
     if not expected:
         return
@@ -160,6 +150,36 @@ async def _embed(run: AnyRun, stage: Stage, model: ModelRef, hashes: Sequence[st
         )
     with run.book.transaction():
         findings.add_neighborhoods(everything, model.digest, k, statistics)
+
+
+async def embed_missing(
+    run: AnyRun,
+    stage: Stage,
+    version: ModelVersion,
+    model: ModelRef,
+    collection: str,
+    hashes: Sequence[str],
+    detail: Mapping[str, object],
+    *,
+    truncate: bool = False,
+) -> None:
+    """Has the collection hold those of `hashes` that the ledger does not know to be in it. `detail` is more to keep
+    with the step than weights and collection."""
+    findings = run.book.findings
+
+    async def send(batch: Sequence[str]) -> EmbedBatch:
+        return await run.client.embedding.embed(
+            samples_of(run, batch), model=model, collection=collection, truncate=truncate
+        )
+
+    def store(batch: Sequence[str], reply: EmbedBatch) -> None:
+        same_version(version, reply.model, "embedding")
+        findings.add_embeddings(collection, version, reply.embeddings)
+
+    missing = findings.unembedded(hashes, collection)
+    kept = {"model": version_detail(version), "collection": collection, **detail}
+    stage.expect(len(hashes), known=len(hashes) - len(missing), detail=kept)
+    await stage.in_batches(lambda: findings.unembedded(hashes, collection), send, store)
 
 
 async def expect_collection(

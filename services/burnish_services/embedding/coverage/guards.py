@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from burnish_services.embedding.coverage.arrays import Doubles, Rows
+from burnish_services.embedding.coverage.arrays import Rows
 
 _HUBS = 100  # one feature in so many is looked at as a hub
 
@@ -16,7 +16,9 @@ def length_rank_correlation(lengths: NDArray[np.generic], order: Rows) -> float 
     `lengths` is of all rows, shape (n,), `order` the picked rows, first picked first. Near -1 the longest were picked
     first. None where it is undefined: fewer than two picks, or all of the same length.
     """
-    picked = _mean_ranks(np.asarray(lengths)[order])
+    from scipy.stats import rankdata  # most of a second, which only a server that selects need spend
+
+    picked = rankdata(np.asarray(lengths)[order])  # equal ones share the mean of their ranks
     if len(picked) < 2 or (picked == picked[0]).all():
         return None
     return float(np.clip(np.corrcoef(picked, np.arange(len(picked)))[0, 1], -1.0, 1.0))
@@ -31,9 +33,3 @@ def hub_share(frequencies: Rows) -> float:
     total = int(frequencies.sum())
     hubs = -(-len(frequencies) // _HUBS)
     return float(np.sort(frequencies)[::-1][:hubs].sum() / total) if total else 0.0
-
-
-def _mean_ranks(values: NDArray[np.generic]) -> Doubles:
-    """Ranks from 1, equal values sharing the mean of theirs."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[place]

@@ -105,7 +105,7 @@ class VllmClient:
 
     @contextlib.asynccontextmanager
     async def _recording(self) -> AsyncIterator[None]:
-        """Neurons are recorded while any request wants it, and not otherwise: it takes memory, and so time."""
+        """Neurons are recorded while any request wants it, and not otherwise: it takes memory."""
         self._num_recording += 1
         try:
             await self._switch_recording()

@@ -21,7 +21,7 @@ from burnish._coverage_types import (
 )
 from burnish._types import Hyperparameters, TokenSpan
 from burnish.coordinator.content import derive_seed
-from burnish.coordinator.coverage import ON_VECTORS, FeatureChoice, parse_budget
+from burnish.coordinator.coverage import ON_VECTORS, FeatureChoice, budget_size, parse_budget
 from burnish.coordinator.recipes.base import RecipeSettings, absolute
 
 
@@ -93,8 +93,7 @@ class MadsSettings(RecipeSettings):
 
     def size(self, num_distinct: int) -> int:
         """How many of so many different samples are selected."""
-        wanted = round(self.budget * num_distinct) if self.budget < 1 else int(self.budget)
-        return min(max(wanted, 1), num_distinct)
+        return budget_size(self.budget, num_distinct)
 
     def features(self) -> FeatureChoice | None:
         """Which features coverage is counted in; None where the objective is on vectors."""
