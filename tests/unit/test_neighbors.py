@@ -14,8 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from burnish_services.embedding import neighbors
-from burnish_services.embedding.neighbors import Metric, nearest_neighbors
+from burnish_services.embedding.neighbors import Metric, arrays, best, cells, nearest_neighbors, search
 
 Floats = NDArray[np.float32]
 
@@ -23,7 +22,7 @@ Floats = NDArray[np.float32]
 @contextmanager
 def small_blocks() -> Iterator[None]:
     """So that a few rows already take every path: several tiles, heads, chunks, too few spare candidates."""
-    with mock.patch.multiple(neighbors, _TILE=7, _HEAD=3, _SPARE=1, _CHUNK=32):
+    with mock.patch.multiple(arrays, TILE=7, CHUNK=32), mock.patch.multiple(best, HEAD=3, SPARE=1):
         yield
 
 
@@ -137,7 +136,7 @@ def test_signed_zeros_are_equal_and_a_lone_row_has_no_neighbours() -> None:
 def test_holds_no_matrix_of_all_pairs() -> None:
     rng = np.random.default_rng(11)
     vectors = rng.standard_normal((8000, 4), dtype=np.float32)
-    with mock.patch.multiple(neighbors, _TILE=256, _CHUNK=1 << 18):
+    with mock.patch.multiple(arrays, TILE=256, CHUNK=1 << 18):
         tracemalloc.start()
         nearest_neighbors(vectors, 2)
         _, peak = tracemalloc.get_traced_memory()
@@ -242,3 +241,78 @@ def test_copies_of_one_vector_have_no_distinct_neighbours() -> None:
     found = nearest_neighbors(np.ones((4, 3), np.float32), 2, distinct=True)
     assert found.indices.shape == (4, 0)
     assert found.means.tolist() == [0.0] * 4
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    n=st.integers(2, 60),
+    d=st.sampled_from([1, 3, 16]),
+    k=st.integers(1, 6),
+    recall=st.sampled_from([0.01, 0.5, 0.9]),
+    metric=st.sampled_from(Metric),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_whatever_an_approximate_search_finds_has_its_true_value_and_comes_again(
+    n: int, d: int, k: int, recall: float, metric: Metric, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    vectors = rng.standard_normal((n, d)).astype(np.float32)
+    vectors[rng.integers(n)] = vectors[rng.integers(n)]
+    expected = naive(vectors) if metric is Metric.COSINE else -naive_distances(vectors)
+    with small_blocks(), mock.patch.multiple(cells, _QUERIES=n):
+        found = nearest_neighbors(vectors, k, metric=metric, recall=recall)
+        again = nearest_neighbors(vectors, k, metric=metric, recall=recall)
+    assert found.indices.shape == (n, min(k, n - 1))
+    assert all(len(set(row)) == len(row) and i not in row for i, row in enumerate(found.indices.tolist()))
+    np.testing.assert_allclose(found.values, np.take_along_axis(expected, found.indices, axis=1), rtol=0, atol=1e-12)
+    np.testing.assert_array_equal(found.indices, again.indices)
+    assert (found.search.num_cells > 0) == (k < len(np.unique(vectors, axis=0)))
+    assert 0 <= found.search.num_probed <= found.search.num_cells
+
+
+def test_an_approximate_search_keeps_its_promise_and_says_what_it_came_to() -> None:
+    rng = np.random.default_rng(5)
+    vectors = rng.standard_normal((60, 24))[rng.integers(60, size=6000)] + 0.7 * rng.standard_normal((6000, 24))
+    vectors = vectors.astype(np.float32)
+    vectors[1000:1500] = vectors[:500]
+    exact = nearest_neighbors(vectors, 3)
+    probed = {}
+    for recall in (0.6, 0.95):
+        found = nearest_neighbors(vectors, 3, recall=recall)
+        share = (found.values >= exact.values[:, -1:]).mean()
+        probed[recall] = found.search.num_probed
+        assert share >= recall
+        assert found.search.num_queries == 500
+        # 1,500 neighbours are a sample of 18,000: three standard errors.
+        assert found.search.recall == pytest.approx(share, abs=3 * (recall * (1 - recall) / 1500) ** 0.5)
+        assert (found.values[1000:1500, 0] == 1.0).all()
+        assert found.search.num_probed < found.search.num_cells / 2
+    assert probed[0.6] < probed[0.95]
+    assert exact.search.num_cells == 0
+    assert exact.search.recall == 1
+
+
+def test_every_cell_is_an_exact_search() -> None:
+    rng = np.random.default_rng(8)
+    vectors = rng.standard_normal((400, 6), dtype=np.float32)
+    exact = nearest_neighbors(vectors, 4)
+    with mock.patch.object(cells._InvertedFile, "enough", lambda self, *_: len(self._centroids)):
+        found = nearest_neighbors(vectors, 4, recall=0.5)
+    np.testing.assert_array_equal(found.indices, exact.indices)
+    np.testing.assert_array_equal(found.values, exact.values)
+    assert found.search.recall == 1
+    assert found.search.num_probed == found.search.num_cells == 40
+
+
+def test_many_different_vectors_are_searched_approximately_unless_asked_otherwise() -> None:
+    vectors = np.random.default_rng(9).standard_normal((300, 5), dtype=np.float32)
+    with mock.patch.object(search, "EXACT_UP_TO", 299):
+        assert nearest_neighbors(vectors, 2).search.num_cells > 0
+        assert nearest_neighbors(vectors, 2, recall=1).search.num_cells == 0
+        assert nearest_neighbors(vectors[:299], 2).search.num_cells == 0
+
+
+@pytest.mark.parametrize("recall", [0.0, -0.5, 1.5, math.nan])
+def test_refuses_a_recall_that_is_no_share(recall: float) -> None:
+    with pytest.raises(ValueError, match="expected it in"):
+        nearest_neighbors(np.eye(3, dtype=np.float32), 1, recall=recall)

@@ -245,6 +245,38 @@ FEATURE_WEIGHTING_IDF: FeatureWeighting.ValueType  # 2
 """√log(n / df) for a feature that df of n candidates have; 0 where df < 2."""
 Global___FeatureWeighting: _TypeAlias = FeatureWeighting  # noqa: Y015
 
+class _ProjectionMethod:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ProjectionMethodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ProjectionMethod.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PROJECTION_METHOD_UNSPECIFIED: _ProjectionMethod.ValueType  # 0
+    """Means PROJECTION_METHOD_PCA."""
+    PROJECTION_METHOD_PCA: _ProjectionMethod.ValueType  # 1
+    """Their directions on their first two principal axes, around 0. An axis points to where its largest coefficient is
+    positive.
+    """
+    PROJECTION_METHOD_UMAP: _ProjectionMethod.ValueType  # 2
+    """UMAP by cosine, 15 neighbours, one seed, at most 100,000 samples: who is near whom shows, distances between groups
+    mean little. FAILED_PRECONDITION, reason UMAP_NOT_INSTALLED, where the server lacks the package umap-learn.
+    """
+
+class ProjectionMethod(_ProjectionMethod, metaclass=_ProjectionMethodEnumTypeWrapper):
+    """How vectors become points of a plane."""
+
+PROJECTION_METHOD_UNSPECIFIED: ProjectionMethod.ValueType  # 0
+"""Means PROJECTION_METHOD_PCA."""
+PROJECTION_METHOD_PCA: ProjectionMethod.ValueType  # 1
+"""Their directions on their first two principal axes, around 0. An axis points to where its largest coefficient is
+positive.
+"""
+PROJECTION_METHOD_UMAP: ProjectionMethod.ValueType  # 2
+"""UMAP by cosine, 15 neighbours, one seed, at most 100,000 samples: who is near whom shows, distances between groups
+mean little. FAILED_PRECONDITION, reason UMAP_NOT_INSTALLED, where the server lacks the package umap-learn.
+"""
+Global___ProjectionMethod: _TypeAlias = ProjectionMethod  # noqa: Y015
+
 @_typing.final
 class GetInfoRequest(_message.Message):
     """Asks for ServerInfo; has no parameters."""
@@ -875,18 +907,24 @@ class GetNeighborStatisticsRequest(_message.Message):
     K_FIELD_NUMBER: _builtins.int
     METRIC_FIELD_NUMBER: _builtins.int
     EXCLUDE_DUPLICATES_FIELD_NUMBER: _builtins.int
+    RECALL_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """The collection to read."""
     k: _builtins.int
     """Neighbours per sample, in [1, 100]; 0 means 2 (Middo's default). The sample itself is never its own neighbour.
     Where the reply might pass Limits.max_message_bytes the call is refused at once with INVALID_ARGUMENT, reason
-    REPLY_TOO_LARGE; with ids of 64 bytes, 60,000 samples may have up to 12 neighbours each.
+    REPLY_TOO_LARGE; with ids of 64 bytes and the default of 64 MiB, 60,000 samples may have up to 12 neighbours each.
     """
     metric: Global___NeighborMetric.ValueType
     """What makes samples near. Default NEIGHBOR_METRIC_COSINE."""
     exclude_duplicates: _builtins.bool
     """Leave exact duplicates out: a sample whose vector is the same is no neighbour, and of others with the same vector
     the one with the lowest id alone is. Default false.
+    """
+    recall: _builtins.float
+    """The share of true neighbours that must be found, in (0, 1]. 1 is an exact search, whose time grows with the square of
+    the samples. Less searches only the nearest cells of an inverted file, as many as a seeded sample of queries shows to
+    be needed; see NeighborSearch for what that came to. 0 means 1 up to 100,000 different vectors, and 0.95 beyond.
     """
     @_builtins.property
     def sample_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -902,10 +940,11 @@ class GetNeighborStatisticsRequest(_message.Message):
         k: _builtins.int = ...,
         metric: Global___NeighborMetric.ValueType = ...,
         exclude_duplicates: _builtins.bool = ...,
+        recall: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "exclude_duplicates", b"exclude_duplicates", "k", b"k", "metric", b"metric", "sample_ids", b"sample_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "exclude_duplicates", b"exclude_duplicates", "k", b"k", "metric", b"metric", "recall", b"recall", "sample_ids", b"sample_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -919,6 +958,7 @@ class GetNeighborStatisticsResponse(_message.Message):
 
     MODEL_FIELD_NUMBER: _builtins.int
     STATISTICS_FIELD_NUMBER: _builtins.int
+    SEARCH_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def model(self) -> _common_pb2.ModelVersion:
         """The weights that filled the collection."""
@@ -927,19 +967,60 @@ class GetNeighborStatisticsResponse(_message.Message):
     def statistics(self) -> _containers.RepeatedCompositeFieldContainer[Global___NeighborStatistics]:
         """One per distinct id, in request order (in order of id where none were given)."""
 
+    @_builtins.property
+    def search(self) -> Global___NeighborSearch:
+        """How the neighbours were sought."""
+
     def __init__(
         self,
         *,
         model: _common_pb2.ModelVersion | None = ...,
         statistics: _abc.Iterable[Global___NeighborStatistics] | None = ...,
+        search: Global___NeighborSearch | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "search", b"search"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "statistics", b"statistics"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "search", b"search", "statistics", b"statistics"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetNeighborStatisticsResponse: _TypeAlias = GetNeighborStatisticsResponse  # noqa: Y015
+
+@_typing.final
+class NeighborSearch(_message.Message):
+    """How neighbours were sought: exactly, or in the nearest cells of an inverted file."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECALL_FIELD_NUMBER: _builtins.int
+    NUM_QUERIES_FIELD_NUMBER: _builtins.int
+    NUM_CELLS_FIELD_NUMBER: _builtins.int
+    NUM_PROBED_FIELD_NUMBER: _builtins.int
+    recall: _builtins.float
+    """Share of the true k nearest that were found, in [0, 1]. 1 where the search was exact; otherwise measured on
+    num_queries samples, other ones than those that chose num_probed.
+    """
+    num_queries: _builtins.int
+    """Samples that recall was measured on, drawn by a fixed seed; 0 where the search was exact."""
+    num_cells: _builtins.int
+    """Cells that the vectors were divided among; 0 where the search was exact."""
+    num_probed: _builtins.int
+    """Cells that were searched for each sample, the nearest to it."""
+    def __init__(
+        self,
+        *,
+        recall: _builtins.float = ...,
+        num_queries: _builtins.int = ...,
+        num_cells: _builtins.int = ...,
+        num_probed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_cells", b"num_cells", "num_probed", b"num_probed", "num_queries", b"num_queries", "recall", b"recall"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NeighborSearch: _TypeAlias = NeighborSearch  # noqa: Y015
 
 @_typing.final
 class NeighborStatistics(_message.Message):
@@ -1690,8 +1771,11 @@ class ProjectSamplesRequest(_message.Message):
 
     COLLECTION_FIELD_NUMBER: _builtins.int
     SAMPLE_IDS_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """The collection to read."""
+    method: Global___ProjectionMethod.ValueType
+    """How. Default: PROJECTION_METHOD_PCA."""
     @_builtins.property
     def sample_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The samples; empty means the whole collection. Ids that are not in it fail the call. Repeated ids count once."""
@@ -1701,10 +1785,11 @@ class ProjectSamplesRequest(_message.Message):
         *,
         collection: _builtins.str = ...,
         sample_ids: _abc.Iterable[_builtins.str] | None = ...,
+        method: Global___ProjectionMethod.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "sample_ids", b"sample_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "method", b"method", "sample_ids", b"sample_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1712,9 +1797,7 @@ Global___ProjectSamplesRequest: _TypeAlias = ProjectSamplesRequest  # noqa: Y015
 
 @_typing.final
 class ProjectSamplesResponse(_message.Message):
-    """Answers ProjectSamples: the directions of the samples' vectors on their first two principal axes, around 0. Lengths are
-    left out, for nearness is by cosine. An axis points to where its largest coefficient is positive.
-    """
+    """Answers ProjectSamples. Lengths of vectors are left out, for nearness is by cosine."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1722,8 +1805,11 @@ class ProjectSamplesResponse(_message.Message):
     SAMPLE_IDS_FIELD_NUMBER: _builtins.int
     POINTS_FIELD_NUMBER: _builtins.int
     VARIANCE_SHARES_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
     points: _builtins.bytes
     """Little-endian float32, two for each id: x, y."""
+    method: Global___ProjectionMethod.ValueType
+    """How it was done."""
     @_builtins.property
     def model(self) -> _common_pb2.ModelVersion:
         """The weights that filled the collection."""
@@ -1734,7 +1820,7 @@ class ProjectSamplesResponse(_message.Message):
 
     @_builtins.property
     def variance_shares(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Shares of the variance that x and y show, in [0, 1]; two numbers."""
+        """By PCA: shares of the variance that x and y show, in [0, 1]; two numbers. Otherwise two zeros."""
 
     def __init__(
         self,
@@ -1743,10 +1829,11 @@ class ProjectSamplesResponse(_message.Message):
         sample_ids: _abc.Iterable[_builtins.str] | None = ...,
         points: _builtins.bytes = ...,
         variance_shares: _abc.Iterable[_builtins.float] | None = ...,
+        method: Global___ProjectionMethod.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "points", b"points", "sample_ids", b"sample_ids", "variance_shares", b"variance_shares"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["method", b"method", "model", b"model", "points", b"points", "sample_ids", b"sample_ids", "variance_shares", b"variance_shares"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
