@@ -48,7 +48,7 @@ DEFAULT_DEADLINES = {
     "GetNeighborStatistics": 600.0,
     "MeasureSamples": 1800.0,
     "SelectCoverage": 3600.0,
-    "ProjectSamples": 600.0,
+    "ProjectSamples": 1800.0,
     "RewriteSamples": 3600.0,
     "GenerateResponses": 3600.0,
 }

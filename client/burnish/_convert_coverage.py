@@ -20,6 +20,7 @@ OBJECTIVES = Words(pb.CoverageObjective.DESCRIPTOR, t.CoverageObjective)
 OPTIMIZERS = Words(pb.CoverageOptimizer.DESCRIPTOR, t.CoverageOptimizer)
 METRICS = Words(pb.NeighborMetric.DESCRIPTOR, NeighborMetric)
 WEIGHTINGS = Words(pb.FeatureWeighting.DESCRIPTOR, t.FeatureWeighting)
+PROJECTIONS = Words(pb.ProjectionMethod.DESCRIPTOR, t.ProjectionMethod)
 
 
 def activations_to_proto(settings: t.ActivationSettings) -> pb.ActivationSettings:
@@ -134,12 +135,21 @@ def selection_from_proto(reply: pb.SelectCoverageResponse) -> t.CoverageSelectio
     )
 
 
+def projection_to_proto(
+    collection: str, sample_ids: Sequence[str], method: t.ProjectionMethod
+) -> pb.ProjectSamplesRequest:
+    """The request. Raises UsageError for a method that does not exist."""
+    return pb.ProjectSamplesRequest(collection=collection, sample_ids=sample_ids, method=PROJECTIONS.number(method))
+
+
 def projection_from_proto(reply: pb.ProjectSamplesResponse) -> t.Projection:
     """A picture. Raises ValueError where it has not two numbers for every id."""
     x, y = reply.variance_shares
     numbers = floats(reply.points)
     points = np.empty((0, 2), np.float32) if numbers is None else numbers.reshape(len(reply.sample_ids), 2)
-    return t.Projection(optional_version(reply), tuple(reply.sample_ids), points, (x, y))
+    # A server from before there was a choice says nothing of it.
+    method = PROJECTIONS.word(reply.method) if reply.method else t.ProjectionMethod.PCA
+    return t.Projection(optional_version(reply), tuple(reply.sample_ids), points, (x, y), method)
 
 
 def _activations(settings: pb.ActivationSettings) -> t.ActivationSettings:

@@ -118,6 +118,18 @@ def embedding_from_proto(embedding: embedding_pb2.SampleEmbedding) -> t.SampleEm
     )
 
 
+def neighborhoods_from_proto(reply: embedding_pb2.GetNeighborStatisticsResponse) -> t.NeighborBatch:
+    """All neighbourhoods of a reply, and how they were sought."""
+    return t.NeighborBatch(
+        optional_version(reply),
+        tuple(neighbors_from_proto(statistics) for statistics in reply.statistics),
+        reply.search.recall if reply.HasField("search") else 1.0,
+        reply.search.num_queries,
+        reply.search.num_cells,
+        reply.search.num_probed,
+    )
+
+
 def neighbors_from_proto(statistics: embedding_pb2.NeighborStatistics) -> t.NeighborStatistics:
     """One sample's neighbours."""
     neighbors = tuple(t.Neighbor(n.sample_id, n.cosine, n.distance) for n in statistics.neighbors)

@@ -62,6 +62,13 @@ class FeatureWeighting(StrEnum):
     IDF = "idf"
 
 
+class ProjectionMethod(StrEnum):
+    """How vectors become points of a plane."""
+
+    PCA = "pca"
+    UMAP = "umap"
+
+
 @dataclass(frozen=True, slots=True)
 class ActivationSettings:
     """Which activations of its neurons a sample has."""
@@ -172,12 +179,13 @@ class CoverageCurve:
 @dataclass(frozen=True, slots=True)
 class Projection:
     """Reply of `embedding.project`: where samples lie, `points` float32 of shape (ids, 2), and the shares of the
-    variance that the two axes show."""
+    variance that the two axes show, which are 0 by UMAP."""
 
     model: ModelVersion | None
     sample_ids: tuple[str, ...]
     points: NDArray[np.float32]
     variance_shares: tuple[float, float]
+    method: ProjectionMethod = ProjectionMethod.PCA
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from burnish._coverage_types import (
     FeatureSettings,
     MeasureBatch,
     Projection,
+    ProjectionMethod,
     SampleMeasurement,
 )
 from burnish._loop import BackgroundLoop
@@ -26,8 +27,8 @@ from burnish._types import (
     Collection,
     EmbedBatch,
     ModelVersion,
+    NeighborBatch,
     NeighborMetric,
-    NeighborStatistics,
     Sample,
     SampleEmbedding,
     ServerInfo,
@@ -163,13 +164,15 @@ class AsyncEmbedding(AsyncModelService):
         k: int = 2,
         metric: NeighborMetric = NeighborMetric.COSINE,
         exclude_duplicates: bool = False,
+        recall: float | None = None,
         timeout: float | None = None,
-    ) -> tuple[NeighborStatistics, ...]:
+    ) -> NeighborBatch:
         """Mean cosine similarity, or distance, of each sample to its `k` (1 to 100) nearest neighbours within
         `sample_ids`; without exact duplicates where asked.
 
-        Empty ids mean the whole collection. One entry per distinct id, in the order given. Raises NotFound for the
-        collection, PreconditionFailed for ids that are not in it.
+        Empty ids mean the whole collection. One entry per distinct id, in the order given. `recall` in (0, 1] is the
+        share of true neighbours that must be found: 1 compares all with all, None is that up to 100,000 different
+        vectors and 0.95 beyond. Raises NotFound for the collection, PreconditionFailed for ids that are not in it.
         """
         with _convert.refused_as_usage(f"neighbor_statistics of {collection!r}"):
             request = pb.GetNeighborStatisticsRequest(
@@ -178,11 +181,13 @@ class AsyncEmbedding(AsyncModelService):
                 k=k,
                 metric=_convert_coverage.METRICS.number(metric),
                 exclude_duplicates=exclude_duplicates,
+                recall=recall or 0.0,
             )
         reply = await self._link.call(
             "GetNeighborStatistics", self._stub.GetNeighborStatistics, request, timeout=timeout
         )
-        return tuple(_convert_replies.neighbors_from_proto(statistics) for statistics in reply.statistics)
+        with self._link.reading("GetNeighborStatistics"):
+            return _convert_replies.neighborhoods_from_proto(reply)
 
     async def select(
         self,
@@ -218,12 +223,18 @@ class AsyncEmbedding(AsyncModelService):
             return _convert_coverage.selection_from_proto(reply)
 
     async def project(
-        self, collection: str, sample_ids: Sequence[str] = (), *, timeout: float | None = None
+        self,
+        collection: str,
+        sample_ids: Sequence[str] = (),
+        *,
+        method: ProjectionMethod = ProjectionMethod.PCA,
+        timeout: float | None = None,
     ) -> Projection:
-        """Where samples lie on the plane on which their vectors differ most. Empty ids mean the whole collection.
-        Raises NotFound for the collection, PreconditionFailed for ids that are not in it."""
+        """Where samples lie on a plane: that on which their vectors differ most (PCA), or one on which those near to
+        each other stay so (UMAP, at most 100,000). Empty ids mean the whole collection. Raises NotFound for the
+        collection, PreconditionFailed for ids that are not in it and where the server has no UMAP."""
         with _convert.refused_as_usage(f"project {collection!r}"):
-            request = pb.ProjectSamplesRequest(collection=collection, sample_ids=sample_ids)
+            request = _convert_coverage.projection_to_proto(collection, sample_ids, method)
         reply = await self._link.call("ProjectSamples", self._stub.ProjectSamples, request, timeout=timeout)
         with self._link.reading("ProjectSamples"):
             return _convert_coverage.projection_from_proto(reply)
@@ -391,12 +402,19 @@ class Embedding(Service):
         k: int = 2,
         metric: NeighborMetric = NeighborMetric.COSINE,
         exclude_duplicates: bool = False,
+        recall: float | None = None,
         timeout: float | None = None,
-    ) -> tuple[NeighborStatistics, ...]:
+    ) -> NeighborBatch:
         """See AsyncEmbedding.neighbor_statistics."""
         return self._loop.run(
             self._twin.neighbor_statistics(
-                collection, sample_ids, k=k, metric=metric, exclude_duplicates=exclude_duplicates, timeout=timeout
+                collection,
+                sample_ids,
+                k=k,
+                metric=metric,
+                exclude_duplicates=exclude_duplicates,
+                recall=recall,
+                timeout=timeout,
             )
         )
 
@@ -426,9 +444,16 @@ class Embedding(Service):
             )
         )
 
-    def project(self, collection: str, sample_ids: Sequence[str] = (), *, timeout: float | None = None) -> Projection:
+    def project(
+        self,
+        collection: str,
+        sample_ids: Sequence[str] = (),
+        *,
+        method: ProjectionMethod = ProjectionMethod.PCA,
+        timeout: float | None = None,
+    ) -> Projection:
         """See AsyncEmbedding.project."""
-        return self._loop.run(self._twin.project(collection, sample_ids, timeout=timeout))
+        return self._loop.run(self._twin.project(collection, sample_ids, method=method, timeout=timeout))
 
     def create_calibration(
         self,

@@ -365,6 +365,19 @@ class NeighborStatistics:
 
 
 @dataclass(frozen=True, slots=True)
+class NeighborBatch:
+    """Neighbourhoods, and how they were sought: exactly where `num_cells` is 0; otherwise in the `num_probed` nearest
+    cells of so many, which found the share `recall` of the true neighbours of `num_queries` samples."""
+
+    model: ModelVersion | None  # None: the collection is empty
+    statistics: tuple[NeighborStatistics, ...]
+    recall: float = 1.0
+    num_queries: int = 0
+    num_cells: int = 0
+    num_probed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class RewriteItem:
     """One sample to rewrite and, for DIVERSIFY, its neighbours, nearest first."""
 

@@ -70,6 +70,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="ask clients to reconnect this often, so that they find new replicas; 0 never (default)",
     )
     where.add_argument(
+        "--max-message-bytes", type=int, metavar="N", help="largest message received or sent (default: 64 MiB)"
+    )
+    where.add_argument(
         "--ready-file", metavar="FILE", help="written as JSON (pid, address, roles) once calls are answered"
     )
     device = parser.add_argument_group("device")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from functools import partial
 from pathlib import Path
 from unittest import mock
@@ -15,7 +16,7 @@ import pytest
 from burnish.api.common.v1 import common_pb2
 from burnish.api.embedding.v1 import embedding_pb2 as pb
 from burnish.api.embedding.v1 import embedding_pb2_grpc
-from burnish_services.embedding import convert_selection
+from burnish_services.embedding import convert_selection, projecting
 from burnish_services.embedding.coverage import binarise
 from burnish_services.embedding.selecting import SelectionSettings
 from burnish_services.engine.base import Activations, EngineSettings, ScoreRequest
@@ -328,10 +329,43 @@ async def test_samples_are_placed_on_a_plane(stub) -> None:
     assert points.shape == (60, 2)
     np.testing.assert_allclose(points.mean(axis=0), 0, atol=1e-5)
     assert 0 < reply.variance_shares[1] <= reply.variance_shares[0] < 1
+    assert reply.method == pb.PROJECTION_METHOD_PCA
     some = await stub.ProjectSamples(pb.ProjectSamplesRequest(collection="rich", sample_ids=["003", "001", "003"]))
     assert list(some.sample_ids) == ["001", "003"]
     failure = await failure_of(stub.ProjectSamples(pb.ProjectSamplesRequest(collection="rich", sample_ids=["x"])))
     assert failure.reason == "SAMPLE_NOT_EMBEDDED"
+
+
+async def test_a_plane_by_umap_is_refused_where_it_cannot_be_had(stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    await filled(stub)
+    by_umap = pb.ProjectSamplesRequest(collection="rich", method=pb.PROJECTION_METHOD_UMAP)
+    monkeypatch.setitem(sys.modules, "umap", None)
+    failure = await failure_of(stub.ProjectSamples(by_umap))
+    assert (failure.code, failure.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "UMAP_NOT_INSTALLED")
+    assert "pip install umap-learn" in failure.message
+    monkeypatch.setattr(projecting, "MOST_BY_UMAP", 50)
+    for request, reason in (
+        (by_umap, "TOO_MANY_SAMPLES"),
+        (pb.ProjectSamplesRequest(collection="rich", method=7), "BAD_METHOD"),
+    ):
+        failure = await failure_of(stub.ProjectSamples(request))
+        assert (failure.code, failure.reason) == (grpc.StatusCode.INVALID_ARGUMENT, reason)
+    few = pb.ProjectSamplesRequest(collection="rich", method=pb.PROJECTION_METHOD_UMAP, sample_ids=["001"] * 60)
+    assert (await failure_of(stub.ProjectSamples(few))).reason == "UMAP_NOT_INSTALLED", "repeated ids count once"
+
+
+@pytest.mark.slow
+async def test_samples_are_placed_by_umap(stub) -> None:
+    pytest.importorskip("umap")
+    samples = await filled(stub)
+    request = pb.ProjectSamplesRequest(collection="rich", method=pb.PROJECTION_METHOD_UMAP)
+    replies = [await stub.ProjectSamples(request) for _ in "ab"]
+    assert replies[0] == replies[1]
+    assert replies[0].method == pb.PROJECTION_METHOD_UMAP
+    assert list(replies[0].sample_ids) == [one.id for one in samples]
+    points = np.frombuffer(replies[0].points, "<f4").reshape(-1, 2)
+    np.testing.assert_allclose(points.mean(axis=0), 0, atol=1e-3)
+    assert list(replies[0].variance_shares) == [0, 0]
 
 
 async def test_what_is_stored_is_read_again_only_where_it_changed(stub) -> None:

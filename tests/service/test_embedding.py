@@ -257,6 +257,42 @@ async def test_neighbors_by_distance_and_without_copies(stub) -> None:
     assert failure.reason == "BAD_METRIC"
 
 
+async def test_neighbors_may_be_sought_approximately_and_the_reply_says_so(stub) -> None:
+    await create(stub)
+    await embed(stub, *(sample(f"s{i}", f"text number {i}") for i in range(30)))
+    exact = await neighbors(stub)
+    assert exact.search == pb.NeighborSearch(recall=1.0)
+    near = await neighbors(stub, recall=0.5)
+    assert near.search.num_cells == 11
+    assert 1 <= near.search.num_probed <= 11
+    assert near.search.num_queries == 15
+    assert 0 < near.search.recall <= 1
+    same = sum(a.mean_cosine == b.mean_cosine for a, b in zip(exact.statistics, near.statistics, strict=True))
+    assert same > 0
+    assert all(b.mean_cosine <= a.mean_cosine for a, b in zip(exact.statistics, near.statistics, strict=True))
+    failure = await failure_of(neighbors(stub, recall=1.5))
+    assert failure.reason == "BAD_RECALL"
+
+
+async def test_the_largest_message_is_a_setting(model: Path, tmp_path: Path) -> None:
+    settings = ServerSettings(
+        roles=("embedding",), engine="fake", model=str(model), state_dir=tmp_path, max_message_bytes=2**16
+    )
+    async with (
+        running(settings, partial(create_engine, "fake")) as server,
+        grpc.aio.insecure_channel(server.address) as channel,
+    ):
+        stub = embedding_pb2_grpc.EmbeddingServiceStub(channel)
+        assert (await stub.GetInfo(pb.GetInfoRequest())).info.limits.max_message_bytes == 2**16
+        await create(stub)
+        await embed(stub, sample("a", "one"))
+        failure = await failure_of(embed(stub, sample("b", "x" * 2**16)))
+        assert failure.code == grpc.StatusCode.RESOURCE_EXHAUSTED
+        failure = await failure_of(neighbors(stub, sample_ids=[f"{number:050}" for number in range(900)]))
+        assert failure.reason == "REPLY_TOO_LARGE"
+        assert "BURNISH_SERVER_MAX_MESSAGE_BYTES" in failure.message
+
+
 async def test_an_empty_collection_has_no_statistics(stub) -> None:
     await create(stub)
     answer = await neighbors(stub)
@@ -270,7 +306,7 @@ async def test_a_search_is_given_up_with_its_call(stub) -> None:
     given_up = asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    def endless(vectors, k, *, metric, distinct, check):
+    def endless(vectors, k, *, check, **_):
         try:
             while True:
                 check()

@@ -18,6 +18,7 @@ from burnish_services.embedding import store as store_module
 from burnish_services.embedding.collection import EmbeddedText, FeatureLayout, TextRecord
 from burnish_services.embedding.lock import DirectoryLocked
 from burnish_services.embedding.settings import FeatureSettings, Rule, Source
+from burnish_services.embedding.storage import LocalDirectory
 from burnish_services.embedding.store import VectorStore
 from burnish_services.embedding.tables import Tables
 from burnish_services.runtime.errors import AlreadyExists, NotFound, PreconditionFailed
@@ -174,7 +175,7 @@ def test_more_collections_than_are_cached(store: VectorStore) -> None:
 def test_what_is_stored_is_read_again_after_a_write_whose_outcome_is_unknown(store: VectorStore) -> None:
     store.create("notes", Source.USER)
     store.put("notes", WEIGHTS, texts("a"))
-    with mock.patch.object(Tables, "_make_durable", side_effect=OSError("disk gone")), pytest.raises(OSError):
+    with mock.patch.object(LocalDirectory, "_make_durable", side_effect=OSError("disk gone")), pytest.raises(OSError):
         store.put("notes", WEIGHTS, texts("b") | texts("a", revision=1))
     assert read_state(store) == {"notes": {"a": 1, "b": 0}}
     assert store.put("notes", WEIGHTS, texts("b") | texts("a", revision=1)) == 0

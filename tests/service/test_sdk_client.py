@@ -239,11 +239,13 @@ async def test_embed_and_neighbors(client: Any) -> None:
     assert batch.embeddings[0].vector.shape == (8,)
     assert (batch.embeddings[6].status.reason, batch.embeddings[6].vector) == ("EMPTY_PROMPT", None)
     assert (await client.embedding.embed(samples, model="m", collection="c")).num_stored == 0
-    statistics = await client.embedding.neighbor_statistics("c", ["0", "1", "2", "3"], k=1)
+    found = await client.embedding.neighbor_statistics("c", ["0", "1", "2", "3"], k=1)
+    assert (found.recall, found.num_cells) == (1.0, 0)
+    statistics = found.statistics
     assert [entry.sample_id for entry in statistics] == ["0", "1", "2", "3"]
     assert statistics[0].neighbors[0].sample_id == "1"
     assert statistics[0].mean_cosine == pytest.approx(1.0)
-    assert len(await client.embedding.neighbor_statistics("c")) == 6
+    assert len((await client.embedding.neighbor_statistics("c")).statistics) == 6
     with pytest.raises(burnish.PreconditionFailed, match="nowhere"):
         await client.embedding.neighbor_statistics("c", ["nowhere"])
 

@@ -22,6 +22,7 @@ from burnish import (
     ModelRef,
     NotFound,
     PreconditionFailed,
+    ProjectionMethod,
     RewriteItem,
     Role,
     RunSpec,
@@ -102,7 +103,7 @@ def test_vectors_and_neighbours(client: Client, models: tuple[Path, Path]) -> No
     vector = batch.embeddings[0].vector
     assert vector is not None
     assert vector.shape == (collection.dimension,)
-    statistics = client.embedding.neighbor_statistics("real", k=1)
+    statistics = client.embedding.neighbor_statistics("real", k=1).statistics
     assert {s.sample_id for s in statistics} == {"twin", *(f"s{i}" for i in range(30))}
     of_twin = next(s for s in statistics if s.sample_id == "twin")
     assert of_twin.neighbors[0].sample_id == "s0"
@@ -140,6 +141,7 @@ def test_features_and_a_core_set(client: Client, models: tuple[Path, Path]) -> N
     picture = client.embedding.project("rich", ["s1", "s0"])
     assert picture.sample_ids == ("s0", "s1")
     assert picture.points.shape == (2, 2)
+    assert picture.method is ProjectionMethod.PCA
     with pytest.raises(UsageError):
         client.embedding.select("rich", 1 << 40)
     client.embedding.delete_calibration("usual")

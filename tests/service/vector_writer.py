@@ -10,7 +10,6 @@ import json
 import random
 import sys
 from hashlib import sha256
-from pathlib import Path
 
 import numpy as np
 
@@ -82,7 +81,7 @@ def say(line: str) -> None:
 
 
 def main() -> None:
-    store = VectorStore(Tables(Path(sys.argv[1]), compact_after=COMPACT_AFTER))
+    store = VectorStore(Tables(sys.argv[1], compact_after=COMPACT_AFTER))
     rng = random.Random(int(sys.argv[2]))
     state = read_state(store)
     announce(state)

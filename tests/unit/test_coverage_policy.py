@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from burnish._coverage_types import CoverageObjective, CoverageOptimizer
+from burnish._types import ModelVersion
 from burnish.coordinator.coverage import parse_budget
 from burnish.coordinator.errors import InputError
 from burnish.coordinator.policy.assembly import DataRow
@@ -85,6 +86,14 @@ def test_a_budget_is_a_share_or_a_number(budget: object, size: int) -> None:
         {"objective": CoverageObjective.REPRESENTATION_FILTER},
         {"objective": CoverageObjective.K_CENTER, "optimizer": CoverageOptimizer.LAZY},
         {"random_subsets": 21},
+        {"length_boundaries": "few"},
+        {"length_boundaries": "256,64"},
+        {"length_boundaries": [64, 64]},
+        {"length_boundaries": "0,64"},
+        {"length_boundaries": "64,1024"},
+        {"length_boundaries": list(range(1, 17))},
+        {"length_boundaries": "64", "rule": "top_k"},
+        {"length_boundaries": "64", "objective": "k_center"},
     ],
 )
 def test_settings_that_mean_nothing_are_refused(more: dict[str, object]) -> None:
@@ -94,6 +103,25 @@ def test_settings_that_mean_nothing_are_refused(more: dict[str, object]) -> None
 
 def test_budgets_in_words() -> None:
     assert [parse_budget(text) for text in ("15%", "0.2", "7", "99.9%")] == [0.15, 0.2, 7.0, 0.9990000000000001]
+
+
+@pytest.mark.parametrize("given", ["64,256", " 64, 256 ", [64, 256], ["64", "256"], (64, 256)])
+def test_boundaries_of_length_are_listed(given: object) -> None:
+    choice = parsed(length_boundaries=given).features()
+    assert choice is not None
+    assert choice.length_boundaries == (64, 256)
+
+
+def test_other_boundaries_make_another_run_and_another_calibration() -> None:
+    with_some, with_others, without = (parsed(length_boundaries=b) for b in ("64,256", "64", ()))
+    identities = [one.identity("data", "") for one in (with_some, with_others, without)]
+    assert [one.get("length_boundaries") for one in identities] == [[64, 256], [64], None]
+    assert "length_boundaries" not in identities[2], "runs that began before there were any are the same"
+    version = ModelVersion("/m", "sha256:1", "fake/0", "float32", "0" * 16)
+    choices = [one.features() for one in (with_some, with_others, without)]
+    names = [choice.calibration_name(version, ["a", "b"]) for choice in choices if choice is not None]
+    assert len(set(names)) == 3
+    assert names[2] == "f1-dcf25d5c-548e0044004c0241", "as it was before there were boundaries"
 
 
 def test_all_that_are_compared_are_trained_alike() -> None:

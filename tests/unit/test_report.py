@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
+import burnish.report
+from burnish.coordinator.recipes.registry import METHODS
 from burnish.report.data import (
     Change,
     Failure,
     FlawRate,
     FlawTable,
+    Map,
     MiddoRound,
     Model,
     ReportData,
@@ -20,6 +23,7 @@ from burnish.report.data import (
     Threshold,
 )
 from burnish.report.histogram import Line, Series, histogram
+from burnish.report.map import LEGENDS
 from burnish.report.render import MAX_CHANGES_SHOWN, render, write_report
 
 ROUND = MiddoRound(
@@ -109,3 +113,36 @@ def test_a_histogram_of_nothing_says_so(values: list[float]) -> None:
 
 def test_a_constant_signal_is_drawn() -> None:
     assert "<rect" in histogram("t", "u", [Series("s", [2.0, 2.0], "after")])
+
+
+MAP = Map({"keep": [(0.0, 0.0), (1.0, 2.0)], "several": [(0.5, 1.0)]}, "pca", (0.5, 0.25), 3, 3)
+
+
+def test_a_map_has_a_key_for_what_is_in_it() -> None:
+    page = render(replace(DATA, rounds=[replace(ROUND, map=MAP)]))
+    assert page.count("<circle") == 3
+    (keys,) = re.findall(r'<p class="key">(?!<i style="background:var\(--teal\)"></i>round)(.*?)</p>', page)
+    assert re.sub(r"<[^>]*>", "|", keys) == "||kept as it is||more than one of these"
+    assert "first two principal axes: 50% and 25%" in page
+    assert "samples</text>" not in page, "all are drawn"
+
+
+def test_a_map_by_umap_says_how_to_read_it_and_what_it_leaves_out() -> None:
+    page = render(replace(DATA, rounds=[replace(ROUND, map=replace(MAP, method="umap", num_samples=4000))]))
+    assert "The set by UMAP" in page
+    assert "principal axes" not in page
+    assert "drawn: 3 of 4,000 samples" in page
+
+
+@pytest.mark.parametrize("points", [{}, {"keep": [(1.0, 1.0)]}])
+def test_the_smallest_maps(points: dict[str, list[tuple[float, float]]]) -> None:
+    page = render(replace(DATA, rounds=[replace(ROUND, map=replace(MAP, points=points))]))
+    assert page.count("<circle") == len(points)
+    assert "nan" not in page.lower()
+
+
+@pytest.mark.parametrize("recipe", sorted(METHODS))
+def test_every_recipes_maps_can_be_keyed(recipe: str) -> None:
+    frame = (Path(burnish.report.__file__).parent / "templates/frame.html.jinja").read_text(encoding="utf-8")
+    for key in LEGENDS[recipe].keys:
+        assert frame.count(f"--{key.color}:") == 2, "by day and by night"

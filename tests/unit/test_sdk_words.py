@@ -9,7 +9,7 @@ import pytest
 from burnish._confidence_types import ConfidenceTier, Winner
 from burnish._convert import DIMENSIONS, JUDGE_MODES, ROLES, STATES, STRATEGIES, TARGETS, TOKEN_SPANS
 from burnish._convert_confidence import TIERS, WINNERS
-from burnish._convert_coverage import METRICS, OBJECTIVES, OPTIMIZERS, POOLINGS, RULES, SOURCES, WEIGHTINGS
+from burnish._convert_coverage import METRICS, OBJECTIVES, OPTIMIZERS, POOLINGS, PROJECTIONS, RULES, SOURCES, WEIGHTINGS
 from burnish._convert_replies import REJECTIONS
 from burnish._convert_responses import FINISH_REASONS
 from burnish._coverage_types import (
@@ -18,6 +18,7 @@ from burnish._coverage_types import (
     CoverageOptimizer,
     FeatureRule,
     FeatureWeighting,
+    ProjectionMethod,
 )
 from burnish._errors import UsageError
 from burnish._response_types import FinishReason
@@ -47,6 +48,7 @@ PAIRS = [
     (OPTIMIZERS, embedding_pb2.CoverageOptimizer, CoverageOptimizer),
     (WEIGHTINGS, embedding_pb2.FeatureWeighting, FeatureWeighting),
     (METRICS, embedding_pb2.NeighborMetric, NeighborMetric),
+    (PROJECTIONS, embedding_pb2.ProjectionMethod, ProjectionMethod),
 ]
 
 

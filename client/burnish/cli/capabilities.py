@@ -9,7 +9,7 @@ import typer
 
 from burnish._types import Dimension, ItemStatus, JudgeMode, RewriteItem, Sample, Sampling, Strategy, Target
 from burnish.cli.data import DataOption, SkipOption, load_samples
-from burnish.cli.output import command
+from burnish.cli.output import command, errors
 from burnish.cli.per_sample import LimitOption, ModelOption, OutOption, SeedOption, State, each_sample, parts
 from burnish.cli.progress import Bars
 from burnish.cli.services import ServiceChoice, with_services
@@ -130,6 +130,12 @@ def embed(
     collection: Annotated[str, typer.Option("--collection", help="Collection to fill; made where it is missing.")],
     out: OutOption = None,
     k: Annotated[int, typer.Option("-k", "--neighbors", help="Nearest neighbours per sample.", min=1, max=100)] = 2,
+    recall: Annotated[
+        float | None,
+        typer.Option(
+            "--recall", help="True neighbours to find, up to 1; default: all up to 100,000 samples, then 0.95."
+        ),
+    ] = None,
     truncate: Annotated[bool, typer.Option("--truncate", help="Cut texts that are longer than the context.")] = False,
     limit: LimitOption = None,
     skip_bad_rows: SkipOption = False,
@@ -147,8 +153,11 @@ def embed(
                 batch = client.embedding.embed(part, model=model, collection=collection, truncate=truncate)
                 failed |= {e.sample_id: e.status for e in batch.embeddings if not e.status.ok}
         stored = [sample.id for sample in samples if sample.id not in failed]
-        found = client.embedding.neighbor_statistics(collection, stored, k=k) if stored else ()
-        statistics = {one.sample_id: one for one in found}
+        found = client.embedding.neighbor_statistics(collection, stored, k=k, recall=recall) if stored else None
+        statistics = {one.sample_id: one for one in found.statistics} if found is not None else {}
+        if found is not None and found.num_cells:
+            said = f"{found.recall:.1%} of true nearest neighbours found, measured on {found.num_queries} samples"
+            errors.print(f"note: {said}", style="dim", markup=False)
 
         def send(part: Sequence[Sample]) -> Iterator[tuple[str, ItemStatus, dict[str, Any]]]:
             for sample in part:

@@ -60,6 +60,16 @@ MADS: Table = {
         "calibration_size",
         option(int, "--calibration-size", "Samples that show what is usual; default 2000.", _FEATURES, min=2),
     ),
+    "length_boundaries": (
+        "length_boundaries",
+        option(
+            str,
+            "--length-boundaries",
+            "Compare neurons with samples of like length alone, such as 64,256 tokens; default: with all.",
+            _FEATURES,
+            metavar="N,N",
+        ),
+    ),
     "random_subsets": (
         "random_subsets",
         option(int, "--random-subsets", "Random subsets to train on as well; default 3.", _COMPARE, min=0, max=20),

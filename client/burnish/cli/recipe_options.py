@@ -12,6 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
+from burnish._coverage_types import ProjectionMethod
+
 # Parameter -> (setting, with dots where it is nested; the option)
 Table = Mapping[str, tuple[str, Any]]
 
@@ -85,6 +87,10 @@ WORK: Table = {
     "keep_models": (
         "keep_models",
         option(str, "--keep-models", "all (default), or last to delete those of earlier rounds.", _WORK),
+    ),
+    "map": (
+        "map",
+        option(ProjectionMethod, "--map", "How the report's maps are drawn: by PCA (default) or UMAP.", _WORK),
     ),
     "truth": (
         "truth",

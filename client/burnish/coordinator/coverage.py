@@ -29,7 +29,8 @@ ON_VECTORS = (
 @dataclass(frozen=True, slots=True)
 class FeatureChoice:
     """MADS-style features: the `k` neurons of each layer (None: the service's default) that stand out on a sample's
-    `tokens`, against what is usual for them on `calibration_size` seeded random samples."""
+    `tokens`, against what is usual for them on `calibration_size` seeded random samples; apart for samples below,
+    between and above `length_boundaries`, in tokens."""
 
     rule: FeatureRule = FeatureRule.STANDARDIZED_TOP_K
     k: int | None = None
@@ -38,6 +39,7 @@ class FeatureChoice:
     max_tokens: int = 1024
     calibration_size: int = 2000
     seed: int = 0
+    length_boundaries: tuple[int, ...] = ()
 
     @property
     def activations(self) -> ActivationSettings:
@@ -57,7 +59,10 @@ class FeatureChoice:
 
     def calibration_name(self, version: ModelVersion, ids: Sequence[str]) -> str:
         """The name of the calibration of this model on these ids."""
-        return f"{_prefix(version)}-{digest_of([asdict(self.activations), set_digest(ids)])[:16]}"
+        made_of: list[object] = [asdict(self.activations), set_digest(ids)]
+        if self.length_boundaries:  # left out where there are none, as before there was such a choice
+            made_of.append(list(self.length_boundaries))
+        return f"{_prefix(version)}-{digest_of(made_of)[:16]}"
 
     def feature_settings(self, calibration: str) -> FeatureSettings:
         """As the service wants them."""
@@ -103,6 +108,14 @@ def parse_budget(text: str) -> float:
     except (ValueError, OverflowError):
         pass
     raise ValueError(f"{text!r} is no budget; expected a number such as 500, or a share such as 15% or 0.15")
+
+
+def parse_boundaries(text: str) -> tuple[int, ...]:
+    """Numbers of tokens such as 64,256. Raises ValueError."""
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise ValueError(f"{text!r} are no numbers of tokens; expected them such as 64,256") from None
 
 
 def budget_size(budget: float, num_distinct: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from burnish._types import Message, Role
 from burnish.coordinator.history import RunHistory
@@ -14,7 +14,7 @@ from burnish.coordinator.recipes.clear.settings import ClearSettings
 from burnish.coordinator.records import DecisionRecord, StepRecord
 from burnish.coordinator.steps.curate import evidence_notes
 from burnish.report.calibration import calibrate
-from burnish.report.common import measured, said_by
+from burnish.report.common import map_of, measured, said_by
 from burnish.report.data import ClearRound, Correction, DroppedRow
 from burnish.report.truth import Known
 
@@ -24,7 +24,7 @@ def clear_round(
     number: int,
     num_rows: int,
     decisions: Sequence[DecisionRecord],
-    steps: Iterable[StepRecord],
+    steps: Sequence[StepRecord],
     known: Mapping[str, Known],
 ) -> ClearRound:
     """One round from the ledger."""
@@ -50,7 +50,17 @@ def clear_round(
             if d.actions[0] == Action.DROP
         ],
         calibration=calibrate(decisions, known, signal, {name: m[-1].content for name, m in corrected.items()}),
+        map=map_of(history, number, _going_on(history, number, decisions), steps),
     )
+
+
+def _going_on(history: RunHistory, number: int, decisions: Sequence[DecisionRecord]) -> Iterator[tuple[str, str]]:
+    """The rows that would have gone on, which alone have vectors: the sample of each, and what became of it."""
+    left_out = {one.row_id for one in history.held(number) if not one.kept}
+    for d in decisions:
+        if d.actions[0] != Action.DROP:
+            sample = d.hints[0] if d.actions[0] == Action.CORRECT else d.sample_hash
+            yield sample, "left_out" if d.row_id in left_out else d.actions[0]
 
 
 def clear_notes(history: RunHistory, rounds: Sequence[ClearRound]) -> list[str]:

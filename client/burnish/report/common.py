@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from burnish._types import Message, Role
@@ -11,7 +11,7 @@ from burnish.coordinator.history import RunHistory
 from burnish.coordinator.records import DecisionRecord, StepRecord
 from burnish.report.data import Failure, Map, StepTiming, Threshold
 
-_MOST_POINTS = 3000  # of one action in a map; of more, a seeded part is drawn
+_MOST_POINTS = 3000  # of one group in a map; of more, a seeded part is drawn
 
 
 def measured(
@@ -55,19 +55,26 @@ def short(text: str, limit: int = 160) -> str:
 
 
 def map_of(
-    history: RunHistory, number: int, decisions: Sequence[DecisionRecord], steps: Iterable[StepRecord]
+    history: RunHistory, number: int, groups: Iterable[tuple[str, str]], steps: Iterable[StepRecord]
 ) -> Map | None:
-    """The picture of a round from the ledger; None where there is none."""
+    """The picture of a round from the ledger; None where there is none. `groups`: for each row to be shown, the hash
+    of the sample that it has there and what became of it."""
     places = history.places(number)
-    shares: Any = next(
-        (s.detail.get("variance_shares") for s in steps if (s.round, s.name) == (number, "project")), None
-    )
-    if not places or not shares:
+    if not places:
         return None
+    found = (step.detail for step in steps if (step.round, step.name) == (number, "project"))
+    detail: Mapping[str, Any] = next(found, {})
     points: dict[str, list[tuple[float, float]]] = {}
-    for one in decisions:
-        if one.sample_hash in places:
-            points.setdefault(one.actions[0], []).append(places[one.sample_hash])
+    for sample, group in groups:
+        if sample in places:
+            points.setdefault(group, []).append(places[sample])
     chosen = random.Random(0)
-    thinned = {action: p if len(p) <= _MOST_POINTS else chosen.sample(p, _MOST_POINTS) for action, p in points.items()}
-    return Map(thinned, (float(shares[0]), float(shares[1])))
+    thinned = {group: p if len(p) <= _MOST_POINTS else chosen.sample(p, _MOST_POINTS) for group, p in points.items()}
+    shares = detail.get("variance_shares") or (0.0, 0.0)
+    return Map(
+        thinned,
+        detail.get("method", "pca"),  # the only one when nothing was noted yet
+        (float(shares[0]), float(shares[1])),
+        len(places),
+        detail.get("of", len(places)),
+    )

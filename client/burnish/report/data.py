@@ -96,14 +96,28 @@ class Round:
 
 
 @dataclass(frozen=True, slots=True)
+class Map:
+    """A picture of a set: points by what became of their rows. `shares` of the variance that the axes show, by PCA;
+    `num_placed` of `num_samples` different samples have a place, the others were not drawn."""
+
+    points: Mapping[str, Sequence[tuple[float, float]]]
+    method: str  # pca | umap
+    shares: tuple[float, float]
+    num_placed: int
+    num_samples: int
+
+
+@dataclass(frozen=True, slots=True)
 class MiddoRound(Round):
-    """What Middo selected in a round and what was made of it."""
+    """What Middo selected in a round and what was made of it. `map`: by action, "several" where a row has more than
+    one; None where there is none."""
 
     selected: Mapping[str, int]  # rows per axis
     rewritten: int
     added: int
     rejected: int
     changes: Sequence[Change]
+    map: Map | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +194,8 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True)
 class ClearRound(Round):
-    """What CLEAR did with the rows of a round."""
+    """What CLEAR did with the rows of a round. `map`: by action, "left_out" of those that were left out to hold the
+    set's size; None where there is none, or nothing was left out."""
 
     actions: Mapping[str, int]
     failed: int  # the filter
@@ -189,6 +204,7 @@ class ClearRound(Round):
     corrections: Sequence[Correction]
     dropped: Sequence[DroppedRow]
     calibration: Calibration | None
+    map: Map | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,14 +214,6 @@ class Curve:
     num_selected: Sequence[int]
     value: Sequence[float]
     num_features: Sequence[int]
-
-
-@dataclass(frozen=True, slots=True)
-class Map:
-    """A picture of a set: points by what became of their rows, and the shares of the variance that the axes show."""
-
-    points: Mapping[str, Sequence[tuple[float, float]]]  # by action
-    shares: tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ def mads_round(
         length_correlation=correlation,
         hub_share=hubs,
         arms=_arms(history, num_rows, len(kept)),
-        map=map_of(history, number, decisions, steps),
+        map=map_of(history, number, ((d.sample_hash, d.actions[0]) for d in decisions), steps),
         picked=[
             PickedRow(
                 d.row_id,

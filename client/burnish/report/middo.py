@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from burnish._types import Role
 from burnish.coordinator.history import RunHistory
 from burnish.coordinator.records import DecisionRecord, RewriteRecord, StepRecord
-from burnish.report.common import measured, said_by
+from burnish.report.common import map_of, measured, said_by
 from burnish.report.data import AXES, Change, FlawRate, FlawTable, MiddoRound
 from burnish.report.truth import Known
 
@@ -15,7 +15,7 @@ _ADDED = "diversify"
 
 
 def middo_round(
-    history: RunHistory, number: int, num_rows: int, decisions: Sequence[DecisionRecord], steps: Iterable[StepRecord]
+    history: RunHistory, number: int, num_rows: int, decisions: Sequence[DecisionRecord], steps: Sequence[StepRecord]
 ) -> MiddoRound:
     """One round from the ledger."""
     rewrites = history.rewrites(number)
@@ -28,7 +28,13 @@ def middo_round(
         added=sum(r.strategy == _ADDED for r in accepted),
         rejected=len(rewrites) - len(accepted),
         changes=[_change(rewrite, by_row[rewrite.row_id]) for rewrite in rewrites],
+        map=map_of(history, number, ((d.sample_hash, _group(d)) for d in decisions), steps),
     )
+
+
+def _group(decision: DecisionRecord) -> str:
+    """What a row counts as in the map."""
+    return decision.actions[0] if len(decision.actions) == 1 else "several"
 
 
 def _change(rewrite: RewriteRecord, decision: DecisionRecord) -> Change:

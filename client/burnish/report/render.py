@@ -12,10 +12,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from burnish.report.curves import coverage_chart
-from burnish.report.data import ClearRound, MadsRound, ReportData, Round
+from burnish.report.data import ClearRound, MadsRound, MiddoRound, ReportData, Round
 from burnish.report.diagram import reliability_diagram
 from burnish.report.histogram import Line, Series, histogram
-from burnish.report.map import set_map
+from burnish.report.map import LEGENDS, Key, set_map
 
 MAX_CHANGES_SHOWN = 60  # per round; the rest is counted and stays in the ledger
 LABELS = {
@@ -59,6 +59,7 @@ def render(data: ReportData) -> str:
         diagrams=_diagrams(data),
         curves=_curves(data),
         maps=_maps(data),
+        about_maps=LEGENDS[data.recipe].about,
         share=_share,
         charts={round_.number: _charts(data, round_) for round_ in data.rounds},
         shown=MAX_CHANGES_SHOWN,
@@ -107,10 +108,16 @@ def _curves(data: ReportData) -> dict[int, list[Markup]]:
     }
 
 
-def _maps(data: ReportData) -> dict[int, Markup]:
-    """The picture of each round's set, where there is one."""
-    over = (("drop", "before"), ("keep", "after"))
-    return {r.number: set_map(r.map, over) for r in data.rounds if isinstance(r, MadsRound) and r.map is not None}
+def _maps(data: ReportData) -> dict[int, tuple[Markup, list[Key]]]:
+    """The picture of each round's set and the keys to what it has, where there is one."""
+    keys = LEGENDS[data.recipe].keys
+    found: dict[int, tuple[Markup, list[Key]]] = {}
+    for one in data.rounds:
+        picture = one.map if isinstance(one, MadsRound | MiddoRound | ClearRound) else None
+        if picture is not None and picture.points:
+            there = [key for key in keys if key is keys[0] or picture.points.get(key.group)]
+            found[one.number] = (set_map(picture, there), there)
+    return found
 
 
 def _share(part: int, whole: int) -> Markup:

@@ -87,7 +87,9 @@ class FakeEmbedding(embedding_pb2_grpc.EmbeddingServiceServicer):
         missing = [name for name in ids if name not in stored]
         if missing:
             refuse(context, grpc.StatusCode.FAILED_PRECONDITION, f"not in {request.collection}: {', '.join(missing)}")
-        reply = embedding_pb2.GetNeighborStatisticsResponse(model=self._state.versions.get(request.collection))
+        reply = embedding_pb2.GetNeighborStatisticsResponse(
+            model=self._state.versions.get(request.collection), search=embedding_pb2.NeighborSearch(recall=1.0)
+        )
         vectors = np.stack([stored[name] for name in ids]).astype(np.float64)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         cosines = vectors @ vectors.T
@@ -137,11 +139,13 @@ class FakeEmbedding(embedding_pb2_grpc.EmbeddingServiceServicer):
         if missing:
             refuse(context, grpc.StatusCode.FAILED_PRECONDITION, f"not in {request.collection}: {', '.join(missing)}")
         points = np.array([stored[name][:2] for name in ids], "<f4")
+        by_umap = request.method == embedding_pb2.PROJECTION_METHOD_UMAP
         return embedding_pb2.ProjectSamplesResponse(
             model=self._state.versions.get(request.collection),
             sample_ids=ids,
             points=points.tobytes(),
-            variance_shares=(0.5, 0.25),
+            variance_shares=(0.0, 0.0) if by_umap else (0.5, 0.25),
+            method=request.method or embedding_pb2.PROJECTION_METHOD_PCA,
         )
 
     def CreateCalibration(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -15,5 +17,10 @@ class EmbeddingSettings(BaseSettings):
     max_items: int = Field(default=256, ge=1)
     # Requests in progress at a time.
     max_concurrent_requests: int = Field(default=16, ge=1)
+    # Where an exact search for neighbours multiplies: auto (a GPU where torch finds one), cpu or cuda.
+    search_device: Literal["auto", "cpu", "cuda"] = "auto"
+    # Where collections are kept: a directory, or s3://, gs:// or az:// with bucket and prefix, of this server alone.
+    # Empty: in the state directory.
+    store_uri: str = ""
     # Fragments (one per EmbedSamples request) after which a collection is compacted.
     compact_after: int = Field(default=64, ge=2)

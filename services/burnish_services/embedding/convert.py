@@ -15,11 +15,13 @@ from burnish_services.embedding import convert_features
 from burnish_services.embedding.calibrations import Calibration
 from burnish_services.embedding.collection import Collection, TextRecord, Weights
 from burnish_services.embedding.fields import Words, in_range
-from burnish_services.embedding.neighbors import Metric, NearestNeighbors
+from burnish_services.embedding.neighbors import Metric, NearestNeighbors, Search
+from burnish_services.embedding.projecting import Method
 from burnish_services.engine.base import EngineFailure
 from burnish_services.runtime.errors import InvalidRequest, item_status
 
 METRICS = Words("metric", embedding_pb2.NeighborMetric.DESCRIPTOR, Metric)
+PROJECTIONS = Words("method", embedding_pb2.ProjectionMethod.DESCRIPTOR, Method)
 _DEFAULT_PAGE, _LARGEST_PAGE = 100, 1000
 _DEFAULT_K, _LARGEST_K = 2, 100
 _FIELD_BYTES = 16  # at most, of a statistic or a neighbour besides its id: tags, lengths and a double
@@ -33,6 +35,13 @@ def page_size(number: int) -> int:
 def num_neighbors(number: int) -> int:
     """The k asked for. Raises InvalidRequest."""
     return in_range("k", number, _DEFAULT_K, _LARGEST_K)
+
+
+def recall(number: float) -> float | None:
+    """The share of true neighbours asked for; None leaves that to the search. Raises InvalidRequest."""
+    if not 0 <= number <= 1:
+        raise InvalidRequest("BAD_RECALL", f"recall is {number}, expected it in (0, 1], or 0 for the default")
+    return number or None
 
 
 def weights_message(weights: Weights) -> common_pb2.ModelVersion:
@@ -108,7 +117,7 @@ def check_reply_fits(ids: Sequence[str], k: int, max_bytes: int) -> None:
         raise InvalidRequest(
             "REPLY_TOO_LARGE",
             f"{k} neighbours of {len(ids)} samples may take more than the {max_bytes >> 20} MiB that fit a message; "
-            f"ask for {advice}",
+            f"ask for {advice}, or raise BURNISH_SERVER_MAX_MESSAGE_BYTES and the client's max_message_bytes",
         )
 
 
@@ -130,6 +139,16 @@ def statistics_messages(
         )
         for item, row in ((item, row_of[item]) for item in order)
     ]
+
+
+def search_message(search: Search) -> embedding_pb2.NeighborSearch:
+    """How neighbours were sought, as a reply states it."""
+    return embedding_pb2.NeighborSearch(
+        recall=search.recall,
+        num_queries=search.num_queries,
+        num_cells=search.num_cells,
+        num_probed=search.num_probed,
+    )
 
 
 def _timestamp(time: datetime) -> Timestamp:

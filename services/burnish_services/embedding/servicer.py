@@ -15,9 +15,10 @@ from burnish_services.embedding.config import EmbeddingSettings
 from burnish_services.embedding.fields import checked_name
 from burnish_services.embedding.filling import Filler
 from burnish_services.embedding.lock import DirectoryLocked
-from burnish_services.embedding.neighbors import Metric, nearest_neighbors
-from burnish_services.embedding.projection import principal_plane
+from burnish_services.embedding.neighbors import Metric, Propose, nearest_neighbors, propose_by_tiles
+from burnish_services.embedding.projecting import Method, check_size, project
 from burnish_services.embedding.selecting import read_stored, rows_of, select
+from burnish_services.embedding.storage import StoreUnavailable
 from burnish_services.embedding.store import VectorStore
 from burnish_services.embedding.tables import Tables
 from burnish_services.embedding.worker import Worker
@@ -47,6 +48,7 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
         *,
         storing: Worker,
         searching: Worker,
+        propose: Propose,
         version: str,
         max_message_bytes: int,
     ) -> None:
@@ -56,6 +58,7 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
         self._settings = settings
         self._storing = storing
         self._searching = searching
+        self._propose = propose
         self._version = version
         self._max_message_bytes = max_message_bytes
         self._filler = Filler(host, store, calibrations, storing, searching)
@@ -68,6 +71,7 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
             engine=self._host.engine.name,
             held=self._host.version,
             max_items=self._settings.max_items,
+            max_message_bytes=self._max_message_bytes,
             max_concurrent_requests=self._settings.max_concurrent_requests,
         )
         return embedding_pb2.GetInfoResponse(info=info)
@@ -155,9 +159,9 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
     async def GetNeighborStatistics(
         self, request: embedding_pb2.GetNeighborStatisticsRequest, context: Context
     ) -> embedding_pb2.GetNeighborStatisticsResponse:
-        """The neighbourhoods, exactly."""
+        """The neighbourhoods."""
         name, k = checked_name(request.collection), convert.num_neighbors(request.k)
-        metric = convert.METRICS.word(request.metric, Metric.COSINE)
+        metric, recall = convert.METRICS.word(request.metric, Metric.COSINE), convert.recall(request.recall)
         wanted = list(dict.fromkeys(request.sample_ids))
         convert.check_reply_fits(wanted, k, self._max_message_bytes)
         async with self._one_search:
@@ -165,13 +169,20 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
             convert.check_reply_fits(ids, k, self._max_message_bytes)
             found = await self._searching.run_while_wanted(
                 lambda check: nearest_neighbors(
-                    vectors, k, metric=metric, distinct=request.exclude_duplicates, check=check
+                    vectors,
+                    k,
+                    metric=metric,
+                    distinct=request.exclude_duplicates,
+                    recall=recall,
+                    propose=self._propose,
+                    check=check,
                 )
             )
             statistics = await self._searching.run(convert.statistics_messages, ids, found, wanted or ids, metric)
         return embedding_pb2.GetNeighborStatisticsResponse(
             model=None if collection.weights is None else convert.weights_message(collection.weights),
             statistics=statistics,
+            search=convert.search_message(found.search),
         )
 
     async def SelectCoverage(
@@ -193,15 +204,18 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
         self, request: embedding_pb2.ProjectSamplesRequest, context: Context
     ) -> embedding_pb2.ProjectSamplesResponse:
         """Where samples lie on a plane."""
-        name = checked_name(request.collection)
+        name, method = checked_name(request.collection), convert.PROJECTIONS.word(request.method, Method.PCA)
+        asked = len(set(request.sample_ids))
+        check_size(method, asked or (await self._storing.run(self._store.get, name)).num_vectors)
         async with self._one_search:
             collection, ids, vectors = await self._storing.run(self._store.read, name, request.sample_ids or None)
-            plane = await self._searching.run_while_wanted(lambda check: principal_plane(vectors, check=check))
+            plane = await self._searching.run_while_wanted(lambda check: project(method, vectors, check))
         return embedding_pb2.ProjectSamplesResponse(
             model=None if collection.weights is None else convert.weights_message(collection.weights),
             sample_ids=ids,
             points=plane.points.astype("<f4").tobytes(),
             variance_shares=plane.shares,
+            method=convert.PROJECTIONS.number(method),
         )
 
     async def CreateCalibration(
@@ -268,15 +282,16 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
 
 
 class EmbeddingRole(Role):
-    """The embedding service in a server process. Takes the store's directory at once: that another server has it
-    should be known before an engine is started."""
+    """The embedding service in a server process. Opens the store at once: that another server has its directory, or
+    that its bucket cannot be reached, should be known before an engine is started."""
 
     name = "embedding"
     service_full_name: str = embedding_pb2.DESCRIPTOR.services_by_name["EmbeddingService"].full_name
 
     def __init__(self, context: RoleContext, settings: EmbeddingSettings) -> None:
         self.max_concurrent_requests = settings.max_concurrent_requests
-        self._tables = Tables(context.state_directory(self.name), compact_after=settings.compact_after)
+        place = settings.store_uri or context.state_directory(self.name)
+        self._tables = Tables(place, compact_after=settings.compact_after)
         self._storing, self._searching = Worker("vector-store"), Worker("neighbor-search")
         self._servicer = EmbeddingServicer(
             context.engines.host(Task.POOL),
@@ -285,8 +300,9 @@ class EmbeddingRole(Role):
             settings,
             storing=self._storing,
             searching=self._searching,
+            propose=_propose(context.settings.engine, settings.search_device),
             version=context.version,
-            max_message_bytes=context.max_message_bytes,
+            max_message_bytes=context.settings.max_message_bytes,
         )
 
     def add_to_server(self, server: grpc.aio.Server) -> None:
@@ -300,10 +316,19 @@ class EmbeddingRole(Role):
         self._tables.close()
 
 
+def _propose(engine: str, device: str) -> Propose:
+    """What looks at all pairs. torch takes seconds to import, so that the fake engine does without."""
+    if device == "cpu" or (device == "auto" and engine == "fake"):
+        return propose_by_tiles
+    from burnish_services.embedding.device_search import proposer
+
+    return proposer(device)
+
+
 def create(context: RoleContext) -> Role:
     """The role `embedding`, with its limits from the environment. Raises RoleUnavailable where another server has
-    the vector store."""
+    the vector store, or it cannot be reached."""
     try:
         return EmbeddingRole(context, EmbeddingSettings())
-    except DirectoryLocked as error:
+    except (DirectoryLocked, StoreUnavailable) as error:
         raise RoleUnavailable(str(error)) from error

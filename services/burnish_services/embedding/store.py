@@ -34,6 +34,7 @@ class VectorStore:
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
         self._indexes: OrderedDict[str, Index] = OrderedDict()
+        tables.when_changed(self._indexes.clear)
 
     # --- collections -------------------------------------------------------------------------------------------
 

@@ -2,18 +2,23 @@
 
 Every change is one atomic commit of one table, and durable when its method returns: a process killed at any moment
 leaves the state before the change or after it. What it may leave besides, files that no version names, goes at the next
-start or compaction. What a table means stands in its schema's metadata, so that it changes together with the rows.
+start or compaction; in object storage, at a compaction a week later (see `_compact_if_due`). What a table means stands
+in its schema's metadata, so that it changes together with the rows.
+
+**One writer.** A directory is locked. Object storage has no lock, so every time a table is opened it must be as this
+process last saw or made it; if it is not, STORE_CHANGED is raised, and everything known of the store is forgotten, so
+that the next call begins from what is stored. A window remains: between opening a table and the commit, the time of one
+write, Lance lets appends and merges of two writers both through, the later after the earlier, and an overwrite replaces
+what came in between. That is found out right after the commit, by its version, and raised too, but what is stored then
+may have an id twice, which `store.py` refuses to read. Whoever wants two servers gives each a prefix of its own.
 
 Blocking, and not safe for threads: its owner calls it from one thread, off the event loop (`worker.py`).
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -21,52 +26,71 @@ import lancedb
 import pyarrow as pa
 from lancedb.expr import col
 
-from burnish_services.embedding.lock import DirectoryLock
+from burnish_services.embedding.storage import storage_at
 from burnish_services.runtime.errors import PreconditionFailed
 
 _CACHE_BYTES = 64 * 2**20  # of LanceDB, for what it knows of its files; by default it takes gigabytes
 _LARGE = 256 * 2**20  # bytes of a table whose compaction is worth putting off
 
 
-class Tables:
-    """All tables in one directory, with this process as their only writer. Names: letters, digits, `-`, `_`, `.`"""
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What this process last saw of a table, or made of it."""
 
-    def __init__(self, directory: Path, *, compact_after: int = 64) -> None:
-        """Opens the directory, made if missing, and clears what a killed process left. A table in `compact_after`
-        fragments is compacted. Raises DirectoryLocked where another process has it open."""
-        directory.mkdir(parents=True, exist_ok=True)
-        self._lock = DirectoryLock(directory)
-        self._directory = directory
+    version: int
+    num_rows: int
+    schema: pa.Schema
+
+    def is_same(self, other: _Seen) -> bool:
+        """Whether nothing was committed in between. A table that was deleted and made again counts its versions anew,
+        but has other metadata: the time of its creation is in it."""
+        return (self.version, self.schema.metadata) == (other.version, other.schema.metadata)
+
+
+class Tables:
+    """All tables at one place, with this process as their only writer. Names: letters, digits, `-`, `_`, `.`"""
+
+    def __init__(self, place: Path | str, *, compact_after: int = 64) -> None:
+        """Opens the place, a directory (made if missing) or a URI as `storage_at` takes it, and clears what a killed
+        process left. A table in `compact_after` fragments is compacted. Raises DirectoryLocked where another process
+        has the directory open, and StoreUnavailable where the place cannot be used."""
         self._compact_after = compact_after
-        self._clear_leftovers()
-        caches = lancedb.Session(index_cache_size_bytes=_CACHE_BYTES, metadata_cache_size_bytes=_CACHE_BYTES)
-        self._database = lancedb.connect(str(directory), session=caches)
+        self._seen: dict[str, _Seen] = {}
+        self._forget: list[Callable[[], None]] = []
+        self._storage = storage_at(place, _connect)
+        self._database = self._storage.database
 
     def close(self) -> None:
-        """Lets the directory go; safe to call twice."""
-        self._lock.release()
+        """Lets the place go; safe to call twice."""
+        self._storage.close()
+
+    def when_changed(self, forget: Callable[[], None]) -> None:
+        """Has `forget` called when somebody else is found to have written here: whoever keeps something of the tables
+        in memory must not go on with it."""
+        self._forget.append(forget)
 
     # --- reading -----------------------------------------------------------------------------------------------
 
     def names(self) -> list[str]:
         """All tables, in order of name."""
-        return sorted(path.stem for path in self._directory.glob("*.lance") if _is_table(path))
+        return sorted(name for name in self._storage.listed() if self.exists(name))
 
     def exists(self, name: str) -> bool:
         """Whether there is a table of that name."""
-        return _is_table(self._path(name))
+        # What was seen needs no second look: nobody else deletes it, or else the next one to open it finds out.
+        return name in self._seen or self._open(name) is not None
 
     def schema(self, name: str) -> pa.Schema:
         """The table's columns and metadata, as they are now."""
-        return self._open(name).schema
+        return self._look(name).schema
 
     def count_rows(self, name: str) -> int:
         """Rows in the table."""
-        return int(self._open(name).count_rows())
+        return self._look(name).num_rows
 
     def scan(self, name: str, columns: list[str], ids: list[str] | None = None) -> Iterator[pa.RecordBatch]:
         """These columns of all rows, in no order, or of those whose column `id` is one of `ids`."""
-        query = self._open(name).search().select(columns)
+        query = self._require(name).search().select(columns)
         if ids is not None:
             query = query.where(col("id").isin(ids))
         return iter(query.to_batches())
@@ -75,85 +99,109 @@ class Tables:
 
     def create(self, name: str, schema: pa.Schema) -> None:
         """Makes an empty table, where there is none."""
-        with self._durably(name):
-            self._database.create_table(name, schema=schema)
+        self._storage.clear(name)
+        self._commit(name, lambda: self._database.create_table(name, schema=schema))
 
     def overwrite(self, name: str, rows: pa.Table) -> None:
         """Replaces rows, columns and metadata, all at once."""
-        with self._durably(name):
-            self._database.create_table(name, data=rows, mode="overwrite")
+        self._require(name)
+        self._commit(name, lambda: self._database.create_table(name, data=rows, mode="overwrite"))
 
     def append(self, name: str, rows: pa.Table) -> None:
         """Adds rows."""
-        with self._durably(name):
-            self._open(name).add(rows)
-        self._compact_if_due(name)
+        table = self._require(name)
+
+        def add() -> lancedb.table.Table:
+            table.add(rows)
+            return table
+
+        self._compact_if_due(name, self._commit(name, add))
 
     def merge(self, name: str, rows: pa.Table, *, num_changed: int) -> None:
         """Replaces the rows with the ids of `rows`, which must be `num_changed`, and adds the others."""
-        with self._durably(name):
-            merge = self._open(name).merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
-            done = merge.execute(rows)
+        table = self._require(name)
+
+        def merge() -> lancedb.table.Table:
+            done = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(rows)
             if (done.num_updated_rows, done.num_inserted_rows) != (num_changed, len(rows) - num_changed):
                 raise RuntimeError(f"asked to replace {num_changed} of {len(rows)} rows, LanceDB did {done}")
-        self._compact_if_due(name)
+            return table
+
+        self._compact_if_due(name, self._commit(name, merge))
 
     def delete(self, name: str) -> None:
         """Removes the table; nothing happens where there is none."""
-        path = self._path(name)
-        if path.exists():
-            # Renamed first: a table of which only a part is deleted would look like one that is there.
-            doomed = self._directory / f".deleted-{time.time_ns()}"
-            path.rename(doomed)
-            _sync(self._directory)
-            shutil.rmtree(doomed)
+        if name in self._seen:
+            self._open(name)  # what nobody here has looked at may be deleted as it is, even if it cannot be opened
+        self._seen.pop(name, None)
+        self._storage.delete(name)
 
-    # --- files -------------------------------------------------------------------------------------------------
+    # --- opening and committing --------------------------------------------------------------------------------
 
-    def _path(self, name: str) -> Path:
-        return self._directory / f"{name}.lance"
+    def _look(self, name: str) -> _Seen:
+        if name not in self._seen:
+            self._require(name)
+        return self._seen[name]
 
-    def _open(self, name: str) -> lancedb.table.Table:
-        # Anew each time, which takes well under a millisecond, so that no handle is ever stale.
-        return self._database.open_table(name)
-
-    def _compact_if_due(self, name: str) -> None:
+    def _require(self, name: str) -> lancedb.table.Table:
         table = self._open(name)
+        if table is None:
+            raise LookupError(f"there is no table {name!r}")
+        return table
+
+    def _open(self, name: str) -> lancedb.table.Table | None:
+        """The table as it is now, None where there is none. Raises PreconditionFailed where it is not as last seen."""
+        # Anew each time, so that no handle is ever stale: in a directory well under a millisecond, in object storage
+        # one request.
+        table = self._storage.open(name)
+        now, before = None if table is None else _see(table), self._seen.get(name)
+        if before is not None and (now is None or not now.is_same(before)):
+            raise self._changed(name)
+        if now is not None:
+            self._seen[name] = now
+        return table
+
+    def _commit(self, name: str, change: Callable[[], lancedb.table.Table]) -> lancedb.table.Table:
+        """Makes a change that is one commit, durably. Raises PreconditionFailed where it came after one of another
+        process."""
+        # Forgotten while it is under way: if it fails, what came of it must be looked at again.
+        before = self._seen.pop(name, None)
+        with self._storage.durably(name):
+            table = change()
+        self._seen[name] = now = _see(table)
+        if now.version != (0 if before is None else before.version) + 1:
+            raise self._changed(name)
+        return table
+
+    def _changed(self, name: str) -> PreconditionFailed:
+        self._seen.clear()
+        for forget in self._forget:
+            forget()
+        return PreconditionFailed(
+            "STORE_CHANGED",
+            f"table {name!r} is not as this server left it: another one writes to the same store, {self._storage.uri}, "
+            "where one was expected; stop it, or give each a prefix of its own (BURNISH_EMBEDDING_STORE_URI), and "
+            "restart this one, or call again: it has forgotten what it knew, and will look at what is stored",
+        )
+
+    def _compact_if_due(self, name: str, table: lancedb.table.Table) -> None:
         stats = table.stats()
         num_fragments = stats["fragment_stats"]["num_fragments"]
         # A compaction writes everything again, so that of a large table is put off for a while.
         patience = 1 if stats["total_bytes"] < _LARGE else 4
         if num_fragments < patience * self._compact_after:
             return
-        with self._durably(name):
+        before = self._seen.pop(name)
+        with self._storage.durably(name):
             table.optimize()
-        # Only now may the old files go. As the only reader and writer we know that nobody uses them.
-        table.optimize(cleanup_older_than=timedelta(milliseconds=1), delete_unverified=True)
-
-    @contextmanager
-    def _durably(self, name: str) -> Iterator[None]:
-        """Has the system write out what is written inside; Lance leaves that to chance."""
-        known = self._files(name)
-        yield
-        self._make_durable(name, known)
-
-    def _files(self, name: str) -> set[tuple[str, str]]:
-        """Directory and name of the table's files, which are written once and never changed (but for a hint that may
-        be lost)."""
-        return {(directory, file) for directory, _, files in os.walk(self._path(name)) for file in files}
-
-    def _make_durable(self, name: str, known: set[tuple[str, str]]) -> None:
-        new = self._files(name) - known
-        directories = {Path(directory) for directory, _ in new} | {self._path(name), self._directory}
-        for path in [*(Path(directory, file) for directory, file in new), *directories]:
-            _sync(path)
-
-    def _clear_leftovers(self) -> None:
-        for path in self._directory.glob(".deleted-*"):
-            shutil.rmtree(path)
-        for path in self._directory.glob("*.lance"):
-            if not _is_table(path):
-                shutil.rmtree(path)
+        # Only now may the old files go. In a directory we know that nobody uses them, as its only reader and writer. In
+        # object storage, files that no version names may belong to a commit that a second server is just making; Lance
+        # lets them lie for a week.
+        table.optimize(cleanup_older_than=timedelta(milliseconds=1), delete_unverified=self._storage.is_exclusive)
+        self._seen[name] = now = _see(table)
+        # How many versions a compaction makes is Lance's affair, but it never adds rows.
+        if now.num_rows != before.num_rows:
+            raise self._changed(name)
 
 
 def check_format(name: str, found: object, expected: int) -> None:
@@ -166,14 +214,10 @@ def check_format(name: str, found: object, expected: int) -> None:
         )
 
 
-def _is_table(path: Path) -> bool:
-    """False for what is left where the first commit was never made."""
-    return any(path.glob("_versions/*.manifest"))
+def _connect(uri: str, options: dict[str, str] | None) -> lancedb.db.DBConnection:
+    caches = lancedb.Session(index_cache_size_bytes=_CACHE_BYTES, metadata_cache_size_bytes=_CACHE_BYTES)
+    return lancedb.connect(uri, storage_options=options, session=caches)
 
 
-def _sync(path: Path) -> None:
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
+def _see(table: lancedb.table.Table) -> _Seen:
+    return _Seen(table.version, int(table.count_rows()), table.schema)

@@ -26,10 +26,11 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class RewritingServicer(rewriting_pb2_grpc.RewritingServiceServicer):
     """Implements burnish.api.rewriting.v1.RewritingService on one ModelHost."""
 
-    def __init__(self, host: ModelHost, settings: RewritingSettings, version: str) -> None:
+    def __init__(self, host: ModelHost, settings: RewritingSettings, version: str, max_message_bytes: int) -> None:
         self._host = host
         self._settings = settings
         self._version = version
+        self._max_message_bytes = max_message_bytes
         self._prompts = RewritePrompts()
 
     async def GetInfo(self, request: rewriting_pb2.GetInfoRequest, context: Context) -> rewriting_pb2.GetInfoResponse:
@@ -39,6 +40,7 @@ class RewritingServicer(rewriting_pb2_grpc.RewritingServiceServicer):
             engine=self._host.engine.name,
             held=self._host.version,
             max_items=self._settings.max_items,
+            max_message_bytes=self._max_message_bytes,
             max_concurrent_requests=self._settings.max_concurrent_requests,
         )
         versions = {str(strategy): self._prompts.version(strategy) for strategy in Strategy}
@@ -106,7 +108,8 @@ class RewritingRole(Role):
 
     def __init__(self, context: RoleContext, settings: RewritingSettings) -> None:
         self.max_concurrent_requests = settings.max_concurrent_requests
-        self._servicer = RewritingServicer(context.engines.host(Task.GENERATE), settings, context.version)
+        host = context.engines.host(Task.GENERATE)
+        self._servicer = RewritingServicer(host, settings, context.version, context.settings.max_message_bytes)
 
     def add_to_server(self, server: grpc.aio.Server) -> None:
         """See Role."""

@@ -14,7 +14,6 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 ALL_ROLES = ("scoring", "embedding", "rewriting", "training")
-MAX_MESSAGE_BYTES = 64 * 2**20
 
 
 class ServerSettings(BaseSettings):
@@ -40,6 +39,8 @@ class ServerSettings(BaseSettings):
     exit_with_parent: bool = False
     grace: float = Field(default=30.0, ge=0)
     max_connection_age: float = Field(default=0.0, ge=0)
+    # Largest message received or sent. gRPC itself takes less than 2 GiB.
+    max_message_bytes: int = Field(default=64 * 2**20, ge=2**16, lt=2**31)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import grpc.aio
 
-from burnish_services.runtime.config import MAX_MESSAGE_BYTES, ServerSettings
+from burnish_services.runtime.config import ServerSettings
 from burnish_services.runtime.engines import EnginePool
 
 
@@ -30,7 +30,6 @@ class RoleContext:
     # `engines.host(Task.GENERATE)` in `create` reserves an engine; it answers from `Role.start` on.
     engines: EnginePool
     version: str  # of Burnish, for ServerInfo
-    max_message_bytes: int = MAX_MESSAGE_BYTES
 
     def state_directory(self, role: str) -> Path:
         """Where role `role` keeps what must outlive the process; created if missing."""

@@ -21,7 +21,7 @@ from grpc_reflection.v1alpha import reflection
 from burnish_services.engine.base import Engine, EngineSettings
 from burnish_services.runtime import health
 from burnish_services.runtime.admission import Admission
-from burnish_services.runtime.config import MAX_MESSAGE_BYTES, ServerSettings
+from burnish_services.runtime.config import ServerSettings
 from burnish_services.runtime.engines import EnginePool
 from burnish_services.runtime.interceptors import CallGuard
 from burnish_services.runtime.lifecycle import Lifecycle
@@ -36,12 +36,12 @@ class BindError(RuntimeError):
     """The address can't be listened on."""
 
 
-def channel_options(max_connection_age: float = 0.0) -> list[tuple[str, int]]:
+def channel_options(max_message_bytes: int, max_connection_age: float = 0.0) -> list[tuple[str, int]]:
     """Options of the listening side. A client may ping every 10 s or more, calls or none, without being sent
     away: gRPC's default of 300 s ends connections in the middle of long calls."""
     options = [
-        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.keepalive_time_ms", 60_000),
@@ -78,7 +78,7 @@ class Server:
         }
         server = grpc.aio.server(
             interceptors=[CallGuard(self.lifecycle, admissions)],
-            options=channel_options(self.settings.max_connection_age),
+            options=channel_options(self.settings.max_message_bytes, self.settings.max_connection_age),
         )
         for role in self.roles:
             role.add_to_server(server)

@@ -11,7 +11,6 @@ from burnish_services.engine.base import Sampling
 from burnish_services.engine.hosting import ModelVersion
 from burnish_services.engine.tokenizer import ChatMessage
 from burnish_services.runtime.calls import CallRecord
-from burnish_services.runtime.config import MAX_MESSAGE_BYTES
 from burnish_services.runtime.errors import InvalidRequest
 
 _ROLE_WORDS = {
@@ -115,6 +114,7 @@ def server_info(
     engine: str,
     held: ModelVersion | None,
     max_items: int,
+    max_message_bytes: int,
     max_concurrent_requests: int,
     max_sequence_tokens: int | None = None,
     max_tokens_in_flight: int = 0,
@@ -130,7 +130,7 @@ def server_info(
         model=None if held is None else model_version(held),
         limits=common_pb2.Limits(
             max_items=max_items,
-            max_message_bytes=MAX_MESSAGE_BYTES,
+            max_message_bytes=max_message_bytes,
             max_sequence_tokens=max_sequence_tokens,
             max_concurrent_requests=max_concurrent_requests,
             max_tokens_in_flight=max_tokens_in_flight,

@@ -40,12 +40,14 @@ class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
         generate: ModelHost,
         settings: ScoringSettings,
         version: str,
+        max_message_bytes: int,
         nli: Contradictions | None = None,
     ) -> None:
         self._pool = pool
         self._generate = generate
         self._settings = settings
         self._version = version
+        self._max_message_bytes = max_message_bytes
         self._nli = nli
         self._judge_prompts = JudgePrompts()
         self._prompts = PromptFiles("burnish_services.scoring")
@@ -57,6 +59,7 @@ class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
             engine=self._scorer.engine.name,
             held=self._scorer.version,
             max_items=self._settings.max_items,
+            max_message_bytes=self._max_message_bytes,
             max_concurrent_requests=self._settings.max_concurrent_requests,
             max_tokens_in_flight=self._settings.max_tokens_in_flight,
         )
@@ -196,7 +199,9 @@ class ScoringRole(Role):
         self.max_tokens_in_flight = settings.max_tokens_in_flight
         pool, generate = (context.engines.host(task) for task in (Task.POOL, Task.GENERATE))
         self._nli = _nli_model(settings)
-        self._servicer = ScoringServicer(pool, generate, settings, context.version, self._nli)
+        self._servicer = ScoringServicer(
+            pool, generate, settings, context.version, context.settings.max_message_bytes, self._nli
+        )
 
     def add_to_server(self, server: grpc.aio.Server) -> None:
         """See Role."""

@@ -151,6 +151,7 @@ class TrainingRole(Role):
             engine=f"fake/{context.version}" if fake else f"transformers/{metadata.version('transformers')}",
             held=None,
             max_items=1,
+            max_message_bytes=context.settings.max_message_bytes,
             max_concurrent_requests=settings.max_concurrent_requests,
             notes=("the fake trainer only pretends to train",) if fake else (),
         )

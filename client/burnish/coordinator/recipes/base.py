@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from burnish._coverage_types import ProjectionMethod
 from burnish._types import Hyperparameters, Sampling
 from burnish.coordinator.content import derive_seed
 from burnish.coordinator.coverage import FeatureChoice
@@ -119,8 +120,6 @@ class HoldSettings(RecipeSettings):
     """Settings of a recipe whose rounds can hold the set's size: where more rows would go on, those that cover all of
     them best do, by the base model's neurons."""
 
-    HOLD_STEPS: ClassVar[tuple[str, ...]] = ("calibrate", "features", "hold")
-
     hold_size: float | None = Field(
         None, gt=0, description="most rows that go on: up to 1 a share of the first round's, else a number"
     )
@@ -163,6 +162,7 @@ class RunOptions(BaseModel):
     max_in_flight: int = Field(4, ge=1, description="batches on the way at a time")
     retries: int = Field(2, ge=0, description="how often items with a retryable failure are asked for again")
     keep_models: Literal["all", "last"] = "all"
+    map: ProjectionMethod = Field(ProjectionMethod.PCA, description="how the report's maps are drawn")
     truth: str = Field("", description="what is wrong with the data, for the report; no recipe reads it")
 
 

@@ -3,7 +3,8 @@
 -- steps of its round are calibrate, features, select, project, assemble, train, evaluate; rounds from 3 on are random subsets, with
 -- models but no data set. With a held size, the rounds of other recipes have the steps calibrate, features, hold too.
 
--- Where samples lie in the picture of a round's set: on the plane on which their vectors differ most.
+-- Where samples lie in the picture of a round's set; how it was made is in the detail of step `project`. Rounds of Middo
+-- that seek neighbours have one, and those of CLEAR that hold the set's size.
 CREATE TABLE place (
     run_id      VARCHAR NOT NULL,
     round       INTEGER NOT NULL,

@@ -34,7 +34,9 @@ async def calibrate(
     service = run.client.embedding
     version = await service.load_model(selector)
     name = choice.calibration_name(version, ids)
-    there = await service.create_calibration(name, activations=choice.activations)
+    there = await service.create_calibration(
+        name, activations=choice.activations, length_boundaries=choice.length_boundaries
+    )
     if stage.done and there.version:
         return name
     measured: set[str] = set()
@@ -110,22 +112,6 @@ async def select_rows(run: MadsRun, round_number: int, collection: str, rows: Se
             stage.advance(len(rows))
         for note in selection_notes(found.length_correlation, found.hub_share):
             run.observer.noted(note)
-
-
-async def project(run: AnyRun, round_number: int, collection: str, hashes: Sequence[str]) -> None:
-    """Where all samples that are in the collection lie on a plane, for the report's picture."""
-    stage = run.stage(round_number, "project")
-    if stage.done:
-        return
-    with stage.working():
-        failed = run.book.findings.embedding_failures(hashes, collection)
-        found = await run.client.embedding.project(collection, [name for name in hashes if name not in failed])
-        places = [(name, x, y) for name, (x, y) in zip(found.sample_ids, found.points.tolist(), strict=True)]
-        with run.book.transaction():
-            stage.expect_within(len(places), detail={"variance_shares": list(found.variance_shares)})
-            if not run.book.history().places(round_number):
-                run.book.add_places(round_number, places)
-            stage.advance(len(places))
 
 
 def assemble_selected(run: MadsRun, round_number: int, rows: Sequence[DataRow]) -> None:

@@ -11,14 +11,17 @@ from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.coverage import Held, Nearest, hold
 from burnish.coordinator.recipes.base import HoldSettings
 from burnish.coordinator.steps.cover import calibrate, compute_features
+from burnish.coordinator.steps.project import project
 from burnish.coordinator.steps.stage import RunContext
 
 HoldRun = RunContext[HoldSettings]
 
 
-async def hold_size(run: HoldRun, round_number: int, base: ModelRef, following: Sequence[DataRow]) -> Sequence[DataRow]:
+async def hold_size(
+    run: HoldRun, round_number: int, base: ModelRef, following: Sequence[DataRow], *, draw: bool = False
+) -> Sequence[DataRow]:
     """The rows of `following` that go on; written down once. All of them where they are few enough, or any number may
-    go on."""
+    go on. With `draw` the vectors that are made for it make the round's picture, too."""
     source = run.book.rows(1)
     size = run.settings.held_rows(len(source))
     if size is None or len(following) <= size:
@@ -27,6 +30,8 @@ async def hold_size(run: HoldRun, round_number: int, base: ModelRef, following: 
     held = run.book.held(round_number)
     if not held:
         collection, hashes = await _features(run, round_number, base, source, following)
+        if draw:
+            await project(run, round_number, collection, hashes)
         with stage.working():
             stage.expect(len(following))
             held = await _choose(run, round_number, collection, hashes, following, size)

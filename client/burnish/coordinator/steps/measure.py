@@ -142,14 +142,19 @@ async def _embed(run: AnyRun, stage: Stage, model: ModelRef, hashes: Sequence[st
     expected = findings.num_embedded(collection)
     if not expected:
         return
-    statistics = await service.neighbor_statistics(collection, k=k)
-    if len(statistics) != expected:
+    found = await service.neighbor_statistics(collection, k=k)
+    if len(found.statistics) != expected:
         raise StepFailed(
-            f"Collection {collection} of the embedding service holds {len(statistics)} vectors; {expected} were stored"
-            " for this data. Delete it there and run the same command again."
+            f"Collection {collection} of the embedding service holds {len(found.statistics)} vectors; {expected} were"
+            " stored for this data. Delete it there and run the same command again."
         )
     with run.book.transaction():
-        findings.add_neighborhoods(everything, model.digest, k, statistics)
+        findings.add_neighborhoods(everything, model.digest, k, found.statistics)
+    if found.num_cells:
+        run.observer.noted(
+            f"Too many samples to compare each with all: of the true nearest neighbours {found.recall:.1%} were found, "
+            f"measured on {found.num_queries} samples."
+        )
 
 
 async def embed_missing(

@@ -8,7 +8,9 @@ float64, by a sum whose order does not depend on where a vector stands (`scores`
 ties go to the lower row.
 """
 
+from burnish_services.embedding.neighbors.cells import Search
+from burnish_services.embedding.neighbors.exact import Propose, propose_by_tiles
 from burnish_services.embedding.neighbors.scores import Metric
-from burnish_services.embedding.neighbors.search import NearestNeighbors, Search, nearest_neighbors
+from burnish_services.embedding.neighbors.search import NearestNeighbors, nearest_neighbors
 
-__all__ = ["Metric", "NearestNeighbors", "Search", "nearest_neighbors"]
+__all__ = ["Metric", "NearestNeighbors", "Propose", "Search", "nearest_neighbors", "propose_by_tiles"]

@@ -1,5 +1,5 @@
-"""Exact search: every pair is looked at, half of them, for a tile serves its rows and its columns. Where float32 cannot
-tell the candidates from the rest, a row is searched exhaustively."""
+"""Exact search: every pair is looked at. Where float32 cannot tell the candidates from the rest, a row is searched
+exhaustively."""
 
 from __future__ import annotations
 
@@ -27,12 +27,22 @@ class Pairs(NamedTuple):
         return cls(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
-def exact_pairs(scores: Scores, k: int, check: Callable[[], None]) -> Pairs:
+# From scores to the best `width` candidates of every vector, by products in float32.
+Propose = Callable[[Scores, int, Callable[[], None]], Best]
+
+
+def exact_pairs(scores: Scores, k: int, propose: Propose, check: Callable[[], None]) -> Pairs:
     """The k >= 1 nearest of every vector, or all where there are fewer."""
     k = min(k, len(scores) - 1)
     if k == 0:
         return Pairs(np.empty(0, np.intp), np.empty(0, np.intp), np.empty(0))
-    best = Best(len(scores), width(k, len(scores)))
+    best = propose(scores, width(k, len(scores)), check)
+    return _settled(scores, np.arange(len(scores)), best, k, check)
+
+
+def propose_by_tiles(scores: Scores, width: int, check: Callable[[], None]) -> Best:
+    """See Propose. A tile serves its rows and its columns, so that none below the diagonal is computed."""
+    best = Best(len(scores), width)
     parts = list(blocks(len(scores)))
     buffer = np.empty(parts[0].stop ** 2, np.float32)
     for index, rows in enumerate(parts):
@@ -45,7 +55,7 @@ def exact_pairs(scores: Scores, k: int, check: Callable[[], None]) -> Pairs:
             best.offer(np.arange(rows.start, rows.stop), columns.start, tile)
             if rows != columns:
                 best.offer(np.arange(columns.start, columns.stop), rows.start, tile.T)
-    return _settled(scores, np.arange(len(scores)), best, k, check)
+    return best
 
 
 def against_all(scores: Scores, queries: Rows, k: int, check: Callable[[], None]) -> Pairs:

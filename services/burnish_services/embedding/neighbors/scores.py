@@ -149,11 +149,12 @@ class Distances(Scores):
         """See Scores."""
         tile = np.matmul(self.matrix[rows], self.matrix[columns].T, out=out)
         tile *= 2
-        tile -= self._squares(rows)[:, None]
-        tile -= self._squares(columns)
+        tile -= self.squares(rows)[:, None]
+        tile -= self.squares(columns)
         return tile
 
-    def _squares(self, positions: slice | Rows) -> Floats:
+    def squares(self, positions: slice | Rows) -> Floats:
+        """Squared lengths of rows of `matrix`."""
         squares: Floats = ((self._norms[positions] / self._divisors[positions]) ** 2).astype(np.float32)
         return squares
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from burnish_services.embedding.neighbors.arrays import Doubles, Floats, Rows, all_finite
 from burnish_services.embedding.neighbors.cells import EXACT, Search, probed_pairs
-from burnish_services.embedding.neighbors.exact import exact_pairs
+from burnish_services.embedding.neighbors.exact import Propose, exact_pairs, propose_by_tiles
 from burnish_services.embedding.neighbors.groups import Groups, expand, nearest_groups
 from burnish_services.embedding.neighbors.scores import SCORES, Metric
 
@@ -40,6 +40,7 @@ def nearest_neighbors(
     metric: Metric = Metric.COSINE,
     distinct: bool = False,
     recall: float | None = None,
+    propose: Propose = propose_by_tiles,
     check: Callable[[], None] = lambda: None,
 ) -> NearestNeighbors:
     """The k >= 1 nearest neighbours of every row of `vectors` (float32, shape (n, d), finite), itself excluded.
@@ -49,8 +50,8 @@ def nearest_neighbors(
     `recall` in (0, 1] is the share of true neighbours that must be found: 1 is an exact search; None is that up to
     EXACT_UP_TO different vectors, and DEFAULT_RECALL beyond. All values are exact in any case, and copies are always
     found. The result depends on nothing but the vectors and their order. Needs about the memory of `vectors` once more
-    and a few dozen MiB; an approximate search a few hundred bytes a row besides. `check` is called between tiles and
-    may raise to give up. Raises ValueError for other input.
+    and a few dozen MiB; an approximate search a few hundred bytes a row besides. `propose` is what looks at all pairs
+    in an exact search. `check` is called between tiles and may raise to give up. Raises ValueError for other input.
     """
     if vectors.ndim != 2 or vectors.dtype != np.float32:
         raise ValueError(f"expected a float32 matrix, got {vectors.dtype} of shape {vectors.shape}")
@@ -67,7 +68,7 @@ def nearest_neighbors(
     if recall is None:
         recall = 1.0 if len(scores) <= EXACT_UP_TO else DEFAULT_RECALL
     if recall == 1 or k >= len(scores):
-        pairs, search = exact_pairs(scores, k, check), EXACT
+        pairs, search = exact_pairs(scores, k, propose, check), EXACT
     else:
         pairs, search = probed_pairs(scores, k, recall, check)
     if distinct:

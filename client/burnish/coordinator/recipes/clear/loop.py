@@ -65,7 +65,8 @@ async def curate(run: ClearRun, base: ModelRef, t: int) -> None:
         await propose(run, t, proposer, failed)  # y'
         preferences = await compare(run, t, base, pairs_of(run, t, rows))  # P(y' > y), by the base model
     decide_rows(run, t, rows, passed, signals, preferences)  # against eta
-    assemble_curated(run, t, rows, await hold_size(run, t, base, curated_rows(run, t, rows)))
+    following = await hold_size(run, t, base, curated_rows(run, t, rows), draw=True)
+    assemble_curated(run, t, rows, following)
 
 
 async def tuned(run: ClearRun, base: ModelRef, t: int, kept: Sequence[DataRow]) -> ModelRef:

@@ -44,7 +44,7 @@ class ClearSettings(HoldSettings):
     RECIPE: ClassVar[str] = "clear"
     STEPS: ClassVar[tuple[str, ...]] = (
         *("read", "score_pre", "judge", "confidence", "filter", "train", "evaluate", "propose", "compare", "decide"),
-        *(*HoldSettings.HOLD_STEPS, "assemble"),
+        *("calibrate", "features", "project", "hold", "assemble"),
     )
 
     tier: ConfidenceTier = ConfidenceTier.STANDARD

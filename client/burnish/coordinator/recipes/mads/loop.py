@@ -18,10 +18,10 @@ from burnish.coordinator.steps.cover import (
     assemble_selected,
     calibrate,
     compute_features,
-    project,
     select_rows,
 )
 from burnish.coordinator.steps.measure import base_model, evaluate
+from burnish.coordinator.steps.project import project
 from burnish.coordinator.steps.read import read
 from burnish.coordinator.steps.train import prune, train
 

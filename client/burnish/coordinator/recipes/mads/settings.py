@@ -7,6 +7,7 @@ says why. The method itself is written out in `loop.py` beside this.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, ClassVar
 
 from pydantic import Field, field_validator, model_validator
@@ -21,7 +22,7 @@ from burnish._coverage_types import (
 )
 from burnish._types import Hyperparameters, TokenSpan
 from burnish.coordinator.content import derive_seed
-from burnish.coordinator.coverage import ON_VECTORS, FeatureChoice, budget_size, parse_budget
+from burnish.coordinator.coverage import ON_VECTORS, FeatureChoice, budget_size, parse_boundaries, parse_budget
 from burnish.coordinator.recipes.base import RecipeSettings, absolute
 
 
@@ -50,6 +51,9 @@ class MadsSettings(RecipeSettings):
     tokens: TokenSpan = TokenSpan.RESPONSE
     max_tokens: int = Field(1024, ge=16, le=1 << 20)
     calibration_size: int = Field(2000, ge=2)
+    length_boundaries: tuple[int, ...] = Field(
+        (), max_length=15, description="numbers of tokens; neurons are compared with samples of like length alone"
+    )
 
     objective: CoverageObjective = CoverageObjective.LOG
     optimizer: CoverageOptimizer | None = None
@@ -65,8 +69,29 @@ class MadsSettings(RecipeSettings):
     def _share_or_number(cls, value: Any) -> Any:
         return parse_budget(value) if isinstance(value, str) else value
 
+    @field_validator("length_boundaries", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return parse_boundaries(value) if isinstance(value, str) else value
+
+    @field_validator("length_boundaries")
+    @classmethod
+    def _ascending(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if any(low >= high for low, high in pairwise((0, *value))):
+            raise ValueError(f"they are {list(value)}; expected numbers of tokens above 0, each larger than the last")
+        return value
+
     @model_validator(mode="after")
     def _consistent(self) -> MadsSettings:
+        features = self.features()
+        if self.length_boundaries and (features is None or not features.is_calibrated):
+            what = f"objective {self.objective}" if features is None else f"rule {self.rule}"
+            raise ValueError(f"length_boundaries are a calibration's, and {what} has none; leave them out")
+        if self.length_boundaries and self.length_boundaries[-1] >= self.max_tokens:
+            raise ValueError(
+                f"length_boundaries end with {self.length_boundaries[-1]}, but only {self.max_tokens} tokens of a"
+                " sample are read; leave out what is above, or raise max_tokens"
+            )
         if self.budget >= 1 and self.budget != int(self.budget):
             raise ValueError(f"budget is {self.budget}; expected a share below 1, or a whole number of samples")
         if self.objective is CoverageObjective.REPRESENTATION_FILTER:
@@ -87,6 +112,12 @@ class MadsSettings(RecipeSettings):
         """See RecipeSettings."""
         return super().absolute().model_copy(update={"selector": absolute(self.selector)})
 
+    def identity(self, data_digest: str, holdout_digest: str) -> dict[str, Any]:
+        """See RecipeSettings. Boundaries are left out where there are none, so that runs that began before there was
+        such a setting are still the same."""
+        made = super().identity(data_digest, holdout_digest)
+        return made if self.length_boundaries else {k: v for k, v in made.items() if k != "length_boundaries"}
+
     def hyperparameters(self, round_number: int) -> Hyperparameters:
         """All models that are compared are trained alike, with the same seed."""
         return super().hyperparameters(0)
@@ -100,7 +131,16 @@ class MadsSettings(RecipeSettings):
         if self.objective in ON_VECTORS:
             return None
         seed = derive_seed(self.seed, "calibration")
-        return FeatureChoice(self.rule, self.k, self.pooling, self.tokens, self.max_tokens, self.calibration_size, seed)
+        return FeatureChoice(
+            self.rule,
+            self.k,
+            self.pooling,
+            self.tokens,
+            self.max_tokens,
+            self.calibration_size,
+            seed,
+            self.length_boundaries,
+        )
 
     def coverage(self) -> CoverageSettings:
         """How the selection is made."""

@@ -13,6 +13,7 @@ from burnish.coordinator.recipes.middo.settings import MiddoSettings
 from burnish.coordinator.steps.decide import decide_round
 from burnish.coordinator.steps.hold import hold_size
 from burnish.coordinator.steps.measure import base_model, evaluate, judge, neighbors, score
+from burnish.coordinator.steps.project import project_embedded
 from burnish.coordinator.steps.read import read
 from burnish.coordinator.steps.refine import assemble_next, following_rows, refine
 from burnish.coordinator.steps.stage import RunContext
@@ -44,6 +45,8 @@ async def polish(run: RunContext[MiddoSettings], base: ModelRef, t: int) -> None
     loss_pre = await score(run, t, "score_pre", base, samples) if hard else {}
     loss_post = await score(run, t, "score_post", trained, samples) if hard else {}
     near = await neighbors(run, t, trained, samples, run.settings.k) if sparse else {}
+    if sparse:
+        await project_embedded(run, t, samples)  # for the report alone
     ratings = await judge(run, t, trained, samples, run.settings.judge_sampling(t)) if low_quality else {}
 
     signals = [

@@ -51,8 +51,8 @@ class MiddoSettings(HoldSettings):
 
     RECIPE: ClassVar[str] = "middo"
     STEPS: ClassVar[tuple[str, ...]] = (
-        *("read", "train", "evaluate", "score_pre", "score_post", "embed", "judge", "decide", "refine"),
-        *(*HoldSettings.HOLD_STEPS, "assemble"),
+        *("read", "train", "evaluate", "score_pre", "score_post", "embed", "project", "judge", "decide", "refine"),
+        *("calibrate", "features", "hold", "assemble"),
     )
 
     refiner: str = Field("", description="model that rewrites; empty: the base model")
