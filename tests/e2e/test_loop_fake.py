@@ -11,6 +11,8 @@ import burnish
 from burnish import Client
 from burnish.coordinator.loop import run_recipe
 from burnish.coordinator.recipes.middo.settings import MiddoSettings
+from burnish.report.collect import collect
+from burnish.report.render import render
 from tests.e2e.conftest import FakeEngineServices
 from tests.e2e.support import Watcher, digest_of_final, history
 
@@ -54,6 +56,14 @@ def test_two_rounds_on_the_bundled_data(services: FakeEngineServices, tmp_path: 
             accepted = [r for r in h.rewrites(number) if r.after is not None]
             assert len(accepted) > 0.8 * len(h.rewrites(number))
         assert {f.reason for f in h.failures(1)} == {"UNPARSEABLE"}
+        assert [len(h.places(d.round)) for d in h.datasets()] == [
+            *(len({row.sample_hash for row in h.rows(number)}) for number in (1, 2)),
+            0,
+        ]
+        report = collect(h)
+    page = render(report)
+    assert page.count("<h3>Map</h3>") == 2
+    assert page.count("<circle") == sum(one.num_rows for one in report.rounds), "every row of every round"
 
 
 def test_a_base_model_that_is_none_is_refused_before_anything_is_trained(

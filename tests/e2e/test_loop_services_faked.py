@@ -81,7 +81,7 @@ def test_a_run_goes_through_all_steps_and_adds_up(client: Client, data: Path, tm
     watcher = Watcher()
     summary = run_recipe(settings(data, rounds=2), client, tmp_path / "out", observer=watcher)
     names = [(s.round, s.name) for s in watcher.steps]
-    one_round = ["train", "score_pre", "score_post", "embed", "judge", "decide", "refine", "assemble"]
+    one_round = ["train", "score_pre", "score_post", "embed", "project", "judge", "decide", "refine", "assemble"]
     assert names == [(0, "read"), *[(1, n) for n in one_round], *[(2, n) for n in one_round], (3, "train")]
     assert [(m.round, m.role) for m in summary.models] == [(0, "base"), (1, "trained"), (2, "trained"), (3, "trained")]
     with history(tmp_path / "out") as h:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from burnish import Client, CoverageObjective, PreconditionFailed
-from burnish.coordinator.errors import Interrupted, StepFailed
+from burnish.coordinator.errors import Interrupted, RunMismatch, StepFailed
 from burnish.coordinator.loop import RunOptions, RunSummary, run_recipe
 from burnish.coordinator.recipes.clear.settings import ClearSettings
 from burnish.coordinator.recipes.mads.settings import MadsSettings
@@ -119,6 +119,20 @@ def test_a_finished_run_asks_for_nothing_and_another_on_its_service_for_little(
     assert len(fakes.requests("MeasureSamples")) == measured, "a calibration that is finished is found by its name"
 
 
+def test_boundaries_of_length_reach_the_service_with_a_calibration_of_their_own(
+    fakes: FakeServices, client: Client, data: Path, tmp_path: Path
+) -> None:
+    for name, more in (("plain", {}), ("apart", {"length_boundaries": "8,64"})):
+        chosen(client, data, tmp_path / name, select_only=True, **more)
+    asked = [request.calibration for request in fakes.requests("CreateCalibration")]
+    assert [list(one.length_boundaries) for one in asked] == [[], [8, 64]]
+    assert len({one.name for one in asked}) == 2
+    used = [r.collection.features.calibration for r in fakes.requests("CreateCollection")]
+    assert used == [one.name for one in asked]
+    with pytest.raises(RunMismatch, match="length_boundaries"):
+        chosen(client, data, tmp_path / "apart", select_only=True)
+
+
 @pytest.mark.parametrize("rows", [1, 2, 3])
 def test_the_smallest_sets(client: Client, tmp_path: Path, rows: int) -> None:
     data = write_jsonl(tmp_path / "data.jsonl", alpaca(rows))
@@ -196,6 +210,18 @@ def test_the_core_set_covers_more_than_chance_and_the_report_says_so(
     assert str(detail["num_features"]) in page
 
 
+def test_samples_of_other_lengths_are_standardised_apart(
+    services: FakeEngineServices, data: Path, tmp_path: Path
+) -> None:
+    assert run(services, data, tmp_path / "out", length_boundaries=[40], select_only=True).rows_out == 6
+    with history(tmp_path / "out") as h:
+        name = next(step.detail["calibration"] for step in h.steps() if step.name == "features")
+    with Client(services.address) as client:
+        found = client.embedding.get_calibration(str(name))
+    assert (found.length_boundaries, found.num_samples) == ((40,), 20)
+    assert found.version
+
+
 @pytest.mark.parametrize("objective", [CoverageObjective.FACILITY_LOCATION, CoverageObjective.K_CENTER])
 def test_objectives_on_vectors_need_no_calibration(
     services: FakeEngineServices, data: Path, tmp_path: Path, objective: CoverageObjective
@@ -267,8 +293,8 @@ def test_middo_holds_the_sets_size_and_reads_only_what_is_new(
     settings = MiddoSettings(data=(str(data),), model="base", seed=7, rounds=2, hold_size=0.9, axes=("sparse",))
     summary = run_recipe(settings, client, out, options=RunOptions(batch_size=10), observer=watcher)
     assert (summary.rows_in, summary.rows_out) == (43, 39)
-    assert [s.name for s in watcher.steps][3:10] == [
-        *("decide", "refine", "calibrate", "features", "hold", "assemble", "train")
+    assert [s.name for s in watcher.steps][2:11] == [
+        *("embed", "project", "decide", "refine", "calibrate", "features", "hold", "assemble", "train")
     ]
     (calibration,) = client.embedding.list_calibrations()
     collection = next(c for c in client.embedding.list_collections() if c.features is not None)

@@ -24,7 +24,7 @@ ROWS = 60
 PROPOSE = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_tokens": 64}
 MORE: dict[str, dict[str, Any]] = {
     "middo": {"hold_size": 55},
-    "clear": {"eta": 0.55, "candidates": 2, "propose": PROPOSE},
+    "clear": {"eta": 0.55, "candidates": 2, "propose": PROPOSE, "hold_size": 25},
     "mads": {"random_subsets": 2, "calibration_size": 30, "optimizer": "stochastic"},
 }
 
