@@ -174,6 +174,11 @@ class CalibrationStore:
     def _merged(self, found: Calibration, neurons: tuple[int, int]) -> BinnedMoments:
         batches = self._tables.scan(found.name + SUFFIX, ["ids", "counts", *_ARRAYS])
         rows = [row for batch in batches for row in batch.to_pylist()]
+        ids = [item for row in rows for item in row["ids"]]
+        if len(ids) != len(set(ids)):  # two servers on one store, at the same moment
+            raise RuntimeError(
+                f"calibration {found.name!r} has measured {len(ids) - len(set(ids))} samples twice; delete it"
+            )
         total = found.empty(neurons)
         # In an order of their own, or rounding would give the same samples another version.
         for row in sorted(rows, key=lambda row: row["ids"]):

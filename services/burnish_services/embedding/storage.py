@@ -25,8 +25,8 @@ Connect = Callable[[str, dict[str, str] | None], Any]
 
 _OBJECT_STORES = ("s3", "gs", "az")  # those whose commits are atomic, a conditional put
 
-# For the first look only. As it comes, LanceDB asks 24 times to connect, and waits 30 s for each answer. Six times are
-# left, which nothing changes.
+# For the first look only. As it comes, LanceDB asks 24 times to connect, and waits 30 s for each answer. Six times
+# are left here, which no option changes.
 _IMPATIENT = {"timeout": "4s", "connect_timeout": "4s", "client_max_retries": "0"}
 
 # What a deleted table is replaced with. Its metadata alone tells it from a table that is empty.
@@ -95,8 +95,8 @@ class LocalDirectory:
             self._lock = DirectoryLock(directory)
         except OSError as error:
             raise StoreUnavailable(
-                f"the vector store in {directory} cannot be opened: {error}; expected a directory that this server may "
-                "write to, or a place where it may make one; change BURNISH_EMBEDDING_STORE_URI or --state-dir"
+                f"the vector store in {directory} cannot be opened: {error}; expected a directory that this server "
+                "may write to, or a place where it may make one; change BURNISH_EMBEDDING_STORE_URI or --state-dir"
             ) from error
         for path in directory.glob(".deleted-*"):
             shutil.rmtree(path)
@@ -242,8 +242,8 @@ def _sync(path: Path) -> None:
 def _complaint(uri: str, error: Exception) -> str:
     what = str(error).partition(", location: Location")[0]  # the rest is a line of Lance's source
     return (
-        f"the vector store at {uri} cannot be opened: {what}; expected a bucket that answers, and in which this server "
-        "may list, read, write and delete; check BURNISH_EMBEDDING_STORE_URI and, in the environment, credentials and "
-        "endpoint (for s3://: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION; for a store other than Amazon's "
-        "also AWS_ENDPOINT_URL, with AWS_ALLOW_HTTP=true where that is http://)"
+        f"the vector store at {uri} cannot be opened: {what}; expected a bucket that answers, and in which this "
+        "server may list, read, write and delete; check BURNISH_EMBEDDING_STORE_URI and, in the environment, "
+        "credentials and endpoint (for s3://: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION; for a store "
+        "other than Amazon's also AWS_ENDPOINT_URL, with AWS_ALLOW_HTTP=true where that is http://)"
     )

@@ -1,16 +1,17 @@
 """Tables on LanceDB: the only place that imports lancedb.
 
 Every change is one atomic commit of one table, and durable when its method returns: a process killed at any moment
-leaves the state before the change or after it. What it may leave besides, files that no version names, goes at the next
-start or compaction; in object storage, at a compaction a week later (see `_compact_if_due`). What a table means stands
-in its schema's metadata, so that it changes together with the rows.
+leaves the state before the change or after it. What it may leave besides, files that no version names, goes at the
+next start or compaction; in object storage, at a compaction a week later (see `_compact_if_due`). What a table means
+stands in its schema's metadata, so that it changes together with the rows.
 
 **One writer.** A directory is locked. Object storage has no lock, so every time a table is opened it must be as this
 process last saw or made it; if it is not, STORE_CHANGED is raised, and everything known of the store is forgotten, so
-that the next call begins from what is stored. A window remains: between opening a table and the commit, the time of one
-write, Lance lets appends and merges of two writers both through, the later after the earlier, and an overwrite replaces
-what came in between. That is found out right after the commit, by its version, and raised too, but what is stored then
-may have an id twice, which `store.py` refuses to read. Whoever wants two servers gives each a prefix of its own.
+that the next call begins from what is stored. A window remains, from opening a table to the commit, the time of one
+write: of two writers Lance lets both append and merge, one after the other, and lets an overwrite replace what came
+in between. That is found out right after the commit, by its version, and raised too, but what is stored then may have
+an id twice, which `store.py` and `calibrations.py` refuse to read. Whoever wants two servers gives each a prefix of its
+own.
 
 Blocking, and not safe for threads: its owner calls it from one thread, off the event loop (`worker.py`).
 """
@@ -150,7 +151,7 @@ class Tables:
         return table
 
     def _open(self, name: str) -> lancedb.table.Table | None:
-        """The table as it is now, None where there is none. Raises PreconditionFailed where it is not as last seen."""
+        """The table as it is now, None where there is none. Raises PreconditionFailed where it isn't as last seen."""
         # Anew each time, so that no handle is ever stale: in a directory well under a millisecond, in object storage
         # one request.
         table = self._storage.open(name)
@@ -179,9 +180,10 @@ class Tables:
             forget()
         return PreconditionFailed(
             "STORE_CHANGED",
-            f"table {name!r} is not as this server left it: another one writes to the same store, {self._storage.uri}, "
-            "where one was expected; stop it, or give each a prefix of its own (BURNISH_EMBEDDING_STORE_URI), and "
-            "restart this one, or call again: it has forgotten what it knew, and will look at what is stored",
+            f"table {name!r} is not as this server left it: another one writes to the same store, "
+            f"{self._storage.uri}, where one was expected; stop it, or give each a prefix of its own "
+            "(BURNISH_EMBEDDING_STORE_URI), and restart this one, or call again: it has forgotten what it knew, and "
+            "will look at what is stored",
         )
 
     def _compact_if_due(self, name: str, table: lancedb.table.Table) -> None:
@@ -194,9 +196,9 @@ class Tables:
         before = self._seen.pop(name)
         with self._storage.durably(name):
             table.optimize()
-        # Only now may the old files go. In a directory we know that nobody uses them, as its only reader and writer. In
-        # object storage, files that no version names may belong to a commit that a second server is just making; Lance
-        # lets them lie for a week.
+        # Only now may the old files go. In a directory we know that nobody uses them, as its only reader and writer.
+        # In object storage, files that no version names may belong to a commit that a second server is just making;
+        # Lance lets them lie for a week.
         table.optimize(cleanup_older_than=timedelta(milliseconds=1), delete_unverified=self._storage.is_exclusive)
         self._seen[name] = now = _see(table)
         # How many versions a compaction makes is Lance's affair, but it never adds rows.
