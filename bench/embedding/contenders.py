@@ -1,6 +1,6 @@
 """The contenders of the embedding bench, each a process of its own that does nothing while others are timed.
 
-`python -m bench.embedding_contenders NAME …`. `transformers` takes orders `{"texts": …}`. All others begin with
+`python -m bench.embedding.contenders NAME …`. `transformers` takes orders `{"texts": …}`. All others begin with
 `{"load": FILE}`, which makes of a file what they need, and then take orders to work on it; what they find goes to the
 file `out`. An order that takes longer than `--patience` seconds is given up: with an answer where the contender can
 still give one, else by the end of the process (see `bench.embedding`).
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.embedding_data import DIMENSION, LAYERS, NUM_FEATURES, PER_LAYER, WIDTH, Floats, Rows, numbered, recall
+from bench.embedding.data import DIMENSION, LAYERS, NUM_FEATURES, PER_LAYER, WIDTH, Floats, Rows, numbered, recall
 from bench.peers import serve
 
 Order = dict[str, Any]
