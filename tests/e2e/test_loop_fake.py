@@ -14,7 +14,7 @@ from burnish.coordinator.recipes.middo.settings import MiddoSettings
 from burnish.report.collect import collect
 from burnish.report.render import render
 from tests.e2e.conftest import FakeEngineServices
-from tests.e2e.support import Watcher, digest_of_final, history
+from tests.e2e.support import Watcher, history
 
 BUNDLED = Path(burnish.__file__).parent / "data"
 
@@ -35,8 +35,6 @@ def test_two_rounds_on_the_bundled_data(services: FakeEngineServices, tmp_path: 
     out, watcher = tmp_path / "out", Watcher()
     with Client(services.address) as client:
         summary = run_recipe(bundled(services), client, out, observer=watcher)
-        run_recipe(bundled(services), client, tmp_path / "again")
-    assert digest_of_final(out) == digest_of_final(tmp_path / "again")  # nothing depends on place, time or order
     assert [m.role for m in summary.models] == ["base", "trained", "trained", "trained"]
     assert len({m.digest for m in summary.models}) == 4
     assert all(m.eval_loss for m in summary.models)

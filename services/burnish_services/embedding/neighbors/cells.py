@@ -25,6 +25,7 @@ _SEED = 0
 _CELLS_PER_ROOT = 2.0  # cells, for each square root of the number of vectors
 _SAMPLES_PER_CELL = 40  # vectors that show where a cell's centroid should be
 _STEPS = 6  # of k-means: the cells need not be the best ones
+_KEPT = 16  # cells of each vector that are found in one go, which is as many as are mostly searched
 _QUERIES = 500  # vectors whose true neighbours are found, twice: to choose the cells by, and to measure recall with
 
 
@@ -46,9 +47,9 @@ def probed_pairs(scores: Scores, k: int, recall: float, check: Callable[[], None
     share it was."""
     rng = np.random.default_rng(_SEED)
     centroids = _centroids(scores, rng, check)
-    cell_of = _nearest_cells(scores, np.arange(len(scores)), centroids, 1, check)[:, 0]
-    order = np.argsort(cell_of, kind="stable")
-    file = _InvertedFile(scores.reordered(order), centroids, cell_of[order])
+    near = _nearest_cells(scores, np.arange(len(scores)), centroids, min(_KEPT, len(centroids)), check)
+    order = np.argsort(near[:, 0], kind="stable")
+    file = _InvertedFile(scores.reordered(order), centroids, near[order])
     sample = rng.permutation(len(scores))[: 2 * _QUERIES]
     num_probed = file.enough(np.sort(sample[::2]), k, recall, check)
     pairs = file.pairs(num_probed, k, check)
@@ -59,13 +60,15 @@ def probed_pairs(scores: Scores, k: int, recall: float, check: Callable[[], None
 
 
 class _InvertedFile:
-    """Vectors in order of their cells, so that a cell is a slice; `cell_of` says which each is in."""
+    """Vectors in order of their cells, so that a cell is a slice. `near` are the first few cells of each, nearest
+    first; the first is its own."""
 
-    def __init__(self, scores: Scores, centroids: Floats, cell_of: Cells) -> None:
+    def __init__(self, scores: Scores, centroids: Floats, near: Cells) -> None:
         self._scores = scores
         self._centroids = centroids
-        self._cell_of = cell_of
-        self._starts = np.searchsorted(cell_of, np.arange(len(centroids) + 1))
+        self._near = near
+        self._cell_of = near[:, 0]
+        self._starts = np.searchsorted(self._cell_of, np.arange(len(centroids) + 1))
 
     def enough(self, sample: Rows, k: int, recall: float, check: Callable[[], None]) -> int:
         """How many cells hold the share `recall` of the true neighbours of a sample, with two standard errors to spare,
@@ -83,7 +86,9 @@ class _InvertedFile:
     def pairs(self, num_probed: int, k: int, check: Callable[[], None]) -> Pairs:
         """The best candidates of every vector in its nearest cells."""
         everyone = np.arange(len(self._scores))
-        near = _nearest_cells(self._scores, everyone, self._centroids, num_probed, check).ravel()
+        near = self._near[:, :num_probed].ravel()
+        if num_probed > self._near.shape[1]:
+            near = _nearest_cells(self._scores, everyone, self._centroids, num_probed, check).ravel()
         best = Best(len(everyone), width(k, len(everyone)))
         # Each in its own cell first, which leaves little to find in the others.
         visits = np.flatnonzero(near != np.repeat(self._cell_of, num_probed))
