@@ -13,7 +13,6 @@ ARCHITECTURES = {
     "Llama": ("LlamaConfig", {"tie_word_embeddings": True}),
     "Qwen3": ("Qwen3Config", {"tie_word_embeddings": False}),
     "Gemma3": ("Gemma3TextConfig", {"tie_word_embeddings": True, "sliding_window": 64, "query_pre_attn_scalar": 64}),
-    "Phi3": ("Phi3Config", {"tie_word_embeddings": False}),
 }
 _CORPUS = ["What is number 12? It is the number 12, and 84 is another.", "system user assistant question answer"]
 
