@@ -54,15 +54,23 @@ class Transformers:
         return Embedded(answer["seconds"], extra, answer["tokens"], np.array(answer["vectors"], np.float32))
 
 
+@dataclass(frozen=True)
+class Server:
+    """A running server of ours."""
+
+    client: Client
+    processes: Sequence[psutil.Process]
+
+
 class Service:
     """The embedding service, by the SDK: a collection of its own for each data set."""
 
-    def __init__(self, client: Client, model: Path, source: TokenSpan, features: FeatureSettings | None) -> None:
-        self._client = client
+    def __init__(self, server: Server, model: Path, source: TokenSpan, features: FeatureSettings | None = None) -> None:
+        self._client = server.client
         self._model = str(model)
         self._source = source
         self._features = features
-        self._processes = psutil.Process().children(recursive=True)
+        self._processes = server.processes
         self._at_rest = self._peak()
 
     def _peak(self) -> float:
@@ -87,24 +95,33 @@ class Service:
 
 @contextmanager
 def embedders(setup: Setup) -> Iterator[dict[str, Embedder]]:
-    """All of them started; ours first, so that its processes are our only children when they are counted."""
+    """All of them started. Neurons are read in eager execution alone, so that there are two servers of ours."""
     with ExitStack() as stack:
-        state = stack.enter_context(tempfile.TemporaryDirectory())
-        options = EngineOptions(dtype="bfloat16", max_model_len=CONTEXT, compile=setup.compiled)
-        services = LocalServices(["embedding"], state_dir=state, model=setup.model, engine="vllm", options=options)
-        client = stack.enter_context(Client(stack.enter_context(services).endpoints))
+        ours = server(stack, setup, setup.compiled)
+        eager = server(stack, setup, False) if setup.compiled else ours
         # All tokens of the conversation, and no fewer than without features.
         activations = ActivationSettings(source=TokenSpan.ALL, max_tokens=CONTEXT)
         features = FeatureSettings(rule=FeatureRule.TOP_K, activations=activations)
         found: dict[str, Embedder] = {
-            OURS: Service(client, setup.model, TokenSpan.USER, None),
-            "conversation": Service(client, setup.model, TokenSpan.ALL, None),
-            "with features": Service(client, setup.model, TokenSpan.ALL, features),
+            OURS: Service(ours, setup.model, TokenSpan.USER),
+            "conversation": Service(ours, setup.model, TokenSpan.ALL),
+            "conversation, eager": Service(eager, setup.model, TokenSpan.ALL),
+            "with features, eager": Service(eager, setup.model, TokenSpan.ALL, features),
         }
         for name, batch in (("padded by 32", 32), ("one by one", 1)):
             arguments = ["transformers", "--model", str(setup.model), "--batch", str(batch)]
             found[name] = Transformers(stack.enter_context(started(MODULE, *arguments)))
         yield found
+
+
+def server(stack: ExitStack, setup: Setup, compiled: bool) -> Server:
+    """A server of ours, and the processes that came with it."""
+    before = {process.pid for process in psutil.Process().children(recursive=True)}
+    state = stack.enter_context(tempfile.TemporaryDirectory())
+    options = EngineOptions(dtype="bfloat16", max_model_len=CONTEXT, compile=compiled)
+    services = LocalServices(["embedding"], state_dir=state, model=setup.model, engine="vllm", options=options)
+    client = stack.enter_context(Client(stack.enter_context(services).endpoints))
+    return Server(client, [one for one in psutil.Process().children(recursive=True) if one.pid not in before])
 
 
 def embed(setup: Setup, report: Report) -> None:
@@ -138,8 +155,9 @@ def embed_one(work: Workload, running: dict[str, Embedder], turns: int, report: 
         report.add(work.name, name, "extra memory", "MiB", [one.extra_mib for one in later])
     for name in furthest:
         report.ratios[f"{work.name}: {OURS} / {name}"] = ratio(rates[OURS], rates[name])
-    with_and_without = ratio(rates["with features"], rates["conversation"])
-    report.ratios[f"{work.name}: with features / without"] = with_and_without
+    for without in ("conversation, eager", "conversation"):
+        compared = ratio(rates["with features, eager"], rates[without])
+        report.ratios[f"{work.name}: with features, eager / {without}"] = compared
 
 
 def disagreement(ours: Sequence[Embedded], theirs: Sequence[Embedded]) -> float:
