@@ -64,10 +64,10 @@ def orders(contender: Contender, patience: float) -> Callable[[Order], Order]:
     def run(order: Order) -> Order:
         signal.signal(signal.SIGALRM, _give_up if contender.interruptible else signal.SIG_DFL)
         try:
+            signal.setitimer(signal.ITIMER_REAL, patience)
             if "load" in order:
                 contender.load(order["load"])
                 return {}
-            signal.setitimer(signal.ITIMER_REAL, patience)
             return contender.work(order)
         except OutOfPatienceError:
             return {"stopped": contender.progress()}
