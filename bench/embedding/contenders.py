@@ -15,6 +15,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -131,15 +132,7 @@ class OwnNeighbors(OnVectors):
             return {}
         found = self._search(vectors, 2, recall=order["recall"])
         np.save(order["out"], found.indices)
-        search = found.search
-        return {
-            "search": {
-                "recall": search.recall,
-                "num_queries": search.num_queries,
-                "num_cells": search.num_cells,
-                "num_probed": search.num_probed,
-            }
-        }
+        return {"search": asdict(found.search)}
 
 
 class DenseNeighbors(OnVectors):

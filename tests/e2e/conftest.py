@@ -1,4 +1,5 @@
-"""Real services on the fake engine, in a process of their own, for tests of whole runs."""
+"""What tests of whole runs run against: made-up services in this process, or real ones on the fake engine in one of
+their own."""
 
 from __future__ import annotations
 
@@ -8,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from burnish import Client
 from burnish.local import LocalServices
+from burnish.testing import FakeServices
 from burnish_services.engine.fake import write_fake_model
 
 
@@ -27,3 +30,15 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeEngineSer
     write_fake_model(model, name="base", seed=1, skill=0.3)
     with LocalServices(engine="fake", model=model, state_dir=folder / "state") as local:
         yield FakeEngineServices(local.endpoints.scoring, model)
+
+
+@pytest.fixture
+def fakes() -> Iterator[FakeServices]:
+    with FakeServices() as services:
+        yield services
+
+
+@pytest.fixture
+def client(fakes: FakeServices) -> Iterator[Client]:
+    with Client(fakes.endpoints) as client:
+        yield client

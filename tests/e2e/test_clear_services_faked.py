@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +21,6 @@ from tests.e2e.support import Watcher, alpaca, history, write_jsonl
 
 ROWS = alpaca(40, duplicates=3)
 WORK = ("EstimateConfidence", "GenerateResponses", "ComparePairs", "CreateRun", "ScoreSamples")
-
-
-@pytest.fixture
-def fakes() -> Iterator[FakeServices]:
-    with FakeServices() as services:
-        yield services
-
-
-@pytest.fixture
-def client(fakes: FakeServices) -> Iterator[Client]:
-    with Client(fakes.endpoints) as client:
-        yield client
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +14,18 @@ import pytest
 from burnish import Client
 from burnish._client import AsyncClient
 from burnish._errors import PreconditionFailed, ServiceError
+from burnish.api.embedding.v1 import embedding_pb2
 from burnish.cli.explain import told
 from burnish.coordinator.errors import DataError, Interrupted, LedgerBusy, LedgerError, RunMismatch, StepFailed
 from burnish.coordinator.ledger import Ledger
 from burnish.coordinator.loop import RunOptions, RunSummary, resume, run_recipe, run_recipe_async
 from burnish.coordinator.progress import StepProgress, read_status
 from burnish.coordinator.story import story_of
+from burnish.report.collect import collect
 from burnish.testing import FakeServices
 from tests.e2e.support import Watcher, alpaca, digest_of_final, history, run, settings, write_jsonl
 
 SMALL = RunOptions(batch_size=5, max_in_flight=3)
-
-
-@pytest.fixture
-def fakes() -> Iterator[FakeServices]:
-    with FakeServices() as services:
-        yield services
-
-
-@pytest.fixture
-def client(fakes: FakeServices) -> Iterator[Client]:
-    with Client(fakes.endpoints) as opened:
-        yield opened
 
 
 @pytest.fixture
@@ -428,3 +417,22 @@ def test_a_row_of_middo_tells_its_story(client: Client, data: Path, tmp_path: Pa
     assert "Decision: " in text
     assert new.final is not None
     assert "In the newest data set:" in news
+
+
+def test_neighbours_that_were_not_sought_among_all_are_told_of(
+    fakes: FakeServices, client: Client, data: Path, tmp_path: Path
+) -> None:
+    def approximate(reply: Any) -> None:
+        reply.search.CopyFrom(embedding_pb2.NeighborSearch(recall=0.962, num_queries=500, num_cells=700, num_probed=5))
+
+    fakes.change_reply("GetNeighborStatistics", approximate)
+    watcher = Watcher()
+    run_recipe(settings(data), client, tmp_path / "out", observer=watcher)
+    said = "Of the true nearest neighbours 96.2% were found, measured on 500 samples"
+    assert [note for note in watcher.notes if said in note]
+    with history(tmp_path / "out") as h:
+        (embed,) = [step for step in h.steps() if step.name == "embed"]
+        notes = collect(h).notes
+    assert {"model", "collection", "recall", "num_queries"} <= set(embed.detail)
+    assert (embed.detail["recall"], embed.detail["num_queries"]) == (0.962, 500)
+    assert [note for note in notes if note.startswith(f"Round 1: {said}")]

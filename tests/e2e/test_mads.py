@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +28,6 @@ from tests.e2e.conftest import FakeEngineServices
 from tests.e2e.support import Watcher, alpaca, digest_of_final, history, write_jsonl
 
 ROWS = alpaca(40, duplicates=3)
-
-
-@pytest.fixture
-def fakes() -> Iterator[FakeServices]:
-    with FakeServices() as services:
-        yield services
-
-
-@pytest.fixture
-def client(fakes: FakeServices) -> Iterator[Client]:
-    with Client(fakes.endpoints) as client:
-        yield client
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +24,6 @@ from burnish.report.render import render
 from burnish.testing import FakeServices
 from burnish.testing._state import failed
 from tests.e2e.support import Watcher, alpaca, digest_of_final, history, run, settings, write_jsonl
-
-
-@pytest.fixture
-def fakes() -> Iterator[FakeServices]:
-    with FakeServices() as services:
-        yield services
-
-
-@pytest.fixture
-def client(fakes: FakeServices) -> Iterator[Client]:
-    with Client(fakes.endpoints) as client:
-        yield client
 
 
 @pytest.fixture

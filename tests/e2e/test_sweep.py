@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +22,6 @@ from burnish.coordinator.recipes.middo.settings import MiddoSettings
 from burnish.coordinator.sweep import Point, grid, sweep
 from burnish.testing import FakeServices
 from tests.e2e.support import alpaca, digest_of_final, write_jsonl
-
-
-@pytest.fixture
-def fakes() -> Iterator[FakeServices]:
-    with FakeServices() as services:
-        yield services
-
-
-@pytest.fixture
-def client(fakes: FakeServices) -> Iterator[Client]:
-    with Client(fakes.endpoints) as client:
-        yield client
 
 
 @pytest.fixture

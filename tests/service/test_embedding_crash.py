@@ -16,8 +16,8 @@ from tests.service import vector_writer
 WRITER = Path(vector_writer.__file__)
 
 
-def start_writer(directory: Path, seed: int, changes: int = 10_000) -> subprocess.Popen[str]:
-    command = [sys.executable, str(WRITER), str(directory), str(seed), str(changes)]
+def start_writer(place: Path | str, seed: int, changes: int = 10_000) -> subprocess.Popen[str]:
+    command = [sys.executable, str(WRITER), str(place), str(seed), str(changes)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
@@ -33,22 +33,29 @@ def follow(lines: list[str]) -> tuple[vector_writer.State, vector_writer.State]:
     return before, after
 
 
+def killed_writer(
+    place: Path | str, rng: random.Random, *, changes: tuple[int, int], pause: float
+) -> tuple[vector_writer.State, vector_writer.State]:
+    """Has a process write, kills it after a drawn number of changes and up to `pause` seconds; then as `follow`."""
+    writer = start_writer(place, seed=rng.getrandbits(32))
+    assert writer.stdout is not None
+    lines = []
+    try:
+        lines += [writer.stdout.readline() for _ in range(2 * rng.randint(*changes) + 1)]
+        time.sleep(rng.uniform(0, pause))
+    finally:
+        writer.kill()
+    lines += writer.stdout.readlines()
+    writer.stdout.close()
+    assert writer.wait() == -9
+    return follow(lines)
+
+
 def test_a_killed_writer_leaves_one_state_or_the_other(tmp_path: Path) -> None:
     rng = random.Random(1)
     unfinished = 0
     for round_number in range(6):
-        writer = start_writer(tmp_path, seed=rng.getrandbits(32))
-        assert writer.stdout is not None
-        lines = []
-        try:
-            lines += [writer.stdout.readline() for _ in range(2 * rng.randint(2, 20) + 1)]
-            time.sleep(rng.uniform(0, 0.03))
-        finally:
-            writer.kill()
-        lines += writer.stdout.readlines()
-        writer.stdout.close()
-        assert writer.wait() == -9
-        before, after = follow(lines)
+        before, after = killed_writer(tmp_path, rng, changes=(2, 20), pause=0.03)
         unfinished += before != after
         tables = Tables(tmp_path, compact_after=vector_writer.COMPACT_AFTER)
         try:

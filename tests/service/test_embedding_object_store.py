@@ -41,7 +41,7 @@ from burnish_services.runtime.role import RoleUnavailable
 from burnish_services.runtime.server import Server, running
 from tests.service import vector_writer
 from tests.service.support import sample
-from tests.service.test_embedding_crash import WRITER, follow
+from tests.service.test_embedding_crash import WRITER, killed_writer
 from tests.service.vector_writer import WEIGHTS, read_state, text_of
 
 BUCKET = "vectors"
@@ -51,23 +51,22 @@ ENGINE = partial(create_engine, "fake")
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for each request otherwise
-    with closing_server() as url:
+    with s3_server() as url:
         yield url
 
 
-class closing_server:  # noqa: N801 - used like a function
+@contextmanager
+def s3_server() -> Iterator[str]:
     """An S3 server with the bucket in it, on a port that the system chooses."""
-
-    def __enter__(self) -> str:
-        self._server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-        self._server.start()
-        host, port = self._server.get_host_and_port()
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
         url = f"http://{host}:{port}"
         urlopen(Request(f"{url}/{BUCKET}", method="PUT")).close()
-        return url
-
-    def __exit__(self, *error: object) -> None:
-        self._server.stop()
+        yield url
+    finally:
+        server.stop()
 
 
 @pytest.fixture
@@ -355,20 +354,8 @@ def test_a_writer_that_slips_in_before_a_compaction_is_found_out(place: str) -> 
 def test_a_killed_writer_leaves_one_state_or_the_other(place: str) -> None:
     rng, unfinished = random.Random(2), 0
     for round_number in range(3):
-        command = [sys.executable, str(WRITER), place, str(rng.getrandbits(32)), "10000"]
-        writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert writer.stdout is not None
-        lines = []
-        try:
-            lines += [writer.stdout.readline() for _ in range(2 * rng.randint(4, 12) + 1)]
-            time.sleep(rng.uniform(0, 0.05))
-        finally:
-            writer.kill()
-        lines += writer.stdout.readlines()
-        writer.stdout.close()
-        assert writer.wait() == -9
+        before, after = killed_writer(place, rng, changes=(4, 12), pause=0.05)
         time.sleep(0.3)  # the server may still be at work on the last request
-        before, after = follow(lines)
         unfinished += before != after
         assert read_state(opened(place)) in (before, after), f"round {round_number}"
     assert unfinished > 0, "no kill came in the middle of a change; the test proves nothing"
@@ -419,7 +406,7 @@ def test_a_server_does_not_start_without_its_store(
 
 def test_an_outage_is_not_taken_for_absence(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OBJECT_STORE_CLIENT_MAX_RETRIES", "0")
-    with closing_server() as own:
+    with s3_server() as own:
         point_at(own, monkeypatch)
         opened(place).create("notes", Source.USER)
         store = opened(place)

@@ -13,6 +13,7 @@ from burnish.cli.output import command, errors
 from burnish.cli.per_sample import LimitOption, ModelOption, OutOption, SeedOption, State, each_sample, parts
 from burnish.cli.progress import Bars
 from burnish.cli.services import ServiceChoice, with_services
+from burnish.coordinator.policy.middo import recall_note
 
 
 @command
@@ -156,8 +157,7 @@ def embed(
         found = client.embedding.neighbor_statistics(collection, stored, k=k, recall=recall) if stored else None
         statistics = {one.sample_id: one for one in found.statistics} if found is not None else {}
         if found is not None and found.num_cells:
-            said = f"{found.recall:.1%} of true nearest neighbours found, measured on {found.num_queries} samples"
-            errors.print(f"note: {said}", style="dim", markup=False)
+            errors.print(f"note: {recall_note(found.recall, found.num_queries)}", style="dim", markup=False)
 
         def send(part: Sequence[Sample]) -> Iterator[tuple[str, ItemStatus, dict[str, Any]]]:
             for sample in part:

@@ -165,6 +165,13 @@ class RunBook:
             (done, total, seconds, self.run_id, round_number, name),
         )
 
+    def note_step(self, round_number: int, name: str, detail: Mapping[str, object]) -> None:
+        """Adds to what a step is noted with."""
+        self._ledger.execute(
+            "UPDATE step SET detail = json_merge_patch(detail, ?) WHERE run_id = ? AND round = ? AND name = ?",
+            (canonical_json(detail), self.run_id, round_number, name),
+        )
+
     def end_step(self, round_number: int, name: str, state: str, seconds: float) -> None:
         """Notes that a step is `done` or `failed`."""
         self._ledger.execute(

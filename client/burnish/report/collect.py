@@ -39,7 +39,7 @@ def collect(history: RunHistory, *, truth: str = "") -> ReportData:
     else:
         rounds = [middo_round(history, *one, steps) for one in decided]
         flaws = [flaw_table(number, decisions, known) for number, _, decisions in decided if known]
-        notes = middo_notes(rounds)
+        notes = middo_notes(rounds, steps)
     notes += _hold_notes(history, [one.number for one in rounds])
     numbers = {one.number for one in rounds}
     finished = run.finished_at is not None

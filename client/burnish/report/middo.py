@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from burnish._types import Role
 from burnish.coordinator.history import RunHistory
+from burnish.coordinator.policy.middo import recall_note
 from burnish.coordinator.records import DecisionRecord, RewriteRecord, StepRecord
 from burnish.report.common import map_of, measured, said_by
 from burnish.report.data import AXES, Change, FlawRate, FlawTable, MiddoRound
@@ -74,9 +76,13 @@ def flaw_table(number: int, decisions: Sequence[DecisionRecord], known: Mapping[
     return FlawTable(number, rates, clean, expected)
 
 
-def middo_notes(rounds: Sequence[MiddoRound]) -> list[str]:
+def middo_notes(rounds: Sequence[MiddoRound], steps: Sequence[StepRecord]) -> list[str]:
     """What a reader should know before believing the numbers."""
     notes = []
+    for step in steps:
+        detail: Mapping[str, Any] = step.detail
+        if step.name == "embed" and "recall" in detail:
+            notes.append(f"Round {step.round}: {recall_note(detail['recall'], detail['num_queries'])}")
     for one in rounds:
         for threshold in one.thresholds:
             measured = threshold.num_values + threshold.num_excluded

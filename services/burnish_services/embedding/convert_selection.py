@@ -96,8 +96,8 @@ def check_reply_fits(ids: Sequence[str], num_before: int, settings: SelectionSet
         raise InvalidRequest(
             "REPLY_TOO_LARGE",
             f"{picked} samples and {left} witnesses, with ids of up to {longest} bytes, may take more than the "
-            f"{max_bytes >> 20} MiB that fit a message; select fewer at a time (selected_ids goes on from there), or "
-            "leave return_witnesses out",
+            f"{max_bytes >> 20} MiB that fit a message; select fewer at a time (selected_ids goes on from there), "
+            "leave return_witnesses out, or raise BURNISH_SERVER_MAX_MESSAGE_BYTES and the client's max_message_bytes",
         )
 
 

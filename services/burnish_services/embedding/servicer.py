@@ -290,6 +290,7 @@ class EmbeddingRole(Role):
 
     def __init__(self, context: RoleContext, settings: EmbeddingSettings) -> None:
         self.max_concurrent_requests = settings.max_concurrent_requests
+        propose = _propose(context.settings.engine, settings.search_device)
         place = settings.store_uri or context.state_directory(self.name)
         self._tables = Tables(place, compact_after=settings.compact_after)
         self._storing, self._searching = Worker("vector-store"), Worker("neighbor-search")
@@ -300,7 +301,7 @@ class EmbeddingRole(Role):
             settings,
             storing=self._storing,
             searching=self._searching,
-            propose=_propose(context.settings.engine, settings.search_device),
+            propose=propose,
             version=context.version,
             max_message_bytes=context.settings.max_message_bytes,
         )

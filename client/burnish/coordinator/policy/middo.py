@@ -153,6 +153,14 @@ def decide(rows: Sequence[RowSignals], settings: PolicySettings, *, round_number
     )
 
 
+def recall_note(recall: float, num_queries: int) -> str:
+    """What a reader should know of neighbours that were not sought among all."""
+    return (
+        f"Of the true nearest neighbours {recall:.1%} were found, measured on {num_queries} samples: there are too many"
+        " to compare each with all."
+    )
+
+
 def fold_neighbors(row: RowSignals, copies: Mapping[str, int], k: int) -> tuple[tuple[str, float], ...]:
     """The k nearest rows, given the nearest distinct samples: a row's own copies come first with cosine 1, and a
     neighbour that stands in the data c times counts c times. Empty where nothing is known."""

@@ -24,6 +24,7 @@ from burnish._types import (
 from burnish.coordinator.content import digest_of, sample_hash, set_digest
 from burnish.coordinator.errors import StepFailed
 from burnish.coordinator.findings import JudgeKey
+from burnish.coordinator.policy.middo import recall_note
 from burnish.coordinator.records import ModelRecord
 from burnish.coordinator.steps.read import holdout_hashes
 from burnish.coordinator.steps.stage import AnyRun, Stage, same_prompts, same_version, version_detail, version_from
@@ -150,11 +151,10 @@ async def _embed(run: AnyRun, stage: Stage, model: ModelRef, hashes: Sequence[st
         )
     with run.book.transaction():
         findings.add_neighborhoods(everything, model.digest, k, found.statistics)
+        if found.num_cells:
+            stage.note({"recall": found.recall, "num_queries": found.num_queries})
     if found.num_cells:
-        run.observer.noted(
-            f"Too many samples to compare each with all: of the true nearest neighbours {found.recall:.1%} were found, "
-            f"measured on {found.num_queries} samples."
-        )
+        run.observer.noted(recall_note(found.recall, found.num_queries))
 
 
 async def embed_missing(

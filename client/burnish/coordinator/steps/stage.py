@@ -151,6 +151,10 @@ class Stage:
             note=note,
         )
 
+    def note(self, detail: Mapping[str, object]) -> None:
+        """Adds to `detail` what the work showed, as part of a transaction."""
+        self.run.book.note_step(self.round, self.name, detail)
+
     def show(self) -> None:
         """Tells the observer what was noted, once it is committed."""
         self.run.observer.step_advanced(self._shown)

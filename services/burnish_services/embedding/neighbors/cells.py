@@ -25,7 +25,7 @@ _SEED = 0
 _CELLS_PER_ROOT = 2.0  # cells, for each square root of the number of vectors
 _SAMPLES_PER_CELL = 40  # vectors that show where a cell's centroid should be
 _STEPS = 6  # of k-means: the cells need not be the best ones
-_KEPT = 16  # cells of each vector that are found in one go, which is as many as are mostly searched
+_KEPT = 16  # cells of each vector that are found in the first pass; where more are searched it takes a second
 _QUERIES = 500  # vectors whose true neighbours are found, twice: to choose the cells by, and to measure recall with
 
 

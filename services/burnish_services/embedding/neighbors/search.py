@@ -49,9 +49,11 @@ def nearest_neighbors(
     duplicates are left out: copies of the row itself are no neighbours, and of other rows' copies the lowest alone is.
     `recall` in (0, 1] is the share of true neighbours that must be found: 1 is an exact search; None is that up to
     EXACT_UP_TO different vectors, and DEFAULT_RECALL beyond. All values are exact in any case, and copies are always
-    found. The result depends on nothing but the vectors and their order. Needs about the memory of `vectors` once more
-    and a few dozen MiB; an approximate search a few hundred bytes a row besides. `propose` is what looks at all pairs
-    in an exact search. `check` is called between tiles and may raise to give up. Raises ValueError for other input.
+    found. What an exact search finds depends on nothing but the vectors and their order; an approximate one may put a
+    vector that lies between two cells into the other one where products are rounded otherwise. Needs about the memory
+    of `vectors` once more and a few dozen MiB; an approximate search a few hundred bytes a row besides. `propose` is
+    what looks at all pairs in an exact search. `check` is called between tiles and may raise to give up. Raises
+    ValueError for other input.
     """
     if vectors.ndim != 2 or vectors.dtype != np.float32:
         raise ValueError(f"expected a float32 matrix, got {vectors.dtype} of shape {vectors.shape}")
