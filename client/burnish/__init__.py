@@ -81,6 +81,7 @@ if TYPE_CHECKING:
     from burnish._scoring import AsyncScoring, Scoring
     from burnish._settings import Settings, load_settings
     from burnish._training import AsyncRun, AsyncTraining, Run, Training
+    from burnish._training_types import BilevelSelection, Lora, SampleWeights
     from burnish._types import (
         Attempt,
         Choice,
@@ -142,6 +143,7 @@ _HOMES = {
     "AsyncScoring": "burnish._scoring",
     "AsyncTraining": "burnish._training",
     "Attempt": "burnish._types",
+    "BilevelSelection": "burnish._training_types",
     "BurnishError": "burnish._errors",
     "Calibration": "burnish._coverage_types",
     "CallCancelled": "burnish._errors",
@@ -178,6 +180,7 @@ _HOMES = {
     "JudgeMode": "burnish._types",
     "Limits": "burnish._types",
     "LocalServices": "burnish.local",
+    "Lora": "burnish._training_types",
     "MalformedReply": "burnish._errors",
     "MeasureBatch": "burnish._coverage_types",
     "Message": "burnish._types",
@@ -185,8 +188,8 @@ _HOMES = {
     "ModelRef": "burnish._types",
     "ModelVersion": "burnish._types",
     "Neighbor": "burnish._types",
-    "NeighborMetric": "burnish._types",
     "NeighborBatch": "burnish._types",
+    "NeighborMetric": "burnish._types",
     "NeighborStatistics": "burnish._types",
     "NotFound": "burnish._errors",
     "NotInstalled": "burnish._errors",
@@ -219,6 +222,7 @@ _HOMES = {
     "SampleJudgment": "burnish._types",
     "SampleMeasurement": "burnish._coverage_types",
     "SampleScore": "burnish._types",
+    "SampleWeights": "burnish._training_types",
     "SampledAnswer": "burnish._confidence_types",
     "Sampling": "burnish._types",
     "ScoreBatch": "burnish._types",
@@ -260,6 +264,7 @@ __all__ = [
     "AsyncScoring",
     "AsyncTraining",
     "Attempt",
+    "BilevelSelection",
     "BurnishError",
     "Calibration",
     "CallCancelled",
@@ -296,6 +301,7 @@ __all__ = [
     "JudgeMode",
     "Limits",
     "LocalServices",
+    "Lora",
     "MalformedReply",
     "MeasureBatch",
     "Message",
@@ -337,6 +343,7 @@ __all__ = [
     "SampleJudgment",
     "SampleMeasurement",
     "SampleScore",
+    "SampleWeights",
     "SampledAnswer",
     "Sampling",
     "ScoreBatch",

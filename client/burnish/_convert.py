@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -115,6 +115,8 @@ def rules_to_proto(rules: t.ValidationRules | None) -> rewriting_pb2.ValidationR
 def run_spec_to_proto(spec: t.RunSpec) -> training_pb2.RunSpec:
     """A run's specification on the wire."""
     with refused_as_usage("spec"):
+        lora = None if spec.lora is None else training_pb2.Lora(**asdict(spec.lora))
+        bilevel = None if spec.bilevel is None else training_pb2.BilevelSelection(**asdict(spec.bilevel))
         return training_pb2.RunSpec(
             base_model=model_to_proto(spec.base_model),
             data_uri=str(spec.data_uri),
@@ -122,6 +124,8 @@ def run_spec_to_proto(spec: t.RunSpec) -> training_pb2.RunSpec:
             output_uri=str(spec.output_uri),
             hyperparameters=set_fields(training_pb2.Hyperparameters(), spec.hyperparameters, "hyperparameters"),
             eval_data_uri=str(spec.eval_data_uri),
+            lora=lora,
+            bilevel=bilevel,
         )
 
 

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from google.protobuf.message import Message
+
 from burnish import _types as t
 from burnish._convert import (
     DIMENSIONS,
@@ -18,6 +24,7 @@ from burnish._convert import (
     status_from_proto,
 )
 from burnish._convert_coverage import SOURCES, features_from_proto
+from burnish._training_types import BilevelSelection, Lora, SampleWeights
 from burnish._words import enum_words
 from burnish.api.embedding.v1 import embedding_pb2
 from burnish.api.rewriting.v1 import rewriting_pb2
@@ -186,8 +193,29 @@ def run_spec_from_proto(spec: training_pb2.RunSpec) -> t.RunSpec:
         data_uri=spec.data_uri,
         data_digest=spec.data_digest,
         output_uri=spec.output_uri,
-        hyperparameters=t.Hyperparameters(**{field.name: value for field, value in spec.hyperparameters.ListFields()}),
+        hyperparameters=t.Hyperparameters(**_set_fields(spec.hyperparameters)),
         eval_data_uri=spec.eval_data_uri,
+        lora=_lora(spec.lora) if spec.HasField("lora") else None,
+        bilevel=BilevelSelection(**_set_fields(spec.bilevel)) if spec.HasField("bilevel") else None,
+    )
+
+
+def _lora(lora: training_pb2.Lora) -> Lora:
+    return Lora(**{**_set_fields(lora), "target_modules": tuple(lora.target_modules)})
+
+
+def _set_fields(message: Message) -> dict[str, Any]:
+    return {field.name: value for field, value in message.ListFields()}
+
+
+def weights_from_proto(parts: Sequence[training_pb2.ReadSampleWeightsResponse]) -> SampleWeights:
+    """A whole snapshot from its parts."""
+    samples = [sample for part in parts for sample in part.weights]
+    return SampleWeights(
+        step=parts[0].step,
+        ids=tuple(sample.id for sample in samples),
+        weights=np.array([sample.weight for sample in samples], dtype=np.float32),
+        logits=np.array([sample.logit for sample in samples], dtype=np.float32),
     )
 
 

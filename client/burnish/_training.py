@@ -15,6 +15,7 @@ from burnish import _convert, _convert_replies
 from burnish._errors import DeadlineExceeded, RunFailed
 from burnish._loop import BackgroundLoop
 from burnish._service import AsyncService, Service
+from burnish._training_types import SampleWeights
 from burnish._types import RunEvent, RunResult, RunSnapshot, RunSpec, RunState, ServerInfo
 from burnish.api.training.v1 import training_pb2 as pb
 from burnish.api.training.v1 import training_pb2_grpc
@@ -105,6 +106,26 @@ class AsyncTraining(AsyncService):
             if not known_to_have_ended:
                 await asyncio.sleep(self._link.options.initial_backoff)
 
+    async def _sample_weights(self, run_id: str, after_step: int) -> AsyncGenerator[SampleWeights, None]:
+        """Snapshots after more than `after_step` steps, across broken connections."""
+        last = after_step
+        parts: list[pb.ReadSampleWeightsResponse] = []
+
+        def request() -> pb.ReadSampleWeightsRequest:
+            parts.clear()  # a snapshot that broke off comes again as a whole
+            return pb.ReadSampleWeightsRequest(run_id=run_id, after_step=last)
+
+        stream = self._link.stream("ReadSampleWeights", self._stub.ReadSampleWeights, request)
+        async with aclosing(stream):
+            async for reply in stream:
+                parts.append(reply)
+                if sum(len(part.weights) for part in parts) < reply.num_samples:
+                    continue
+                snapshot = _convert_replies.weights_from_proto(parts)
+                parts.clear()
+                last = snapshot.step
+                yield snapshot
+
     def _snapshot(self, method: str, run: pb.Run) -> RunSnapshot:
         with self._link.reading(method):
             return _convert_replies.run_from_proto(run)
@@ -142,6 +163,14 @@ class AsyncRun:
                 if event.run.state.ended:
                     self.snapshot = event.run
                 yield event
+
+    async def sample_weights(self, after_step: int = 0) -> AsyncGenerator[SampleWeights, None]:
+        """The weights that a run with `bilevel` has learnt so far: a snapshot after each epoch and at the end, those
+        after more than `after_step` steps, in order. Raises PreconditionFailed for a run without."""
+        snapshots = self._training._sample_weights(self.run_id, after_step)
+        async with aclosing(snapshots):
+            async for snapshot in snapshots:
+                yield snapshot
 
     async def cancel(self, *, timeout: float | None = None) -> RunSnapshot:
         """Asks the run to stop, which it does within a step; one that has ended stays as it is."""
@@ -243,6 +272,10 @@ class Run:
     def watch(self, from_event: int = 1) -> Generator[RunEvent, None, None]:
         """See AsyncRun.watch."""
         return self._loop.iterate(self._twin.watch(from_event))
+
+    def sample_weights(self, after_step: int = 0) -> Generator[SampleWeights, None, None]:
+        """See AsyncRun.sample_weights."""
+        return self._loop.iterate(self._twin.sample_weights(after_step))
 
     def cancel(self, *, timeout: float | None = None) -> RunSnapshot:
         """See AsyncRun.cancel."""

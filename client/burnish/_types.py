@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from burnish._training_types import BilevelSelection, Lora
+
 if TYPE_CHECKING:
     from burnish._coverage_types import FeatureSettings
 
@@ -457,6 +459,8 @@ class RunSpec:
     output_uri: str = ""
     hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
     eval_data_uri: str = ""
+    lora: Lora | None = None
+    bilevel: BilevelSelection | None = None
 
 
 @dataclass(frozen=True, slots=True)

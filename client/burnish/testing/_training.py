@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -15,6 +18,7 @@ from burnish.testing._state import Context, FakeState, failed, refuse
 # ruff: noqa: N802 - gRPC names the methods
 
 RUN_STEPS = 3
+_WEIGHTS_PER_MESSAGE = 16  # so that a snapshot comes in several parts
 
 
 class FakeTraining(training_pb2_grpc.TrainingServiceServicer):
@@ -75,6 +79,22 @@ class FakeTraining(training_pb2_grpc.TrainingServiceServicer):
         if last.state >= training_pb2.STATE_SUCCEEDED and number + 1 >= request.from_event:
             yield _event(number + 1, last)
 
+    def ReadSampleWeights(
+        self, request: training_pb2.ReadSampleWeightsRequest, context: Context
+    ) -> Iterator[training_pb2.ReadSampleWeightsResponse]:
+        run = self._find(request.run_id, context)
+        if not run.spec.HasField("bilevel"):
+            refuse(context, grpc.StatusCode.FAILED_PRECONDITION, f"{request.run_id} learns no weights")
+        lines = Path(run.spec.data_uri).read_text(encoding="utf-8").splitlines()
+        names = [str(json.loads(line)["id"]) for line in lines]
+        for step in range(max(0, request.after_step) + 1, RUN_STEPS + 1):
+            for start in range(0, len(names), _WEIGHTS_PER_MESSAGE):
+                yield training_pb2.ReadSampleWeightsResponse(
+                    step=step,
+                    num_samples=len(names),
+                    weights=[_weight(name, step) for name in names[start : start + _WEIGHTS_PER_MESSAGE]],
+                )
+
     def _find(self, run_id: str, context: Context) -> training_pb2.Run:
         if run_id not in self._state.runs:
             refuse(context, grpc.StatusCode.NOT_FOUND, f"no run {run_id!r}")
@@ -109,6 +129,12 @@ class FakeTraining(training_pb2_grpc.TrainingServiceServicer):
             now.result.train_loss, now.result.num_samples = 1.0, 10
             now.result.data_digest = run.spec.data_digest
         return now
+
+
+def _weight(name: str, step: int) -> training_pb2.SampleWeight:
+    """What was learnt about a sample: nothing but its name, and the more the longer it was trained on."""
+    logit = (hashlib.sha256(name.encode()).digest()[0] / 127.5 - 1) * step
+    return training_pb2.SampleWeight(id=name, weight=2 / (1 + math.exp(-logit)), logit=logit)
 
 
 def _event(number: int, run: training_pb2.Run) -> training_pb2.WatchRunResponse:

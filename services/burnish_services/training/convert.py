@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from collections.abc import Iterator
+from dataclasses import asdict, fields
+from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import code_pb2
 
 from burnish.api.common.v1 import common_pb2
 from burnish.api.training.v1 import training_pb2
-from burnish_services.training.core import Hyperparameters, RunSpec
+from burnish_services.training.core import BilevelSpec, Hyperparameters, LoraSpec, RunSpec
 from burnish_services.training.events import Event
 from burnish_services.training.runs import Run, RunRecord
+from burnish_services.training.sample_weights import WeightSnapshot
 from burnish_services.training.state import Failure, Progress, Result, RunState, Snapshot
+
+_WEIGHTS_PER_MESSAGE = 5000  # an id has at most 256 characters
 
 _STATES = {
     RunState.PENDING: training_pb2.STATE_PENDING,
@@ -26,17 +32,50 @@ _STATES = {
 
 def run_spec(message: training_pb2.RunSpec) -> RunSpec:
     """What was asked for."""
-    asked = message.hyperparameters
-    given = {f.name: getattr(asked, f.name) for f in fields(Hyperparameters) if asked.HasField(f.name)}  # type: ignore[arg-type]
+    lora, bilevel = message.lora, message.bilevel
     return RunSpec(
         base_uri=message.base_model.uri,
         base_digest=message.base_model.digest,
         data_uri=message.data_uri,
         data_digest=message.data_digest,
         output_uri=message.output_uri,
-        hyperparameters=Hyperparameters(**given),
+        hyperparameters=Hyperparameters(**_given(message.hyperparameters)),
         eval_data_uri=message.eval_data_uri,
+        lora=LoraSpec(**_given(lora), target_modules=tuple(lora.target_modules)) if message.HasField("lora") else None,
+        bilevel=_bilevel(bilevel) if message.HasField("bilevel") else None,
     )
+
+
+def _bilevel(message: training_pb2.BilevelSelection) -> BilevelSpec:
+    return BilevelSpec(
+        validation_data_uri=message.validation_data_uri,
+        validation_data_digest=message.validation_data_digest,
+        **_given(message),
+    )
+
+
+def _given(message: Message) -> dict[str, Any]:
+    """The optional fields of a message that are set; `optional` makes them a oneof of their own."""
+    return {
+        field.name: getattr(message, field.name)
+        for field in message.DESCRIPTOR.fields
+        if field.containing_oneof is not None and message.HasField(field.name)
+    }
+
+
+def weights_messages(snapshot: WeightSnapshot) -> Iterator[training_pb2.ReadSampleWeightsResponse]:
+    """A snapshot in parts that fit into messages."""
+    for start in range(0, len(snapshot.names), _WEIGHTS_PER_MESSAGE):
+        part = slice(start, start + _WEIGHTS_PER_MESSAGE)
+        values = zip(snapshot.names[part], snapshot.weights[part], snapshot.logits[part], strict=True)
+        yield training_pb2.ReadSampleWeightsResponse(
+            step=snapshot.step,
+            num_samples=len(snapshot.names),
+            weights=[
+                training_pb2.SampleWeight(id=name, weight=float(weight), logit=float(logit))
+                for name, weight, logit in values
+            ],
+        )
 
 
 def run_message(run: Run) -> training_pb2.Run:
@@ -76,6 +115,8 @@ def _spec_message(spec: RunSpec) -> training_pb2.RunSpec:
         output_uri=spec.output_uri,
         hyperparameters=training_pb2.Hyperparameters(**asked),
         eval_data_uri=spec.eval_data_uri,
+        lora=None if spec.lora is None else training_pb2.Lora(**asdict(spec.lora)),
+        bilevel=None if spec.bilevel is None else training_pb2.BilevelSelection(**asdict(spec.bilevel)),
     )
 
 

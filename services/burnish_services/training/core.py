@@ -8,12 +8,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
+
+from burnish_services.training.bilevel.selector import LEARNING_RATES, SELECTORS
 
 LR_SCHEDULERS = ("cosine", "linear", "constant")
 DTYPES = ("float32", "bfloat16")
 MAX_REQUEST_ID = 128  # characters
+MAX_RANK = 1024  # of a LoRA adapter
 DEFAULT_MAX_SEQUENCE_TOKENS = 4096
 
 
@@ -46,6 +50,29 @@ class Hyperparameters:
 
 
 @dataclass(frozen=True, slots=True)
+class LoraSpec:
+    """Low-rank adapters as asked for; None takes the default of `Lora`. Ranges as in training.proto."""
+
+    rank: int | None = None
+    alpha: float | None = None
+    dropout: float | None = None
+    target_modules: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BilevelSpec:
+    """Bilevel data selection as asked for; None takes the default of `Bilevel`. Ranges as in training.proto."""
+
+    validation_data_uri: str
+    validation_data_digest: str = ""
+    weighting: str | None = None
+    auxiliary: bool | None = None
+    penalty_start: float | None = None
+    penalty_decay: float | None = None
+    selector_learning_rate: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RunSpec:
     """A run as asked for; see training.proto's RunSpec."""
 
@@ -56,6 +83,29 @@ class RunSpec:
     output_uri: str = ""
     hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
     eval_data_uri: str = ""
+    lora: LoraSpec | None = None
+    bilevel: BilevelSpec | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lora:
+    """Low-rank adapters with every default taken; merged into the weights when the model is published."""
+
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    target_modules: tuple[str, ...] = ()  # names of linear layers; empty: all but the head
+
+
+@dataclass(frozen=True, slots=True)
+class Bilevel:
+    """Bilevel data selection with every default taken; see `bilevel/selector.py`."""
+
+    weighting: str
+    selector_learning_rate: float
+    auxiliary: bool = False
+    penalty_start: float = 0.8
+    penalty_decay: float = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +135,7 @@ class Plan:
 
 def plan(asked: Hyperparameters) -> Plan:
     """The hyperparameters with defaults for what is unset. Raises SpecError for a value out of range."""
-    resolved = Plan(**{f.name: value for f in fields(asked) if (value := getattr(asked, f.name)) is not None})
+    resolved = Plan(**_given(asked))
     positive = ("num_epochs", "learning_rate")
     not_negative = ("weight_decay", "max_grad_norm", "seed")
     at_least_one = ("per_device_batch_size", "gradient_accumulation_steps", "checkpoint_steps")
@@ -107,10 +157,43 @@ def plan(asked: Hyperparameters) -> Plan:
     return resolved
 
 
-def _check(name: str, resolved: Plan, good: Callable[[float], bool], expected: str) -> None:
+def _check(
+    name: str, resolved: object, good: Callable[[float], bool], expected: str, message: str = "hyperparameters"
+) -> None:
     value = getattr(resolved, name)
     if not math.isfinite(value) or not good(value):
-        raise SpecError(f"hyperparameters.{name}", f"is {value}, expected {expected}")
+        raise SpecError(f"{message}.{name}", f"is {value}, expected {expected}")
+
+
+def plan_lora(asked: LoraSpec) -> Lora:
+    """The adapters with defaults for what is unset. Raises SpecError for a value out of range."""
+    resolved = Lora(**_given(asked))
+    _check("rank", resolved, lambda value: 1 <= value <= MAX_RANK, f"a whole number in [1, {MAX_RANK}]", "lora")
+    _check("alpha", resolved, lambda value: value > 0, "a number > 0", "lora")
+    _check("dropout", resolved, lambda value: 0 <= value < 1, "a number in [0, 1)", "lora")
+    return resolved
+
+
+def plan_bilevel(asked: BilevelSpec) -> Bilevel:
+    """The selection with defaults for what is unset. Raises SpecError for a value out of range."""
+    if not asked.validation_data_uri:
+        raise SpecError("bilevel.validation_data_uri", "is empty, expected a path or file:// URI of a JSONL file")
+    _check_digest("bilevel.validation_data_digest", asked.validation_data_digest)
+    given = {name: value for name, value in _given(asked).items() if not name.startswith("validation_")}
+    if given.setdefault("weighting", "sigmoid") not in SELECTORS:
+        raise SpecError("bilevel.weighting", f"is {given['weighting']!r}, expected one of {', '.join(SELECTORS)}")
+    given.setdefault("selector_learning_rate", LEARNING_RATES[given["weighting"]])
+    resolved = Bilevel(**given)
+    for name in ("penalty_start", "penalty_decay"):
+        _check(name, resolved, lambda value: 0 <= value <= 1, "a number in [0, 1]", "bilevel")
+    _check("selector_learning_rate", resolved, lambda value: value > 0, "a number > 0", "bilevel")
+    return resolved
+
+
+def _given(asked: object) -> dict[str, Any]:
+    """The fields of a dataclass that were asked for."""
+    values = ((f.name, getattr(asked, f.name)) for f in fields(asked))  # type: ignore[arg-type]
+    return {name: value for name, value in values if value is not None}
 
 
 def check_spec(spec: RunSpec) -> Plan:
@@ -119,10 +202,14 @@ def check_spec(spec: RunSpec) -> Plan:
         raise SpecError("base_model.uri", "is empty, expected a path or file:// URI of a model directory")
     if not spec.data_uri:
         raise SpecError("data_uri", "is empty, expected a path or file:// URI of a JSONL file")
-    for path, digest in (("base_model.digest", spec.base_digest), ("data_digest", spec.data_digest)):
-        if digest and not is_digest(digest):
-            raise SpecError(path, f"is {digest!r}, expected sha256: and 64 hexadecimal digits, or nothing")
+    _check_digest("base_model.digest", spec.base_digest)
+    _check_digest("data_digest", spec.data_digest)
     return plan(spec.hyperparameters)
+
+
+def _check_digest(path: str, digest: str) -> None:
+    if digest and not is_digest(digest):
+        raise SpecError(path, f"is {digest!r}, expected sha256: and 64 hexadecimal digits, or nothing")
 
 
 def is_digest(text: str) -> bool:
@@ -133,9 +220,13 @@ def is_digest(text: str) -> bool:
 
 def total_steps(plan: Plan, num_samples: int) -> int:
     """Optimiser steps that a run over `num_samples` (>= 1) takes, >= 1."""
-    per_epoch = math.ceil(math.ceil(num_samples / plan.per_device_batch_size) / plan.gradient_accumulation_steps)
-    steps = math.ceil(plan.num_epochs * per_epoch)
+    steps = math.ceil(plan.num_epochs * steps_per_epoch(plan, num_samples))
     return min(steps, plan.max_steps) if plan.max_steps is not None else steps
+
+
+def steps_per_epoch(plan: Plan, num_samples: int) -> int:
+    """Optimiser steps of one pass over `num_samples` (>= 1), >= 1."""
+    return math.ceil(math.ceil(num_samples / plan.per_device_batch_size) / plan.gradient_accumulation_steps)
 
 
 def epoch_order(lengths: Sequence[int], plan: Plan, epoch: int) -> list[int]:
@@ -151,6 +242,17 @@ def epoch_order(lengths: Sequence[int], plan: Plan, epoch: int) -> list[int]:
         # Longest first: if memory does not suffice for a step, that shows at once.
         order += sorted(shuffled[start : start + plan.samples_per_step], key=lambda index: (-lengths[index], index))
     return order
+
+
+def validation_batch(num_validation: int, count: int, seed: int, step: int) -> list[int]:
+    """Indices, all different, of the validation samples of optimiser step `step` (from 0): the next `count`, or all
+    where there are no more, of an endless row of shuffles. A function of the step alone, so that a run that is taken up
+    again needs to remember nothing."""
+    count = min(count, num_validation)
+    per_pass = num_validation // count
+    shuffle, place = divmod(step, per_pass)
+    order = np.random.default_rng([seed, shuffle, 1]).permutation(num_validation)
+    return order[place * count : (place + 1) * count].tolist()
 
 
 def lr_factor(plan: Plan, step: int, steps: int) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,15 +21,22 @@ from burnish_services.engine.tokenizer import ChatMessage, ChatTokenizer
 from burnish_services.training.state import RunError
 
 NOT_A_SAMPLE = "NOT_A_SAMPLE"
+ZERO_WEIGHT = "ZERO_WEIGHT"
 _MAX_NAME = 256  # characters of an id that are repeated in results and messages
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingSample:
-    """A sample as tokens; `name` is its id, or `line N`."""
+    """A sample as tokens; `name` is its id, or `line N`. `weight` (> 0) is what each of its response tokens counts."""
 
     name: str
     tokens: TokenizedSample
+    weight: float = 1.0
+
+    @property
+    def weighted_tokens(self) -> float:
+        """What its response tokens count together."""
+        return self.weight * self.tokens.num_response_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +44,7 @@ class Skipped:
     """A sample that is left out, and why."""
 
     name: str
-    reason: str  # a reason of engine/chat.py, or NOT_A_SAMPLE
+    reason: str  # a reason of engine/chat.py, NOT_A_SAMPLE or ZERO_WEIGHT
     message: str
 
 
@@ -103,8 +111,8 @@ def read_data(path: Path, tokenizer: ChatTokenizer, max_tokens: int) -> Training
         try:
             value = parse_object(line)
             name = str(value.get("id") or name)[:_MAX_NAME]
-            messages = parse_messages(value)
-            samples.append(TrainingSample(name, tokenize_sample(tokenizer, messages, max_tokens=max_tokens)))
+            weight, messages = parse_weight(value), parse_messages(value)
+            samples.append(TrainingSample(name, tokenize_sample(tokenizer, messages, max_tokens=max_tokens), weight))
         except SampleError as error:
             skipped.append(Skipped(name, error.reason, error.message))
     if not samples:
@@ -128,6 +136,17 @@ def parse_object(line: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise SampleError(NOT_A_SAMPLE, f"a JSON {type(value).__name__}, expected an object with `messages`")
     return value
+
+
+def parse_weight(value: dict[str, Any]) -> float:
+    """What the sample counts, 1 where it does not say. Raises SampleError, also for 0."""
+    weight = value.get("weight", 1.0)
+    is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
+    if not is_number or not math.isfinite(weight) or weight < 0:
+        raise SampleError(NOT_A_SAMPLE, f"weight is {str(weight)[:64]}, expected a number >= 0")
+    if weight == 0:
+        raise SampleError(ZERO_WEIGHT, "weight is 0: there is nothing to learn from it")
+    return float(weight)
 
 
 def parse_messages(value: dict[str, Any]) -> list[ChatMessage]:

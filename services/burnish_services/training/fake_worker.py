@@ -2,7 +2,8 @@
 
 Reads and tokenises real data, reports progress, writes checkpoints, resumes, stops and publishes as `sft.py` does.
 What it publishes is a fake model whose seed follows from base, data and hyperparameters, with more skill than its
-base; the base's `fault` makes it fail in the ways real training fails.
+base; the base's `fault` makes it fail in the ways real training fails. The weights that it learns follow from nothing
+but the samples' tokens.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from burnish_services.engine.canary import CANARY_TEXT
 from burnish_services.engine.fake import FakeModel, FakeTokenizer, canary_mean_nll, read_fake_model, write_fake_model
-from burnish_services.training import checkpoints, publish
+from burnish_services.training import checkpoints, publish, sample_weights
 from burnish_services.training.core import Plan, epoch_order, lr_factor, total_steps
 from burnish_services.training.data import TrainingData
 from burnish_services.training.job import Job, StoppedEarly
@@ -38,6 +41,9 @@ def train(job: Job) -> Result:
     tokenizer = FakeTokenizer(record.resolved.chat_template)
     data = job.read_training_data(tokenizer, plan.max_sequence_tokens)
     eval_data = job.read_eval_data(tokenizer, plan.max_sequence_tokens)
+    if record.resolved.selection is not None:
+        job.read_validation_data(tokenizer, plan.max_sequence_tokens)
+        sample_weights.write_names(job.directory.weights, [sample.name for sample in data.samples])
     run = _FakeRun(job, base, data, has_eval=eval_data is not None)
     run.resume()
     run.work()
@@ -102,6 +108,8 @@ class _FakeRun:
             order = epoch_order(self._data.lengths, self._plan, epoch)
             batch = order[first * samples : (first + 1) * samples]
             self._step(batch)
+            if self._job.record.resolved.selection is not None and (first + 1 == per_epoch or self.step == self.steps):
+                self._write_weights()
             due = self.step % self._plan.checkpoint_steps == 0 and self.step < self.steps
             if due or self._job.stop.is_set():
                 self._save()
@@ -121,6 +129,13 @@ class _FakeRun:
         self.num_tokens += sum(self._data.lengths[index] for index in batch)
         self._losses.append(loss)
         self._report()
+
+    def _write_weights(self) -> None:
+        ids = (np.array(sample.tokens.ids, dtype=np.int64).tobytes() for sample in self._data.samples)
+        directions = np.array([hashlib.sha256(content).digest()[0] / 127.5 - 1 for content in ids])
+        logits = 2 * directions * self.step / self.steps
+        weights = 2 / (1 + np.exp(-logits))
+        sample_weights.write_snapshot(self._job.directory.weights, self.step, logits, weights)
 
     def _report(self, *, eval_loss: float | None = None) -> None:
         seconds = self._job.fake_step_seconds
@@ -150,6 +165,10 @@ def _trained(job: Job, base: FakeModel, steps: int) -> dict[str, Any]:
     """The published model: the same for the same base, data and hyperparameters, wherever they lie."""
     resolved = job.record.resolved
     what = [resolved.base_digest, resolved.data_digest, asdict(resolved.plan), resolved.chat_template]
+    if resolved.lora is not None:
+        what.append(asdict(resolved.lora))
+    if resolved.selection is not None:
+        what += [asdict(resolved.selection.how), resolved.selection.validation_digest]
     seed = int.from_bytes(hashlib.sha256(json.dumps(what).encode()).digest()[:6], "big")
     skill = base.skill + 0.2 * (1.0 - base.skill) * steps / (steps + 4)
     return {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 
 from burnish_services.engine.models import model_digest
 from burnish_services.engine.tokenizer import ChatTokenizer
@@ -48,30 +49,36 @@ class Job:
     def read_training_data(self, tokenizer: ChatTokenizer, max_tokens: int) -> TrainingData:
         """The run's samples. Raises RunError, also where the file is not what it was when the run was created."""
         resolved = self.record.resolved
-        try:
-            data = read_data(resolved.data, tokenizer, max_tokens)
-        except FileNotFoundError as error:
-            raise RunError("NOT_FOUND", "DATA_NOT_FOUND", f"data_uri: {resolved.data} is gone") from error
-        if data.digest != resolved.data_digest:
-            raise RunError(
-                "FAILED_PRECONDITION",
-                "DATA_DIGEST_MISMATCH",
-                f"data_uri: {resolved.data} has digest {data.digest}; it had {resolved.data_digest} when the run was "
-                "created",
-            )
-        for skipped in data.skipped:
-            log.warning("left out %s: %s: %s", skipped.name, skipped.reason, skipped.message)
-        log.info("%d samples, %d left out, %d tokens", len(data.samples), len(data.skipped), sum(data.lengths))
-        return data
+        return _read("data_uri", resolved.data, resolved.data_digest, tokenizer, max_tokens)
+
+    def read_validation_data(self, tokenizer: ChatTokenizer, max_tokens: int) -> TrainingData:
+        """The samples that weights are learnt from, of a run that selects. Raises RunError, as above."""
+        chosen = self.record.resolved.selection
+        assert chosen is not None
+        field = "bilevel.validation_data_uri"
+        return _read(field, chosen.validation, chosen.validation_digest, tokenizer, max_tokens)
 
     def read_eval_data(self, tokenizer: ChatTokenizer, max_tokens: int) -> TrainingData | None:
         """The samples that progress is measured on, if the run has any. Raises RunError."""
         path = self.record.resolved.eval_data
-        if path is None:
-            return None
-        try:
-            return read_data(path, tokenizer, max_tokens)
-        except RunError as error:
-            raise RunError(error.failure.code, error.failure.reason, f"eval_data_uri: {error}") from error
-        except FileNotFoundError as error:
-            raise RunError("NOT_FOUND", "DATA_NOT_FOUND", f"eval_data_uri: {path} is gone") from error
+        return None if path is None else _read("eval_data_uri", path, "", tokenizer, max_tokens)
+
+
+def _read(field: str, path: Path, digest: str, tokenizer: ChatTokenizer, max_tokens: int) -> TrainingData:
+    """The samples of a file that must have `digest`, where there is one. Raises RunError that names the field."""
+    try:
+        data = read_data(path, tokenizer, max_tokens)
+    except RunError as error:
+        raise RunError(error.failure.code, error.failure.reason, f"{field}: {error}") from error
+    except FileNotFoundError as error:
+        raise RunError("NOT_FOUND", "DATA_NOT_FOUND", f"{field}: {path} is gone") from error
+    if digest and data.digest != digest:
+        raise RunError(
+            "FAILED_PRECONDITION",
+            "DATA_DIGEST_MISMATCH",
+            f"{field}: {path} has digest {data.digest}; it had {digest} when the run was created",
+        )
+    for skipped in data.skipped:
+        log.warning("%s: left out %s: %s: %s", field, skipped.name, skipped.reason, skipped.message)
+    log.info("%s: %d samples, %d left out, %d tokens", field, len(data.samples), len(data.skipped), sum(data.lengths))
+    return data

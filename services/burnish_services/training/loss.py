@@ -73,6 +73,12 @@ class ResponseLogits:
         return (hidden.flatten(0, 1).index_select(0, self._positions)[None], *others)
 
 
+def sample_means(losses: torch.Tensor, rows: torch.Tensor, num_rows: int) -> torch.Tensor:
+    """(num_rows,): the mean loss of each row's tokens, from what `ResponseLogits.nll` returns."""
+    sums = torch.zeros(num_rows, device=losses.device).index_add(0, rows, losses)
+    return sums / torch.bincount(rows, minlength=num_rows)
+
+
 @torch.no_grad()
 def mean_nll(logits: ResponseLogits, samples: Sequence[TrainingSample], batch_size: int, device: torch.device) -> float:
     """Mean over all response tokens of the samples, in nats."""

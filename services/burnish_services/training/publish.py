@@ -55,7 +55,13 @@ def card(record: RunRecord, *, canary: dict[str, Any], training: dict[str, Any],
 
 def _origin(resolved: Resolved) -> dict[str, Any]:
     """What determines a model's weights."""
-    return {
+    special: dict[str, Any] = {}
+    if resolved.lora is not None:
+        special["lora"] = asdict(resolved.lora)
+    if resolved.selection is not None:
+        how = asdict(resolved.selection.how)
+        special["bilevel"] = {**how, "validation_digest": resolved.selection.validation_digest}
+    return special | {
         "base_digest": resolved.base_digest,
         "data_digest": resolved.data_digest,
         "hyperparameters": asdict(resolved.plan),

@@ -9,10 +9,10 @@ from urllib.parse import unquote, urlsplit
 from burnish_services.engine.base import ModelDigestMismatch
 from burnish_services.engine.fake import read_fake_model
 from burnish_services.engine.models import check_model_directory, model_digest, resolve_uri
-from burnish_services.training.core import Plan, RunSpec
+from burnish_services.training.core import Plan, RunSpec, plan_bilevel, plan_lora
 from burnish_services.training.data import check_digest, resolve_file
 from burnish_services.training.publish import check_output_free
-from burnish_services.training.runs import Resolved
+from burnish_services.training.runs import Resolved, Selection
 from burnish_services.training.state import RunError
 
 
@@ -25,7 +25,9 @@ class Site:
 
 
 def resolve(spec: RunSpec, plan: Plan, site: Site, default_output: Path) -> Resolved:
-    """Finds everything that a specification names. Raises RunError, ModelLoadError, OSError."""
+    """Finds everything that a specification names. Raises SpecError, RunError, ModelLoadError, OSError."""
+    lora = None if spec.lora is None else plan_lora(spec.lora)
+    selection = _selection(spec)
     base = resolve_uri(spec.base_uri)
     if site.trainer == "fake":
         read_fake_model(base)
@@ -50,9 +52,20 @@ def resolve(spec: RunSpec, plan: Plan, site: Site, default_output: Path) -> Reso
         output=_output(spec.output_uri) if spec.output_uri else default_output,
         trainer=site.trainer,
         chat_template=site.chat_template,
+        lora=lora,
+        selection=selection,
     )
     check_output_free(resolved.output, resolved)
     return resolved
+
+
+def _selection(spec: RunSpec) -> Selection | None:
+    asked = spec.bilevel
+    if asked is None:
+        return None
+    how = plan_bilevel(asked)
+    path = resolve_file(asked.validation_data_uri, "bilevel.validation_data_uri")
+    return Selection(how, path, check_digest(path, asked.validation_data_digest, "bilevel.validation_data_digest"))
 
 
 def _output(uri: str) -> Path:

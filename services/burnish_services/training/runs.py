@@ -4,6 +4,7 @@
       spec.json       what was asked for and what it meant on the day it was asked; never changes
       events.jsonl    every state the run was in (`events.py`)
       worker.log      what the workers wrote on standard error
+      weights/        what a bilevel selection has learnt, epoch by epoch (`sample_weights.py`)
       checkpoints/    the last whole checkpoint; removed when the run has ended
       result.json     what the worker is about to publish, so that a crash in that moment is no loss
       model/          the trained model, unless the caller named another place
@@ -25,7 +26,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from burnish_services.training.core import Plan, RunSpec
+from burnish_services.training.core import Bilevel, Lora, Plan, RunSpec
 from burnish_services.training.events import Event, EventLog
 from burnish_services.training.state import Result, Snapshot
 
@@ -34,6 +35,15 @@ log = logging.getLogger(__name__)
 
 class RequestConflict(ValueError):
     """A request id was used before with another specification."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Bilevel data selection: how, and the samples that weights are learnt from."""
+
+    how: Bilevel
+    validation: Path
+    validation_digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +59,8 @@ class Resolved:
     output: Path
     trainer: str  # "sft" or "fake"
     chat_template: str | None = None  # name or file, instead of the model's own
+    lora: Lora | None = None
+    selection: Selection | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +104,11 @@ class RunDirectory:
     def checkpoints(self) -> Path:
         """Folder of checkpoints."""
         return self.path / "checkpoints"
+
+    @property
+    def weights(self) -> Path:
+        """Folder of the weights that a selection has learnt."""
+        return self.path / "weights"
 
     @property
     def result(self) -> Path:

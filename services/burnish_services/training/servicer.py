@@ -13,13 +13,14 @@ import grpc.aio
 
 from burnish.api.training.v1 import training_pb2, training_pb2_grpc
 from burnish_services.runtime import wire
-from burnish_services.runtime.errors import AlreadyExists, InvalidRequest, NotFound, ServiceError
+from burnish_services.runtime.errors import AlreadyExists, InvalidRequest, NotFound, PreconditionFailed, ServiceError
 from burnish_services.runtime.role import Role, RoleContext
 from burnish_services.training import convert
 from burnish_services.training.config import TrainingSettings
 from burnish_services.training.core import MAX_REQUEST_ID, RunSpec, SpecError, check_spec
 from burnish_services.training.resolve import Site, resolve
 from burnish_services.training.runs import RequestConflict, Run, RunStore
+from burnish_services.training.sample_weights import read_snapshots
 from burnish_services.training.state import RunError
 from burnish_services.training.supervisor import Supervisor
 
@@ -101,6 +102,20 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
                 await run.changed_since(last.number)
         finally:
             reader.close()
+
+    async def ReadSampleWeights(
+        self, request: training_pb2.ReadSampleWeightsRequest, context: Context
+    ) -> AsyncIterator[training_pb2.ReadSampleWeightsResponse]:
+        """The weights that a run has learnt so far."""
+        run = self._get(request.run_id)
+        if run.record.resolved.selection is None:
+            raise PreconditionFailed(
+                "NO_WEIGHTS", f"run {request.run_id} learns no weights; those are runs that were created with `bilevel`"
+            )
+        snapshots = read_snapshots(run.directory.weights, request.after_step)
+        while (snapshot := await asyncio.to_thread(next, snapshots, None)) is not None:
+            for message in convert.weights_messages(snapshot):
+                yield message
 
     def _get(self, run_id: str) -> Run:
         run = self._store.get(run_id)

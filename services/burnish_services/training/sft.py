@@ -1,7 +1,7 @@
-"""Supervised fine-tuning of a causal language model: what the worker process does for a real run.
+"""Fine-tuning of a causal language model: what the worker process does for a real run.
 
 Reads as the run goes: data, model, loss before, steps, rounding, loss after, publishing. The steps are in
-`trainer.py`, the loss in `loss.py`, the way of the weights to disk in `weights.py`.
+`trainer.py` and `bilevel_trainer.py`, the loss in `loss.py`, the way of the weights to disk in `weights.py`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,15 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from burnish_services.engine.base import ModelLoadError
 from burnish_services.engine.hf_tokenizer import HfTokenizer
 from burnish_services.training import checkpoints, publish, weights
+from burnish_services.training.bilevel_trainer import BilevelTrainer
+from burnish_services.training.books import RunCallback
+from burnish_services.training.core import total_steps
 from burnish_services.training.data import TrainingData
 from burnish_services.training.job import Job, StoppedEarly
+from burnish_services.training.lora import add_adapters, merge_adapters
 from burnish_services.training.loss import mean_nll
 from burnish_services.training.state import Result
-from burnish_services.training.trainer import SftTrainer, build_trainer
+from burnish_services.training.trainer import SftTrainer, training_arguments
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +45,9 @@ def train(job: Job) -> Result:
     stored = weights.stored_dtype(base)
 
     checkpoint = checkpoints.newest(job.directory.checkpoints)
-    trainer, books = build_trainer(job, _load(base, getattr(torch, plan.dtype)), data)
+    trainer = _trainer(job, _load(job, base), data, tokenizer, max_tokens)
+    books = RunCallback(job, trainer)
+    trainer.add_callback(books)
     if checkpoint is not None:
         log.info("resuming from %s", checkpoint)
         books.resume(checkpoint)
@@ -54,11 +60,12 @@ def train(job: Job) -> Result:
         raise StoppedEarly
 
     # What is measured is what is published: the rounding comes first.
-    weights.round_weights(trainer.model, stored, plan.seed)
+    model = merge_adapters(trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False))
+    weights.round_weights(model, stored, plan.seed)
     eval_loss = _eval_loss(trainer, eval_data, plan.per_device_batch_size)
     if eval_loss is not None:
         books.report(steps, eval_loss)
-    sums, model = books.sums, trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    sums = books.sums
     train_loss = sums.loss / steps
 
     def write(staging: Path) -> dict[str, Any]:
@@ -67,7 +74,7 @@ def train(job: Job) -> Result:
             record,
             canary=weights.prove(staging, record.resolved.chat_template),
             training={"train_loss": train_loss, "eval_loss": eval_loss, "num_samples": len(data.samples)},
-            packages=["torch", "transformers"],
+            packages=["torch", "transformers"] + ["peft"] * (record.resolved.lora is not None),
         )
 
     def result(digest: str) -> Result:
@@ -108,14 +115,26 @@ def _context(base: Path) -> int:
     return int(getattr(config, "max_position_embeddings", None) or 1 << 20)
 
 
-def _load(base: Path, dtype: torch.dtype) -> Any:
+def _load(job: Job, base: Path) -> Any:
+    """The model that is trained, with adapters if the run has any."""
+    plan, lora = job.record.resolved.plan, job.record.resolved.lora
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            str(base), dtype=dtype, attn_implementation="sdpa", local_files_only=True
+            str(base), dtype=getattr(torch, plan.dtype), attn_implementation="sdpa", local_files_only=True
         )
     except Exception as error:
         raise ModelLoadError(f"the weights in {base} cannot be loaded: {error!r}") from error
-    return model
+    return model if lora is None else add_adapters(model, lora, plan.seed)
+
+
+def _trainer(job: Job, model: Any, data: TrainingData, tokenizer: HfTokenizer, max_tokens: int) -> SftTrainer:
+    resolved = job.record.resolved
+    arguments = training_arguments(job, total_steps(resolved.plan, len(data.samples)))
+    if resolved.selection is None:
+        return SftTrainer(model, arguments, data, resolved.plan)
+    validation = job.read_validation_data(tokenizer, max_tokens)
+    how, folder = resolved.selection.how, job.directory.weights
+    return BilevelTrainer(model, arguments, data, resolved.plan, how, validation, folder)
 
 
 def _eval_loss(trainer: SftTrainer, data: TrainingData | None, batch_size: int) -> float | None:

@@ -1,49 +1,27 @@
-"""HF `Trainer` with our loss, our order of the data, and our way of telling how it goes.
+"""HF `Trainer` with our loss and our order of the data.
 
-Owns what happens between the first and the last step. The Trainer brings the loop, gradient accumulation, clipping,
-devices, checkpoints and resuming.
+Owns what happens within a step; what is told about it is in `books.py`. The Trainer brings the loop, gradient
+accumulation, clipping, devices, checkpoints and resuming.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import shutil
-import time
-from collections import deque
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Sampler
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from burnish_services.training import checkpoints
-from burnish_services.training.core import Plan, epoch_order, lr_factor, total_steps
+from burnish_services.training.core import Plan, epoch_order, lr_factor
 from burnish_services.training.data import TrainingData, TrainingSample
 from burnish_services.training.job import Job
 from burnish_services.training.loss import ResponseLogits, collate
-from burnish_services.training.messages import Checkpointed, Progressed
-from burnish_services.training.state import Progress, RunError
+from burnish_services.training.state import RunError
 
-_SUMS = "sums.json"
-_WINDOW = 8  # steps over which speed is measured
 _NAMED = 20  # samples named in a message
-_SIZES_PER_CHECKPOINT = 3  # the weights and AdamW's two moments
-
-
-@dataclass(frozen=True, slots=True)
-class Sums:
-    """What a run has to remember over a resume, besides what the Trainer does."""
-
-    loss: float = 0.0  # of the mean losses of all steps, so that their mean is known at the end
-    num_tokens: int = 0  # padding not counted
-    last_loss: float | None = None
-    learning_rate: float | None = None
 
 
 class EpochSampler(Sampler[int]):
@@ -66,7 +44,8 @@ class EpochSampler(Sampler[int]):
 
 
 class SftTrainer(Trainer):
-    """The Trainer on `TrainingData`: the loss is a mean over the response tokens of an optimiser step."""
+    """The Trainer on `TrainingData`: the loss is a mean over the response tokens of an optimiser step, each counted by
+    its sample's weight."""
 
     def __init__(self, model: Any, arguments: TrainingArguments, data: TrainingData, plan: Plan) -> None:
         self.logits = ResponseLogits(model)
@@ -102,8 +81,8 @@ class SftTrainer(Trainer):
         self.step_samples = [self._data.samples[index] for index in indices]
         self.step_tokens = sum(len(sample.tokens.ids) for sample in self.step_samples)
         self.step_loss = 0.0
-        responses = sum(sample.tokens.num_response_tokens for sample in self.step_samples)
-        return batches, torch.tensor(responses, device=device)
+        weighted = sum(sample.weighted_tokens for sample in self.step_samples)
+        return batches, torch.tensor(weighted, dtype=torch.float32, device=device)
 
     def compute_loss(
         self,
@@ -115,23 +94,44 @@ class SftTrainer(Trainer):
         """The batch's part of the step's mean. Raises RunError where it is not finite."""
         assert num_items_in_batch is not None
         losses, rows = self.logits.nll(inputs)
-        loss = losses.sum() / num_items_in_batch
-        value = loss.item()
-        if not math.isfinite(value):
-            finite = torch.isfinite(losses.detach())
-            bad = inputs["samples"][rows[~finite].unique()].tolist() or inputs["samples"].tolist()
-            raise self._not_finite(f"the loss is {value}", [self._data.samples[index] for index in bad])
-        self.step_loss += value
+        samples = [self._data.samples[index] for index in inputs["samples"].tolist()]
+        weights = torch.tensor([sample.weight for sample in samples], device=losses.device)
+        loss = (weights[rows] * losses).sum() / num_items_in_batch
+        self.check_losses(loss, losses, rows, samples)
+        self.step_loss += loss.item()
         return loss
 
-    def check_gradients(self) -> None:
+    def before_optimizer_step(self) -> None:
+        """What is to be done once the gradients of a step are there. Raises RunError where one is not finite."""
+        self._check_gradients()
+
+    def finish_step(self) -> None:
+        """What is to be done once an optimiser step is over; here there is nothing."""
+
+    def save_to(self, checkpoint: Path) -> None:
+        """Adds to a checkpoint what the Trainer does not know of; here there is nothing."""
+
+    def restore_from(self, checkpoint: Path) -> None:
+        """Takes over what `save_to` wrote."""
+
+    def check_losses(
+        self, loss: torch.Tensor, losses: torch.Tensor, rows: torch.Tensor, samples: Sequence[TrainingSample]
+    ) -> None:
+        """Raises RunError where `loss` is not finite, naming the `samples` whose `losses`, each of one of `rows`, are
+        to blame."""
+        if torch.isfinite(loss):
+            return
+        bad = rows[~torch.isfinite(losses.detach())].unique().tolist()
+        raise self._not_finite(f"the loss is {loss.item()}", [samples[row] for row in bad] or samples)
+
+    def _check_gradients(self) -> None:
         """Raises RunError where a gradient is not finite: the step would destroy the weights."""
         # By their norm: 0.05 s a step with 135M weights on two cores, where asking every entry took 0.65 s.
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         if not torch.isfinite(norm):
             raise self._not_finite(f"the norm of the gradients is {norm}", self.step_samples)
 
-    def _not_finite(self, what: str, samples: list[TrainingSample]) -> RunError:
+    def _not_finite(self, what: str, samples: Sequence[TrainingSample]) -> RunError:
         names = ", ".join(sample.name for sample in samples[:_NAMED])
         more = f" and {len(samples) - _NAMED} more" if len(samples) > _NAMED else ""
         return RunError(
@@ -150,100 +150,10 @@ class SftTrainer(Trainer):
         return self.lr_scheduler
 
 
-class RunCallback(TrainerCallback):
-    """Reports each step, decides on checkpoints, and stops when the server wants it."""
-
-    def __init__(self, job: Job, trainer: SftTrainer, steps: int) -> None:
-        self.sums = Sums()
-        self._job = job
-        self._trainer = trainer
-        self._steps = steps
-        self._plan = job.record.resolved.plan
-        self._step_began = self._last_save = time.monotonic()
-        self._recent: deque[tuple[int, float]] = deque(maxlen=_WINDOW)
-        self._process = psutil.Process()
-
-    def resume(self, checkpoint: Path) -> None:
-        """Takes over the sums of a checkpoint."""
-        self.sums = Sums(**json.loads((checkpoint / _SUMS).read_text(encoding="utf-8")))
-
-    def report(self, step: int, eval_loss: float | None = None) -> None:
-        """Tells the server how far the run is."""
-        seconds = sum(seconds for _, seconds in self._recent)
-        progress = Progress(
-            step=step,
-            total_steps=self._steps,
-            loss=self.sums.last_loss,
-            learning_rate=self.sums.learning_rate,
-            tokens_per_second=sum(tokens for tokens, _ in self._recent) / seconds if seconds else None,
-            eval_loss=eval_loss,
-            seconds_left=(self._steps - step) * seconds / len(self._recent) if seconds else None,
-            memory_bytes=self._process.memory_info().rss,
-        )
-        self._job.report.send(Progressed(progress))
-
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """See TrainerCallback."""
-        self._step_began = time.monotonic()
-
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """See TrainerCallback."""
-        self._trainer.check_gradients()
-        self.sums = replace(self.sums, learning_rate=kwargs["optimizer"].param_groups[0]["lr"])
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> TrainerControl:
-        """See TrainerCallback."""
-        now = time.monotonic()
-        self._recent.append((self._trainer.step_tokens, now - self._step_began))
-        loss = self._trainer.step_loss
-        self.sums = replace(
-            self.sums,
-            loss=self.sums.loss + loss,
-            num_tokens=self.sums.num_tokens + self._trainer.step_tokens,
-            last_loss=loss,
-        )
-        self.report(state.global_step)
-        stopping = self._job.stop.is_set()
-        due = state.global_step % self._plan.checkpoint_steps == 0
-        overdue = now - self._last_save > self._job.checkpoint_seconds
-        if (stopping or due or overdue) and state.global_step < self._steps:
-            self._check_space()
-            control.should_save = True
-        if stopping:
-            control.should_training_stop = True
-        return control
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """See TrainerCallback; what the Trainer wrote counts from here on."""
-        checkpoint = checkpoints.checkpoint_path(Path(args.output_dir), state.global_step)
-        (checkpoint / _SUMS).write_text(json.dumps(asdict(self.sums)), encoding="utf-8")
-        checkpoints.seal(checkpoint)
-        self._last_save = time.monotonic()
-        self._job.report.send(Checkpointed(state.global_step))
-
-    def _check_space(self) -> None:
-        needed = _SIZES_PER_CHECKPOINT * sum(p.nbytes for p in self._trainer.model.parameters())
-        free = shutil.disk_usage(self._job.directory.path).free
-        if free < needed:
-            raise RunError(
-                "RESOURCE_EXHAUSTED",
-                "DISK_FULL",
-                f"a checkpoint takes {needed / 1e9:.1f} GB and only {free / 1e9:.1f} GB are free at "
-                f"{self._job.directory.path}; make room and create the run again, or use larger checkpoint_steps",
-            )
-
-
-def build_trainer(job: Job, model: Any, data: TrainingData) -> tuple[SftTrainer, RunCallback]:
-    """A trainer that is ready to train, and the callback that keeps its books."""
+def training_arguments(job: Job, steps: int) -> TrainingArguments:
+    """The run's plan in the Trainer's words."""
     plan = job.record.resolved.plan
-    steps = total_steps(plan, len(data.samples))
-    arguments = TrainingArguments(
+    return TrainingArguments(
         output_dir=str(job.directory.checkpoints),
         max_steps=steps,
         per_device_train_batch_size=plan.per_device_batch_size,
@@ -266,7 +176,3 @@ def build_trainer(job: Job, model: Any, data: TrainingData) -> tuple[SftTrainer,
         remove_unused_columns=False,
         dataloader_pin_memory=False,
     )
-    trainer = SftTrainer(model, arguments, data, plan)
-    callback = RunCallback(job, trainer, steps)
-    trainer.add_callback(callback)
-    return trainer, callback

@@ -27,49 +27,59 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&burnish/api/training/v1/training.proto\x12\x17\x62urnish.api.training.v1\x1a\"burnish/api/common/v1/common.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x10\n\x0eGetInfoRequest\"B\n\x0fGetInfoResponse\x12/\n\x04info\x18\x01 \x01(\x0b\x32!.burnish.api.common.v1.ServerInfo\"\xd3\x01\n\x07RunSpec\x12\x33\n\nbase_model\x18\x01 \x01(\x0b\x32\x1f.burnish.api.common.v1.ModelRef\x12\x10\n\x08\x64\x61ta_uri\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x61ta_digest\x18\x03 \x01(\t\x12\x12\n\noutput_uri\x18\x04 \x01(\t\x12\x41\n\x0fhyperparameters\x18\x05 \x01(\x0b\x32(.burnish.api.training.v1.Hyperparameters\x12\x15\n\reval_data_uri\x18\x06 \x01(\t\"\xaf\x05\n\x0fHyperparameters\x12\x17\n\nnum_epochs\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x16\n\tmax_steps\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x1a\n\rlearning_rate\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x19\n\x0cwarmup_ratio\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x19\n\x0clr_scheduler\x18\x05 \x01(\tH\x04\x88\x01\x01\x12\"\n\x15per_device_batch_size\x18\x06 \x01(\x05H\x05\x88\x01\x01\x12(\n\x1bgradient_accumulation_steps\x18\x07 \x01(\x05H\x06\x88\x01\x01\x12\x19\n\x0cweight_decay\x18\x08 \x01(\x01H\x07\x88\x01\x01\x12\x1a\n\rmax_grad_norm\x18\t \x01(\x01H\x08\x88\x01\x01\x12 \n\x13max_sequence_tokens\x18\n \x01(\x05H\t\x88\x01\x01\x12\x12\n\x05\x64type\x18\x0b \x01(\tH\n\x88\x01\x01\x12\x11\n\x04seed\x18\x0c \x01(\x04H\x0b\x88\x01\x01\x12\x1d\n\x10\x63heckpoint_steps\x18\r \x01(\x05H\x0c\x88\x01\x01\x12#\n\x16gradient_checkpointing\x18\x0e \x01(\x08H\r\x88\x01\x01\x42\r\n\x0b_num_epochsB\x0c\n\n_max_stepsB\x10\n\x0e_learning_rateB\x0f\n\r_warmup_ratioB\x0f\n\r_lr_schedulerB\x18\n\x16_per_device_batch_sizeB\x1e\n\x1c_gradient_accumulation_stepsB\x0f\n\r_weight_decayB\x10\n\x0e_max_grad_normB\x16\n\x14_max_sequence_tokensB\x08\n\x06_dtypeB\x07\n\x05_seedB\x13\n\x11_checkpoint_stepsB\x19\n\x17_gradient_checkpointing\"\xc7\x03\n\x03Run\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12.\n\x04spec\x18\x03 \x01(\x0b\x32 .burnish.api.training.v1.RunSpec\x12-\n\x05state\x18\x04 \x01(\x0e\x32\x1e.burnish.api.training.v1.State\x12\x33\n\x08progress\x18\x05 \x01(\x0b\x32!.burnish.api.training.v1.Progress\x12\x32\n\x06result\x18\x06 \x01(\x0b\x32\".burnish.api.training.v1.RunResult\x12\x30\n\x05\x65rror\x18\x07 \x01(\x0b\x32!.burnish.api.common.v1.ItemStatus\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bnum_resumes\x18\x0b \x01(\x05\"\x97\x02\n\x08Progress\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x13\n\x0btotal_steps\x18\x02 \x01(\x03\x12\x11\n\x04loss\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x1a\n\rlearning_rate\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x1e\n\x11tokens_per_second\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x16\n\teval_loss\x18\x06 \x01(\x01H\x03\x88\x01\x01\x12,\n\ttime_left\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0cmemory_bytes\x18\x08 \x01(\x03\x42\x07\n\x05_lossB\x10\n\x0e_learning_rateB\x14\n\x12_tokens_per_secondB\x0c\n\n_eval_loss\"\xf1\x01\n\tRunResult\x12.\n\x05model\x18\x01 \x01(\x0b\x32\x1f.burnish.api.common.v1.ModelRef\x12\x12\n\ntrain_loss\x18\x02 \x01(\x01\x12\x16\n\teval_loss\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x0bnum_samples\x18\x04 \x01(\x03\x12\x0f\n\x07skipped\x18\x05 \x03(\t\x12\x13\n\x0b\x64\x61ta_digest\x18\x06 \x01(\t\x12\x12\n\nnum_tokens\x18\x07 \x01(\x03\x12+\n\x08\x64uration\x18\x08 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0c\n\n_eval_loss\"V\n\x10\x43reateRunRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12.\n\x04spec\x18\x02 \x01(\x0b\x32 .burnish.api.training.v1.RunSpec\">\n\x11\x43reateRunResponse\x12)\n\x03run\x18\x01 \x01(\x0b\x32\x1c.burnish.api.training.v1.Run\"\x1f\n\rGetRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\";\n\x0eGetRunResponse\x12)\n\x03run\x18\x01 \x01(\x0b\x32\x1c.burnish.api.training.v1.Run\"8\n\x0fListRunsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x10ListRunsResponse\x12*\n\x04runs\x18\x01 \x03(\x0b\x32\x1c.burnish.api.training.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x10\x43\x61ncelRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\">\n\x11\x43\x61ncelRunResponse\x12)\n\x03run\x18\x01 \x01(\x0b\x32\x1c.burnish.api.training.v1.Run\"5\n\x0fWatchRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x12\n\nfrom_event\x18\x02 \x01(\x03\"v\n\x10WatchRunResponse\x12\r\n\x05\x65vent\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x03run\x18\x03 \x01(\x0b\x32\x1c.burnish.api.training.v1.Run*\x80\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_PENDING\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\x12\x13\n\x0fSTATE_CANCELLED\x10\x05\x32\xd6\x04\n\x0fTrainingService\x12\\\n\x07GetInfo\x12\'.burnish.api.training.v1.GetInfoRequest\x1a(.burnish.api.training.v1.GetInfoResponse\x12\x62\n\tCreateRun\x12).burnish.api.training.v1.CreateRunRequest\x1a*.burnish.api.training.v1.CreateRunResponse\x12Y\n\x06GetRun\x12&.burnish.api.training.v1.GetRunRequest\x1a\'.burnish.api.training.v1.GetRunResponse\x12_\n\x08ListRuns\x12(.burnish.api.training.v1.ListRunsRequest\x1a).burnish.api.training.v1.ListRunsResponse\x12\x62\n\tCancelRun\x12).burnish.api.training.v1.CancelRunRequest\x1a*.burnish.api.training.v1.CancelRunResponse\x12\x61\n\x08WatchRun\x12(.burnish.api.training.v1.WatchRunRequest\x1a).burnish.api.training.v1.WatchRunResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&burnish/api/training/v1/training.proto\x12\x17\x62urnish.api.training.v1\x1a\"burnish/api/common/v1/common.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x10\n\x0eGetInfoRequest\"B\n\x0fGetInfoResponse\x12/\n\x04info\x18\x01 \x01(\x0b\x32!.burnish.api.common.v1.ServerInfo\"\xbc\x02\n\x07RunSpec\x12\x33\n\nbase_model\x18\x01 \x01(\x0b\x32\x1f.burnish.api.common.v1.ModelRef\x12\x10\n\x08\x64\x61ta_uri\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x61ta_digest\x18\x03 \x01(\t\x12\x12\n\noutput_uri\x18\x04 \x01(\t\x12\x41\n\x0fhyperparameters\x18\x05 \x01(\x0b\x32(.burnish.api.training.v1.Hyperparameters\x12\x15\n\reval_data_uri\x18\x06 \x01(\t\x12+\n\x04lora\x18\x07 \x01(\x0b\x32\x1d.burnish.api.training.v1.Lora\x12:\n\x07\x62ilevel\x18\x08 \x01(\x0b\x32).burnish.api.training.v1.BilevelSelection\"z\n\x04Lora\x12\x11\n\x04rank\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x12\n\x05\x61lpha\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x14\n\x07\x64ropout\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x16\n\x0etarget_modules\x18\x04 \x03(\tB\x07\n\x05_rankB\x08\n\x06_alphaB\n\n\x08_dropout\"\xb7\x02\n\x10\x42ilevelSelection\x12\x1b\n\x13validation_data_uri\x18\x01 \x01(\t\x12\x1e\n\x16validation_data_digest\x18\x02 \x01(\t\x12\x16\n\tweighting\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x16\n\tauxiliary\x18\x04 \x01(\x08H\x01\x88\x01\x01\x12\x1a\n\rpenalty_start\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x1a\n\rpenalty_decay\x18\x06 \x01(\x01H\x03\x88\x01\x01\x12#\n\x16selector_learning_rate\x18\x07 \x01(\x01H\x04\x88\x01\x01\x42\x0c\n\n_weightingB\x0c\n\n_auxiliaryB\x10\n\x0e_penalty_startB\x10\n\x0e_penalty_decayB\x19\n\x17_selector_learning_rate\"\xaf\x05\n\x0fHyperparameters\x12\x17\n\nnum_epochs\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x16\n\tmax_steps\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x1a\n\rlearning_rate\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x19\n\x0cwarmup_ratio\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x19\n\x0clr_scheduler\x18\x05 \x01(\tH\x04\x88\x01\x01\x12\"\n\x15per_device_batch_size\x18\x06 \x01(\x05H\x05\x88\x01\x01\x12(\n\x1bgradient_accumulation_steps\x18\x07 \x01(\x05H\x06\x88\x01\x01\x12\x19\n\x0cweight_decay\x18\x08 \x01(\x01H\x07\x88\x01\x01\x12\x1a\n\rmax_grad_norm\x18\t \x01(\x01H\x08\x88\x01\x01\x12 \n\x13max_sequence_tokens\x18\n \x01(\x05H\t\x88\x01\x01\x12\x12\n\x05\x64type\x18\x0b \x01(\tH\n\x88\x01\x01\x12\x11\n\x04seed\x18\x0c \x01(\x04H\x0b\x88\x01\x01\x12\x1d\n\x10\x63heckpoint_steps\x18\r \x01(\x05H\x0c\x88\x01\x01\x12#\n\x16gradient_checkpointing\x18\x0e \x01(\x08H\r\x88\x01\x01\x42\r\n\x0b_num_epochsB\x0c\n\n_max_stepsB\x10\n\x0e_learning_rateB\x0f\n\r_warmup_ratioB\x0f\n\r_lr_schedulerB\x18\n\x16_per_device_batch_sizeB\x1e\n\x1c_gradient_accumulation_stepsB\x0f\n\r_weight_decayB\x10\n\x0e_max_grad_normB\x16\n\x14_max_sequence_tokensB\x08\n\x06_dtypeB\x07\n\x05_seedB\x13\n\x11_checkpoint_stepsB\x19\n\x17_gradient_checkpointing\"\xc7\x03\n\x03Run\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12.\n\x04spec\x18\x03 \x01(\x0b\x32 .burnish.api.training.v1.RunSpec\x12-\n\x05state\x18\x04 \x01(\x0e\x32\x1e.burnish.api.training.v1.State\x12\x33\n\x08progress\x18\x05 \x01(\x0b\x32!.burnish.api.training.v1.Progress\x12\x32\n\x06result\x18\x06 \x01(\x0b\x32\".burnish.api.training.v1.RunResult\x12\x30\n\x05\x65rror\x18\x07 \x01(\x0b\x32!.burnish.api.common.v1.ItemStatus\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bnum_resumes\x18\x0b \x01(\x05\"\x97\x02\n\x08Progress\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x13\n\x0btotal_steps\x18\x02 \x01(\x03\x12\x11\n\x04loss\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x1a\n\rlearning_rate\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x1e\n\x11tokens_per_second\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x16\n\teval_loss\x18\x06 \x01(\x01H\x03\x88\x01\x01\x12,\n\ttime_left\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0cmemory_bytes\x18\x08 \x01(\x03\x42\x07\n\x05_lossB\x10\n\x0e_learning_rateB\x14\n\x12_tokens_per_secondB\x0c\n\n_eval_loss\"\xf1\x01\n\tRunResult\x12.\n\x05model\x18\x01 \x01(\x0b\x32\x1f.burnish.api.common.v1.ModelRef\x12\x12\n\ntrain_loss\x18\x02 \x01(\x01\x12\x16\n\teval_loss\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x0bnum_samples\x18\x04 \x01(\x03\x12\x0f\n\x07skipped\x18\x05 \x03(\t\x12\x13\n\x0b\x64\x61ta_digest\x18\x06 \x01(\t\x12\x12\n\nnum_tokens\x18\x07 \x01(\x03\x12+\n\x08\x64uration\x18\x08 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0c\n\n_eval_loss\"V\n\x10\x43reateRunRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12.\n\x04spec\x18\x02 \x01(\x0b\x32 .burnish.api.training.v1.RunSpec\">\n\x11\x43reateRunResponse\x12)\n\x03run\x18\x01 \x01(\x0b\x32\x1c.burnish.api.training.v1.Run\"\x1f\n\rGetRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\";\n\x0eGetRunResponse\x12)\n\x03run\x18\x01 \x01(\x0b\x32\x1c.burnish.api.training.v1.Run\"8\n\x0fListRunsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x10ListRunsResponse\x12*\n\x04runs\x18\x01 \x03(\x0b\x32\x1c.burnish.api.training.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x10\x43\x61ncelRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\">\n\x11\x43\x61ncelRunResponse\x12)\n\x03run\x18\x01 \x01(\x0b\x32\x1c.burnish.api.training.v1.Run\"5\n\x0fWatchRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x12\n\nfrom_event\x18\x02 \x01(\x03\"v\n\x10WatchRunResponse\x12\r\n\x05\x65vent\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x03run\x18\x03 \x01(\x0b\x32\x1c.burnish.api.training.v1.Run\">\n\x18ReadSampleWeightsRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x12\n\nafter_step\x18\x02 \x01(\x03\"v\n\x19ReadSampleWeightsResponse\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x13\n\x0bnum_samples\x18\x02 \x01(\x03\x12\x36\n\x07weights\x18\x03 \x03(\x0b\x32%.burnish.api.training.v1.SampleWeight\"9\n\x0cSampleWeight\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06weight\x18\x02 \x01(\x02\x12\r\n\x05logit\x18\x03 \x01(\x02*\x80\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_PENDING\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\x12\x13\n\x0fSTATE_CANCELLED\x10\x05\x32\xd4\x05\n\x0fTrainingService\x12\\\n\x07GetInfo\x12\'.burnish.api.training.v1.GetInfoRequest\x1a(.burnish.api.training.v1.GetInfoResponse\x12\x62\n\tCreateRun\x12).burnish.api.training.v1.CreateRunRequest\x1a*.burnish.api.training.v1.CreateRunResponse\x12Y\n\x06GetRun\x12&.burnish.api.training.v1.GetRunRequest\x1a\'.burnish.api.training.v1.GetRunResponse\x12_\n\x08ListRuns\x12(.burnish.api.training.v1.ListRunsRequest\x1a).burnish.api.training.v1.ListRunsResponse\x12\x62\n\tCancelRun\x12).burnish.api.training.v1.CancelRunRequest\x1a*.burnish.api.training.v1.CancelRunResponse\x12\x61\n\x08WatchRun\x12(.burnish.api.training.v1.WatchRunRequest\x1a).burnish.api.training.v1.WatchRunResponse0\x01\x12|\n\x11ReadSampleWeights\x12\x31.burnish.api.training.v1.ReadSampleWeightsRequest\x1a\x32.burnish.api.training.v1.ReadSampleWeightsResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'burnish.api.training.v1.training_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STATE']._serialized_start=2811
-  _globals['_STATE']._serialized_end=2939
+  _globals['_STATE']._serialized_start=3597
+  _globals['_STATE']._serialized_end=3725
   _globals['_GETINFOREQUEST']._serialized_start=168
   _globals['_GETINFOREQUEST']._serialized_end=184
   _globals['_GETINFORESPONSE']._serialized_start=186
   _globals['_GETINFORESPONSE']._serialized_end=252
   _globals['_RUNSPEC']._serialized_start=255
-  _globals['_RUNSPEC']._serialized_end=466
-  _globals['_HYPERPARAMETERS']._serialized_start=469
-  _globals['_HYPERPARAMETERS']._serialized_end=1156
-  _globals['_RUN']._serialized_start=1159
-  _globals['_RUN']._serialized_end=1614
-  _globals['_PROGRESS']._serialized_start=1617
-  _globals['_PROGRESS']._serialized_end=1896
-  _globals['_RUNRESULT']._serialized_start=1899
-  _globals['_RUNRESULT']._serialized_end=2140
-  _globals['_CREATERUNREQUEST']._serialized_start=2142
-  _globals['_CREATERUNREQUEST']._serialized_end=2228
-  _globals['_CREATERUNRESPONSE']._serialized_start=2230
-  _globals['_CREATERUNRESPONSE']._serialized_end=2292
-  _globals['_GETRUNREQUEST']._serialized_start=2294
-  _globals['_GETRUNREQUEST']._serialized_end=2325
-  _globals['_GETRUNRESPONSE']._serialized_start=2327
-  _globals['_GETRUNRESPONSE']._serialized_end=2386
-  _globals['_LISTRUNSREQUEST']._serialized_start=2388
-  _globals['_LISTRUNSREQUEST']._serialized_end=2444
-  _globals['_LISTRUNSRESPONSE']._serialized_start=2446
-  _globals['_LISTRUNSRESPONSE']._serialized_end=2533
-  _globals['_CANCELRUNREQUEST']._serialized_start=2535
-  _globals['_CANCELRUNREQUEST']._serialized_end=2569
-  _globals['_CANCELRUNRESPONSE']._serialized_start=2571
-  _globals['_CANCELRUNRESPONSE']._serialized_end=2633
-  _globals['_WATCHRUNREQUEST']._serialized_start=2635
-  _globals['_WATCHRUNREQUEST']._serialized_end=2688
-  _globals['_WATCHRUNRESPONSE']._serialized_start=2690
-  _globals['_WATCHRUNRESPONSE']._serialized_end=2808
-  _globals['_TRAININGSERVICE']._serialized_start=2942
-  _globals['_TRAININGSERVICE']._serialized_end=3540
+  _globals['_RUNSPEC']._serialized_end=571
+  _globals['_LORA']._serialized_start=573
+  _globals['_LORA']._serialized_end=695
+  _globals['_BILEVELSELECTION']._serialized_start=698
+  _globals['_BILEVELSELECTION']._serialized_end=1009
+  _globals['_HYPERPARAMETERS']._serialized_start=1012
+  _globals['_HYPERPARAMETERS']._serialized_end=1699
+  _globals['_RUN']._serialized_start=1702
+  _globals['_RUN']._serialized_end=2157
+  _globals['_PROGRESS']._serialized_start=2160
+  _globals['_PROGRESS']._serialized_end=2439
+  _globals['_RUNRESULT']._serialized_start=2442
+  _globals['_RUNRESULT']._serialized_end=2683
+  _globals['_CREATERUNREQUEST']._serialized_start=2685
+  _globals['_CREATERUNREQUEST']._serialized_end=2771
+  _globals['_CREATERUNRESPONSE']._serialized_start=2773
+  _globals['_CREATERUNRESPONSE']._serialized_end=2835
+  _globals['_GETRUNREQUEST']._serialized_start=2837
+  _globals['_GETRUNREQUEST']._serialized_end=2868
+  _globals['_GETRUNRESPONSE']._serialized_start=2870
+  _globals['_GETRUNRESPONSE']._serialized_end=2929
+  _globals['_LISTRUNSREQUEST']._serialized_start=2931
+  _globals['_LISTRUNSREQUEST']._serialized_end=2987
+  _globals['_LISTRUNSRESPONSE']._serialized_start=2989
+  _globals['_LISTRUNSRESPONSE']._serialized_end=3076
+  _globals['_CANCELRUNREQUEST']._serialized_start=3078
+  _globals['_CANCELRUNREQUEST']._serialized_end=3112
+  _globals['_CANCELRUNRESPONSE']._serialized_start=3114
+  _globals['_CANCELRUNRESPONSE']._serialized_end=3176
+  _globals['_WATCHRUNREQUEST']._serialized_start=3178
+  _globals['_WATCHRUNREQUEST']._serialized_end=3231
+  _globals['_WATCHRUNRESPONSE']._serialized_start=3233
+  _globals['_WATCHRUNRESPONSE']._serialized_end=3351
+  _globals['_READSAMPLEWEIGHTSREQUEST']._serialized_start=3353
+  _globals['_READSAMPLEWEIGHTSREQUEST']._serialized_end=3415
+  _globals['_READSAMPLEWEIGHTSRESPONSE']._serialized_start=3417
+  _globals['_READSAMPLEWEIGHTSRESPONSE']._serialized_end=3535
+  _globals['_SAMPLEWEIGHT']._serialized_start=3537
+  _globals['_SAMPLEWEIGHT']._serialized_end=3594
+  _globals['_TRAININGSERVICE']._serialized_start=3728
+  _globals['_TRAININGSERVICE']._serialized_end=4452
 # @@protoc_insertion_point(module_scope)

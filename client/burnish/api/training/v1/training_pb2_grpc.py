@@ -70,6 +70,11 @@ class TrainingServiceStub:
                 request_serializer=burnish_dot_api_dot_training_dot_v1_dot_training__pb2.WatchRunRequest.SerializeToString,
                 response_deserializer=burnish_dot_api_dot_training_dot_v1_dot_training__pb2.WatchRunResponse.FromString,
                 _registered_method=True)
+        self.ReadSampleWeights = channel.unary_stream(
+                '/burnish.api.training.v1.TrainingService/ReadSampleWeights',
+                request_serializer=burnish_dot_api_dot_training_dot_v1_dot_training__pb2.ReadSampleWeightsRequest.SerializeToString,
+                response_deserializer=burnish_dot_api_dot_training_dot_v1_dot_training__pb2.ReadSampleWeightsResponse.FromString,
+                _registered_method=True)
 
 
 class TrainingServiceServicer:
@@ -124,6 +129,14 @@ class TrainingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadSampleWeights(self, request, context):
+        """Streams the weights that a run with `bilevel` has learnt so far: a snapshot after each epoch and at the end, oldest
+        first. FAILED_PRECONDITION (NO_WEIGHTS) for a run without.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TrainingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -156,6 +169,11 @@ def add_TrainingServiceServicer_to_server(servicer, server):
                     servicer.WatchRun,
                     request_deserializer=burnish_dot_api_dot_training_dot_v1_dot_training__pb2.WatchRunRequest.FromString,
                     response_serializer=burnish_dot_api_dot_training_dot_v1_dot_training__pb2.WatchRunResponse.SerializeToString,
+            ),
+            'ReadSampleWeights': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadSampleWeights,
+                    request_deserializer=burnish_dot_api_dot_training_dot_v1_dot_training__pb2.ReadSampleWeightsRequest.FromString,
+                    response_serializer=burnish_dot_api_dot_training_dot_v1_dot_training__pb2.ReadSampleWeightsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -326,6 +344,33 @@ class TrainingService:
             '/burnish.api.training.v1.TrainingService/WatchRun',
             burnish_dot_api_dot_training_dot_v1_dot_training__pb2.WatchRunRequest.SerializeToString,
             burnish_dot_api_dot_training_dot_v1_dot_training__pb2.WatchRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadSampleWeights(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/burnish.api.training.v1.TrainingService/ReadSampleWeights',
+            burnish_dot_api_dot_training_dot_v1_dot_training__pb2.ReadSampleWeightsRequest.SerializeToString,
+            burnish_dot_api_dot_training_dot_v1_dot_training__pb2.ReadSampleWeightsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,189 @@
+"""Bilevel data selection inside training: θ, the auxiliary θ̂ and the selector, step by step.
+
+    θ ← θ − α [λ ∇L_V + (1 − λ) mean_B ω_i ∇ℓ_i(θ)]
+    θ̂ ← θ̂ − α mean_B ω_i ∇ℓ_i(θ̂)                      with `auxiliary` only
+    s ← s − β …                                         `bilevel/selector.py`
+
+All three go by the weights from before the step, and ℓ_i is the mean over a sample's response tokens, so that a long
+sample counts no more than a short one. AdamW takes the place of plain descent, with α from the run's schedule.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import TrainingArguments
+
+from burnish_services.training import sample_weights
+from burnish_services.training.bilevel.selector import SELECTORS, Floats, penalty
+from burnish_services.training.core import Bilevel, Plan, steps_per_epoch, validation_batch
+from burnish_services.training.data import TrainingData, TrainingSample
+from burnish_services.training.loss import ResponseLogits, collate, sample_means
+from burnish_services.training.trainer import SftTrainer
+
+_SELECTOR = "selector.npz"
+_AUXILIARY = "auxiliary.pt"
+
+
+class BilevelTrainer(SftTrainer):
+    """The trainer whose samples' weights are learnt. `folder` is where snapshots of them go."""
+
+    def __init__(
+        self,
+        model: Any,
+        arguments: TrainingArguments,
+        data: TrainingData,
+        plan: Plan,
+        how: Bilevel,
+        validation: TrainingData,
+        folder: Path,
+    ) -> None:
+        self._auxiliary = Auxiliary(model, plan) if how.auxiliary else None
+        super().__init__(model, arguments, data, plan)
+        if self._auxiliary is not None:
+            self._auxiliary.model.to(self.args.device)
+        self.selector = SELECTORS[how.weighting](len(data.samples), how.selector_learning_rate)
+        self._how = how
+        self._validation = validation
+        self._folder = folder
+        # Of the step at hand: λ, batches of validation samples to come, and what was found about the data's samples.
+        self._share = 0.0
+        self._validation_batches: list[list[TrainingSample]] = []
+        self._validation_count = 0
+        self._seen: list[int] = []
+        self._losses: list[Floats] = []
+        self._references: list[Floats] = []
+        sample_weights.write_names(folder, [sample.name for sample in data.samples])
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], torch.Tensor | None]:
+        """See SftTrainer; a batch of data is followed by its share of as many validation samples."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        step = self.state.global_step
+        epoch = step // steps_per_epoch(self._plan, len(self._data.samples))
+        self._share = penalty(self._how.penalty_start, self._how.penalty_decay, epoch)
+        self._seen, self._losses, self._references = [], [], []
+        # As many in every step, also in an epoch's last: what comes next follows from the number of the step alone.
+        available = self._validation.samples
+        chosen = validation_batch(len(available), self._plan.samples_per_step, self._plan.seed, step)
+        self._validation_count = len(chosen)
+        chosen.sort(key=lambda index: -len(available[index].tokens.ids))
+        parts = np.array_split(np.array(chosen), len(batches))
+        self._validation_batches = [[available[index] for index in part] for part in parts]
+        self.step_tokens += sum(len(available[index].tokens.ids) for index in chosen) if self._share > 0 else 0
+        return batches, torch.tensor(len(self.step_samples), device=device)
+
+    def training_step(
+        self, model: Any, inputs: dict[str, torch.Tensor], num_items_in_batch: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """See Trainer; adds the gradients of a batch of data, and of the validation samples that go with it."""
+        model.train()
+        inputs = self._prepare_inputs(inputs)
+        indices = inputs["samples"].tolist()
+        samples = [self._data.samples[index] for index in indices]
+        weights = self.selector.weights(np.array(indices))
+        counted = torch.tensor(weights, dtype=torch.float32) * torch.tensor([sample.weight for sample in samples])
+        counted = counted.to(self.args.device) / len(self.step_samples)
+
+        with torch.set_grad_enabled(self._share < 1):
+            losses = self._sample_losses(self.logits, inputs, samples)
+        total = self._descend((1 - self._share) * (counted * losses).sum())
+        self._seen += indices
+        self._losses.append(losses.detach().double().cpu().numpy())
+        if self._auxiliary is not None:
+            reference = self._sample_losses(self._auxiliary.logits, inputs, samples)
+            self.accelerator.backward((counted * reference).sum())
+            self._references.append(reference.detach().double().cpu().numpy())
+
+        validation = self._validation_batches.pop(0)
+        if validation and self._share > 0:
+            on_validation = self._sample_losses(self.logits, self._prepare_inputs(collate(validation)), validation)
+            total += self._descend(self._share * on_validation.sum() / self._validation_count)
+        self.step_loss += total.item()
+        return total
+
+    def _sample_losses(
+        self, logits: ResponseLogits, batch: dict[str, torch.Tensor], samples: list[TrainingSample]
+    ) -> torch.Tensor:
+        """ℓ of each sample. Raises RunError where one is not finite."""
+        with self.compute_loss_context_manager():
+            losses, rows = logits.nll(batch)
+        means = sample_means(losses, rows, len(samples))
+        self.check_losses(means.detach().sum(), losses, rows, samples)
+        return means
+
+    def _descend(self, loss: torch.Tensor) -> torch.Tensor:
+        if loss.requires_grad:
+            self.accelerator.backward(loss)
+        return loss.detach()
+
+    def before_optimizer_step(self) -> None:
+        """See SftTrainer; the auxiliary model and the selector take their steps."""
+        super().before_optimizer_step()
+        if self._auxiliary is not None:
+            self._auxiliary.step(self.optimizer.param_groups[0]["lr"])
+        references = np.concatenate(self._references) if self._references else None
+        self.selector.update(np.array(self._seen), np.concatenate(self._losses), references)
+
+    def finish_step(self) -> None:
+        """See SftTrainer; keeps the weights at the end of an epoch, and of the run."""
+        step = self.state.global_step
+        if step % steps_per_epoch(self._plan, len(self._data.samples)) == 0 or step == self.args.max_steps:
+            weights = self.selector.weights(np.arange(len(self._data.samples)))
+            sample_weights.write_snapshot(self._folder, step, self.selector.logits, weights)
+
+    def save_to(self, checkpoint: Path) -> None:
+        """See SftTrainer."""
+        arrays: dict[str, Any] = self.selector.state()
+        np.savez(checkpoint / _SELECTOR, **arrays)
+        if self._auxiliary is not None:
+            torch.save(self._auxiliary.state(), checkpoint / _AUXILIARY)
+
+    def restore_from(self, checkpoint: Path) -> None:
+        """See SftTrainer."""
+        with np.load(checkpoint / _SELECTOR, allow_pickle=False) as arrays:
+            self.selector.restore(dict(arrays))
+        if self._auxiliary is not None:
+            saved = torch.load(checkpoint / _AUXILIARY, map_location=self.args.device, weights_only=True)
+            self._auxiliary.restore(saved)
+
+
+class Auxiliary:
+    """θ̂: another set of the weights that are trained, sharing those that are not, with an optimiser of its own."""
+
+    def __init__(self, model: Any, plan: Plan) -> None:
+        frozen = {id(parameter): parameter for parameter in model.parameters() if not parameter.requires_grad}
+        self.model = copy.deepcopy(model, frozen)
+        self.model.train()
+        self.logits = ResponseLogits(self.model)
+        self._trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        self._max_grad_norm = plan.max_grad_norm
+        self._optimizer = torch.optim.AdamW(
+            self._trained.values(), lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True
+        )
+
+    def step(self, learning_rate: float) -> None:
+        """Descends the gradients that were gathered."""
+        if self._max_grad_norm > 0:
+            torch.nn.utils.clip_grad_norm_(self._trained.values(), self._max_grad_norm)
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must hold."""
+        return {"weights": dict(self._trained), "optimizer": self._optimizer.state_dict()}
+
+    @torch.no_grad()
+    def restore(self, state: dict[str, Any]) -> None:
+        """Takes over what `state` returned."""
+        for name, parameter in self._trained.items():
+            parameter.copy_(state["weights"][name])
+        self._optimizer.load_state_dict(state["optimizer"])

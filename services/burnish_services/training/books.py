@@ -1,0 +1,126 @@
+"""The books of a run: what it reports after each step, when it writes a checkpoint, and when it stops."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections import deque
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from burnish_services.training import checkpoints
+from burnish_services.training.job import Job
+from burnish_services.training.messages import Checkpointed, Progressed
+from burnish_services.training.state import Progress, RunError
+from burnish_services.training.trainer import SftTrainer
+
+_SUMS = "sums.json"
+_WINDOW = 8  # steps over which speed is measured
+_SIZES_PER_CHECKPOINT = 3  # the weights and AdamW's two moments
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """What a run has to remember over a resume, besides what the Trainer does."""
+
+    loss: float = 0.0  # of the mean losses of all steps, so that their mean is known at the end
+    num_tokens: int = 0  # padding not counted
+    last_loss: float | None = None
+    learning_rate: float | None = None
+
+
+class RunCallback(TrainerCallback):
+    """Reports each step, decides on checkpoints, and stops when the server wants it."""
+
+    def __init__(self, job: Job, trainer: SftTrainer) -> None:
+        self.sums = Sums()
+        self._job = job
+        self._trainer = trainer
+        self._steps = trainer.args.max_steps
+        self._plan = job.record.resolved.plan
+        self._step_began = self._last_save = time.monotonic()
+        self._recent: deque[tuple[int, float]] = deque(maxlen=_WINDOW)
+        self._process = psutil.Process()
+
+    def resume(self, checkpoint: Path) -> None:
+        """Takes over what a checkpoint holds besides the Trainer's own state."""
+        self.sums = Sums(**json.loads((checkpoint / _SUMS).read_text(encoding="utf-8")))
+        self._trainer.restore_from(checkpoint)
+
+    def report(self, step: int, eval_loss: float | None = None) -> None:
+        """Tells the server how far the run is."""
+        seconds = sum(seconds for _, seconds in self._recent)
+        progress = Progress(
+            step=step,
+            total_steps=self._steps,
+            loss=self.sums.last_loss,
+            learning_rate=self.sums.learning_rate,
+            tokens_per_second=sum(tokens for tokens, _ in self._recent) / seconds if seconds else None,
+            eval_loss=eval_loss,
+            seconds_left=(self._steps - step) * seconds / len(self._recent) if seconds else None,
+            memory_bytes=self._process.memory_info().rss,
+        )
+        self._job.report.send(Progressed(progress))
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """See TrainerCallback."""
+        self._step_began = time.monotonic()
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """See TrainerCallback."""
+        self._trainer.before_optimizer_step()
+        self.sums = replace(self.sums, learning_rate=kwargs["optimizer"].param_groups[0]["lr"])
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        """See TrainerCallback."""
+        now = time.monotonic()
+        self._recent.append((self._trainer.step_tokens, now - self._step_began))
+        loss = self._trainer.step_loss
+        self.sums = replace(
+            self.sums,
+            loss=self.sums.loss + loss,
+            num_tokens=self.sums.num_tokens + self._trainer.step_tokens,
+            last_loss=loss,
+        )
+        self._trainer.finish_step()
+        self.report(state.global_step)
+        stopping = self._job.stop.is_set()
+        due = state.global_step % self._plan.checkpoint_steps == 0
+        overdue = now - self._last_save > self._job.checkpoint_seconds
+        if (stopping or due or overdue) and state.global_step < self._steps:
+            self._check_space()
+            control.should_save = True
+        if stopping:
+            control.should_training_stop = True
+        return control
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """See TrainerCallback; what the Trainer wrote counts from here on."""
+        checkpoint = checkpoints.checkpoint_path(Path(args.output_dir), state.global_step)
+        (checkpoint / _SUMS).write_text(json.dumps(asdict(self.sums)), encoding="utf-8")
+        self._trainer.save_to(checkpoint)
+        checkpoints.seal(checkpoint)
+        self._last_save = time.monotonic()
+        self._job.report.send(Checkpointed(state.global_step))
+
+    def _check_space(self) -> None:
+        needed = _SIZES_PER_CHECKPOINT * sum(p.nbytes for p in self._trainer.model.parameters())
+        free = shutil.disk_usage(self._job.directory.path).free
+        if free < needed:
+            raise RunError(
+                "RESOURCE_EXHAUSTED",
+                "DISK_FULL",
+                f"a checkpoint takes {needed / 1e9:.1f} GB and only {free / 1e9:.1f} GB are free at "
+                f"{self._job.directory.path}; make room and create the run again, or use larger checkpoint_steps",
+            )

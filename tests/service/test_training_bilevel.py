@@ -1,0 +1,185 @@
+"""Weights, adapters and bilevel selection on a tiny real model over real gRPC."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from burnish.api.training.v1 import training_pb2
+from burnish_services.runtime.config import ServerSettings
+from tests.service.training_support import Client, client_of, sample, spec, worker_process, write_jsonl
+from tests.tiny_model import write_tiny_model
+
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
+
+HOW: dict[str, Any] = {
+    "per_device_batch_size": 4,
+    "gradient_accumulation_steps": 2,
+    "num_epochs": 3,
+    "learning_rate": 2e-3,
+    "checkpoint_steps": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("tiny") / "base")
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ServerSettings:
+    monkeypatch.setenv("BURNISH_TRAINING_RESTART_DELAY", "0")
+    monkeypatch.setenv("BURNISH_TRAINING_THREADS", "1")
+    return ServerSettings(roles=("training",), engine="transformers", state_dir=tmp_path / "state")
+
+
+@pytest.fixture
+async def client(settings: ServerSettings) -> AsyncIterator[Client]:
+    async with client_of(settings) as started:
+        yield started
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Sixty samples, every third of which answers with what has nothing to do with the question."""
+    rows = [sample(index, "zebra quilt xylophone" * 2 if index % 3 == 0 else "") for index in range(60)]
+    return write_jsonl(tmp_path / "data.jsonl", rows)
+
+
+@pytest.fixture
+def validation(tmp_path: Path) -> Path:
+    return write_jsonl(tmp_path / "validation.jsonl", [sample(index) for index in range(100, 110)])
+
+
+async def weights(client: Client, run_id: str) -> list[tuple[int, dict[str, float]]]:
+    """The snapshots: (step, logit by id)."""
+    found: dict[int, dict[str, float]] = {}
+    async for part in client.stub.ReadSampleWeights(training_pb2.ReadSampleWeightsRequest(run_id=run_id)):
+        found.setdefault(part.step, {}).update({one.id: one.logit for one in part.weights})
+    return sorted(found.items())
+
+
+def auc(logits: dict[str, float]) -> float:
+    clean = [value for name, value in logits.items() if int(name[1:]) % 3]
+    noisy = [value for name, value in logits.items() if not int(name[1:]) % 3]
+    return float(np.mean([[a > b for b in noisy] for a in clean]))
+
+
+async def test_noise_is_weighed_down(client: Client, base: Path, data: Path, validation: Path) -> None:
+    asked = spec(base, data, **HOW)
+    asked.bilevel.validation_data_uri = str(validation)
+    run = await client.finished((await client.create("sigmoid", asked)).run_id)
+    assert run.state == training_pb2.STATE_SUCCEEDED, run.error
+    learnt = await weights(client, run.run_id)
+    assert [step for step, _ in learnt] == [8, 16, 24], "after each epoch"
+    assert auc(learnt[-1][1]) >= 0.9
+
+
+async def test_a_crash_changes_nothing_of_what_is_learnt(
+    settings: ServerSettings, base: Path, data: Path, validation: Path
+) -> None:
+    """With all that a step has of its own: adapters, an auxiliary model, moments of the selector."""
+    asked = spec(base, data, **{**HOW, "num_epochs": 1.5})
+    asked.lora.rank = 4
+    asked.bilevel.CopyFrom(
+        training_pb2.BilevelSelection(validation_data_uri=str(validation), weighting="softmax", auxiliary=True)
+    )
+    async with client_of(settings) as client:
+        calm = await client.finished((await client.create("calm", asked)).run_id)
+        disturbed = await client.create("disturbed", asked)
+        await client.until_step(disturbed.run_id, 6)
+        (await worker_process()).kill()
+        rough = await client.finished(disturbed.run_id)
+        learnt, again = await weights(client, calm.run_id), await weights(client, rough.run_id)
+    assert calm.state == rough.state == training_pb2.STATE_SUCCEEDED, (calm.error, rough.error)
+    assert rough.num_resumes == 1
+    assert [step for step, _ in learnt] == [8, 12]
+    assert learnt[0] != learnt[1]
+    assert again == learnt
+    assert rough.result.model.digest == calm.result.model.digest
+
+
+async def test_a_run_without_a_selection_has_no_weights(client: Client, base: Path, data: Path) -> None:
+    run = await client.create("plain", spec(base, data, max_steps=1))
+    with pytest.raises(grpc.aio.AioRpcError, match="learns no weights") as refused:
+        await weights(client, run.run_id)
+    assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+
+
+async def test_a_missing_or_changed_validation_set_is_named(
+    client: Client, base: Path, data: Path, validation: Path
+) -> None:
+    asked = spec(base, data)
+    for uri, digest, said in (
+        (str(validation) + ".gone", "", "bilevel.validation_data_uri"),
+        (str(validation), "sha256:" + "0" * 64, "bilevel.validation_data_digest"),
+        (str(validation), "md5:1", "bilevel.validation_data_digest: is 'md5:1'"),
+        ("", "", "bilevel.validation_data_uri: is empty"),
+    ):
+        asked.bilevel.validation_data_uri, asked.bilevel.validation_data_digest = uri, digest
+        with pytest.raises(grpc.aio.AioRpcError, match=said):
+            await client.create("asked", asked)
+
+
+async def test_weights_count_as_they_are_given(client: Client, base: Path, tmp_path: Path) -> None:
+    """One step's loss is the weighted mean over response tokens; what weighs nothing is left out and named."""
+    from burnish_services.engine.base import ScoreRequest
+    from burnish_services.engine.chat import tokenize_sample
+    from burnish_services.engine.hf_tokenizer import HfTokenizer
+    from burnish_services.engine.tokenizer import ChatMessage
+    from burnish_services.engine.torch_model import TorchModel
+
+    rows = [{**sample(index), "weight": weight} for index, weight in enumerate((3.0, 0.5, 0, 1))]
+    bad = [{**sample(9), "weight": value} for value in (-1, "much", True)]
+    mixed = write_jsonl(tmp_path / "weighted.jsonl", rows + bad)
+    asked = spec(base, mixed, per_device_batch_size=2, learning_rate=1e-12)
+    run = await client.finished((await client.create("weighted", asked)).run_id)
+    assert run.state == training_pb2.STATE_SUCCEEDED, run.error
+    assert list(run.result.skipped) == ["s2", "s9", "s9", "s9"]
+
+    tokenizer, total, count = HfTokenizer(base), 0.0, 0.0
+    for row in (rows[0], rows[1], rows[3]):
+        tokens = tokenize_sample(tokenizer, [ChatMessage(**turn) for turn in row["messages"]])
+        (scores,) = TorchModel(base, "float32").score([ScoreRequest(tokens.ids)], threading.Event())
+        for turn in tokens.turns:
+            total -= row["weight"] * float(scores.logprobs[turn.start - 1 : turn.end - 1].sum())
+            count += row["weight"] * (turn.end - turn.start)
+    assert run.result.train_loss == pytest.approx(total / count, abs=1e-4)
+
+
+async def test_adapters_are_merged_into_a_model_that_serves(
+    client: Client, base: Path, data: Path, validation: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    asked = spec(base, data, **{**HOW, "learning_rate": 1e-2})
+    asked.eval_data_uri = str(validation)
+    asked.lora.CopyFrom(training_pb2.Lora(rank=4, dropout=0.1, target_modules=["q_proj", "v_proj"]))
+    events = await client.watch((await client.create("adapters", asked)).run_id)
+    run = events[-1].run
+    assert run.state == training_pb2.STATE_SUCCEEDED, run.error
+    assert run.result.eval_loss < events[2].run.progress.eval_loss - 0.1
+    before, after = (
+        {name: tensor for path in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(path).items()}
+        for folder in (base, Path(run.result.model.uri))
+    )
+    changed = {name for name in before if not before[name].equal(after[name])}
+    assert before.keys() == after.keys()
+    assert {name.split(".")[-2] for name in changed} == {"q_proj", "v_proj"}
+
+
+async def test_layers_that_are_not_there_are_named(client: Client, base: Path, data: Path) -> None:
+    asked = spec(base, data)
+    asked.lora.target_modules.append("attn_c")
+    run = await client.finished((await client.create("wrong", asked)).run_id)
+    assert run.error.reason == "BAD_TARGET_MODULES"
+    assert "q_proj" in run.error.message
+    asked.lora.rank = 0
+    with pytest.raises(grpc.aio.AioRpcError, match=r"lora\.rank: is 0, expected a whole number in \[1, 1024\]"):
+        await client.create("rank", asked)
