@@ -114,7 +114,7 @@ def test_boundaries_of_length_are_listed(given: object) -> None:
 
 def test_other_boundaries_make_another_run_and_another_calibration() -> None:
     with_some, with_others, without = (parsed(length_boundaries=b) for b in ("64,256", "64", ()))
-    identities = [one.identity("data", "") for one in (with_some, with_others, without)]
+    identities = [one.identity({"data": "data", "holdout": ""}) for one in (with_some, with_others, without)]
     assert [one.get("length_boundaries") for one in identities] == [[64, 256], [64], None]
     assert "length_boundaries" not in identities[2], "runs that began before there were any are the same"
     version = ModelVersion("/m", "sha256:1", "fake/0", "float32", "0" * 16)
@@ -170,7 +170,7 @@ def test_a_held_size_is_a_share_of_the_first_rounds_rows_or_a_number(hold_size: 
     for kind in (MiddoSettings, ClearSettings):
         settings = kind.parse({"data": "d", "model": "m", "hold_size": hold_size})
         assert settings.held_rows(40) == expected
-        assert ("hold_size" in settings.identity("x", "")) == (hold_size is not None)
+        assert ("hold_size" in settings.identity({"data": "x", "holdout": ""})) == (hold_size is not None)
     assert ("embedding" in settings.services()) == (hold_size is not None)
 
 

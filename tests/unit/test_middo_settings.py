@@ -70,7 +70,7 @@ def test_seeds_depend_on_seed_round_and_purpose_only() -> None:
 
 
 def test_a_run_is_named_by_content_of_data_and_by_every_setting() -> None:
-    identity = parse().identity("sha256:1", "")
-    assert parse(data="moved.json").identity("sha256:1", "") == identity
-    assert parse().identity("sha256:2", "") != identity
-    assert parse(k=3).identity("sha256:1", "") != identity
+    identity = parse().identity({"data": "sha256:1", "holdout": ""})
+    assert parse(data="moved.json").identity({"data": "sha256:1", "holdout": ""}) == identity
+    assert parse().identity({"data": "sha256:2", "holdout": ""}) != identity
+    assert parse(k=3).identity({"data": "sha256:1", "holdout": ""}) != identity

@@ -1,7 +1,7 @@
 """The settings of recipes as command-line options: tables, so that a flag, its setting and its help stand together.
 
 An option that is not given leaves its setting at the recipe's default. What a recipe has of its own is in
-`middo_options.py`, `clear_options.py` and `mads_options.py`.
+`middo_options.py`, `clear_options.py`, `mads_options.py` and `bds_options.py`.
 """
 
 from __future__ import annotations
@@ -73,6 +73,28 @@ TRAINING: Table = {
     "gradient_checkpointing": (
         "training.gradient_checkpointing",
         option(bool, "--gradient-checkpointing", "Less memory, more time.", _TRAIN),
+    ),
+    "lora_rank": (
+        "training.lora_rank",
+        option(int, "--lora-rank", "Train low-rank adapters of this rank instead of all weights.", _TRAIN, min=1),
+    ),
+    "lora_alpha": (
+        "training.lora_alpha",
+        option(float, "--lora-alpha", "Their output is multiplied by this over the rank; default 32.", _TRAIN),
+    ),
+    "lora_dropout": (
+        "training.lora_dropout",
+        option(float, "--lora-dropout", "Share of their inputs dropped while training; default 0.", _TRAIN),
+    ),
+    "lora_modules": (
+        "training.lora_modules",
+        option(
+            str,
+            "--lora-modules",
+            "Linear layers that get one, such as q_proj,v_proj; default: all but the head.",
+            _TRAIN,
+            metavar="NAME,NAME",
+        ),
     ),
 }
 WORK: Table = {

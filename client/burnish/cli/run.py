@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from burnish._client import Client
+from burnish.cli.bds_options import BDS
 from burnish.cli.clear_options import CLEAR
 from burnish.cli.data import DataOption, SkipOption, bundled, data_paths
 from burnish.cli.inspect_run import write_report_of
@@ -28,6 +29,7 @@ from burnish.coordinator.loop import RunSummary, finished, resume, run_recipe
 from burnish.coordinator.paths import RunPaths
 from burnish.coordinator.progress import Observer
 from burnish.coordinator.recipes.base import RecipeSettings, RunOptions, SamplingSettings
+from burnish.coordinator.recipes.bds.settings import BdsSettings
 from burnish.coordinator.recipes.clear.settings import ClearSettings
 from burnish.coordinator.recipes.mads.settings import MadsSettings
 from burnish.coordinator.recipes.middo.settings import MiddoSettings
@@ -134,6 +136,13 @@ RECIPES: dict[str, tuple[type[RecipeSettings], Table, str]] = {
         "MADS-style selection: train on the samples that together cover what the model's neurons do on all.\n\n"
         "With --holdout also on all rows and on random subsets, to compare with. Interrupted or killed, the same"
         " command goes on where it stopped.",
+    ),
+    "bds": (
+        BdsSettings,
+        BDS,
+        "Bilevel data selection: learn from a small trusted set what each row is worth, and train on the best.\n\n"
+        "With --holdout also on what that is to be compared with. Interrupted or killed, the same command goes on where"
+        " it stopped.",
     ),
 }
 for _name, _recipe in RECIPES.items():

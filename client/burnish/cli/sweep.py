@@ -83,6 +83,7 @@ _EXAMPLES = {
     " control=none,random.",
     "mads": "A grid of MADS-style selections, such as budgets by rules: --vary budget=5%,15% --vary"
     " rule=standardized_top_k,top_k.",
+    "bds": "A grid of bilevel selections, such as its variants: --vary weighting=sigmoid,softmax --vary keep=0.6,0.8.",
 }
 for _name, (_kind, _table, _) in RECIPES.items():
     sweep_app.command(_name)(sweep_command(_kind, _table, _EXAMPLES[_name]))

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import astuple
 from typing import Protocol
 
+from burnish._training_types import SampleWeights
 from burnish._types import Message, RunEvent, RunState
 from burnish.coordinator import history
 from burnish.coordinator.beliefs import Beliefs
@@ -21,6 +22,7 @@ from burnish.coordinator.curation import Curation
 from burnish.coordinator.findings import Findings, RewriteKey
 from burnish.coordinator.ledger import Ledger
 from burnish.coordinator.policy.assembly import DataRow
+from burnish.coordinator.policy.bilevel import Weight
 from burnish.coordinator.policy.coverage import Held
 from burnish.coordinator.policy.middo import Action
 from burnish.coordinator.policy.thresholds import Threshold
@@ -305,6 +307,24 @@ class RunBook:
         for start in range(0, len(places), _ROWS_PER_WRITE):
             part = [(self.run_id, round_number, *place) for place in places[start : start + _ROWS_PER_WRITE]]
             self._ledger.append("place", columns, part)
+
+    def add_weights(self, round_number: int, snapshot: SampleWeights) -> None:
+        """Writes the weights that a round's training had learnt after some steps."""
+        columns = ("run_id", "round", "step", "row_id", "weight", "logit")
+        values = list(zip(snapshot.ids, snapshot.weights.tolist(), snapshot.logits.tolist(), strict=True))
+        for start in range(0, len(values), _ROWS_PER_WRITE):
+            part = [(self.run_id, round_number, snapshot.step, *one) for one in values[start : start + _ROWS_PER_WRITE]]
+            self._ledger.append("sample_weight", columns, part)
+
+    def last_weight_step(self, round_number: int) -> int:
+        """The steps after which weights were last noted; 0 for none."""
+        steps = history.read_weight_steps(self._ledger, self.run_id, round_number)
+        return steps[-1] if steps else 0
+
+    def weights(self, round_number: int) -> dict[str, Weight]:
+        """By row, what a round's training has learnt in the end; empty where it learnt none."""
+        step = self.last_weight_step(round_number)
+        return history.read_weights(self._ledger, self.run_id, round_number, step)
 
     def add_held(self, round_number: int, held: Sequence[Held]) -> None:
         """Writes which rows go on where the set's size is held."""

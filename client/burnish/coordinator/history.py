@@ -18,6 +18,7 @@ from burnish.coordinator.errors import LedgerError
 from burnish.coordinator.ledger import Ledger
 from burnish.coordinator.paths import RunPaths
 from burnish.coordinator.policy.assembly import DataRow
+from burnish.coordinator.policy.bilevel import Weight
 from burnish.coordinator.policy.confidence import Evidence
 from burnish.coordinator.policy.coverage import Held
 from burnish.coordinator.records import (
@@ -157,6 +158,14 @@ class RunHistory:
     def held(self, round_number: int) -> list[Held]:
         """Which rows went on after a round where the set's size was held; empty where it was not."""
         return read_held(self._ledger, self.run_id, round_number)
+
+    def weight_steps(self, round_number: int) -> list[int]:
+        """The optimiser steps after which a round's learnt weights were noted, in order; empty where none were."""
+        return read_weight_steps(self._ledger, self.run_id, round_number)
+
+    def weights(self, round_number: int, step: int) -> dict[str, Weight]:
+        """By row, the weights noted after so many steps."""
+        return read_weights(self._ledger, self.run_id, round_number, step)
 
     def rewrites(self, round_number: int) -> list[RewriteRecord]:
         """The rewrites that a round's decisions asked for, in the order of its rows; those still to come are absent."""
@@ -389,6 +398,18 @@ def read_held(ledger: Ledger, run_id: str, round_number: int) -> list[Held]:
     """Which rows went on after a round where the set's size was held."""
     query = "SELECT row_id, kept, reason FROM held WHERE run_id = ? AND round = ? ORDER BY rowid"
     return [Held(*row) for row in ledger.select(query, (run_id, round_number))]
+
+
+def read_weight_steps(ledger: Ledger, run_id: str, round_number: int) -> list[int]:
+    """The optimiser steps after which a round's weights were noted, in order."""
+    query = "SELECT DISTINCT step FROM sample_weight WHERE run_id = ? AND round = ? ORDER BY step"
+    return [step for (step,) in ledger.select(query, (run_id, round_number))]
+
+
+def read_weights(ledger: Ledger, run_id: str, round_number: int, step: int) -> dict[str, Weight]:
+    """By row, the weights noted after so many steps."""
+    query = "SELECT row_id, weight, logit FROM sample_weight WHERE run_id = ? AND round = ? AND step = ?"
+    return {name: Weight(weight, logit) for name, weight, logit in ledger.select(query, (run_id, round_number, step))}
 
 
 def read_messages(text: str) -> tuple[Message, ...]:

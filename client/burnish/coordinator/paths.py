@@ -67,6 +67,11 @@ class RunPaths:
         """The held-out data in the same form."""
         return self.out / "data" / "holdout.jsonl"
 
+    @property
+    def validation(self) -> Path:
+        """The validation set of a bilevel selection in the same form."""
+        return self.out / "data" / "validation.jsonl"
+
     def model(self, round_number: int) -> Path:
         """Where the training service publishes a round's model."""
         return self.out / "models" / f"round-{round_number}"

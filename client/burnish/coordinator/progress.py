@@ -24,6 +24,7 @@ _STATUS_EVERY = 1.0  # seconds between two writes of the status file, but for st
 
 TITLES = {
     "read": "Reading the data",
+    "split": "Setting the validation set apart",
     "evaluate": "Measuring held-out loss",
     "train": "Training",
     "score_pre": "Loss before training",
@@ -39,6 +40,7 @@ TITLES = {
     "filter": "Filtering",
     "propose": "Proposing responses",
     "compare": "Comparing responses",
+    "weigh": "Fetching what was learnt",
     "decide": "Deciding",
     "refine": "Rewriting",
     "assemble": "Assembling the next data set",

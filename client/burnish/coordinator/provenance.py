@@ -7,12 +7,12 @@ from typing import Any
 
 from burnish.coordinator.content import message_list
 from burnish.coordinator.history import RunHistory
-from burnish.coordinator.policy import coverage
+from burnish.coordinator.policy import bilevel, coverage
 from burnish.coordinator.policy.clear import Action
 from burnish.coordinator.records import DecisionRecord
 
 _CORRECT, _UNSCORED = Action.CORRECT.value, Action.UNSCORED.value
-_GONE = {(Action.DROP.value,), (coverage.Action.DROP.value,), (coverage.Action.UNREAD.value,)}
+_GONE = {(one.value,) for one in (Action.DROP, coverage.Action.DROP, coverage.Action.UNREAD, bilevel.Action.VALIDATE)}
 
 
 def provenance(history: RunHistory, round_number: int) -> Iterator[dict[str, Any]]:

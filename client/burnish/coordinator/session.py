@@ -223,9 +223,9 @@ async def _working(
 
 def _identity(settings: RecipeSettings) -> dict[str, Any]:
     """What the run's id is made from. Raises DataError where data cannot be found."""
-    data = digest_files(find_files(settings.data))
-    holdout = digest_files(find_files(settings.holdout)) if settings.holdout else ""
-    return settings.identity(data, holdout)
+    return settings.identity(
+        {name: digest_files(find_files(paths)) if paths else "" for name, paths in settings.files().items()}
+    )
 
 
 def _config(run_id: str, settings: RecipeSettings, options: RunOptions, identity: Mapping[str, Any]) -> dict[str, Any]:

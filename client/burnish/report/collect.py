@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from burnish.coordinator.history import RunHistory
+from burnish.report.bds import bds_models, bds_notes, bds_round
 from burnish.report.clear import clear_notes, clear_round
 from burnish.report.common import timings_of
-from burnish.report.data import ClearRound, FlawTable, MadsRound, MiddoRound, Model, ReportData
+from burnish.report.data import BdsRound, ClearRound, FlawTable, MadsRound, MiddoRound, Model, ReportData
 from burnish.report.mads import mads_models, mads_notes, mads_round
 from burnish.report.middo import flaw_table, middo_notes, middo_round
 from burnish.report.truth import Known, read_truth
@@ -25,7 +26,7 @@ def collect(history: RunHistory, *, truth: str = "") -> ReportData:
     decided = [(d.round, d.num_rows, history.decisions(d.round)) for d in datasets]
     decided = [(number, rows, decisions) for number, rows, decisions in decided if decisions]
     known: dict[str, Known] = read_truth(history, truth) if truth and datasets else {}
-    rounds: list[MiddoRound] | list[ClearRound] | list[MadsRound]
+    rounds: list[MiddoRound] | list[ClearRound] | list[MadsRound] | list[BdsRound]
     flaws: list[FlawTable] = []
     models = [
         Model(_model_label(m.role, m.round), m.uri, m.digest, m.train_loss, m.eval_loss) for m in history.models()
@@ -36,6 +37,9 @@ def collect(history: RunHistory, *, truth: str = "") -> ReportData:
     elif run.recipe == "mads":
         rounds = [mads_round(history, *one, steps) for one in decided]
         notes, models = mads_notes(history), mads_models(history)
+    elif run.recipe == "bds":
+        rounds = [bds_round(history, *one, steps, known) for one in decided]
+        notes, models = bds_notes(history), bds_models(history)
     else:
         rounds = [middo_round(history, *one, steps) for one in decided]
         flaws = [flaw_table(number, decisions, known) for number, _, decisions in decided if known]

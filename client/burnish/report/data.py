@@ -256,6 +256,40 @@ class MadsRound(Round):
 
 
 @dataclass(frozen=True, slots=True)
+class WeightsAt:
+    """The weights of all rows after `step` optimiser steps. `auroc`: the probability that a right row has a larger one
+    than a wrong one; None where what is wrong is not known."""
+
+    step: int
+    weights: Sequence[float]
+    auroc: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class WeighedRow:
+    """One row and what it counts."""
+
+    row_id: str
+    action: str
+    weight: float
+    reasons: Sequence[str]
+    prompt: str
+    response: str
+
+
+@dataclass(frozen=True, slots=True)
+class BdsRound(Round):
+    """What bilevel selection learnt and kept, and what came of training on it. `flaws`: what became of the rows with
+    each kind of flaw ("none" of those without), where that is known."""
+
+    actions: Mapping[str, int]
+    snapshots: Sequence[WeightsAt]
+    arms: Sequence[Arm]
+    flaws: Mapping[str, Mapping[str, int]]
+    weighed: Sequence[WeighedRow]  # the first and the last in order of rank
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """A model that the run used; losses in nats per response token."""
 

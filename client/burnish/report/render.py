@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from burnish.report.curves import coverage_chart
-from burnish.report.data import ClearRound, MadsRound, MiddoRound, ReportData, Round
+from burnish.report.data import BdsRound, ClearRound, MadsRound, MiddoRound, ReportData, Round
 from burnish.report.diagram import reliability_diagram
 from burnish.report.histogram import Line, Series, histogram
 from burnish.report.map import LEGENDS, Key, set_map
@@ -59,7 +59,8 @@ def render(data: ReportData) -> str:
         diagrams=_diagrams(data),
         curves=_curves(data),
         maps=_maps(data),
-        about_maps=LEGENDS[data.recipe].about,
+        about_maps=LEGENDS[data.recipe].about if data.recipe in LEGENDS else "",
+        weights=_weights(data),
         share=_share,
         charts={round_.number: _charts(data, round_) for round_ in data.rounds},
         shown=MAX_CHANGES_SHOWN,
@@ -110,6 +111,8 @@ def _curves(data: ReportData) -> dict[int, list[Markup]]:
 
 def _maps(data: ReportData) -> dict[int, tuple[Markup, list[Key]]]:
     """The picture of each round's set and the keys to what it has, where there is one."""
+    if data.recipe not in LEGENDS:
+        return {}
     keys = LEGENDS[data.recipe].keys
     found: dict[int, tuple[Markup, list[Key]]] = {}
     for one in data.rounds:
@@ -117,6 +120,19 @@ def _maps(data: ReportData) -> dict[int, tuple[Markup, list[Key]]]:
         if picture is not None and picture.points:
             there = [key for key in keys if key is keys[0] or picture.points.get(key.group)]
             found[one.number] = (set_map(picture, there), there)
+    return found
+
+
+def _weights(data: ReportData) -> dict[int, Markup]:
+    """How learnt weights are spread, after the first pass and in the end."""
+    found = {}
+    for one in data.rounds:
+        if isinstance(one, BdsRound) and one.snapshots:
+            first, last = one.snapshots[0], one.snapshots[-1]
+            series = [Series(f"after {last.step} steps", last.weights, "after")]
+            if first is not last:
+                series.insert(0, Series(f"after {first.step} steps", first.weights, "before"))
+            found[one.number] = histogram("Weights", "what a row's loss is multiplied by", series)
     return found
 
 

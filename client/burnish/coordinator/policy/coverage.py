@@ -37,10 +37,11 @@ class Nearest:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What becomes of one row, and why; `hints` names the row that stands for it."""
+    """What becomes of one row, the one action of a recipe that only chooses, and why; `hints` names the row that stands
+    for it."""
 
     row_id: str
-    actions: tuple[Action, ...]
+    actions: tuple[str, ...]
     signals: Mapping[str, float]
     reasons: tuple[str, ...]
     hints: tuple[str, ...] = ()

@@ -6,12 +6,14 @@ change the result (batch sizes, what is kept on disk) is in `RunOptions`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from burnish._coverage_types import ProjectionMethod
+from burnish._training_types import Lora
 from burnish._types import Hyperparameters, Sampling
 from burnish.coordinator.content import derive_seed
 from burnish.coordinator.coverage import FeatureChoice
@@ -56,6 +58,26 @@ class TrainingSettings(BaseModel):
     seed: int | None = Field(None, ge=0, lt=2**32, description="default: derived from the run's seed and the round")
     checkpoint_steps: int | None = Field(None, ge=1)
     gradient_checkpointing: bool | None = None
+    lora_rank: int | None = Field(None, ge=1, le=1024, description="train low-rank adapters of this rank")
+    lora_alpha: float | None = Field(None, gt=0)
+    lora_dropout: float | None = Field(None, ge=0, lt=1)
+    lora_modules: tuple[str, ...] = Field((), description="linear layers that get one; default all but the head")
+
+    @field_validator("lora_modules", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return tuple(value.replace(" ", "").split(",")) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _of_adapters(self) -> Self:
+        if self.lora_rank is None and (self.lora_alpha or self.lora_dropout or self.lora_modules):
+            raise ValueError("lora_alpha, lora_dropout and lora_modules are of adapters; give lora_rank as well")
+        return self
+
+
+# Settings that came later: left out of what an id is made from where they are not used, so that runs that began before
+# are still the same.
+_LATER_TRAINING = ("lora_rank", "lora_alpha", "lora_dropout", "lora_modules")
 
 
 class RecipeSettings(BaseModel):
@@ -94,14 +116,27 @@ class RecipeSettings(BaseModel):
 
     def hyperparameters(self, round_number: int) -> Hyperparameters:
         """How a round trains."""
-        values = self.training.model_dump()
+        values = self.training.model_dump(exclude=set(_LATER_TRAINING))
         if values["seed"] is None:
             values["seed"] = derive_seed(self.seed, round_number, "train") % 2**32
         return Hyperparameters(**values)
 
-    def identity(self, data_digest: str, holdout_digest: str) -> dict[str, Any]:
-        """What a run's id is made from: all settings, with data named by content instead of by place."""
-        return self.model_dump(mode="json") | {"data": data_digest, "holdout": holdout_digest}
+    def lora(self) -> Lora | None:
+        """The adapters that are trained; None: all weights are."""
+        how = self.training
+        if how.lora_rank is None:
+            return None
+        return Lora(how.lora_rank, how.lora_alpha, how.lora_dropout, how.lora_modules)
+
+    def files(self) -> dict[str, tuple[str, ...]]:
+        """The settings that name files whose content determines what a run makes."""
+        return {"data": self.data, "holdout": self.holdout}
+
+    def identity(self, digests: Mapping[str, str]) -> dict[str, Any]:
+        """What a run's id is made from: all settings, with `files` named by content instead of by place."""
+        made: dict[str, Any] = self.model_dump(mode="json") | dict(digests)
+        made["training"] = {k: v for k, v in made["training"].items() if v or k not in _LATER_TRAINING}
+        return made
 
     def services(self) -> tuple[str, ...]:
         """The services that a run needs."""
@@ -146,10 +181,10 @@ class HoldSettings(RecipeSettings):
         """Which features they are covered in; the same in every round, so that only what is new is read."""
         return FeatureChoice(seed=derive_seed(self.seed, "calibration"))
 
-    def identity(self, data_digest: str, holdout_digest: str) -> dict[str, Any]:
+    def identity(self, digests: Mapping[str, str]) -> dict[str, Any]:
         """See RecipeSettings. Left out where it is not used, so that runs that began before there was such a setting
         are still the same."""
-        made = super().identity(data_digest, holdout_digest)
+        made = super().identity(digests)
         return made if self.hold_size is not None else {k: v for k, v in made.items() if k != "hold_size"}
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from burnish.coordinator.errors import LedgerTooNew
 from burnish.coordinator.recipes.base import RecipeSettings
+from burnish.coordinator.recipes.bds.loop import bds
+from burnish.coordinator.recipes.bds.settings import BdsSettings
 from burnish.coordinator.recipes.clear.loop import clear
 from burnish.coordinator.recipes.clear.settings import ClearSettings
 from burnish.coordinator.recipes.mads.loop import mads
@@ -14,8 +16,10 @@ from burnish.coordinator.recipes.mads.settings import MadsSettings
 from burnish.coordinator.recipes.middo.loop import middo
 from burnish.coordinator.recipes.middo.settings import MiddoSettings
 
-SETTINGS: dict[str, type[RecipeSettings]] = {kind.RECIPE: kind for kind in (MiddoSettings, ClearSettings, MadsSettings)}
-METHODS: dict[str, Callable[[Any], Awaitable[None]]] = {"middo": middo, "clear": clear, "mads": mads}
+SETTINGS: dict[str, type[RecipeSettings]] = {
+    kind.RECIPE: kind for kind in (MiddoSettings, ClearSettings, MadsSettings, BdsSettings)
+}
+METHODS: dict[str, Callable[[Any], Awaitable[None]]] = {"middo": middo, "clear": clear, "mads": mads, "bds": bds}
 
 
 def settings_of(recipe: str) -> type[RecipeSettings]:

@@ -5,7 +5,6 @@ What a service keeps is named by content, so that another run with the same weig
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -14,7 +13,7 @@ from burnish._types import ModelRef, TokenSpan
 from burnish.coordinator.coverage import FeatureChoice, collection_name, selection_notes
 from burnish.coordinator.errors import StepFailed
 from burnish.coordinator.policy.assembly import DataRow
-from burnish.coordinator.policy.coverage import Action, Nearest, Picked, verdicts
+from burnish.coordinator.policy.coverage import Nearest, Picked, verdicts
 from burnish.coordinator.recipes.mads.settings import MadsSettings
 from burnish.coordinator.steps.measure import embed_missing, expect_collection, samples_of
 from burnish.coordinator.steps.stage import AnyRun, RunContext, same_version, version_detail
@@ -112,24 +111,6 @@ async def select_rows(run: MadsRun, round_number: int, collection: str, rows: Se
             stage.advance(len(rows))
         for note in selection_notes(found.length_correlation, found.hub_share):
             run.observer.noted(note)
-
-
-def assemble_selected(run: MadsRun, round_number: int, rows: Sequence[DataRow]) -> None:
-    """The core set, as the next data set, in the order of the source."""
-    stage = run.stage(round_number, "assemble")
-    if stage.done:
-        return
-    book = run.book
-    with stage.working():
-        stage.expect(len(rows))
-        actions = {one.row_id: Action(one.actions[0]) for one in book.decisions(round_number)}
-        with book.transaction():
-            if book.dataset(round_number + 1) is None:
-                book.add_dataset(round_number + 1, [row for row in rows if actions[row.row_id] is Action.KEEP])
-            stage.advance(len(rows))
-        counts = Counter(actions.values())
-        said = ", ".join(f"{counts[action]} {action}" for action in Action if counts[action])
-        run.observer.noted(f"Of {len(rows)} rows: {said}.")
 
 
 def selection_detail(collection: str, found: CoverageSelection) -> dict[str, object]:

@@ -17,7 +17,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from burnish._training import AsyncRun
-from burnish._types import ModelRef, RunEvent, RunResult, RunSpec, RunState
+from burnish._training_types import BilevelSelection
+from burnish._types import Hyperparameters, ModelRef, RunEvent, RunResult, RunSpec, RunState
 from burnish.coordinator.atomic import writing_whole
 from burnish.coordinator.content import digest_of, message_list
 from burnish.coordinator.errors import StepFailed
@@ -29,9 +30,18 @@ _EVENTS_EVERY = 1.0  # seconds between two commits of training events
 _ROWS_PER_READ = 2000
 
 
-async def train(run: AnyRun, round_number: int, base: ModelRef, rows: Sequence[DataRow] | None = None) -> ModelRef:
-    """M_t: `base` fine-tuned on D_t, or on `rows` of it. What another run of this ledger trained on the same data in
-    the same way is taken over. Raises StepFailed where training ended badly."""
+async def train(
+    run: AnyRun,
+    round_number: int,
+    base: ModelRef,
+    rows: Sequence[DataRow] | None = None,
+    *,
+    hyperparameters: Hyperparameters | None = None,
+    bilevel: BilevelSelection | None = None,
+) -> ModelRef:
+    """M_t: `base` fine-tuned on D_t, or on `rows`, as the settings say or by `hyperparameters`, learning weights with
+    `bilevel`. What another run of this ledger trained on the same data in the same way is taken over. Raises StepFailed
+    where training ended badly."""
     stage = run.stage(round_number, "train")
     record = run.book.model(round_number, "trained")
     if stage.done and record is not None:
@@ -45,9 +55,11 @@ async def train(run: AnyRun, round_number: int, base: ModelRef, rows: Sequence[D
             data_uri=str(run.paths.data(round_number)),
             data_digest=digest,
             output_uri=str(run.paths.model(round_number)),
-            hyperparameters=run.settings.hyperparameters(round_number),
+            hyperparameters=hyperparameters or run.settings.hyperparameters(round_number),
+            lora=run.settings.lora(),
+            bilevel=bilevel,
         )
-        key = digest_of([base.digest, digest, asdict(spec.hyperparameters)])
+        key = digest_of([base.digest, digest, asdict(spec.hyperparameters), *_special(spec)])
         if (there := _trained_already(run, round_number, key)) is not None:
             return ModelRef(there.uri, there.digest)
         training = await _create(run, round_number, spec)
@@ -67,6 +79,7 @@ async def train(run: AnyRun, round_number: int, base: ModelRef, rows: Sequence[D
                 "skipped": list(result.skipped),
                 "num_tokens": result.num_tokens,
                 "seconds": result.seconds,
+                "steps": training.snapshot.progress.step,
                 "data_digest": result.data_digest,
             },
         )
@@ -78,6 +91,13 @@ async def train(run: AnyRun, round_number: int, base: ModelRef, rows: Sequence[D
                 f" sample), the first: {result.skipped[0]}."
             )
     return ModelRef(record.uri, record.digest)
+
+
+def _special(spec: RunSpec) -> list[object]:
+    """What makes a training different from a plain one; the validation set counts by its content, not by its place."""
+    lora = [] if spec.lora is None else [asdict(spec.lora)]
+    bilevel = [] if spec.bilevel is None else [asdict(replace(spec.bilevel, validation_data_uri=""))]
+    return [*lora, *bilevel]
 
 
 def prune(run: AnyRun, round_number: int) -> None:
@@ -116,7 +136,8 @@ def _write_data(run: AnyRun, round_number: int, rows: Sequence[DataRow]) -> str:
 
 async def _create(run: AnyRun, round_number: int, spec: RunSpec) -> AsyncRun:
     """The training run, new or found. One that the ledger knows to have ended badly gives way to another attempt."""
-    name = f"{run.book.run_id}-r{round_number}-{digest_of(asdict(spec))[:12]}"
+    said = {name: value for name, value in asdict(spec).items() if value is not None}
+    name = f"{run.book.run_id}-r{round_number}-{digest_of(said)[:12]}"
     attempt = 1
     while True:
         training = await run.client.training.create(spec, f"{name}-a{attempt}")

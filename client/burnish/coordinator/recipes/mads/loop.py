@@ -13,13 +13,8 @@ from __future__ import annotations
 
 from burnish._types import ModelRef
 from burnish.coordinator.policy.coverage import random_rows
-from burnish.coordinator.steps.cover import (
-    MadsRun,
-    assemble_selected,
-    calibrate,
-    compute_features,
-    select_rows,
-)
+from burnish.coordinator.steps.assemble import assemble_kept
+from burnish.coordinator.steps.cover import MadsRun, calibrate, compute_features, select_rows
 from burnish.coordinator.steps.measure import base_model, evaluate
 from burnish.coordinator.steps.project import project
 from burnish.coordinator.steps.read import read
@@ -41,7 +36,7 @@ async def mads(run: MadsRun) -> None:
         collection = await compute_features(run, D, selector, features, calibration, samples)
         await select_rows(run, D, collection, rows, settings.size(len(samples)))
         await project(run, D, collection, samples)
-        assemble_selected(run, D, rows)
+        assemble_kept(run, D, rows)
     if settings.select_only:
         return
     base = await base_model(run)

@@ -1,0 +1,1 @@
+"""Bilevel data selection: its settings, and the method on one page."""

@@ -1,0 +1,65 @@
+"""Bilevel data selection on one page: from the data set as it came to the rows that a validation set asks for, and the
+model trained on them.
+
+D is the data set, V the validation set: few samples that can be trusted, none of which, nor any with the same prompt,
+is trained on. While a model learns from both, every row of D gets a weight that moves towards what lowers the loss on
+V. S is the share of D with the largest ones; plain training on S is compared with what else could have been done:
+training on D and V together, on V alone, and on random subsets of the size of S. What a step does is in `steps/`, what
+is decided in `policy/bilevel.py`. Every step does only what the ledger lacks, so that a run may be killed at any moment
+and gone on with.
+
+The rounds of the ledger: 1 is D, with the model that weights were learnt with, 2 is S, and from 3 on what S is compared
+with, which has models but no data set of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from burnish.coordinator.policy.coverage import random_rows
+from burnish.coordinator.steps.assemble import assemble_kept
+from burnish.coordinator.steps.measure import base_model, evaluate
+from burnish.coordinator.steps.read import read
+from burnish.coordinator.steps.train import prune, train
+from burnish.coordinator.steps.weigh import BdsRun, decide_rows, split_validation, steps_of, weigh
+
+D, S, DIRECT, VALIDATION_ONLY, RANDOM = 1, 2, 3, 4, 5
+
+
+async def bds(run: BdsRun) -> None:
+    """Learns weights, selects S, trains on it, and, where there is held-out data, on what it is to be compared with."""
+    settings = run.settings
+    await read(run)
+    rows = run.book.rows(D)
+    split, validation = await split_validation(run, D, rows)
+    base = await base_model(run)
+    await evaluate(run, 0, base)
+
+    learning = replace(settings.hyperparameters(D), num_epochs=settings.selection_epochs, max_steps=None)
+    selection = settings.selection(str(run.paths.validation), validation.digest)
+    learnt = await train(run, D, base, split.training, hyperparameters=learning, bilevel=selection)
+    await evaluate(run, D, learnt)
+    decide_rows(run, D, rows, split, await weigh(run, D))
+    assemble_kept(run, D, rows)
+    prune(run, D)
+
+    await evaluate(run, S, await train(run, S, base))
+    if not settings.holdout:
+        run.observer.noted("Without --holdout there is nothing to compare by; only what was selected is trained on.")
+        return
+    if not settings.compare:
+        return
+    await evaluate(run, DIRECT, await train(run, DIRECT, base, [*split.training, *validation.rows]))
+    prune(run, DIRECT)
+    # Few rows: as many steps as S took, in as many passes as that takes.
+    steps = steps_of(run, S)
+    often = replace(settings.hyperparameters(VALIDATION_ONLY), num_epochs=float(steps), max_steps=steps)
+    await evaluate(
+        run, VALIDATION_ONLY, await train(run, VALIDATION_ONLY, base, validation.rows, hyperparameters=often)
+    )
+    prune(run, VALIDATION_ONLY)
+    size = len(run.book.rows(S))
+    for number in range(settings.random_subsets):
+        subset = random_rows(split.training, size, settings.seed, number)
+        await evaluate(run, RANDOM + number, await train(run, RANDOM + number, base, subset))
+        prune(run, RANDOM + number)

@@ -1,0 +1,185 @@
+"""Whole runs of bilevel data selection: against fake services, which say who was asked for what, and on the fake
+engine, whose training service is real but for the training."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from burnish import Client
+from burnish.coordinator.errors import DataError, Interrupted, StepFailed
+from burnish.coordinator.loop import RunOptions, RunSummary, run_recipe
+from burnish.coordinator.recipes.bds.settings import BdsSettings
+from burnish.report.collect import collect
+from burnish.report.data import BdsRound
+from burnish.report.render import render
+from burnish.testing import FakeServices
+from tests.e2e.conftest import FakeEngineServices
+from tests.e2e.support import Watcher, alpaca, digest_of_final, history, write_jsonl
+
+ROWS = alpaca(40, duplicates=3)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_jsonl(tmp_path / "data.jsonl", ROWS)
+
+
+@pytest.fixture
+def holdout(tmp_path: Path) -> Path:
+    return write_jsonl(tmp_path / "holdout.jsonl", [{**row, "instruction": "Another?"} for row in alpaca(5)])
+
+
+@pytest.fixture
+def validation(tmp_path: Path) -> Path:
+    """Six trusted samples, two of which answer prompts of the data anew."""
+    rows = [{**row, "output": "A trusted answer."} for row in ROWS[:2]]
+    return write_jsonl(tmp_path / "validation.jsonl", rows + [{**row, "instruction": "Else?"} for row in ROWS[2:6]])
+
+
+def selected(client: Client, data: Path, out: Path, watcher: Watcher | None = None, **more: Any) -> RunSummary:
+    settings = BdsSettings(**({"data": str(data), "model": "base", "seed": 7} | more))
+    return run_recipe(settings, client, out, options=RunOptions(batch_size=10), observer=watcher)
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_who_is_asked_for_what(
+    fakes: FakeServices, client: Client, data: Path, holdout: Path, validation: Path, tmp_path: Path
+) -> None:
+    watcher, out = Watcher(), tmp_path / "out"
+    summary = selected(client, data, out, watcher, holdout=str(holdout), validation=str(validation), keep=0.5)
+    # Of 43 rows two and their two copies ask what the validation set asks; half of the others are kept.
+    assert (summary.rows_in, summary.rows_out) == (43, 19)
+    assert [s.name for s in watcher.steps] == [
+        *("read", "split", "evaluate", "train", "evaluate", "weigh", "decide", "assemble"),
+        *("train", "evaluate") * 6,
+    ]
+    runs = [request.spec for request in fakes.requests("CreateRun")]
+    assert [spec.HasField("bilevel") for spec in runs] == [True] + [False] * 6
+    learning = runs[0]
+    assert learning.hyperparameters.num_epochs == 3
+    assert learning.bilevel.weighting == "sigmoid"
+    assert [one["messages"][-1]["content"] for one in lines(Path(learning.bilevel.validation_data_uri))[:2]] == [
+        "A trusted answer."
+    ] * 2
+    assert {spec.base_model.uri for spec in runs} == {"base"}
+    trained_on = [len(lines(out / f"data/round-{number}.jsonl")) for number in range(1, 8)]
+    # The data, what is kept, both sets, the validation set alone, and three random subsets.
+    assert trained_on == [39, 19, 45, 6, 19, 19, 19]
+    prompts = [
+        {line["messages"][0]["content"] for line in lines(out / f"data/{name}.jsonl")}
+        for name in ("round-1", "validation")
+    ]
+    assert not prompts[0] & prompts[1]
+    alone = runs[3].hyperparameters
+    assert (alone.num_epochs, alone.max_steps) == (3, 3), "as many steps as what was kept took"
+    assert summary.final_model is not None
+    assert summary.final_model.round == 2
+
+
+def test_what_is_kept_weighs_most_and_the_history_is_in_the_ledger(
+    client: Client, data: Path, validation: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    selected(client, data, out, validation=str(validation), keep=0.25)
+    with history(out) as h:
+        decided = h.decisions(1)
+        steps = h.weight_steps(1)
+        first, last = (h.weights(1, step) for step in (steps[0], steps[-1]))
+    assert steps == [1, 2, 3]
+    assert first.keys() == last.keys()
+    assert len(last) == 39
+    assert all(abs(last[name].logit) >= abs(first[name].logit) for name in last)
+    kept = {one.row_id for one in decided if one.actions[0] == "keep"}
+    assert Counter(one.actions[0] for one in decided) == {"keep": 9, "drop": 30, "validate": 4}
+    assert min(last[name].logit for name in kept) >= max(last[name].logit for name in last.keys() - kept)
+    final = lines(out / "final/data.jsonl")
+    assert {row["id"] for row in final} == kept
+    assert all(row["task"] for row in final)
+    gone = lines(out / "final/dropped.jsonl")
+    assert len(gone) == 34, "with those of the validation set, and why"
+
+
+def test_a_part_of_the_data_can_be_held_out_as_validation_set(
+    fakes: FakeServices, client: Client, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    summary = selected(client, data, out, validation_split="20%", keep=1.0)
+    held = lines(out / "data/validation.jsonl")
+    assert summary.rows_out == 43 - len(held)
+    assert 9 <= len(held) <= 10
+    assert len(fakes.requests("CreateRun")) == 2, "without held-out data there is nothing to compare by"
+
+
+def test_what_is_judged_by_is_not_learnt_from(client: Client, data: Path, holdout: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="5 samples are in the validation set and in the held-out data"):
+        selected(client, data, tmp_path / "out", holdout=str(holdout), validation=str(holdout))
+    with pytest.raises(DataError, match="every prompt of the data is in the validation set"):
+        selected(client, data, tmp_path / "all", validation=str(data))
+
+
+def test_a_changed_validation_set_is_noticed(client: Client, data: Path, validation: Path, tmp_path: Path) -> None:
+    class Stop(Watcher):
+        def step_finished(self, step: Any) -> None:
+            if step.name == "split":
+                raise Interrupted("enough")
+
+    out = tmp_path / "out"
+    with pytest.raises(Interrupted):
+        selected(client, data, out, Stop(), validation=str(validation))
+    (out / "data/validation.jsonl").write_text("{}\n")
+    with pytest.raises(StepFailed, match=r"validation\.jsonl is gone or changed"):
+        selected(client, data, out, validation=str(validation))
+
+
+def test_a_killed_run_ends_as_an_undisturbed_one(
+    services: FakeEngineServices, data: Path, holdout: Path, validation: Path, tmp_path: Path
+) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from burnish import Client, Endpoints\n"
+        "from burnish.coordinator.loop import run_recipe\n"
+        "from burnish.coordinator.progress import Observer\n"
+        "from burnish.coordinator.recipes.bds.settings import BdsSettings\n"
+        "import os, signal\n"
+        "address, data, holdout, validation, model, out, step, number = sys.argv[1:]\n"
+        "class Kill(Observer):\n"
+        "    def step_finished(self, done):\n"
+        "        if (done.name, str(done.round)) == (step, number):\n"
+        "            os.kill(os.getpid(), signal.SIGKILL)\n"
+        "settings = BdsSettings(data=data, holdout=holdout, validation=validation, model=model, seed=3,\n"
+        "                       random_subsets=1, training={'gradient_accumulation_steps': 1})\n"
+        "with Client(Endpoints.at(address)) as client:\n"
+        "    run_recipe(settings, client, Path(out), observer=Kill())\n"
+    )
+    asked = [services.address, str(data), str(holdout), str(validation), str(services.model)]
+
+    def run(out: Path, step: str = "", number: int = 0) -> int:
+        command = [sys.executable, str(script), *asked, str(out), step, str(number)]
+        return subprocess.run(command, check=False, timeout=120).returncode
+
+    assert run(tmp_path / "calm") == 0
+    for step, number in (("split", 1), ("train", 1), ("weigh", 1), ("decide", 1), ("train", 2)):
+        assert run(tmp_path / "rough", step, number) == -9, (step, number)
+    assert run(tmp_path / "rough") == 0
+    assert digest_of_final(tmp_path / "rough") == digest_of_final(tmp_path / "calm")
+    with history(tmp_path / "rough") as h:
+        data_of = collect(h)
+        assert len(h.weight_steps(1)) == 3
+    (only,) = data_of.rounds
+    assert isinstance(only, BdsRound)
+    assert [arm.name.split(" ")[0] for arm in only.arms] == ["nothing", "what", "all", "all", "the", "random"]
+    page = render(data_of)
+    assert "direct mixing" in page
+    assert "What was kept is not better than chance" in page
