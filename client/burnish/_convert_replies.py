@@ -242,6 +242,7 @@ def _result(result: training_pb2.RunResult) -> t.RunResult:
         data_digest=result.data_digest,
         num_tokens=result.num_tokens,
         seconds=seconds(result.duration),
+        published_step=result.published_step,
     )
 
 

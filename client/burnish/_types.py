@@ -447,6 +447,9 @@ class Hyperparameters:
     seed: int | None = None
     checkpoint_steps: int | None = None
     gradient_checkpointing: bool | None = None
+    max_loss_ratio: float | None = None
+    eval_steps: int | None = None
+    publish_best: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -489,6 +492,7 @@ class RunResult:
     data_digest: str
     num_tokens: int
     seconds: float
+    published_step: int = 0
 
 
 @dataclass(frozen=True, slots=True)

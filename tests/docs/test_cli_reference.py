@@ -11,6 +11,8 @@ RUNS = [
     "run middo",
     "run clear",
     "run mads",
+    "run bds",
+    "sweep bds",
     "sweep clear",
     "sweep mads",
     "sweep middo",

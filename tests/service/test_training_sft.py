@@ -7,6 +7,7 @@ import json
 import resource
 import threading
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -187,3 +188,43 @@ async def test_a_full_disk_fails_the_run_and_says_so(client: Client, base: Path,
     asked = spec(base, data, **{**HOW, "num_epochs": 1})
     again = await client.finished((await client.create("after", asked)).run_id)
     assert again.state == training_pb2.STATE_SUCCEEDED, again.error
+
+
+async def test_a_loss_out_of_all_proportion_stops_the_run_and_names_the_sample(
+    client: Client, base: Path, tmp_path: Path
+) -> None:
+    """One sentence over and over, until what is left of the tiny model cannot even imagine another."""
+    from burnish_services.training.core import Plan, epoch_order
+
+    rows = [sample(1) | {"id": f"usual{index}"} for index in range(40)] + [sample(1, "zebra quilt xylophone " * 3)]
+    how = {"per_device_batch_size": 1, "gradient_accumulation_steps": 1, "learning_rate": 1e-2}
+    plan = Plan(**how)  # type: ignore[arg-type]
+    seed = next(seed for seed in range(100) if epoch_order([1] * 41, replace(plan, seed=seed), 0).index(40) > 30)
+    data = write_jsonl(tmp_path / "data.jsonl", rows)
+    asked = spec(base, data, **how, seed=seed, max_loss_ratio=1.2)
+    run = await client.finished((await client.create("spike", asked)).run_id)
+    assert run.error.reason == "LOSS_SPIKE"
+    assert "samples: s1. Nothing is published" in run.error.message
+    assert 30 < run.progress.step < 41
+
+
+async def test_the_best_weights_are_published_where_that_is_asked_for(
+    settings: ServerSettings, base: Path, eval_data: Path, tmp_path: Path
+) -> None:
+    """Trained on answers that have nothing to do with those it is measured on, the model gets worse all the time."""
+    data = write_jsonl(tmp_path / "wrong.jsonl", [sample(index, "zebra quilt xylophone") for index in range(36)])
+    asked = spec(base, data, **HOW, eval_steps=3, publish_best=True)
+    asked.eval_data_uri = str(eval_data)
+    async with client_of(settings) as client:
+        disturbed = await client.create("best", asked)
+        await client.until_step(disturbed.run_id, 6)
+        (await worker_process()).kill()
+        events = await client.watch(disturbed.run_id)
+    run = events[-1].run
+    assert run.state == training_pb2.STATE_SUCCEEDED, run.error
+    assert run.num_resumes == 1
+    measured = {e.run.progress.step: e.run.progress.eval_loss for e in events if e.run.progress.step % 3 == 0}
+    best = min((3, 6, 9, 12, 15), key=lambda step: measured[step] if step < 15 else 1e9)
+    assert run.result.published_step == best
+    assert run.result.eval_loss == pytest.approx(measured[best], abs=0.02)
+    assert not list((settings.state_dir / "training").rglob("best.safetensors")), "cleaned up"

@@ -141,7 +141,11 @@ def test_the_smallest_maps(points: dict[str, list[tuple[float, float]]]) -> None
     assert "nan" not in page.lower()
 
 
-@pytest.mark.parametrize("recipe", sorted(METHODS))
+def test_only_bilevel_selection_has_no_map() -> None:
+    assert set(METHODS) - set(LEGENDS) == {"bds"}, "it embeds nothing"
+
+
+@pytest.mark.parametrize("recipe", sorted(LEGENDS))
 def test_every_recipes_maps_can_be_keyed(recipe: str) -> None:
     frame = (Path(burnish.report.__file__).parent / "templates/frame.html.jinja").read_text(encoding="utf-8")
     for key in LEGENDS[recipe].keys:

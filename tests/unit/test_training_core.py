@@ -15,9 +15,11 @@ from burnish_services.training.core import (
     SpecError,
     check_spec,
     epoch_order,
+    is_spike,
     lr_factor,
     plan,
     total_steps,
+    validation_batch,
 )
 
 
@@ -42,6 +44,9 @@ def test_unset_fields_take_the_defaults_that_the_proto_states() -> None:
         seed=0,
         checkpoint_steps=50,
         gradient_checkpointing=False,
+        max_loss_ratio=3.0,
+        eval_steps=0,
+        publish_best=False,
     )
     zeros = plan(Hyperparameters(max_grad_norm=0, warmup_ratio=0, weight_decay=0.5, seed=7))
     assert (zeros.max_grad_norm, zeros.warmup_ratio, zeros.weight_decay, zeros.seed) == (0, 0, 0.5, 7)
@@ -57,6 +62,8 @@ def test_unset_fields_take_the_defaults_that_the_proto_states() -> None:
         ("learning_rate", math.nan),
         ("warmup_ratio", 1.1),
         ("lr_scheduler", "polynomial"),
+        ("max_loss_ratio", 0.5),
+        ("eval_steps", -1),
         ("per_device_batch_size", 0),
         ("gradient_accumulation_steps", 0),
         ("weight_decay", -0.1),
@@ -127,3 +134,28 @@ def test_the_rate_rises_then_falls_and_is_never_nought() -> None:
     assert lr_factor(replace(schedule, lr_scheduler="constant"), 9, 10) == 1.0
     assert lr_factor(replace(schedule, warmup_ratio=0), 0, 1) == 1.0
     assert lr_factor(replace(schedule, warmup_ratio=1), 3, 4) == pytest.approx(4 / 5)
+
+
+def test_a_spike_is_out_of_all_proportion_to_every_loss_before() -> None:
+    usual = [2.0, 1.5, 1.8, 1.2, 1.1, 1.4, 1.0, 0.9]
+    assert is_spike(6.1, usual, 3.0)
+    assert not is_spike(5.9, usual, 3.0)
+    assert is_spike(5.9, usual, 2.0)
+    assert not is_spike(100.0, usual, 0.0), "asked never to stop"
+    assert not is_spike(100.0, usual[:7], 3.0), "too few to tell"
+    assert not is_spike(0.9, [0.01] * 50, 3.0), "a set that is nearly known by heart meets a sample that is not"
+
+
+def test_the_best_weights_can_only_be_published_where_they_are_measured() -> None:
+    spec = RunSpec("base", "data", hyperparameters=Hyperparameters(publish_best=True, eval_steps=5))
+    with pytest.raises(SpecError, match="needs eval_steps >= 1 and eval_data_uri"):
+        check_spec(spec)
+    assert check_spec(replace(spec, eval_data_uri="held.jsonl")).publish_best
+
+
+def test_validation_samples_come_in_turn_and_follow_from_the_step_alone() -> None:
+    steps = [validation_batch(10, 4, 7, step) for step in range(4)]
+    assert all(len(set(step)) == 4 for step in steps)
+    assert not set(steps[0]) & set(steps[1]), "none twice before the others had their turn"
+    assert steps[2:] == [validation_batch(10, 4, 7, step) for step in (2, 3)]
+    assert sorted(validation_batch(3, 8, 7, 5)) == [0, 1, 2], "all, where there are fewer than a step takes"

@@ -74,6 +74,10 @@ TRAINING: Table = {
         "training.gradient_checkpointing",
         option(bool, "--gradient-checkpointing", "Less memory, more time.", _TRAIN),
     ),
+    "max_loss_ratio": (
+        "training.max_loss_ratio",
+        option(float, "--max-loss-ratio", "Stop at a loss so many times the last 100; default 3, 0: never.", _TRAIN),
+    ),
     "lora_rank": (
         "training.lora_rank",
         option(int, "--lora-rank", "Train low-rank adapters of this rank instead of all weights.", _TRAIN, min=1),

@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import psutil
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from burnish_services.training import checkpoints
+from burnish_services.training.best import Best
+from burnish_services.training.core import LOSSES_KEPT, is_spike
 from burnish_services.training.job import Job
 from burnish_services.training.messages import Checkpointed, Progressed
 from burnish_services.training.state import Progress, RunError
@@ -32,14 +35,18 @@ class Sums:
     num_tokens: int = 0  # padding not counted
     last_loss: float | None = None
     learning_rate: float | None = None
+    recent: tuple[float, ...] = ()  # mean losses of the last steps
 
 
 class RunCallback(TrainerCallback):
-    """Reports each step, decides on checkpoints, and stops when the server wants it."""
+    """Reports each step, measures, decides on checkpoints, and stops when the server wants it or the loss is out of all
+    proportion. `evaluate` measures the loss on the evaluation data, None where there are none."""
 
-    def __init__(self, job: Job, trainer: SftTrainer) -> None:
+    def __init__(self, job: Job, trainer: SftTrainer, evaluate: Callable[[], float | None]) -> None:
         self.sums = Sums()
+        self.best = Best(job.directory.best)
         self._job = job
+        self._evaluate = evaluate
         self._trainer = trainer
         self._steps = trainer.args.max_steps
         self._plan = job.record.resolved.plan
@@ -51,6 +58,16 @@ class RunCallback(TrainerCallback):
         """Takes over what a checkpoint holds besides the Trainer's own state."""
         self.sums = Sums(**json.loads((checkpoint / _SUMS).read_text(encoding="utf-8")))
         self._trainer.restore_from(checkpoint)
+
+    def measure(self, step: int) -> float | None:
+        """Measures and reports the loss on the evaluation data, and keeps weights that are the best so far where they
+        may be published."""
+        loss = self._evaluate()
+        if loss is not None:
+            self.report(step, loss)
+            if self._plan.publish_best and step:
+                self.best.consider(self._trainer.accelerator.unwrap_model(self._trainer.model), step, loss)
+        return loss
 
     def report(self, step: int, eval_loss: float | None = None) -> None:
         """Tells the server how far the run is."""
@@ -77,6 +94,7 @@ class RunCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """See TrainerCallback."""
+        self._check_spike()
         self._trainer.before_optimizer_step()
         self.sums = replace(self.sums, learning_rate=kwargs["optimizer"].param_groups[0]["lr"])
 
@@ -92,9 +110,12 @@ class RunCallback(TrainerCallback):
             loss=self.sums.loss + loss,
             num_tokens=self.sums.num_tokens + self._trainer.step_tokens,
             last_loss=loss,
+            recent=(*self.sums.recent, loss)[-LOSSES_KEPT:],
         )
         self._trainer.finish_step()
         self.report(state.global_step)
+        if self._plan.eval_steps and state.global_step % self._plan.eval_steps == 0:
+            self.measure(state.global_step)
         stopping = self._job.stop.is_set()
         due = state.global_step % self._plan.checkpoint_steps == 0
         overdue = now - self._last_save > self._job.checkpoint_seconds
@@ -114,8 +135,17 @@ class RunCallback(TrainerCallback):
         self._last_save = time.monotonic()
         self._job.report.send(Checkpointed(state.global_step))
 
+    def _check_spike(self) -> None:
+        loss, recent = self._trainer.step_loss, self.sums.recent
+        if is_spike(loss, recent, self._plan.max_loss_ratio):
+            raise self._trainer.stopped_by_data(
+                "LOSS_SPIKE",
+                f"the loss is {loss:.3f} where none of the last {len(recent)} was above {max(recent):.3f}",
+                self._trainer.step_samples,
+            )
+
     def _check_space(self) -> None:
-        needed = _SIZES_PER_CHECKPOINT * sum(p.nbytes for p in self._trainer.model.parameters())
+        needed = _SIZES_PER_CHECKPOINT * sum(p.nbytes for p in self._trainer.model.parameters() if p.requires_grad)
         free = shutil.disk_usage(self._job.directory.path).free
         if free < needed:
             raise RunError(

@@ -143,6 +143,7 @@ def _result_message(result: Result, seconds: float) -> training_pb2.RunResult:
         data_digest=result.data_digest,
         num_tokens=result.num_tokens,
         duration=_duration(seconds),
+        published_step=result.published_step,
     )
 
 

@@ -18,6 +18,7 @@ LR_SCHEDULERS = ("cosine", "linear", "constant")
 DTYPES = ("float32", "bfloat16")
 MAX_REQUEST_ID = 128  # characters
 MAX_RANK = 1024  # of a LoRA adapter
+LOSSES_KEPT, MIN_LOSSES = 100, 8  # steps that a spike is told by, and the fewest
 DEFAULT_MAX_SEQUENCE_TOKENS = 4096
 
 
@@ -47,6 +48,9 @@ class Hyperparameters:
     seed: int | None = None
     checkpoint_steps: int | None = None
     gradient_checkpointing: bool | None = None
+    max_loss_ratio: float | None = None
+    eval_steps: int | None = None
+    publish_best: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +130,9 @@ class Plan:
     seed: int = 0
     checkpoint_steps: int = 50
     gradient_checkpointing: bool = False
+    max_loss_ratio: float = 3.0
+    eval_steps: int = 0
+    publish_best: bool = False
 
     @property
     def samples_per_step(self) -> int:
@@ -137,7 +144,7 @@ def plan(asked: Hyperparameters) -> Plan:
     """The hyperparameters with defaults for what is unset. Raises SpecError for a value out of range."""
     resolved = Plan(**_given(asked))
     positive = ("num_epochs", "learning_rate")
-    not_negative = ("weight_decay", "max_grad_norm", "seed")
+    not_negative = ("weight_decay", "max_grad_norm", "seed", "eval_steps")
     at_least_one = ("per_device_batch_size", "gradient_accumulation_steps", "checkpoint_steps")
     for name in positive:
         _check(name, resolved, lambda value: value > 0, "a number > 0")
@@ -147,6 +154,7 @@ def plan(asked: Hyperparameters) -> Plan:
         _check(name, resolved, lambda value: value >= 1, "a whole number >= 1")
     _check("warmup_ratio", resolved, lambda value: 0 <= value <= 1, "a number in [0, 1]")
     _check("max_sequence_tokens", resolved, lambda value: value >= 2, "a whole number >= 2")
+    _check("max_loss_ratio", resolved, lambda value: value == 0 or value >= 1, "a number >= 1, or 0 for never")
     if resolved.max_steps is not None:
         _check("max_steps", resolved, lambda value: value >= 1, "a whole number >= 1; leave it unset for no limit")
     for name, words in (("lr_scheduler", LR_SCHEDULERS), ("dtype", DTYPES)):
@@ -204,7 +212,10 @@ def check_spec(spec: RunSpec) -> Plan:
         raise SpecError("data_uri", "is empty, expected a path or file:// URI of a JSONL file")
     _check_digest("base_model.digest", spec.base_digest)
     _check_digest("data_digest", spec.data_digest)
-    return plan(spec.hyperparameters)
+    resolved = plan(spec.hyperparameters)
+    if resolved.publish_best and not (resolved.eval_steps and spec.eval_data_uri):
+        raise SpecError("hyperparameters.publish_best", "is true, which needs eval_steps >= 1 and eval_data_uri")
+    return resolved
 
 
 def _check_digest(path: str, digest: str) -> None:
@@ -253,6 +264,15 @@ def validation_batch(num_validation: int, count: int, seed: int, step: int) -> l
     shuffle, place = divmod(step, per_pass)
     order = np.random.default_rng([seed, shuffle, 1]).permutation(num_validation)
     return order[place * count : (place + 1) * count].tolist()
+
+
+def is_spike(loss: float, before: Sequence[float], ratio: float) -> bool:
+    """Whether a step's loss, in nats, is out of all proportion to those of the steps `before`: more than `ratio` times
+    the largest (0: never), and more than a nat above it. Where a set is nearly learnt by heart, losses are so small
+    that the ratio alone would take any new sample for a spike."""
+    if not ratio or len(before) < MIN_LOSSES:
+        return False
+    return loss > ratio * max(before) and loss > max(before) + 1.0
 
 
 def lr_factor(plan: Plan, step: int, steps: int) -> float:

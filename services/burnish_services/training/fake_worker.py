@@ -66,6 +66,7 @@ def train(job: Job) -> Result:
             skipped=tuple(skipped.name for skipped in data.skipped),
             data_digest=data.digest,
             num_tokens=run.num_tokens,
+            published_step=run.steps,
         )
 
     return publish.publish(job.directory, record, write, result)

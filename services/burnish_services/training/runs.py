@@ -6,6 +6,7 @@
       worker.log      what the workers wrote on standard error
       weights/        what a bilevel selection has learnt, epoch by epoch (`sample_weights.py`)
       checkpoints/    the last whole checkpoint; removed when the run has ended
+      best.safetensors  the best weights so far, if the run may publish them; removed when it has ended
       result.json     what the worker is about to publish, so that a crash in that moment is no loss
       model/          the trained model, unless the caller named another place
 
@@ -104,6 +105,11 @@ class RunDirectory:
     def checkpoints(self) -> Path:
         """Folder of checkpoints."""
         return self.path / "checkpoints"
+
+    @property
+    def best(self) -> Path:
+        """The best weights so far, of a run that may publish them."""
+        return self.path / "best.safetensors"
 
     @property
     def weights(self) -> Path:

@@ -46,23 +46,33 @@ def train(job: Job) -> Result:
 
     checkpoint = checkpoints.newest(job.directory.checkpoints)
     trainer = _trainer(job, _load(job, base), data, tokenizer, max_tokens)
-    books = RunCallback(job, trainer)
+
+    def evaluate() -> float | None:
+        return _eval_loss(trainer, eval_data, plan.per_device_batch_size)
+
+    books = RunCallback(job, trainer, evaluate)
     trainer.add_callback(books)
     if checkpoint is not None:
         log.info("resuming from %s", checkpoint)
         books.resume(checkpoint)
         books.report(checkpoints.step_of(checkpoint))
-    else:
-        books.report(0, _eval_loss(trainer, eval_data, plan.per_device_batch_size))
+    elif books.measure(0) is None:
+        books.report(0)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     steps = trainer.state.global_step
     if steps < trainer.args.max_steps:
         raise StoppedEarly
 
+    model, published_step = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False), steps
+    if plan.publish_best:
+        if steps % plan.eval_steps:
+            books.measure(steps)
+        published_step = books.best.step
+        books.best.restore(model)
     # What is measured is what is published: the rounding comes first.
-    model = merge_adapters(trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False))
+    model = merge_adapters(model)
     weights.round_weights(model, stored, plan.seed)
-    eval_loss = _eval_loss(trainer, eval_data, plan.per_device_batch_size)
+    eval_loss = evaluate()
     if eval_loss is not None:
         books.report(steps, eval_loss)
     sums = books.sums
@@ -87,6 +97,7 @@ def train(job: Job) -> Result:
             skipped=tuple(skipped.name for skipped in data.skipped),
             data_digest=data.digest,
             num_tokens=sums.num_tokens,
+            published_step=published_step,
         )
 
     return publish.publish(job.directory, record, write, result)

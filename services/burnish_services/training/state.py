@@ -55,6 +55,7 @@ class Result:
     skipped: tuple[str, ...]
     data_digest: str
     num_tokens: int
+    published_step: int = 0  # of runs from before this was told
 
 
 @dataclass(frozen=True, slots=True)

@@ -178,4 +178,5 @@ def _with_log(failure: Failure, worker: WorkerProcess) -> Failure:
 def _clean_up(run: Run) -> None:
     """Removes what only an unfinished run needs."""
     shutil.rmtree(run.directory.checkpoints, ignore_errors=True)
+    run.directory.best.unlink(missing_ok=True)
     shutil.rmtree(publish.staging_path(run.record.resolved.output, run.record.run_id), ignore_errors=True)

@@ -122,23 +122,26 @@ class SftTrainer(Trainer):
         if torch.isfinite(loss):
             return
         bad = rows[~torch.isfinite(losses.detach())].unique().tolist()
-        raise self._not_finite(f"the loss is {loss.item()}", [samples[row] for row in bad] or samples)
+        blamed = [samples[row] for row in bad] or samples
+        raise self.stopped_by_data("NOT_FINITE", f"the loss is {loss.item()}", blamed)
 
     def _check_gradients(self) -> None:
         """Raises RunError where a gradient is not finite: the step would destroy the weights."""
         # By their norm: 0.05 s a step with 135M weights on two cores, where asking every entry took 0.65 s.
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         if not torch.isfinite(norm):
-            raise self._not_finite(f"the norm of the gradients is {norm}", self.step_samples)
+            raise self.stopped_by_data("NOT_FINITE", f"the norm of the gradients is {norm}", self.step_samples)
 
-    def _not_finite(self, what: str, samples: Sequence[TrainingSample]) -> RunError:
+    def stopped_by_data(self, reason: str, what: str, samples: Sequence[TrainingSample]) -> RunError:
+        """The error that ends the run in the step at hand, with the samples to look at."""
         names = ", ".join(sample.name for sample in samples[:_NAMED])
         more = f" and {len(samples) - _NAMED} more" if len(samples) > _NAMED else ""
         return RunError(
             "DATA_LOSS",
-            "NOT_FINITE",
+            reason,
             f"{what} in step {self.state.global_step + 1}; samples: {names}{more}. Nothing is published. Look at these "
-            "samples, or use a smaller learning_rate or max_grad_norm",
+            "samples, or use a smaller learning_rate or max_grad_norm"
+            + (", or another max_loss_ratio" if reason == "LOSS_SPIKE" else ""),
         )
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:

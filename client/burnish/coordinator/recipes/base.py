@@ -58,6 +58,7 @@ class TrainingSettings(BaseModel):
     seed: int | None = Field(None, ge=0, lt=2**32, description="default: derived from the run's seed and the round")
     checkpoint_steps: int | None = Field(None, ge=1)
     gradient_checkpointing: bool | None = None
+    max_loss_ratio: float | None = Field(None, ge=0, description="stop where a step's loss is so much above all others")
     lora_rank: int | None = Field(None, ge=1, le=1024, description="train low-rank adapters of this rank")
     lora_alpha: float | None = Field(None, gt=0)
     lora_dropout: float | None = Field(None, ge=0, lt=1)
@@ -77,7 +78,8 @@ class TrainingSettings(BaseModel):
 
 # Settings that came later: left out of what an id is made from where they are not used, so that runs that began before
 # are still the same.
-_LATER_TRAINING = ("lora_rank", "lora_alpha", "lora_dropout", "lora_modules")
+_OF_ADAPTERS = {"lora_rank", "lora_alpha", "lora_dropout", "lora_modules"}
+_LATER_TRAINING = _OF_ADAPTERS | {"max_loss_ratio"}
 
 
 class RecipeSettings(BaseModel):
@@ -116,7 +118,7 @@ class RecipeSettings(BaseModel):
 
     def hyperparameters(self, round_number: int) -> Hyperparameters:
         """How a round trains."""
-        values = self.training.model_dump(exclude=set(_LATER_TRAINING))
+        values = self.training.model_dump(exclude=_OF_ADAPTERS)
         if values["seed"] is None:
             values["seed"] = derive_seed(self.seed, round_number, "train") % 2**32
         return Hyperparameters(**values)
@@ -135,7 +137,8 @@ class RecipeSettings(BaseModel):
     def identity(self, digests: Mapping[str, str]) -> dict[str, Any]:
         """What a run's id is made from: all settings, with `files` named by content instead of by place."""
         made: dict[str, Any] = self.model_dump(mode="json") | dict(digests)
-        made["training"] = {k: v for k, v in made["training"].items() if v or k not in _LATER_TRAINING}
+        unused = {name for name in _LATER_TRAINING if made["training"][name] in (None, [])}
+        made["training"] = {k: v for k, v in made["training"].items() if k not in unused}
         return made
 
     def services(self) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from burnish._training import AsyncRun
-from burnish._training_types import BilevelSelection
+from burnish._training_types import BilevelSelection, Lora
 from burnish._types import Hyperparameters, ModelRef, RunEvent, RunResult, RunSpec, RunState
 from burnish.coordinator.atomic import writing_whole
 from burnish.coordinator.content import digest_of, message_list
@@ -59,7 +59,7 @@ async def train(
             lora=run.settings.lora(),
             bilevel=bilevel,
         )
-        key = digest_of([base.digest, digest, asdict(spec.hyperparameters), *_special(spec)])
+        key = digest_of([base.digest, digest, _given(spec.hyperparameters), *_special(spec)])
         if (there := _trained_already(run, round_number, key)) is not None:
             return ModelRef(there.uri, there.digest)
         training = await _create(run, round_number, spec)
@@ -95,9 +95,14 @@ async def train(
 
 def _special(spec: RunSpec) -> list[object]:
     """What makes a training different from a plain one; the validation set counts by its content, not by its place."""
-    lora = [] if spec.lora is None else [asdict(spec.lora)]
-    bilevel = [] if spec.bilevel is None else [asdict(replace(spec.bilevel, validation_data_uri=""))]
+    lora = [] if spec.lora is None else [_given(spec.lora)]
+    bilevel = [] if spec.bilevel is None else [_given(replace(spec.bilevel, validation_data_uri=""))]
     return [*lora, *bilevel]
+
+
+def _given(spec: Hyperparameters | Lora | BilevelSelection) -> dict[str, object]:
+    """What was asked for; what was not keeps its name out, so that a service with more to ask for changes nothing."""
+    return {name: value for name, value in asdict(spec).items() if value is not None}
 
 
 def prune(run: AnyRun, round_number: int) -> None:
@@ -136,8 +141,8 @@ def _write_data(run: AnyRun, round_number: int, rows: Sequence[DataRow]) -> str:
 
 async def _create(run: AnyRun, round_number: int, spec: RunSpec) -> AsyncRun:
     """The training run, new or found. One that the ledger knows to have ended badly gives way to another attempt."""
-    said = {name: value for name, value in asdict(spec).items() if value is not None}
-    name = f"{run.book.run_id}-r{round_number}-{digest_of(said)[:12]}"
+    said = [asdict(spec.base_model), spec.data_uri, spec.data_digest, spec.output_uri, _given(spec.hyperparameters)]
+    name = f"{run.book.run_id}-r{round_number}-{digest_of([*said, *_special(spec)])[:12]}"
     attempt = 1
     while True:
         training = await run.client.training.create(spec, f"{name}-a{attempt}")

@@ -315,6 +315,9 @@ class Hyperparameters(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     CHECKPOINT_STEPS_FIELD_NUMBER: _builtins.int
     GRADIENT_CHECKPOINTING_FIELD_NUMBER: _builtins.int
+    MAX_LOSS_RATIO_FIELD_NUMBER: _builtins.int
+    EVAL_STEPS_FIELD_NUMBER: _builtins.int
+    PUBLISH_BEST_FIELD_NUMBER: _builtins.int
     num_epochs: _builtins.float
     """Passes over the data, > 0; default 1."""
     max_steps: _builtins.int
@@ -352,6 +355,19 @@ class Hyperparameters(_message.Message):
     """Optimiser steps between checkpoints, >= 1; default 50. The service also writes one when the last is old."""
     gradient_checkpointing: _builtins.bool
     """Recompute activations in the backward pass to save memory; default false."""
+    max_loss_ratio: _builtins.float
+    """Stop where the loss of a step is more than so many times the largest of the last 100 steps, and more than 1 nat
+    above it: the run fails with LOSS_SPIKE, which names the step's samples. At least 1, or 0 for never; default 3. A
+    loss that is not a number always stops a run (NOT_FINITE).
+    """
+    eval_steps: _builtins.int
+    """Optimiser steps between measurements of the loss on eval_data_uri; default 0: before the first step and after the
+    last.
+    """
+    publish_best: _builtins.bool
+    """Publish the weights with the lowest measured loss on eval_data_uri instead of the last; needs eval_steps. Default
+    false. A run keeps at most its last checkpoint and these.
+    """
     def __init__(
         self,
         *,
@@ -369,15 +385,20 @@ class Hyperparameters(_message.Message):
         seed: _builtins.int | None = ...,
         checkpoint_steps: _builtins.int | None = ...,
         gradient_checkpointing: _builtins.bool | None = ...,
+        max_loss_ratio: _builtins.float | None = ...,
+        eval_steps: _builtins.int | None = ...,
+        publish_best: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_steps", b"_checkpoint_steps", "_dtype", b"_dtype", "_gradient_accumulation_steps", b"_gradient_accumulation_steps", "_gradient_checkpointing", b"_gradient_checkpointing", "_learning_rate", b"_learning_rate", "_lr_scheduler", b"_lr_scheduler", "_max_grad_norm", b"_max_grad_norm", "_max_sequence_tokens", b"_max_sequence_tokens", "_max_steps", b"_max_steps", "_num_epochs", b"_num_epochs", "_per_device_batch_size", b"_per_device_batch_size", "_seed", b"_seed", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "checkpoint_steps", b"checkpoint_steps", "dtype", b"dtype", "gradient_accumulation_steps", b"gradient_accumulation_steps", "gradient_checkpointing", b"gradient_checkpointing", "learning_rate", b"learning_rate", "lr_scheduler", b"lr_scheduler", "max_grad_norm", b"max_grad_norm", "max_sequence_tokens", b"max_sequence_tokens", "max_steps", b"max_steps", "num_epochs", b"num_epochs", "per_device_batch_size", b"per_device_batch_size", "seed", b"seed", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_steps", b"_checkpoint_steps", "_dtype", b"_dtype", "_eval_steps", b"_eval_steps", "_gradient_accumulation_steps", b"_gradient_accumulation_steps", "_gradient_checkpointing", b"_gradient_checkpointing", "_learning_rate", b"_learning_rate", "_lr_scheduler", b"_lr_scheduler", "_max_grad_norm", b"_max_grad_norm", "_max_loss_ratio", b"_max_loss_ratio", "_max_sequence_tokens", b"_max_sequence_tokens", "_max_steps", b"_max_steps", "_num_epochs", b"_num_epochs", "_per_device_batch_size", b"_per_device_batch_size", "_publish_best", b"_publish_best", "_seed", b"_seed", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "checkpoint_steps", b"checkpoint_steps", "dtype", b"dtype", "eval_steps", b"eval_steps", "gradient_accumulation_steps", b"gradient_accumulation_steps", "gradient_checkpointing", b"gradient_checkpointing", "learning_rate", b"learning_rate", "lr_scheduler", b"lr_scheduler", "max_grad_norm", b"max_grad_norm", "max_loss_ratio", b"max_loss_ratio", "max_sequence_tokens", b"max_sequence_tokens", "max_steps", b"max_steps", "num_epochs", b"num_epochs", "per_device_batch_size", b"per_device_batch_size", "publish_best", b"publish_best", "seed", b"seed", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_steps", b"_checkpoint_steps", "_dtype", b"_dtype", "_gradient_accumulation_steps", b"_gradient_accumulation_steps", "_gradient_checkpointing", b"_gradient_checkpointing", "_learning_rate", b"_learning_rate", "_lr_scheduler", b"_lr_scheduler", "_max_grad_norm", b"_max_grad_norm", "_max_sequence_tokens", b"_max_sequence_tokens", "_max_steps", b"_max_steps", "_num_epochs", b"_num_epochs", "_per_device_batch_size", b"_per_device_batch_size", "_seed", b"_seed", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "checkpoint_steps", b"checkpoint_steps", "dtype", b"dtype", "gradient_accumulation_steps", b"gradient_accumulation_steps", "gradient_checkpointing", b"gradient_checkpointing", "learning_rate", b"learning_rate", "lr_scheduler", b"lr_scheduler", "max_grad_norm", b"max_grad_norm", "max_sequence_tokens", b"max_sequence_tokens", "max_steps", b"max_steps", "num_epochs", b"num_epochs", "per_device_batch_size", b"per_device_batch_size", "seed", b"seed", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_steps", b"_checkpoint_steps", "_dtype", b"_dtype", "_eval_steps", b"_eval_steps", "_gradient_accumulation_steps", b"_gradient_accumulation_steps", "_gradient_checkpointing", b"_gradient_checkpointing", "_learning_rate", b"_learning_rate", "_lr_scheduler", b"_lr_scheduler", "_max_grad_norm", b"_max_grad_norm", "_max_loss_ratio", b"_max_loss_ratio", "_max_sequence_tokens", b"_max_sequence_tokens", "_max_steps", b"_max_steps", "_num_epochs", b"_num_epochs", "_per_device_batch_size", b"_per_device_batch_size", "_publish_best", b"_publish_best", "_seed", b"_seed", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "checkpoint_steps", b"checkpoint_steps", "dtype", b"dtype", "eval_steps", b"eval_steps", "gradient_accumulation_steps", b"gradient_accumulation_steps", "gradient_checkpointing", b"gradient_checkpointing", "learning_rate", b"learning_rate", "lr_scheduler", b"lr_scheduler", "max_grad_norm", b"max_grad_norm", "max_loss_ratio", b"max_loss_ratio", "max_sequence_tokens", b"max_sequence_tokens", "max_steps", b"max_steps", "num_epochs", b"num_epochs", "per_device_batch_size", b"per_device_batch_size", "publish_best", b"publish_best", "seed", b"seed", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__checkpoint_steps: _TypeAlias = _typing.Literal["checkpoint_steps"]  # noqa: Y015
     _WhichOneofArgType__checkpoint_steps: _TypeAlias = _typing.Literal["_checkpoint_steps", b"_checkpoint_steps"]  # noqa: Y015
     _WhichOneofReturnType__dtype: _TypeAlias = _typing.Literal["dtype"]  # noqa: Y015
     _WhichOneofArgType__dtype: _TypeAlias = _typing.Literal["_dtype", b"_dtype"]  # noqa: Y015
+    _WhichOneofReturnType__eval_steps: _TypeAlias = _typing.Literal["eval_steps"]  # noqa: Y015
+    _WhichOneofArgType__eval_steps: _TypeAlias = _typing.Literal["_eval_steps", b"_eval_steps"]  # noqa: Y015
     _WhichOneofReturnType__gradient_accumulation_steps: _TypeAlias = _typing.Literal["gradient_accumulation_steps"]  # noqa: Y015
     _WhichOneofArgType__gradient_accumulation_steps: _TypeAlias = _typing.Literal["_gradient_accumulation_steps", b"_gradient_accumulation_steps"]  # noqa: Y015
     _WhichOneofReturnType__gradient_checkpointing: _TypeAlias = _typing.Literal["gradient_checkpointing"]  # noqa: Y015
@@ -388,6 +409,8 @@ class Hyperparameters(_message.Message):
     _WhichOneofArgType__lr_scheduler: _TypeAlias = _typing.Literal["_lr_scheduler", b"_lr_scheduler"]  # noqa: Y015
     _WhichOneofReturnType__max_grad_norm: _TypeAlias = _typing.Literal["max_grad_norm"]  # noqa: Y015
     _WhichOneofArgType__max_grad_norm: _TypeAlias = _typing.Literal["_max_grad_norm", b"_max_grad_norm"]  # noqa: Y015
+    _WhichOneofReturnType__max_loss_ratio: _TypeAlias = _typing.Literal["max_loss_ratio"]  # noqa: Y015
+    _WhichOneofArgType__max_loss_ratio: _TypeAlias = _typing.Literal["_max_loss_ratio", b"_max_loss_ratio"]  # noqa: Y015
     _WhichOneofReturnType__max_sequence_tokens: _TypeAlias = _typing.Literal["max_sequence_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_sequence_tokens: _TypeAlias = _typing.Literal["_max_sequence_tokens", b"_max_sequence_tokens"]  # noqa: Y015
     _WhichOneofReturnType__max_steps: _TypeAlias = _typing.Literal["max_steps"]  # noqa: Y015
@@ -396,6 +419,8 @@ class Hyperparameters(_message.Message):
     _WhichOneofArgType__num_epochs: _TypeAlias = _typing.Literal["_num_epochs", b"_num_epochs"]  # noqa: Y015
     _WhichOneofReturnType__per_device_batch_size: _TypeAlias = _typing.Literal["per_device_batch_size"]  # noqa: Y015
     _WhichOneofArgType__per_device_batch_size: _TypeAlias = _typing.Literal["_per_device_batch_size", b"_per_device_batch_size"]  # noqa: Y015
+    _WhichOneofReturnType__publish_best: _TypeAlias = _typing.Literal["publish_best"]  # noqa: Y015
+    _WhichOneofArgType__publish_best: _TypeAlias = _typing.Literal["_publish_best", b"_publish_best"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     _WhichOneofReturnType__warmup_ratio: _TypeAlias = _typing.Literal["warmup_ratio"]  # noqa: Y015
@@ -407,6 +432,8 @@ class Hyperparameters(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__dtype) -> _WhichOneofReturnType__dtype | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__eval_steps) -> _WhichOneofReturnType__eval_steps | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__gradient_accumulation_steps) -> _WhichOneofReturnType__gradient_accumulation_steps | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__gradient_checkpointing) -> _WhichOneofReturnType__gradient_checkpointing | None: ...
@@ -417,6 +444,8 @@ class Hyperparameters(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_grad_norm) -> _WhichOneofReturnType__max_grad_norm | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_loss_ratio) -> _WhichOneofReturnType__max_loss_ratio | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_sequence_tokens) -> _WhichOneofReturnType__max_sequence_tokens | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_steps) -> _WhichOneofReturnType__max_steps | None: ...
@@ -424,6 +453,8 @@ class Hyperparameters(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__num_epochs) -> _WhichOneofReturnType__num_epochs | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__per_device_batch_size) -> _WhichOneofReturnType__per_device_batch_size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__publish_best) -> _WhichOneofReturnType__publish_best | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
     @_typing.overload
@@ -534,7 +565,9 @@ class Progress(_message.Message):
     tokens_per_second: _builtins.float
     """Tokens (prompt and response, padding not counted) per second of late."""
     eval_loss: _builtins.float
-    """Loss on the evaluation data, nats per response token, last measured: before the first step and after the last."""
+    """Loss on the evaluation data, nats per response token, last measured: before the first step, every eval_steps, and
+    after the last.
+    """
     memory_bytes: _builtins.int
     """Resident memory of the worker, bytes."""
     @_builtins.property
@@ -590,6 +623,7 @@ class RunResult(_message.Message):
     DATA_DIGEST_FIELD_NUMBER: _builtins.int
     NUM_TOKENS_FIELD_NUMBER: _builtins.int
     DURATION_FIELD_NUMBER: _builtins.int
+    PUBLISHED_STEP_FIELD_NUMBER: _builtins.int
     train_loss: _builtins.float
     """Mean of all steps' training losses, nats per response token."""
     eval_loss: _builtins.float
@@ -602,6 +636,8 @@ class RunResult(_message.Message):
     """Digest of the data file as read."""
     num_tokens: _builtins.int
     """Tokens read in all, padding not counted."""
+    published_step: _builtins.int
+    """The optimiser step whose weights are published: the last, or the best with Hyperparameters.publish_best."""
     @_builtins.property
     def model(self) -> _common_pb2.ModelRef:
         """The published model, digest included."""
@@ -625,10 +661,11 @@ class RunResult(_message.Message):
         data_digest: _builtins.str = ...,
         num_tokens: _builtins.int = ...,
         duration: _duration_pb2.Duration | None = ...,
+        published_step: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_eval_loss", b"_eval_loss", "duration", b"duration", "eval_loss", b"eval_loss", "model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_eval_loss", b"_eval_loss", "data_digest", b"data_digest", "duration", b"duration", "eval_loss", b"eval_loss", "model", b"model", "num_samples", b"num_samples", "num_tokens", b"num_tokens", "skipped", b"skipped", "train_loss", b"train_loss"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_eval_loss", b"_eval_loss", "data_digest", b"data_digest", "duration", b"duration", "eval_loss", b"eval_loss", "model", b"model", "num_samples", b"num_samples", "num_tokens", b"num_tokens", "published_step", b"published_step", "skipped", b"skipped", "train_loss", b"train_loss"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__eval_loss: _TypeAlias = _typing.Literal["eval_loss"]  # noqa: Y015
     _WhichOneofArgType__eval_loss: _TypeAlias = _typing.Literal["_eval_loss", b"_eval_loss"]  # noqa: Y015

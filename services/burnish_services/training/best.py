@@ -1,0 +1,50 @@
+"""The best weights of a run so far, by the loss on its evaluation data: one file, replaced whole when it is beaten."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from burnish_services.training.runs import sync_directory
+
+
+class Best:
+    """The weights that are trained, as they were when the loss was lowest. What an earlier worker of the run left
+    counts."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.loss, self.step = math.inf, 0
+        if path.is_file():
+            with safe_open(path, framework="pt") as file:
+                self.loss, self.step = float(file.metadata()["loss"]), int(file.metadata()["step"])
+
+    def consider(self, model: Any, step: int, loss: float) -> None:
+        """Keeps the model's weights if `loss` is lower than any before. Raises OSError."""
+        if loss >= self.loss:
+            return
+        beside = self._path.with_name(f".{self._path.name}.tmp")
+        # repr: the number comes back as it was.
+        save_file(_trained(model), beside, metadata={"loss": repr(loss), "step": str(step)})
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())
+        beside.replace(self._path)
+        sync_directory(self._path.parent)
+        self.loss, self.step = loss, step
+
+    @torch.no_grad()
+    def restore(self, model: Any) -> None:
+        """Gives the model the weights that were kept."""
+        kept = load_file(self._path)
+        for name, parameter in _trained(model).items():
+            parameter.copy_(kept[name])
+
+
+def _trained(model: Any) -> dict[str, torch.Tensor]:
+    return {name: parameter.data for name, parameter in model.named_parameters() if parameter.requires_grad}
