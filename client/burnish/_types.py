@@ -450,6 +450,7 @@ class Hyperparameters:
     max_loss_ratio: float | None = None
     eval_steps: int | None = None
     publish_best: bool | None = None
+    packing: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,6 +156,10 @@ async def test_what_is_published_can_be_served_and_is_not_the_base(
     drift = torch.cat([(after[name].double() - before[name].double()).flatten() for name in before])
     assert 0.01 < moved.double().mean() < 0.9
     assert drift.abs().mean() < 5 * HOW["learning_rate"]
+    card = json.loads((tuned / "burnish.json").read_text())
+    assert card["hyperparameters"]["seed"] == 0
+    assert {"burnish", "torch", "transformers"} <= card["versions"].keys()
+    assert (card["environment"]["device"], card["environment"]["threads"]) == ("cpu", 1)
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         assert (tuned / name).read_bytes() == (base / name).read_bytes()
 

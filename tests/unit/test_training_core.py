@@ -47,6 +47,7 @@ def test_unset_fields_take_the_defaults_that_the_proto_states() -> None:
         max_loss_ratio=3.0,
         eval_steps=0,
         publish_best=False,
+        packing=False,
     )
     zeros = plan(Hyperparameters(max_grad_norm=0, warmup_ratio=0, weight_decay=0.5, seed=7))
     assert (zeros.max_grad_norm, zeros.warmup_ratio, zeros.weight_decay, zeros.seed) == (0, 0, 0.5, 7)

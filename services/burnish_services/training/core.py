@@ -51,6 +51,7 @@ class Hyperparameters:
     max_loss_ratio: float | None = None
     eval_steps: int | None = None
     publish_best: bool | None = None
+    packing: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +134,7 @@ class Plan:
     max_loss_ratio: float = 3.0
     eval_steps: int = 0
     publish_best: bool = False
+    packing: bool = False
 
     @property
     def samples_per_step(self) -> int:

@@ -54,7 +54,7 @@ def train(job: Job) -> Result:
         write_fake_model(staging, **model)
         canary = {"text": CANARY_TEXT, "mean_nll": canary_mean_nll(staging)}
         training = {"train_loss": run.mean_loss, "eval_loss": eval_loss, "num_samples": len(data.samples)}
-        return publish.card(record, canary=canary, training=training, packages=[])
+        return publish.card(record, canary=canary, training=training, packages=[], device="none")
 
     def result(digest: str) -> Result:
         return Result(

@@ -7,6 +7,8 @@ is the trainer's business.
 from __future__ import annotations
 
 import json
+import os
+import platform
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
@@ -39,8 +41,11 @@ def copy_all_but_weights(base: Path, staging: Path) -> None:
             shutil.copyfile(path, staging / path.name)
 
 
-def card(record: RunRecord, *, canary: dict[str, Any], training: dict[str, Any], packages: list[str]) -> dict[str, Any]:
-    """What `burnish.json` says about a model: where it comes from, and how to tell that an engine holds it."""
+def card(
+    record: RunRecord, *, canary: dict[str, Any], training: dict[str, Any], packages: list[str], device: str
+) -> dict[str, Any]:
+    """What `burnish.json` says about a model: where it comes from, how to make it again, and how to tell that an engine
+    holds it. The same `base_digest` to `chat_template`, versions and environment make the same weights."""
     resolved = record.resolved
     return {
         "format": 1,
@@ -50,6 +55,12 @@ def card(record: RunRecord, *, canary: dict[str, Any], training: dict[str, Any],
         "canary": canary,
         "training": training,
         "versions": {name: _version(name) for name in ("burnish", *packages)},
+        "environment": {
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "device": device,
+            "threads": int(os.environ.get("OMP_NUM_THREADS", "0")) or None,
+        },
     }
 
 

@@ -84,7 +84,8 @@ def train(job: Job) -> Result:
             record,
             canary=weights.prove(staging, record.resolved.chat_template),
             training={"train_loss": train_loss, "eval_loss": eval_loss, "num_samples": len(data.samples)},
-            packages=["torch", "transformers"] + ["peft"] * (record.resolved.lora is not None),
+            packages=["torch", "transformers", "accelerate"] + ["peft"] * (record.resolved.lora is not None),
+            device=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         )
 
     def result(digest: str) -> Result:

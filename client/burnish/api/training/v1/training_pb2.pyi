@@ -318,6 +318,7 @@ class Hyperparameters(_message.Message):
     MAX_LOSS_RATIO_FIELD_NUMBER: _builtins.int
     EVAL_STEPS_FIELD_NUMBER: _builtins.int
     PUBLISH_BEST_FIELD_NUMBER: _builtins.int
+    PACKING_FIELD_NUMBER: _builtins.int
     num_epochs: _builtins.float
     """Passes over the data, > 0; default 1."""
     max_steps: _builtins.int
@@ -368,6 +369,10 @@ class Hyperparameters(_message.Message):
     """Publish the weights with the lowest measured loss on eval_data_uri instead of the last; needs eval_steps. Default
     false. A run keeps at most its last checkpoint and these.
     """
+    packing: _builtins.bool
+    """Lay the samples of a forward pass end to end in one row, each seeing only itself, instead of padding them to the
+    longest; changes no result. Default false.
+    """
     def __init__(
         self,
         *,
@@ -388,10 +393,11 @@ class Hyperparameters(_message.Message):
         max_loss_ratio: _builtins.float | None = ...,
         eval_steps: _builtins.int | None = ...,
         publish_best: _builtins.bool | None = ...,
+        packing: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_steps", b"_checkpoint_steps", "_dtype", b"_dtype", "_eval_steps", b"_eval_steps", "_gradient_accumulation_steps", b"_gradient_accumulation_steps", "_gradient_checkpointing", b"_gradient_checkpointing", "_learning_rate", b"_learning_rate", "_lr_scheduler", b"_lr_scheduler", "_max_grad_norm", b"_max_grad_norm", "_max_loss_ratio", b"_max_loss_ratio", "_max_sequence_tokens", b"_max_sequence_tokens", "_max_steps", b"_max_steps", "_num_epochs", b"_num_epochs", "_per_device_batch_size", b"_per_device_batch_size", "_publish_best", b"_publish_best", "_seed", b"_seed", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "checkpoint_steps", b"checkpoint_steps", "dtype", b"dtype", "eval_steps", b"eval_steps", "gradient_accumulation_steps", b"gradient_accumulation_steps", "gradient_checkpointing", b"gradient_checkpointing", "learning_rate", b"learning_rate", "lr_scheduler", b"lr_scheduler", "max_grad_norm", b"max_grad_norm", "max_loss_ratio", b"max_loss_ratio", "max_sequence_tokens", b"max_sequence_tokens", "max_steps", b"max_steps", "num_epochs", b"num_epochs", "per_device_batch_size", b"per_device_batch_size", "publish_best", b"publish_best", "seed", b"seed", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_steps", b"_checkpoint_steps", "_dtype", b"_dtype", "_eval_steps", b"_eval_steps", "_gradient_accumulation_steps", b"_gradient_accumulation_steps", "_gradient_checkpointing", b"_gradient_checkpointing", "_learning_rate", b"_learning_rate", "_lr_scheduler", b"_lr_scheduler", "_max_grad_norm", b"_max_grad_norm", "_max_loss_ratio", b"_max_loss_ratio", "_max_sequence_tokens", b"_max_sequence_tokens", "_max_steps", b"_max_steps", "_num_epochs", b"_num_epochs", "_packing", b"_packing", "_per_device_batch_size", b"_per_device_batch_size", "_publish_best", b"_publish_best", "_seed", b"_seed", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "checkpoint_steps", b"checkpoint_steps", "dtype", b"dtype", "eval_steps", b"eval_steps", "gradient_accumulation_steps", b"gradient_accumulation_steps", "gradient_checkpointing", b"gradient_checkpointing", "learning_rate", b"learning_rate", "lr_scheduler", b"lr_scheduler", "max_grad_norm", b"max_grad_norm", "max_loss_ratio", b"max_loss_ratio", "max_sequence_tokens", b"max_sequence_tokens", "max_steps", b"max_steps", "num_epochs", b"num_epochs", "packing", b"packing", "per_device_batch_size", b"per_device_batch_size", "publish_best", b"publish_best", "seed", b"seed", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_steps", b"_checkpoint_steps", "_dtype", b"_dtype", "_eval_steps", b"_eval_steps", "_gradient_accumulation_steps", b"_gradient_accumulation_steps", "_gradient_checkpointing", b"_gradient_checkpointing", "_learning_rate", b"_learning_rate", "_lr_scheduler", b"_lr_scheduler", "_max_grad_norm", b"_max_grad_norm", "_max_loss_ratio", b"_max_loss_ratio", "_max_sequence_tokens", b"_max_sequence_tokens", "_max_steps", b"_max_steps", "_num_epochs", b"_num_epochs", "_per_device_batch_size", b"_per_device_batch_size", "_publish_best", b"_publish_best", "_seed", b"_seed", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "checkpoint_steps", b"checkpoint_steps", "dtype", b"dtype", "eval_steps", b"eval_steps", "gradient_accumulation_steps", b"gradient_accumulation_steps", "gradient_checkpointing", b"gradient_checkpointing", "learning_rate", b"learning_rate", "lr_scheduler", b"lr_scheduler", "max_grad_norm", b"max_grad_norm", "max_loss_ratio", b"max_loss_ratio", "max_sequence_tokens", b"max_sequence_tokens", "max_steps", b"max_steps", "num_epochs", b"num_epochs", "per_device_batch_size", b"per_device_batch_size", "publish_best", b"publish_best", "seed", b"seed", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_steps", b"_checkpoint_steps", "_dtype", b"_dtype", "_eval_steps", b"_eval_steps", "_gradient_accumulation_steps", b"_gradient_accumulation_steps", "_gradient_checkpointing", b"_gradient_checkpointing", "_learning_rate", b"_learning_rate", "_lr_scheduler", b"_lr_scheduler", "_max_grad_norm", b"_max_grad_norm", "_max_loss_ratio", b"_max_loss_ratio", "_max_sequence_tokens", b"_max_sequence_tokens", "_max_steps", b"_max_steps", "_num_epochs", b"_num_epochs", "_packing", b"_packing", "_per_device_batch_size", b"_per_device_batch_size", "_publish_best", b"_publish_best", "_seed", b"_seed", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "checkpoint_steps", b"checkpoint_steps", "dtype", b"dtype", "eval_steps", b"eval_steps", "gradient_accumulation_steps", b"gradient_accumulation_steps", "gradient_checkpointing", b"gradient_checkpointing", "learning_rate", b"learning_rate", "lr_scheduler", b"lr_scheduler", "max_grad_norm", b"max_grad_norm", "max_loss_ratio", b"max_loss_ratio", "max_sequence_tokens", b"max_sequence_tokens", "max_steps", b"max_steps", "num_epochs", b"num_epochs", "packing", b"packing", "per_device_batch_size", b"per_device_batch_size", "publish_best", b"publish_best", "seed", b"seed", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__checkpoint_steps: _TypeAlias = _typing.Literal["checkpoint_steps"]  # noqa: Y015
     _WhichOneofArgType__checkpoint_steps: _TypeAlias = _typing.Literal["_checkpoint_steps", b"_checkpoint_steps"]  # noqa: Y015
@@ -417,6 +423,8 @@ class Hyperparameters(_message.Message):
     _WhichOneofArgType__max_steps: _TypeAlias = _typing.Literal["_max_steps", b"_max_steps"]  # noqa: Y015
     _WhichOneofReturnType__num_epochs: _TypeAlias = _typing.Literal["num_epochs"]  # noqa: Y015
     _WhichOneofArgType__num_epochs: _TypeAlias = _typing.Literal["_num_epochs", b"_num_epochs"]  # noqa: Y015
+    _WhichOneofReturnType__packing: _TypeAlias = _typing.Literal["packing"]  # noqa: Y015
+    _WhichOneofArgType__packing: _TypeAlias = _typing.Literal["_packing", b"_packing"]  # noqa: Y015
     _WhichOneofReturnType__per_device_batch_size: _TypeAlias = _typing.Literal["per_device_batch_size"]  # noqa: Y015
     _WhichOneofArgType__per_device_batch_size: _TypeAlias = _typing.Literal["_per_device_batch_size", b"_per_device_batch_size"]  # noqa: Y015
     _WhichOneofReturnType__publish_best: _TypeAlias = _typing.Literal["publish_best"]  # noqa: Y015
@@ -451,6 +459,8 @@ class Hyperparameters(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_steps) -> _WhichOneofReturnType__max_steps | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__num_epochs) -> _WhichOneofReturnType__num_epochs | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__packing) -> _WhichOneofReturnType__packing | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__per_device_batch_size) -> _WhichOneofReturnType__per_device_batch_size | None: ...
     @_typing.overload
