@@ -23,7 +23,7 @@ from burnish_services.training import sample_weights
 from burnish_services.training.bilevel.selector import SELECTORS, Floats, penalty
 from burnish_services.training.core import Bilevel, Plan, steps_per_epoch, validation_batch
 from burnish_services.training.data import TrainingData, TrainingSample
-from burnish_services.training.loss import ResponseLogits, collate, sample_means
+from burnish_services.training.loss import ResponseLoss, sample_means
 from burnish_services.training.trainer import SftTrainer
 
 _SELECTOR = "selector.npz"
@@ -92,30 +92,31 @@ class BilevelTrainer(SftTrainer):
         counted = counted.to(self.args.device) / len(self.step_samples)
 
         with torch.set_grad_enabled(self._share < 1):
-            losses = self._sample_losses(self.logits, inputs, samples)
+            losses = self._sample_losses(self.response_loss, inputs, samples)
         total = self._descend((1 - self._share) * (counted * losses).sum())
         self._seen += indices
         self._losses.append(losses.detach().double().cpu().numpy())
         if self._auxiliary is not None:
-            reference = self._sample_losses(self._auxiliary.logits, inputs, samples)
+            reference = self._sample_losses(self._auxiliary.response_loss, inputs, samples)
             self.accelerator.backward((counted * reference).sum())
             self._references.append(reference.detach().double().cpu().numpy())
 
         validation = self._validation_batches.pop(0)
         if validation and self._share > 0:
-            on_validation = self._sample_losses(self.logits, self._prepare_inputs(collate(validation)), validation)
+            batch = self._prepare_inputs(self.collate(validation))
+            on_validation = self._sample_losses(self.response_loss, batch, validation)
             total += self._descend(self._share * on_validation.sum() / self._validation_count)
         self.step_loss += total.item()
         return total
 
     def _sample_losses(
-        self, logits: ResponseLogits, batch: dict[str, torch.Tensor], samples: list[TrainingSample]
+        self, loss: ResponseLoss, batch: dict[str, torch.Tensor], samples: list[TrainingSample]
     ) -> torch.Tensor:
         """ℓ of each sample. Raises RunError where one is not finite."""
         with self.compute_loss_context_manager():
-            losses, rows = logits.nll(batch)
-        means = sample_means(losses, rows, len(samples))
-        self.check_losses(means.detach().sum(), losses, rows, samples)
+            losses, owners = loss.nll(batch)
+        means = sample_means(losses, owners, len(samples))
+        self.check_losses(means.detach().sum(), losses, owners, samples)
         return means
 
     def _descend(self, loss: torch.Tensor) -> torch.Tensor:
@@ -161,7 +162,7 @@ class Auxiliary:
         frozen = {id(parameter): parameter for parameter in model.parameters() if not parameter.requires_grad}
         self.model = copy.deepcopy(model, frozen)
         self.model.train()
-        self.logits = ResponseLogits(self.model)
+        self.response_loss = ResponseLoss(self.model)
         self._trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self._max_grad_norm = plan.max_grad_norm
         self._optimizer = torch.optim.AdamW(

@@ -154,7 +154,7 @@ def _eval_loss(trainer: SftTrainer, data: TrainingData | None, batch_size: int) 
         return None
     trainer.model.eval()
     with trainer.accelerator.autocast(), _exact_on_cpu():
-        return mean_nll(trainer.logits, data.samples, batch_size, trainer.args.device)
+        return mean_nll(trainer.response_loss, data.samples, batch_size, trainer.args.device)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from burnish_services.training.core import Plan, epoch_order, lr_factor
 from burnish_services.training.data import TrainingData, TrainingSample
 from burnish_services.training.job import Job
-from burnish_services.training.loss import ResponseLogits, collate
+from burnish_services.training.loss import ResponseLoss, collate
 from burnish_services.training.state import RunError
 
 _NAMED = 20  # samples named in a message
@@ -48,7 +48,7 @@ class SftTrainer(Trainer):
     its sample's weight."""
 
     def __init__(self, model: Any, arguments: TrainingArguments, data: TrainingData, plan: Plan) -> None:
-        self.logits = ResponseLogits(model)
+        self.response_loss = ResponseLoss(model)
         self.step_loss = 0.0
         self.step_tokens = 0
         self.step_samples: list[TrainingSample] = []
@@ -69,8 +69,12 @@ class SftTrainer(Trainer):
         return prepared
 
     def _collate(self, indices: list[int]) -> dict[str, torch.Tensor]:
-        batch = collate([self._data.samples[index] for index in indices])
+        batch = self.collate([self._data.samples[index] for index in indices])
         return {**batch, "samples": torch.tensor(indices)}
+
+    def collate(self, samples: Sequence[TrainingSample]) -> dict[str, torch.Tensor]:
+        """Samples as a batch, padded or packed as the plan says."""
+        return collate(samples, packing=self._plan.packing)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -93,11 +97,11 @@ class SftTrainer(Trainer):
     ) -> torch.Tensor:
         """The batch's part of the step's mean. Raises RunError where it is not finite."""
         assert num_items_in_batch is not None
-        losses, rows = self.logits.nll(inputs)
+        losses, owners = self.response_loss.nll(inputs)
         samples = [self._data.samples[index] for index in inputs["samples"].tolist()]
         weights = torch.tensor([sample.weight for sample in samples], device=losses.device)
-        loss = (weights[rows] * losses).sum() / num_items_in_batch
-        self.check_losses(loss, losses, rows, samples)
+        loss = (weights[owners] * losses).sum() / num_items_in_batch
+        self.check_losses(loss, losses, owners, samples)
         self.step_loss += loss.item()
         return loss
 
@@ -115,14 +119,14 @@ class SftTrainer(Trainer):
         """Takes over what `save_to` wrote."""
 
     def check_losses(
-        self, loss: torch.Tensor, losses: torch.Tensor, rows: torch.Tensor, samples: Sequence[TrainingSample]
+        self, loss: torch.Tensor, losses: torch.Tensor, owners: torch.Tensor, samples: Sequence[TrainingSample]
     ) -> None:
-        """Raises RunError where `loss` is not finite, naming the `samples` whose `losses`, each of one of `rows`, are
-        to blame."""
+        """Raises RunError where `loss` is not finite, naming those of the `samples` to blame: the `owners` of such
+        `losses`."""
         if torch.isfinite(loss):
             return
-        bad = rows[~torch.isfinite(losses.detach())].unique().tolist()
-        blamed = [samples[row] for row in bad] or samples
+        bad = owners[~torch.isfinite(losses.detach())].unique().tolist()
+        blamed = [samples[index] for index in bad] or samples
         raise self.stopped_by_data("NOT_FINITE", f"the loss is {loss.item()}", blamed)
 
     def _check_gradients(self) -> None:
