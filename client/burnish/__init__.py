@@ -81,7 +81,7 @@ if TYPE_CHECKING:
     from burnish._scoring import AsyncScoring, Scoring
     from burnish._settings import Settings, load_settings
     from burnish._training import AsyncRun, AsyncTraining, Run, Training
-    from burnish._training_types import BilevelSelection, Lora, SampleWeights
+    from burnish._training_types import BilevelSelection, Lora, SampleWeights, SelfRefinement, UploadedData
     from burnish._types import (
         Attempt,
         Choice,
@@ -100,6 +100,7 @@ if TYPE_CHECKING:
         NeighborBatch,
         NeighborMetric,
         NeighborStatistics,
+        Pause,
         Rating,
         Rewrite,
         RewriteBatch,
@@ -194,6 +195,7 @@ _HOMES = {
     "NotFound": "burnish._errors",
     "NotInstalled": "burnish._errors",
     "Overloaded": "burnish._errors",
+    "Pause": "burnish._types",
     "PreconditionFailed": "burnish._errors",
     "Preference": "burnish._confidence_types",
     "Projection": "burnish._coverage_types",
@@ -229,6 +231,7 @@ _HOMES = {
     "Scoring": "burnish._scoring",
     "ScoringInfo": "burnish._types",
     "SelectedSample": "burnish._coverage_types",
+    "SelfRefinement": "burnish._training_types",
     "ServerInfo": "burnish._types",
     "ServiceError": "burnish._errors",
     "ServiceFault": "burnish._errors",
@@ -244,6 +247,7 @@ _HOMES = {
     "UnconditionalScore": "burnish._types",
     "Unreachable": "burnish._errors",
     "Unsupported": "burnish._errors",
+    "UploadedData": "burnish._training_types",
     "UsageError": "burnish._errors",
     "ValidationRules": "burnish._types",
     "VersionMismatch": "burnish._errors",
@@ -315,6 +319,7 @@ __all__ = [
     "NotFound",
     "NotInstalled",
     "Overloaded",
+    "Pause",
     "PreconditionFailed",
     "Preference",
     "Projection",
@@ -350,6 +355,7 @@ __all__ = [
     "Scoring",
     "ScoringInfo",
     "SelectedSample",
+    "SelfRefinement",
     "ServerInfo",
     "ServiceError",
     "ServiceFault",
@@ -365,6 +371,7 @@ __all__ = [
     "UnconditionalScore",
     "Unreachable",
     "Unsupported",
+    "UploadedData",
     "UsageError",
     "ValidationRules",
     "VersionMismatch",

@@ -19,7 +19,7 @@ import json
 import logging
 import random
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -51,6 +51,8 @@ DEFAULT_DEADLINES = {
     "ProjectSamples": 1800.0,
     "RewriteSamples": 3600.0,
     "GenerateResponses": 3600.0,
+    "UploadData": 3600.0,
+    "CreateRun": 3600.0,  # its data may have to be fetched first
 }
 OTHER_DEADLINE = 60.0
 _SHORTEST_KEEPALIVE = 10.0  # seconds, as in burnish_services/runtime/server.py
@@ -75,6 +77,15 @@ class Stream(Protocol[RequestT, ReplyT]):
     def __call__(
         self, request: RequestT, /, *, timeout: float | None, wait_for_ready: bool | None
     ) -> grpc.aio.UnaryStreamCall[RequestT, ReplyT]:
+        """Begins the call."""
+
+
+class Upstream(Protocol[RequestT, ReplyT]):
+    """A stub's method that takes a stream and answers once."""
+
+    def __call__(
+        self, *, timeout: float | None, wait_for_ready: bool | None
+    ) -> grpc.aio.StreamUnaryCall[RequestT, ReplyT]:
         """Begins the call."""
 
 
@@ -225,12 +236,49 @@ class ServiceLink:
         timeout: float | None,  # noqa: ASYNC109 - a gRPC deadline, which the server learns
     ) -> ReplyT:
         """One unary call. Raises ServiceError, or UsageError for a bad timeout."""
+        return await self._answered(
+            method, lambda seconds: rpc(request, timeout=seconds, wait_for_ready=False), timeout
+        )
+
+    async def send(
+        self,
+        method: str,
+        rpc: Upstream[RequestT, ReplyT],
+        requests: Callable[[], AsyncGenerator[RequestT, None]],
+        *,
+        timeout: float | None,  # noqa: ASYNC109 - a gRPC deadline, which the server learns
+    ) -> ReplyT:
+        """One call with a stream of requests, which `requests` makes anew for each attempt; what it raises ends the
+        call. Raises ServiceError, or UsageError for a bad timeout."""
+
+        async def attempt(seconds: float | None) -> ReplyT:
+            call, whole = rpc(timeout=seconds, wait_for_ready=False), False
+            try:
+                async with contextlib.aclosing(requests()) as parts:
+                    whole = await _written(call, parts)
+                return await call
+            except grpc.aio.AioRpcError as error:
+                if not whole and error.code() is grpc.StatusCode.INTERNAL and not read_status(error).from_server:
+                    raise _broken_off() from error
+                raise
+            finally:
+                call.cancel()
+
+        return await self._answered(method, attempt, timeout)
+
+    async def _answered(
+        self,
+        method: str,
+        attempt: Callable[[float | None], Awaitable[ReplyT]],
+        timeout: float | None,  # noqa: ASYNC109
+    ) -> ReplyT:
+        """The reply to a call that is attempted, with the seconds left, under the policy."""
         deadline = Deadline(self._seconds(method, timeout))
         retry = _Retry(self, method, deadline)
         while True:
             try:
                 if (failure := await self._connect(deadline)) is None:
-                    reply = await rpc(request, timeout=deadline.left(), wait_for_ready=False)
+                    reply = await attempt(deadline.left())
                     self._connections.answered.add(self.address)
                     self.window.answered()
                     return reply
@@ -322,6 +370,24 @@ class ServiceLink:
         task = asyncio.current_task()
         if self._connections.closed and task is not None and not task.cancelling():
             raise self.error(CallStatus(grpc.StatusCode.CANCELLED, "the client was closed"), method, None) from None
+
+
+async def _written(call: grpc.aio.StreamUnaryCall[RequestT, ReplyT], parts: AsyncGenerator[RequestT, None]) -> bool:
+    """Sends all parts; False where the call was over before."""
+    async for part in parts:
+        try:
+            await call.write(part)
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            return False  # the call itself has the server's word
+    await call.done_writing()
+    return True
+
+
+def _broken_off() -> grpc.aio.AioRpcError:
+    """What stands for gRPC's own INTERNAL ("Internal error from Core"). A message that cannot be sent any more, since
+    the server has answered or gone away, may put it in the place of the server's status. So the call is sent again."""
+    nothing = grpc.aio.Metadata()
+    return grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, nothing, nothing, "the call ended while it was being sent")
 
 
 _NOT_YET = (grpc.ChannelConnectivity.IDLE, grpc.ChannelConnectivity.CONNECTING)

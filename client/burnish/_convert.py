@@ -117,6 +117,7 @@ def run_spec_to_proto(spec: t.RunSpec) -> training_pb2.RunSpec:
     with refused_as_usage("spec"):
         lora = None if spec.lora is None else training_pb2.Lora(**asdict(spec.lora))
         bilevel = None if spec.bilevel is None else training_pb2.BilevelSelection(**asdict(spec.bilevel))
+        refinement = None if spec.refinement is None else training_pb2.SelfRefinement(**asdict(spec.refinement))
         return training_pb2.RunSpec(
             base_model=model_to_proto(spec.base_model),
             data_uri=str(spec.data_uri),
@@ -126,6 +127,7 @@ def run_spec_to_proto(spec: t.RunSpec) -> training_pb2.RunSpec:
             eval_data_uri=str(spec.eval_data_uri),
             lora=lora,
             bilevel=bilevel,
+            refinement=refinement,
         )
 
 

@@ -24,7 +24,7 @@ from burnish._convert import (
     status_from_proto,
 )
 from burnish._convert_coverage import SOURCES, features_from_proto
-from burnish._training_types import BilevelSelection, Lora, SampleWeights
+from burnish._training_types import BilevelSelection, Lora, SampleWeights, SelfRefinement
 from burnish._words import enum_words
 from burnish.api.embedding.v1 import embedding_pb2
 from burnish.api.rewriting.v1 import rewriting_pb2
@@ -183,7 +183,12 @@ def run_from_proto(run: training_pb2.Run) -> t.RunSnapshot:
         start_time=optional_time(run, "start_time"),
         end_time=optional_time(run, "end_time"),
         num_resumes=run.num_resumes,
+        pause=_pause(run.pause) if run.HasField("pause") else None,
     )
+
+
+def _pause(pause: training_pb2.Pause) -> t.Pause:
+    return t.Pause(pause.step, ref_from_proto(pause.model), pause.reason, optional_float(pause, "effective_share"))
 
 
 def run_spec_from_proto(spec: training_pb2.RunSpec) -> t.RunSpec:
@@ -197,6 +202,7 @@ def run_spec_from_proto(spec: training_pb2.RunSpec) -> t.RunSpec:
         eval_data_uri=spec.eval_data_uri,
         lora=_lora(spec.lora) if spec.HasField("lora") else None,
         bilevel=BilevelSelection(**_set_fields(spec.bilevel)) if spec.HasField("bilevel") else None,
+        refinement=SelfRefinement(**_set_fields(spec.refinement)) if spec.HasField("refinement") else None,
     )
 
 

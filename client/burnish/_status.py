@@ -111,7 +111,7 @@ def _message(status: CallStatus, service: str, address: str, method: str, timeou
     hint = ""
     if status.code in (code.INTERNAL, code.UNKNOWN, code.DATA_LOSS, code.OK):
         hint = ". This is a defect in the service, not in the request; its log says more"
-    elif status.code is code.RESOURCE_EXHAUSTED:
+    elif status.code is code.RESOURCE_EXHAUSTED and (status.retryable or not status.from_server):
         hint = ". Send fewer requests at a time, or allow a longer timeout"
     return f"{who}: {text.rstrip('.') if hint else text}{hint} [{label}]"
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Generator
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
 
-from burnish import _convert, _convert_replies
-from burnish._errors import DeadlineExceeded, RunFailed
+from burnish import _convert, _convert_replies, _uploads
+from burnish._errors import AlreadyExists, DeadlineExceeded, NotFound, PreconditionFailed, RunFailed
 from burnish._loop import BackgroundLoop
 from burnish._service import AsyncService, Service
-from burnish._training_types import SampleWeights
+from burnish._training_types import SampleWeights, UploadedData
 from burnish._types import RunEvent, RunResult, RunSnapshot, RunSpec, RunState, ServerInfo
 from burnish.api.training.v1 import training_pb2 as pb
 from burnish.api.training.v1 import training_pb2_grpc
@@ -38,16 +39,58 @@ class AsyncTraining(AsyncService):
         reply = await self._link.call("GetInfo", self._stub.GetInfo, pb.GetInfoRequest(), timeout=timeout)
         return _convert.info_from_proto(reply.info)
 
-    async def create(self, spec: RunSpec, request_id: str | None = None, *, timeout: float | None = None) -> AsyncRun:
-        """Creates a run and returns at once; the run goes on without the client.
+    async def upload(self, content: _uploads.Content, *, timeout: float | None = None) -> UploadedData:
+        """Gives the service a data file: a path (also as str), its bytes, or pieces of them. Runs may name it by the
+        `uri` returned. Safe to repeat; what breaks off leaves nothing behind. Raises UsageError, OSError and
+        ServiceError."""
+        largest = min(self._link.options.max_message_bytes, (await self._allowed()).max_message_bytes)
+        with ExitStack() as stack:
+            stream = await asyncio.to_thread(stack.enter_context, _uploads.opened(content))
+            digest = await asyncio.to_thread(_uploads.digest_of, stream)
+            reply = await self._link.send(
+                "UploadData",
+                self._stub.UploadData,
+                lambda: _uploads.messages(stream, digest, largest),
+                timeout=timeout,
+            )
+        return UploadedData(uri=reply.uri, digest=reply.digest, size=reply.size_bytes, num_lines=reply.num_lines)
+
+    async def create(
+        self, spec: RunSpec, request_id: str | None = None, *, upload: bool = False, timeout: float | None = None
+    ) -> AsyncRun:
+        """Creates a run and returns once the service has its data; the run goes on without the client.
 
         `request_id` (1 to 128 characters) makes this safe to repeat: the same id returns the same run, or raises
-        AlreadyExists if that has another spec. None takes a new id. Raises UsageError and ServiceError.
+        AlreadyExists if that has another spec. None takes a new id. `upload`: data files of this machine that the
+        service cannot read by their paths are uploaded, and the run's spec names the uploads. Repeating is as safe:
+        whichever of the two the run was created from, it is found. Raises UsageError, OSError and ServiceError.
         """
-        request = pb.CreateRunRequest(
-            request_id=uuid.uuid4().hex if request_id is None else request_id,
-            spec=_convert.run_spec_to_proto(spec),
-        )
+        name = uuid.uuid4().hex if request_id is None else request_id
+        try:
+            return await self._create(spec, name, timeout)
+        except (AlreadyExists, NotFound, PreconditionFailed) as error:
+            files = _uploads.local_files(spec) if upload and error.reason in _uploads.REMEDIED else {}
+            if not files:
+                raise
+        return await self._create_uploaded(spec, files, name, timeout)
+
+    async def _create_uploaded(
+        self, spec: RunSpec, files: dict[str, Path], request_id: str, timeout: float | None
+    ) -> AsyncRun:
+        uris = {uri: _uploads.UPLOAD + await asyncio.to_thread(_file_digest, path) for uri, path in files.items()}
+        there = _uploads.renamed(spec, uris)
+        try:
+            # The run may exist, and the service may have the files from an earlier one.
+            return await self._create(there, request_id, timeout)
+        except NotFound as error:
+            if error.reason != "DATA_NOT_FOUND":
+                raise
+        for path in files.values():
+            await self.upload(path, timeout=timeout)
+        return await self._create(there, request_id, timeout)
+
+    async def _create(self, spec: RunSpec, request_id: str, timeout: float | None) -> AsyncRun:
+        request = pb.CreateRunRequest(request_id=request_id, spec=_convert.run_spec_to_proto(spec))
         reply = await self._link.call("CreateRun", self._stub.CreateRun, request, timeout=timeout)
         return AsyncRun(self, self._snapshot("CreateRun", reply.run))
 
@@ -76,6 +119,10 @@ class AsyncTraining(AsyncService):
         request = pb.CancelRunRequest(run_id=run_id)
         reply = await self._link.call("CancelRun", self._stub.CancelRun, request, timeout=timeout)
         return self._snapshot("CancelRun", reply.run)
+
+    async def _resume(self, request: pb.ResumeRunRequest, timeout: float | None) -> RunSnapshot:
+        reply = await self._link.call("ResumeRun", self._stub.ResumeRun, request, timeout=timeout)
+        return self._snapshot("ResumeRun", reply.run)
 
     async def _watch(self, run_id: str, from_event: int) -> AsyncGenerator[RunEvent, None]:
         """Events from `from_event` on up to the run's last, across broken connections and restarted servers."""
@@ -172,6 +219,23 @@ class AsyncRun:
             async for snapshot in snapshots:
                 yield snapshot
 
+    async def resume(
+        self,
+        step: int,
+        responses_uri: str = "",
+        responses_digest: str = "",
+        *,
+        last: bool = False,
+        timeout: float | None = None,
+    ) -> RunSnapshot:
+        """Ends the pause after `step` with the responses that are at the URI (see training.proto), or without any. Safe
+        to repeat. `last`: the run does not pause again. Raises PreconditionFailed where it waits for nothing."""
+        request = pb.ResumeRunRequest(
+            run_id=self.run_id, step=step, responses_uri=responses_uri, responses_digest=responses_digest, last=last
+        )
+        self.snapshot = await self._training._resume(request, timeout)
+        return self.snapshot
+
     async def cancel(self, *, timeout: float | None = None) -> RunSnapshot:
         """Asks the run to stop, which it does within a step; one that has ended stays as it is."""
         self.snapshot = await self._training._cancel(self.run_id, timeout)
@@ -206,6 +270,11 @@ class AsyncRun:
             await self.refresh()
 
 
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return _uploads.digest_of(stream)
+
+
 def _explain(run: RunSnapshot) -> str:
     at = f"at step {run.progress.step} of {run.progress.total_steps or 'unknown many'}"
     if run.state is RunState.CANCELLED:
@@ -232,9 +301,15 @@ class Training(Service):
         """See AsyncTraining.info."""
         return self._loop.run(self._twin.info(timeout=timeout))
 
-    def create(self, spec: RunSpec, request_id: str | None = None, *, timeout: float | None = None) -> Run:
+    def upload(self, content: _uploads.Content, *, timeout: float | None = None) -> UploadedData:
+        """See AsyncTraining.upload."""
+        return self._loop.run(self._twin.upload(content, timeout=timeout))
+
+    def create(
+        self, spec: RunSpec, request_id: str | None = None, *, upload: bool = False, timeout: float | None = None
+    ) -> Run:
         """See AsyncTraining.create."""
-        return Run(self._loop, self._loop.run(self._twin.create(spec, request_id, timeout=timeout)))
+        return Run(self._loop, self._loop.run(self._twin.create(spec, request_id, upload=upload, timeout=timeout)))
 
     def get(self, run_id: str, *, timeout: float | None = None) -> Run:
         """See AsyncTraining.get."""
@@ -276,6 +351,18 @@ class Run:
     def sample_weights(self, after_step: int = 0) -> Generator[SampleWeights, None, None]:
         """See AsyncRun.sample_weights."""
         return self._loop.iterate(self._twin.sample_weights(after_step))
+
+    def resume(
+        self,
+        step: int,
+        responses_uri: str = "",
+        responses_digest: str = "",
+        *,
+        last: bool = False,
+        timeout: float | None = None,
+    ) -> RunSnapshot:
+        """See AsyncRun.resume."""
+        return self._loop.run(self._twin.resume(step, responses_uri, responses_digest, last=last, timeout=timeout))
 
     def cancel(self, *, timeout: float | None = None) -> RunSnapshot:
         """See AsyncRun.cancel."""

@@ -31,6 +31,29 @@ class BilevelSelection:
     selector_learning_rate: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class UploadedData:
+    """A data file that the service has now: `uri` is what runs may name it by, `size` its bytes, `num_lines` its lines
+    that are not blank."""
+
+    uri: str
+    digest: str
+    size: int
+    num_lines: int
+
+
+@dataclass(frozen=True, slots=True)
+class SelfRefinement:
+    """When a run pauses for responses of its own, and how these are weighed; None takes the service's default."""
+
+    warmup_steps: int | None = None
+    refresh_steps: int | None = None
+    min_effective_share: float | None = None
+    response_weighting: str | None = None
+    length_power: float | None = None
+    temperature: float | None = None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class SampleWeights:
     """What a run has learnt about its samples after `step` optimiser steps. `weights` and `logits` have an entry for

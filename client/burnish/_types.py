@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from burnish._training_types import BilevelSelection, Lora
+from burnish._training_types import BilevelSelection, Lora, SelfRefinement
 
 if TYPE_CHECKING:
     from burnish._coverage_types import FeatureSettings
@@ -82,6 +82,7 @@ class RunState(StrEnum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    PAUSED = "paused"
 
     @property
     def ended(self) -> bool:
@@ -465,6 +466,7 @@ class RunSpec:
     eval_data_uri: str = ""
     lora: Lora | None = None
     bilevel: BilevelSelection | None = None
+    refinement: SelfRefinement | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -497,6 +499,17 @@ class RunResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    """Where a run waits for new responses: after `step` optimiser steps, for those of `model`, for `reason` `schedule`
+    or `stale`. `effective_share`: how much of what it had still counted, in (0, 1]; None where that is not known."""
+
+    step: int
+    model: ModelRef
+    reason: str
+    effective_share: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RunSnapshot:
     """A training run at one moment."""
 
@@ -511,6 +524,7 @@ class RunSnapshot:
     start_time: datetime | None
     end_time: datetime | None
     num_resumes: int
+    pause: Pause | None = None  # the last one
 
 
 @dataclass(frozen=True, slots=True)

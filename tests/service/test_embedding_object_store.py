@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
 import random
 import re
 import socket
@@ -21,7 +19,6 @@ from urllib.request import Request, urlopen
 import grpc.aio
 import numpy as np
 import pytest
-from moto.server import ThreadedMotoServer
 
 from burnish.api.embedding.v1 import embedding_pb2 as pb
 from burnish.api.embedding.v1 import embedding_pb2_grpc
@@ -40,33 +37,18 @@ from burnish_services.runtime.errors import NotFound, PreconditionFailed
 from burnish_services.runtime.role import RoleUnavailable
 from burnish_services.runtime.server import Server, running
 from tests.service import vector_writer
+from tests.service.object_store import BUCKET, point_at, s3_server
 from tests.service.support import sample
 from tests.service.test_embedding_crash import WRITER, killed_writer
 from tests.service.vector_writer import WEIGHTS, read_state, text_of
 
-BUCKET = "vectors"
 ENGINE = partial(create_engine, "fake")
 
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for each request otherwise
     with s3_server() as url:
         yield url
-
-
-@contextmanager
-def s3_server() -> Iterator[str]:
-    """An S3 server with the bucket in it, on a port that the system chooses."""
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        url = f"http://{host}:{port}"
-        urlopen(Request(f"{url}/{BUCKET}", method="PUT")).close()
-        yield url
-    finally:
-        server.stop()
 
 
 @pytest.fixture
@@ -74,21 +56,6 @@ def place(endpoint: str, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtur
     """An empty prefix, with what it takes to reach it in the environment."""
     point_at(endpoint, monkeypatch)
     return f"s3://{BUCKET}/{request.node.name}/store"
-
-
-def point_at(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
-        if name.startswith("AWS_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
-    # Where else credentials are looked for:
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
-    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
 
 
 def keys(endpoint: str, place: str) -> list[str]:

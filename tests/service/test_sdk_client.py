@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -302,6 +303,42 @@ async def test_watching_from_a_later_event(client: Any) -> None:
     run = await client.training.create(RunSpec(ModelRef("base"), "data.jsonl"))
     assert [event.number async for event in run.watch(3)] == [3, 4]
     assert [event.number async for event in run.watch(5)] == []
+
+
+async def test_uploads(client: Any, fakes: FakeServices, tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(b'{"id": "a"}\n' * 100_000)
+    fakes.fail_next("UploadData", grpc.StatusCode.UNAVAILABLE, times=2)
+    uploaded = await client.training.upload(path)
+    assert (uploaded.size, uploaded.num_lines) == (1_200_000, 100_000)
+    assert uploaded.uri == f"upload:{uploaded.digest}"
+    assert len(fakes.requests("UploadData")) == 3
+    once = (piece for piece in (b"{}\n", b"", b"{}"))
+    fakes.fail_next("UploadData", grpc.StatusCode.UNAVAILABLE)
+    assert (await client.training.upload(once)).num_lines == 2, "what can be read once can be sent twice"
+    # Many times: gRPC may lose the status of a server that answers while it is still being sent to.
+    fakes.fail_next("UploadData", grpc.StatusCode.RESOURCE_EXHAUSTED, "the disk is full", reason="DISK_FULL", times=99)
+    with pytest.raises(burnish.Overloaded, match=r"the disk is full \[RESOURCE_EXHAUSTED, DISK_FULL\]"):
+        await client.training.upload(b"{}")
+
+
+async def test_data_that_the_service_cannot_read_is_uploaded(client: Any, fakes: FakeServices, tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(b"{}\n")
+    spec = RunSpec(ModelRef("base"), str(path), bilevel=burnish.BilevelSelection(str(path)))
+    for _ in range(2):
+        fakes.fail_next("CreateRun", grpc.StatusCode.NOT_FOUND, reason="DATA_NOT_FOUND")
+        run = await client.training.create(spec, "named", upload=True)
+        assert run.snapshot.spec.data_uri.startswith("upload:sha256:")
+        assert run.snapshot.spec.bilevel.validation_data_uri == run.snapshot.spec.data_uri
+    # Also where the service has come to see the path meanwhile.
+    assert (await client.training.create(spec, "named", upload=True)).run_id == run.run_id
+    assert len(fakes.requests("UploadData")) == 1
+    assert len(await client.training.list()) == 1
+    for reason in ("MODEL_NOT_FOUND", ""):
+        fakes.fail_next("CreateRun", grpc.StatusCode.NOT_FOUND, reason=reason)
+        with pytest.raises(burnish.NotFound):
+            await client.training.create(spec, "other", upload=True)
 
 
 async def test_creating_a_run_twice_gives_the_same_run(client: Any) -> None:

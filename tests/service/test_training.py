@@ -285,7 +285,7 @@ async def test_refusals_come_before_anything_is_queued(client: Client, base: Pat
         (asked(base_model=common_pb2.ModelRef(uri=str(occupied))), "FAILED_PRECONDITION", "fake_model.json"),
         (asked(base_model=common_pb2.ModelRef(uri=str(base), digest=wrong)), "FAILED_PRECONDITION", "has digest"),
         (asked(data_uri=str(tmp_path / "nowhere.jsonl")), "NOT_FOUND", "no file at data_uri"),
-        (asked(data_uri="s3://bucket/data"), "NOT_FOUND", "s3://bucket/data"),
+        (asked(data_uri="http://bucket/data"), "NOT_FOUND", "this server does not read http://"),
         (asked(eval_data_uri=str(tmp_path / "nowhere.jsonl")), "NOT_FOUND", "eval_data_uri"),
         (asked(data_digest=wrong), "FAILED_PRECONDITION", "has digest"),
         (asked(data_digest="abc"), "INVALID_ARGUMENT", "data_digest"),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from burnish import _convert as convert
 from burnish import _convert_replies as replies
 from burnish._errors import UsageError
-from burnish._training_types import BilevelSelection, Lora
+from burnish._training_types import BilevelSelection, Lora, SelfRefinement
 from burnish._types import (
     Hyperparameters,
     Message,
@@ -50,6 +50,7 @@ def test_a_sample_comes_back_as_it_went(name: str, turns: list[tuple[Role, str]]
         (RunSpec, training_pb2.RunSpec),
         (Lora, training_pb2.Lora),
         (BilevelSelection, training_pb2.BilevelSelection),
+        (SelfRefinement, training_pb2.SelfRefinement),
     ],
 )
 def test_what_is_asked_for_has_the_protos_fields(kind: type, message: type) -> None:
@@ -75,6 +76,7 @@ def test_a_run_spec_comes_back_as_it_went() -> None:
         eval_data_uri="/eval.jsonl",
         lora=Lora(rank=8, dropout=0.0, target_modules=("q_proj", "v_proj")),
         bilevel=BilevelSelection("/valid.jsonl", weighting="softmax", auxiliary=False, penalty_decay=0.0),
+        refinement=SelfRefinement(warmup_steps=0, temperature=0.5),
     )
     assert replies.run_spec_from_proto(convert.run_spec_to_proto(spec)) == spec
     empty = RunSpec(ModelRef("/base"), "/data.jsonl")

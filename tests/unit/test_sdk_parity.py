@@ -83,12 +83,14 @@ def test_every_rpc_has_its_method(service: str) -> None:
         "FinishCalibration": "finish_calibration",
         "RewriteSamples": "rewrite",
         "GenerateResponses": "respond",
+        "UploadData": "upload",
         "CreateRun": "create",
         "GetRun": "get",
         "ListRuns": "list",
         "CancelRun": "cancel",
         "WatchRun": "watch",
         "ReadSampleWeights": "sample_weights",
+        "ResumeRun": "resume",
     }
     names_a_model = {m.name for m in service_of(service).methods if "model" in m.input_type.fields_by_name}
     assert names_a_model <= set(DEFAULT_DEADLINES), "what may wait for a model must not end after a minute"

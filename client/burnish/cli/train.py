@@ -49,7 +49,8 @@ def train(
 ) -> None:
     """Fine-tunes a model on a file, with the loss on responses only, and publishes it with its digest.
 
-    The same command goes on with the same run after an interruption.
+    The same command goes on with the same run after an interruption. Data that the training service cannot read by its
+    path is uploaded to it; the model and --out must be where the service sees them.
     """
     out = out.resolve()
     parts = out.with_name(f"{out.name}.data")
@@ -75,7 +76,7 @@ def train(
     )
     name = request_id or f"train-{hashlib.sha256(repr(spec).encode()).hexdigest()[:24]}"
     with services.client(["training"], model, Path("burnish-state")) as client:
-        run = client.training.create(spec, name)
+        run = client.training.create(spec, name, upload=True)
         with Bars() as bars:
             task = bars.open("train")
             for event in run.watch():

@@ -66,7 +66,7 @@ def bds_notes(history: RunHistory) -> list[str]:
     if settings["weighting"] == "sigmoid" and not settings["auxiliary"]:
         notes.append(
             "Weights are learnt from losses against their running mean, by sparse gradient descent: our derivation, no"
-            " part of the published method. --weighting softmax is SEAL's."
+            " part of the published method. SEAL's is the setting weighting = softmax."
         )
     if not settings["holdout"]:
         notes.append("No held-out data were given, so what was selected is compared with nothing.")

@@ -15,13 +15,11 @@ import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from types import TracebackType
 from typing import Any, Self
 
 import grpc
-from google.protobuf.any_pb2 import Any as AnyMessage
-from google.protobuf.message import Message as ProtoMessage
-from google.rpc import error_details_pb2, status_pb2
 
 from burnish._endpoints import Endpoints
 from burnish._types import Limits
@@ -32,7 +30,7 @@ from burnish.api.training.v1 import training_pb2_grpc
 from burnish.testing._embedding import FakeEmbedding
 from burnish.testing._rewriting import FakeRewriting
 from burnish.testing._scoring import FakeScoring
-from burnish.testing._state import FakeState
+from burnish.testing._state import FakeState, error_details
 from burnish.testing._training import FakeTraining
 
 _DEFAULT_LIMITS = Limits(
@@ -121,7 +119,7 @@ class FakeServices:
     ) -> None:
         """Makes the next `times` calls of an RPC fail. With `reason`, as a Burnish server words it: with details,
         and a RetryInfo of `retry_after` seconds."""
-        failure = _Failure(code, message, _details(code, message, reason, retryable, retry_after))
+        failure = _Failure(code, message, error_details(code, message, reason, retryable, retry_after))
         self._record.failures[method].extend([failure] * times)
 
     def change_reply(self, method: str, change: Callable[[Any], None]) -> None:
@@ -149,27 +147,6 @@ class _Failure:
         context.abort(self.code, self.message)
 
 
-def _details(
-    code: grpc.StatusCode, message: str, reason: str, retryable: bool, retry_after: float | None
-) -> bytes | None:
-    if not reason:
-        return None
-    info = error_details_pb2.ErrorInfo(
-        reason=reason, domain="burnish", metadata={"retryable": "true" if retryable else "false"}
-    )
-    parts: list[ProtoMessage] = [info]
-    if retry_after is not None:
-        retry = error_details_pb2.RetryInfo()
-        retry.retry_delay.FromMicroseconds(round(retry_after * 1e6))
-        parts.append(retry)
-    status = status_pb2.Status(code=code.value[0], message=message)
-    for part in parts:
-        packed = AnyMessage()
-        packed.Pack(part)
-        status.details.append(packed)
-    return bytes(status.SerializeToString())
-
-
 class _Recorder(grpc.ServerInterceptor):
     """Keeps every request, and lets calls fail or replies change as told."""
 
@@ -184,6 +161,12 @@ class _Recorder(grpc.ServerInterceptor):
         method = handler_call_details.method.rsplit("/", 1)[-1]
         if handler is None:
             return None
+        if handler.request_streaming:
+            return grpc.stream_unary_rpc_method_handler(
+                self._upstream(method, handler.stream_unary),
+                handler.request_deserializer,
+                handler.response_serializer,
+            )
         wrap = self._stream if handler.response_streaming else self._unary
         kind = (
             grpc.unary_stream_rpc_method_handler if handler.response_streaming else grpc.unary_unary_rpc_method_handler
@@ -197,6 +180,15 @@ class _Recorder(grpc.ServerInterceptor):
             failure = self.failures[method].popleft() if self.failures[method] else None
         if failure is not None:
             failure.raise_in(context)
+
+    def _upstream(self, method: str, inner: Any) -> Any:
+        """A call with a stream of requests counts as one, of the first."""
+
+        def call(requests: Iterator[Any], context: grpc.ServicerContext) -> Any:
+            first = next(requests)
+            return self._unary(method, lambda _, context: inner(chain([first], requests), context))(first, context)
+
+        return call
 
     def _unary(self, method: str, inner: Any) -> Any:
         def call(request: Any, context: grpc.ServicerContext) -> Any:

@@ -9,7 +9,9 @@ from typing import NoReturn
 
 import grpc
 import numpy as np
-from google.rpc import code_pb2
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import Message as ProtoMessage
+from google.rpc import code_pb2, error_details_pb2, status_pb2
 from numpy.typing import NDArray
 
 from burnish._types import Limits
@@ -35,6 +37,7 @@ class FakeState:
     measured: dict[str, set[str]] = field(default_factory=dict)  # ids, by calibration
     versions: dict[str, common_pb2.ModelVersion] = field(default_factory=dict)
     runs: dict[str, training_pb2.Run] = field(default_factory=dict)
+    uploads: dict[str, bytes] = field(default_factory=dict)  # by URI
     changed: threading.Condition = field(default_factory=threading.Condition)
     serving: bool = False
 
@@ -83,9 +86,34 @@ class FakeState:
         return version
 
 
-def refuse(context: Context, code: grpc.StatusCode, message: str) -> NoReturn:
+def refuse(context: Context, code: grpc.StatusCode, message: str, reason: str = "") -> NoReturn:
+    details = error_details(code, message, reason, False, None)
+    if details is not None:
+        context.set_trailing_metadata((("grpc-status-details-bin", details),))
     context.abort(code, message)
     raise AssertionError("abort raises")
+
+
+def error_details(
+    code: grpc.StatusCode, message: str, reason: str, retryable: bool, retry_after: float | None
+) -> bytes | None:
+    """What a Burnish server says of a failure beside its text; None without a reason."""
+    if not reason:
+        return None
+    info = error_details_pb2.ErrorInfo(
+        reason=reason, domain="burnish", metadata={"retryable": "true" if retryable else "false"}
+    )
+    parts: list[ProtoMessage] = [info]
+    if retry_after is not None:
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromMicroseconds(round(retry_after * 1e6))
+        parts.append(retry)
+    status = status_pb2.Status(code=code.value[0], message=message)
+    for part in parts:
+        packed = AnyMessage()
+        packed.Pack(part)
+        status.details.append(packed)
+    return bytes(status.SerializeToString())
 
 
 def draw(*parts: str) -> np.random.Generator:

@@ -26,16 +26,37 @@ class FakeTraining(training_pb2_grpc.TrainingServiceServicer):
 
     def __init__(self, state: FakeState) -> None:
         self._state = state
+        self._resumed: dict[str, int] = {}  # after which pause each run went on
 
     def GetInfo(self, request: training_pb2.GetInfoRequest, context: Context) -> training_pb2.GetInfoResponse:
         return training_pb2.GetInfoResponse(info=self._state.info())
+
+    def UploadData(
+        self, request_iterator: Iterator[training_pb2.UploadDataRequest], context: Context
+    ) -> training_pb2.UploadDataResponse:
+        requests = list(request_iterator)
+        if not requests or not requests[-1].last:
+            refuse(context, grpc.StatusCode.INVALID_ARGUMENT, "the upload was cut off", "BAD_UPLOAD")
+        content = b"".join(request.chunk for request in requests)
+        digest = "sha256:" + hashlib.sha256(content).hexdigest()
+        if requests[0].digest not in ("", digest):
+            refuse(context, grpc.StatusCode.FAILED_PRECONDITION, "another digest", "DATA_DIGEST_MISMATCH")
+        self._state.uploads[f"upload:{digest}"] = content
+        lines = sum(bool(line.strip()) for line in content.split(b"\n"))
+        return training_pb2.UploadDataResponse(
+            uri=f"upload:{digest}", digest=digest, size_bytes=len(content), num_lines=lines
+        )
 
     def CreateRun(self, request: training_pb2.CreateRunRequest, context: Context) -> training_pb2.CreateRunResponse:
         run_id = "run-" + hashlib.sha256(request.request_id.encode()).hexdigest()[:12]
         with self._state.changed:
             known = self._state.runs.get(run_id)
             if known is not None and known.spec != request.spec:
-                refuse(context, grpc.StatusCode.ALREADY_EXISTS, f"{request.request_id} was used with another spec")
+                message = f"{request.request_id} was used with another spec"
+                refuse(context, grpc.StatusCode.ALREADY_EXISTS, message, "REQUEST_ID_USED")
+            data = request.spec.data_uri
+            if known is None and data.startswith("upload:") and data not in self._state.uploads:
+                refuse(context, grpc.StatusCode.NOT_FOUND, f"there is no {data}", "DATA_NOT_FOUND")
             if known is None:
                 known = training_pb2.Run(
                     run_id=run_id, request_id=request.request_id, spec=request.spec, state=training_pb2.STATE_PENDING
@@ -63,6 +84,16 @@ class FakeTraining(training_pb2_grpc.TrainingServiceServicer):
             self._state.changed.notify_all()
         return training_pb2.CancelRunResponse(run=self._now(run))
 
+    def ResumeRun(self, request: training_pb2.ResumeRunRequest, context: Context) -> training_pb2.ResumeRunResponse:
+        run = self._find(request.run_id, context)
+        with self._state.changed:
+            now = self._now(run)
+            if now.pause.step != request.step:
+                refuse(context, grpc.StatusCode.FAILED_PRECONDITION, f"{request.run_id} waits for nothing there")
+            self._resumed[request.run_id] = RUN_STEPS if request.last else request.step
+            self._state.changed.notify_all()
+        return training_pb2.ResumeRunResponse(run=self._now(run))
+
     def WatchRun(
         self, request: training_pb2.WatchRunRequest, context: Context
     ) -> Iterator[training_pb2.WatchRunResponse]:
@@ -85,8 +116,9 @@ class FakeTraining(training_pb2_grpc.TrainingServiceServicer):
         run = self._find(request.run_id, context)
         if not run.spec.HasField("bilevel"):
             refuse(context, grpc.StatusCode.FAILED_PRECONDITION, f"{request.run_id} learns no weights")
-        lines = Path(run.spec.data_uri).read_text(encoding="utf-8").splitlines()
-        names = [str(json.loads(line)["id"]) for line in lines]
+        data = run.spec.data_uri
+        content = self._state.uploads[data] if data.startswith("upload:") else Path(data).read_bytes()
+        names = [str(json.loads(line)["id"]) for line in content.splitlines()]
         for step in range(max(0, request.after_step) + 1, RUN_STEPS + 1):
             for start in range(0, len(names), _WEIGHTS_PER_MESSAGE):
                 yield training_pb2.ReadSampleWeightsResponse(
@@ -101,21 +133,34 @@ class FakeTraining(training_pb2_grpc.TrainingServiceServicer):
         return self._state.runs[run_id]
 
     def _ended(self, run: training_pb2.Run) -> bool:
-        return self._state.finish_runs or run.state == training_pb2.STATE_CANCELLED
+        if run.state == training_pb2.STATE_CANCELLED:
+            return True
+        *_, now = self._history(run)
+        return self._state.finish_runs and now.state != training_pb2.STATE_PAUSED
 
     def _history(self, run: training_pb2.Run) -> Iterable[training_pb2.Run]:
-        """The run after each step."""
+        """The run after each step. One with self-refinement pauses after each but the last."""
+        resumed = self._resumed.get(run.run_id, 0) if run.spec.HasField("refinement") else RUN_STEPS
         for step in range(1, RUN_STEPS + 1):
             now = training_pb2.Run()
             now.CopyFrom(run)
             now.state = training_pb2.STATE_RUNNING
             now.progress.step, now.progress.total_steps, now.progress.loss = step, RUN_STEPS, 2.0 / step
+            if 0 < step - 1 <= resumed < RUN_STEPS:
+                now.pause.CopyFrom(_pause(run, step - 1))
             yield now
+            if resumed < step < RUN_STEPS:
+                now.state = training_pb2.STATE_PAUSED
+                now.pause.CopyFrom(_pause(run, step))
+                yield now
+                return
 
     def _now(self, run: training_pb2.Run) -> training_pb2.Run:
         *_, now = self._history(run)
         if run.state == training_pb2.STATE_CANCELLED:
             now.state = training_pb2.STATE_CANCELLED
+        elif now.state == training_pb2.STATE_PAUSED:
+            self._state.digests[now.pause.model.uri] = now.pause.model.digest
         elif self._state.finish_runs and "fail" in run.spec.data_uri:
             now.state = training_pb2.STATE_FAILED
             now.error.CopyFrom(failed("LOSS_NOT_FINITE"))
@@ -135,6 +180,12 @@ def _weight(name: str, step: int) -> training_pb2.SampleWeight:
     """What was learnt about a sample: nothing but its name, and the more the longer it was trained on."""
     logit = (hashlib.sha256(name.encode()).digest()[0] / 127.5 - 1) * step
     return training_pb2.SampleWeight(id=name, weight=2 / (1 + math.exp(-logit)), logit=logit)
+
+
+def _pause(run: training_pb2.Run, step: int) -> training_pb2.Pause:
+    uri = f"fake://{run.run_id}/step-{step}"
+    digest = "sha256:" + hashlib.sha256(uri.encode()).hexdigest()
+    return training_pb2.Pause(step=step, model=common_pb2.ModelRef(uri=uri, digest=digest), reason="schedule")
 
 
 def _event(number: int, run: training_pb2.Run) -> training_pb2.WatchRunResponse:

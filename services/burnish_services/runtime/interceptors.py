@@ -55,6 +55,12 @@ class CallGuard(grpc.aio.ServerInterceptor):
                 request_deserializer=handler.request_deserializer,
                 response_serializer=handler.response_serializer,
             )
+        if handler.request_streaming:
+            return grpc.stream_unary_rpc_method_handler(
+                self._guard_unary(name, admission, self._while_serving(handler.stream_unary)),
+                request_deserializer=handler.request_deserializer,
+                response_serializer=handler.response_serializer,
+            )
         return grpc.unary_unary_rpc_method_handler(
             self._guard_unary(name, admission, handler.unary_unary),
             request_deserializer=handler.request_deserializer,
@@ -65,7 +71,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
         # GetInfo must answer on a busy server, and on one that is still loading.
         always = name.endswith("/GetInfo")
 
-        async def call(request: Message, context: Context) -> Message:
+        async def call(request: Message | AsyncIterator[Message], context: Context) -> Message:
             record = CallRecord(method=name, budget=admission.tokens, items=_count_items(request))
             open_call(record)
             code = grpc.StatusCode.OK
@@ -84,6 +90,18 @@ class CallGuard(grpc.aio.ServerInterceptor):
                 await _abort(context, failure)
             finally:
                 _log_call(record, code)
+
+        return call
+
+    def _while_serving(self, inner: Any) -> Any:
+        async def arriving(requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
+            # A long upload that was cut off at the end of the grace would not look like one to send again.
+            async for request in requests:
+                self._lifecycle.check_serving()
+                yield request
+
+        async def call(requests: AsyncIterator[Message], context: Context) -> Message:
+            return await inner(arriving(requests), context)
 
         return call
 
@@ -135,8 +153,10 @@ def _cancellation(context: Context) -> grpc.StatusCode:
     return grpc.StatusCode.CANCELLED
 
 
-def _count_items(request: Message) -> int:
-    """Entries of the longest list in the request: its batch, whatever the service calls it."""
+def _count_items(request: Message | AsyncIterator[Message]) -> int:
+    """Entries of the longest list in the request: its batch, whatever the service calls it; 0 for a stream."""
+    if not isinstance(request, Message):
+        return 0
     return max((len(value) for field, value in request.ListFields() if field.is_repeated), default=0)
 
 

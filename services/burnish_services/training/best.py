@@ -25,13 +25,13 @@ class Best:
             with safe_open(path, framework="pt") as file:
                 self.loss, self.step = float(file.metadata()["loss"]), int(file.metadata()["step"])
 
-    def consider(self, model: Any, step: int, loss: float) -> None:
-        """Keeps the model's weights if `loss` is lower than any before. Raises OSError."""
+    def consider(self, trained: dict[str, torch.Tensor], step: int, loss: float) -> None:
+        """Keeps these weights if `loss` is lower than any before. Raises OSError."""
         if loss >= self.loss:
             return
         beside = self._path.with_name(f".{self._path.name}.tmp")
         # repr: the number comes back as it was.
-        save_file(_trained(model), beside, metadata={"loss": repr(loss), "step": str(step)})
+        save_file(trained, beside, metadata={"loss": repr(loss), "step": str(step)})
         with beside.open("rb") as file:
             os.fsync(file.fileno())
         beside.replace(self._path)
@@ -42,9 +42,6 @@ class Best:
     def restore(self, model: Any) -> None:
         """Gives the model the weights that were kept."""
         kept = load_file(self._path)
-        for name, parameter in _trained(model).items():
-            parameter.copy_(kept[name])
-
-
-def _trained(model: Any) -> dict[str, torch.Tensor]:
-    return {name: parameter.data for name, parameter in model.named_parameters() if parameter.requires_grad}
+        for name, parameter in model.named_parameters():
+            if name in kept:
+                parameter.copy_(kept[name])

@@ -20,11 +20,12 @@ import torch
 from transformers import TrainingArguments
 
 from burnish_services.training import sample_weights
-from burnish_services.training.bilevel.selector import SELECTORS, Floats, penalty
+from burnish_services.training.bilevel.selector import SELECTORS, penalty
 from burnish_services.training.core import Bilevel, Plan, steps_per_epoch, validation_batch
 from burnish_services.training.data import TrainingData, TrainingSample
 from burnish_services.training.loss import ResponseLoss, sample_means
 from burnish_services.training.trainer import SftTrainer
+from burnish_services.training.world import ALONE, World
 
 _SELECTOR = "selector.npz"
 _AUXILIARY = "auxiliary.pt"
@@ -42,9 +43,10 @@ class BilevelTrainer(SftTrainer):
         how: Bilevel,
         validation: TrainingData,
         folder: Path,
+        world: World = ALONE,
     ) -> None:
         self._auxiliary = Auxiliary(model, plan) if how.auxiliary else None
-        super().__init__(model, arguments, data, plan)
+        super().__init__(model, arguments, data, plan, world)
         if self._auxiliary is not None:
             self._auxiliary.model.to(self.args.device)
         self.selector = SELECTORS[how.weighting](len(data.samples), how.selector_learning_rate)
@@ -55,26 +57,25 @@ class BilevelTrainer(SftTrainer):
         self._share = 0.0
         self._validation_batches: list[list[TrainingSample]] = []
         self._validation_count = 0
-        self._seen: list[int] = []
-        self._losses: list[Floats] = []
-        self._references: list[Floats] = []
-        sample_weights.write_names(folder, [sample.name for sample in data.samples])
+        self._found: list[tuple[int, float, float]] = []  # index, loss, and loss under the auxiliary model
+        if world.is_first:
+            sample_weights.write_names(folder, [sample.name for sample in data.samples])
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], torch.Tensor | None]:
         """See SftTrainer; a batch of data is followed by its share of as many validation samples."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        step = self.state.global_step
+        step, world = self.state.global_step, self.world
         epoch = step // steps_per_epoch(self._plan, len(self._data.samples))
         self._share = penalty(self._how.penalty_start, self._how.penalty_decay, epoch)
-        self._seen, self._losses, self._references = [], [], []
+        self._found = []
         # As many in every step, also in an epoch's last: what comes next follows from the number of the step alone.
         available = self._validation.samples
         chosen = validation_batch(len(available), self._plan.samples_per_step, self._plan.seed, step)
         self._validation_count = len(chosen)
         chosen.sort(key=lambda index: -len(available[index].tokens.ids))
-        parts = np.array_split(np.array(chosen), len(batches))
+        parts = np.array_split(np.array(chosen), len(batches) * world.size)[world.rank :: world.size]
         self._validation_batches = [[available[index] for index in part] for part in parts]
         self.step_tokens += sum(len(available[index].tokens.ids) for index in chosen) if self._share > 0 else 0
         return batches, torch.tensor(len(self.step_samples), device=device)
@@ -87,60 +88,71 @@ class BilevelTrainer(SftTrainer):
         inputs = self._prepare_inputs(inputs)
         indices = inputs["samples"].tolist()
         samples = [self._data.samples[index] for index in indices]
-        weights = self.selector.weights(np.array(indices))
+        weights = self.selector.weights(np.array(indices, dtype=np.int64))
         counted = torch.tensor(weights, dtype=torch.float32) * torch.tensor([sample.weight for sample in samples])
         counted = counted.to(self.args.device) / len(self.step_samples)
 
         with torch.set_grad_enabled(self._share < 1):
-            losses = self._sample_losses(self.response_loss, inputs, samples)
-        total = self._descend((1 - self._share) * (counted * losses).sum())
-        self._seen += indices
-        self._losses.append(losses.detach().double().cpu().numpy())
+            means = self._sample_losses(self.response_loss, inputs, samples, (1 - self._share) * counted)
+        references = [0.0] * len(samples)
         if self._auxiliary is not None:
-            reference = self._sample_losses(self._auxiliary.response_loss, inputs, samples)
-            self.accelerator.backward((counted * reference).sum())
-            self._references.append(reference.detach().double().cpu().numpy())
+            found = self._sample_losses(self._auxiliary.response_loss, inputs, samples, counted, is_told=False)
+            references = found.tolist()
+        self._found += zip(indices, means.tolist(), references, strict=True)
 
         validation = self._validation_batches.pop(0)
-        if validation and self._share > 0:
+        if self._share > 0 and (validation or not self.world.is_alone):
             batch = self._prepare_inputs(self.collate(validation))
-            on_validation = self._sample_losses(self.response_loss, batch, validation)
-            total += self._descend(self._share * on_validation.sum() / self._validation_count)
-        self.step_loss += total.item()
-        return total
+            each = torch.full((len(validation),), self._share / self._validation_count, device=self.args.device)
+            self._sample_losses(self.response_loss, batch, validation, each)
+        return self._seen[-1].loss
 
     def _sample_losses(
-        self, loss: ResponseLoss, batch: dict[str, torch.Tensor], samples: list[TrainingSample]
+        self,
+        loss: ResponseLoss,
+        batch: dict[str, torch.Tensor],
+        samples: list[TrainingSample],
+        weights: torch.Tensor,
+        *,
+        is_told: bool = True,
     ) -> torch.Tensor:
-        """ℓ of each sample. Raises RunError where one is not finite."""
+        """ℓ of each sample, (samples,), float64; adds the gradients of their weighted sum, which `is_told` as a part of
+        the step's loss."""
         with self.compute_loss_context_manager():
             losses, owners = loss.nll(batch)
         means = sample_means(losses, owners, len(samples))
-        self.check_losses(means.detach().sum(), losses, owners, samples)
-        return means
-
-    def _descend(self, loss: torch.Tensor) -> torch.Tensor:
-        if loss.requires_grad:
-            self.accelerator.backward(loss)
-        return loss.detach()
+        part = (weights * means).sum()
+        if part.requires_grad:
+            self.accelerator.backward(part * self.world.size)
+        self.note(part if is_told else part * 0, losses, owners, samples)
+        return means.detach().double()
 
     def before_optimizer_step(self) -> None:
         """See SftTrainer; the auxiliary model and the selector take their steps."""
         super().before_optimizer_step()
         if self._auxiliary is not None:
-            self._auxiliary.step(self.optimizer.param_groups[0]["lr"])
-        references = np.concatenate(self._references) if self._references else None
-        self.selector.update(np.array(self._seen), np.concatenate(self._losses), references)
+            self._auxiliary.step(self.optimizer.param_groups[0]["lr"], self.world)
+        indices, losses, references = zip(*self.gathered(self._found), strict=True)
+        under_auxiliary = None if self._auxiliary is None else np.array(references)
+        self.selector.update(np.array(indices), np.array(losses), under_auxiliary)
 
     def finish_step(self) -> None:
         """See SftTrainer; keeps the weights at the end of an epoch, and of the run."""
         step = self.state.global_step
         if step % steps_per_epoch(self._plan, len(self._data.samples)) == 0 or step == self.args.max_steps:
+            self.write_weights()
+
+    def write_weights(self) -> None:
+        """Keeps the weights as they are; the first process does."""
+        if self.world.is_first:
             weights = self.selector.weights(np.arange(len(self._data.samples)))
+            step = self.state.global_step
             sample_weights.write_snapshot(self._folder, step, self.selector.logits, weights)
 
     def save_to(self, checkpoint: Path) -> None:
-        """See SftTrainer."""
+        """See SftTrainer; all processes know the same, and the first one writes it."""
+        if not self.world.is_first:
+            return
         arrays: dict[str, Any] = self.selector.state()
         np.savez(checkpoint / _SELECTOR, **arrays)
         if self._auxiliary is not None:
@@ -169,8 +181,12 @@ class Auxiliary:
             self._trained.values(), lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True
         )
 
-    def step(self, learning_rate: float) -> None:
-        """Descends the gradients that were gathered."""
+    def step(self, learning_rate: float, world: World) -> None:
+        """Descends the gradients that were gathered, which are averaged over all processes first."""
+        if not world.is_alone:
+            for parameter in self._trained.values():
+                torch.distributed.all_reduce(parameter.grad)
+                parameter.grad /= world.size
         if self._max_grad_norm > 0:
             torch.nn.utils.clip_grad_norm_(self._trained.values(), self._max_grad_norm)
         for group in self._optimizer.param_groups:

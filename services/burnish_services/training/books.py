@@ -19,6 +19,8 @@ from burnish_services.training.best import Best
 from burnish_services.training.core import LOSSES_KEPT, is_spike
 from burnish_services.training.job import Job
 from burnish_services.training.messages import Checkpointed, Progressed
+from burnish_services.training.pausing import SCHEDULE, STALE
+from burnish_services.training.refining_trainer import RefiningTrainer
 from burnish_services.training.state import Progress, RunError
 from burnish_services.training.trainer import SftTrainer
 
@@ -36,6 +38,7 @@ class Sums:
     last_loss: float | None = None
     learning_rate: float | None = None
     recent: tuple[float, ...] = ()  # mean losses of the last steps
+    pausing: str = ""  # why the run pauses here, if it does
 
 
 class RunCallback(TrainerCallback):
@@ -66,7 +69,9 @@ class RunCallback(TrainerCallback):
         if loss is not None:
             self.report(step, loss)
             if self._plan.publish_best and step:
-                self.best.consider(self._trainer.accelerator.unwrap_model(self._trainer.model), step, loss)
+                trained = self._trainer.trained_weights()
+                if self._trainer.world.is_first:
+                    self.best.consider(trained, step, loss)
         return loss
 
     def report(self, step: int, eval_loss: float | None = None) -> None:
@@ -94,8 +99,8 @@ class RunCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """See TrainerCallback."""
-        self._check_spike()
         self._trainer.before_optimizer_step()
+        self._check_spike()
         self.sums = replace(self.sums, learning_rate=kwargs["optimizer"].param_groups[0]["lr"])
 
     def on_step_end(
@@ -116,22 +121,40 @@ class RunCallback(TrainerCallback):
         self.report(state.global_step)
         if self._plan.eval_steps and state.global_step % self._plan.eval_steps == 0:
             self.measure(state.global_step)
-        stopping = self._job.stop.is_set()
         due = state.global_step % self._plan.checkpoint_steps == 0
-        overdue = now - self._last_save > self._job.checkpoint_seconds
-        if (stopping or due or overdue) and state.global_step < self._steps:
+        stopping, overdue = self._trainer.agreed(
+            self._job.stop.is_set(), now - self._last_save > self._job.checkpoint_seconds
+        )
+        pausing = self._why_pause(state.global_step)
+        self.sums = replace(self.sums, pausing=pausing)
+        if (stopping or due or overdue or pausing) and state.global_step < self._steps:
             self._check_space()
             control.should_save = True
-        if stopping:
+        if stopping or pausing:
             control.should_training_stop = True
         return control
+
+    def _why_pause(self, step: int) -> str:
+        """Why the run is to pause here for new responses; empty: it is not."""
+        how, trainer = self._job.record.resolved.refinement, self._trainer
+        if how is None or not isinstance(trainer, RefiningTrainer) or step >= self._steps:
+            return ""
+        if self._job.directory.no_more.is_file():
+            return ""
+        share = trainer.share_in_effect
+        why = SCHEDULE if how.is_due(step) else STALE if share is not None and share < how.min_effective_share else ""
+        if why:
+            trainer.write_weights()
+        return why
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """See TrainerCallback; what the Trainer wrote counts from here on."""
         checkpoint = checkpoints.checkpoint_path(Path(args.output_dir), state.global_step)
-        (checkpoint / _SUMS).write_text(json.dumps(asdict(self.sums)), encoding="utf-8")
-        self._trainer.save_to(checkpoint)
-        checkpoints.seal(checkpoint)
+        self._trainer.accelerator.wait_for_everyone()  # to have written its part
+        if self._trainer.world.is_first:
+            (checkpoint / _SUMS).write_text(json.dumps(asdict(self.sums)), encoding="utf-8")
+            self._trainer.save_to(checkpoint)
+            checkpoints.seal(checkpoint)
         self._last_save = time.monotonic()
         self._job.report.send(Checkpointed(state.global_step))
 

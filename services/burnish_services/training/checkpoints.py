@@ -32,14 +32,15 @@ def seal(checkpoint: Path) -> None:
             shutil.rmtree(other, ignore_errors=True)
 
 
-def newest(folder: Path) -> Path | None:
-    """The sealed checkpoint with the most steps; None where there is none. Removes what is not sealed."""
+def newest(folder: Path, *, clean: bool = True) -> Path | None:
+    """The sealed checkpoint with the most steps; None where there is none. Removes what is not sealed, unless it is
+    told to leave that to another process."""
     found: list[tuple[int, Path]] = []
     for path in folder.iterdir() if folder.is_dir() else ():
         match = _NAME.fullmatch(path.name)
         if match and (path / _SEAL).is_file():
             found.append((int(match.group(1)), path))
-        else:
+        elif clean:
             shutil.rmtree(path, ignore_errors=True)
     return max(found)[1] if found else None
 

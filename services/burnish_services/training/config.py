@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
 class TrainingSettings(BaseSettings):
@@ -18,6 +21,9 @@ class TrainingSettings(BaseSettings):
     max_concurrent_requests: int = Field(default=64, ge=1)
     # Threads that a worker computes with on a CPU; None: the cores that this process may use.
     threads: int | None = Field(default=None, ge=1)
+    # Processes that train a run together, under torchrun, each holding a part of weights, gradients and moments (FSDP);
+    # None: as many as there are GPUs, at least one.
+    processes: int | None = Field(default=None, ge=1)
     # A checkpoint is also written when the last one is older than this, whatever checkpoint_steps says.
     checkpoint_seconds: float = Field(default=600.0, gt=0)
     # How often a run whose worker died is begun anew without a checkpoint having been written in between.
@@ -28,10 +34,49 @@ class TrainingSettings(BaseSettings):
     stop_seconds: float = Field(default=20.0, ge=0)
     # Seconds that the fake trainer takes for a step.
     fake_step_seconds: float = Field(default=0.002, ge=0)
+    # Schemes of the URIs that data is read from, separated by commas; `file` stands for paths, too. Uploads are
+    # always taken. By default only places that this server's operator determines: its own disk, and object stores
+    # whose host and credentials are in its environment. Not http(s): whoever may create runs could have the server
+    # fetch from any host that it reaches. Others are those of fsspec, where the package that they need is installed.
+    data_schemes: Annotated[tuple[str, ...], NoDecode] = ("file", "s3", "gs", "az")
+    # Largest file that is uploaded or fetched, in bytes; files read by their path are not stored and have no limit.
+    max_data_bytes: int = Field(default=10 * 2**30, ge=1)
+    # Seconds that an uploaded or fetched file is kept after its last use, where no unfinished run needs it. At least
+    # an hour: that much may pass between finding a file and having the run on disk.
+    keep_data_seconds: float = Field(default=86400.0, ge=3600)
+
+    @field_validator("data_schemes", mode="before")
+    @classmethod
+    def _split_schemes(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip().lower() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("data_schemes")
+    @classmethod
+    def _check_schemes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for scheme in value:
+            if not re.fullmatch("[a-z][a-z0-9+.-]*", scheme):
+                raise ValueError(f"{scheme!r} is no scheme of a URI; expected such as `file,s3`")
+        return value
+
+    @property
+    def worker_processes(self) -> int:
+        """`processes`, or what stands for None."""
+        return self.processes if self.processes is not None else max(1, _visible_gpus())
 
     @property
     def worker_threads(self) -> int:
-        """`threads`, or what stands for None."""
+        """Threads of each process: `threads`, or what stands for None."""
         if self.threads is not None:
             return self.threads
-        return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+        return max(1, cores // self.worker_processes)
+
+
+def _visible_gpus() -> int:
+    """GPUs that a worker would see, by what the driver and the environment say; the server itself imports no torch."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return len([name for name in chosen.split(",") if name.strip() not in ("", "-1")])
+    return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))

@@ -13,11 +13,13 @@ from google.rpc import code_pb2
 
 from burnish.api.common.v1 import common_pb2
 from burnish.api.training.v1 import training_pb2
-from burnish_services.training.core import BilevelSpec, Hyperparameters, LoraSpec, RunSpec
+from burnish_services.training.core import BilevelSpec, Hyperparameters, LoraSpec, RefinementSpec, RunSpec
+from burnish_services.training.data_store import StoredFile
 from burnish_services.training.events import Event
 from burnish_services.training.runs import Run, RunRecord
 from burnish_services.training.sample_weights import WeightSnapshot
-from burnish_services.training.state import Failure, Progress, Result, RunState, Snapshot
+from burnish_services.training.sources import UPLOAD
+from burnish_services.training.state import Failure, Pause, Progress, Result, RunState, Snapshot
 
 _WEIGHTS_PER_MESSAGE = 5000  # an id has at most 256 characters
 
@@ -27,6 +29,7 @@ _STATES = {
     RunState.SUCCEEDED: training_pb2.STATE_SUCCEEDED,
     RunState.FAILED: training_pb2.STATE_FAILED,
     RunState.CANCELLED: training_pb2.STATE_CANCELLED,
+    RunState.PAUSED: training_pb2.STATE_PAUSED,
 }
 
 
@@ -43,6 +46,7 @@ def run_spec(message: training_pb2.RunSpec) -> RunSpec:
         eval_data_uri=message.eval_data_uri,
         lora=LoraSpec(**_given(lora), target_modules=tuple(lora.target_modules)) if message.HasField("lora") else None,
         bilevel=_bilevel(bilevel) if message.HasField("bilevel") else None,
+        refinement=RefinementSpec(**_given(message.refinement)) if message.HasField("refinement") else None,
     )
 
 
@@ -78,6 +82,13 @@ def weights_messages(snapshot: WeightSnapshot) -> Iterator[training_pb2.ReadSamp
         )
 
 
+def upload_message(stored: StoredFile) -> training_pb2.UploadDataResponse:
+    """What an upload is called from now on."""
+    return training_pb2.UploadDataResponse(
+        uri=UPLOAD + stored.digest, digest=stored.digest, size_bytes=stored.size, num_lines=stored.lines
+    )
+
+
 def run_message(run: Run) -> training_pb2.Run:
     """A run as it is now."""
     return _run_message(run.record, run.snapshot)
@@ -103,6 +114,16 @@ def _run_message(record: RunRecord, snapshot: Snapshot) -> training_pb2.Run:
         start_time=_timestamp(snapshot.start_time),
         end_time=_timestamp(snapshot.end_time),
         num_resumes=max(0, snapshot.attempts - 1),
+        pause=None if snapshot.pause is None else _pause_message(snapshot.pause),
+    )
+
+
+def _pause_message(pause: Pause) -> training_pb2.Pause:
+    return training_pb2.Pause(
+        step=pause.step,
+        model=common_pb2.ModelRef(uri=pause.model_uri, digest=pause.model_digest),
+        reason=pause.reason,
+        effective_share=pause.effective_share,
     )
 
 
@@ -117,6 +138,7 @@ def _spec_message(spec: RunSpec) -> training_pb2.RunSpec:
         eval_data_uri=spec.eval_data_uri,
         lora=None if spec.lora is None else training_pb2.Lora(**asdict(spec.lora)),
         bilevel=None if spec.bilevel is None else training_pb2.BilevelSelection(**asdict(spec.bilevel)),
+        refinement=None if spec.refinement is None else training_pb2.SelfRefinement(**asdict(spec.refinement)),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from burnish_services.training.bilevel.importance import VARIANTS
 from burnish_services.training.bilevel.selector import LEARNING_RATES, SELECTORS
 
 LR_SCHEDULERS = ("cosine", "linear", "constant")
@@ -78,6 +79,18 @@ class BilevelSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class RefinementSpec:
+    """Online self-refinement as asked for; None takes the default of `Refinement`. Ranges as in training.proto."""
+
+    warmup_steps: int | None = None
+    refresh_steps: int | None = None
+    min_effective_share: float | None = None
+    response_weighting: str | None = None
+    length_power: float | None = None
+    temperature: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RunSpec:
     """A run as asked for; see training.proto's RunSpec."""
 
@@ -90,6 +103,7 @@ class RunSpec:
     eval_data_uri: str = ""
     lora: LoraSpec | None = None
     bilevel: BilevelSpec | None = None
+    refinement: RefinementSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +125,23 @@ class Bilevel:
     auxiliary: bool = False
     penalty_start: float = 0.8
     penalty_decay: float = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Refinement:
+    """Online self-refinement with every default taken: when a run pauses for new responses, and how these are weighed
+    (`bilevel/importance.py`)."""
+
+    warmup_steps: int = 0
+    refresh_steps: int = 500
+    min_effective_share: float = 0.5
+    response_weighting: str = VARIANTS[0]
+    length_power: float = 1.0
+    temperature: float = 1.0
+
+    def is_due(self, step: int) -> bool:
+        """Whether the run pauses after so many steps, however fresh its pool is."""
+        return step >= max(1, self.warmup_steps) and (step - max(1, self.warmup_steps)) % self.refresh_steps == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +231,26 @@ def plan_bilevel(asked: BilevelSpec) -> Bilevel:
     return resolved
 
 
+def plan_refinement(spec: RunSpec, processes: int) -> Refinement:
+    """The refinement with defaults for what is unset. Raises SpecError for a value out of range, without `bilevel`, and
+    where several processes train together."""
+    assert spec.refinement is not None
+    if spec.bilevel is None:
+        raise SpecError("refinement", "is set, which needs `bilevel`: it goes by what a validation set asks for")
+    if processes > 1:
+        raise SpecError("refinement", f"is set, which takes one process; this service trains with {processes}")
+    resolved = Refinement(**_given(spec.refinement))
+    if resolved.response_weighting not in VARIANTS:
+        found, words = resolved.response_weighting, ", ".join(VARIANTS)
+        raise SpecError("refinement.response_weighting", f"is {found!r}, expected one of {words}")
+    _check("warmup_steps", resolved, lambda value: value >= 0, "a whole number >= 0", "refinement")
+    _check("refresh_steps", resolved, lambda value: value >= 1, "a whole number >= 1", "refinement")
+    for name in ("min_effective_share", "length_power"):
+        _check(name, resolved, lambda value: 0 <= value <= 1, "a number in [0, 1]", "refinement")
+    _check("temperature", resolved, lambda value: value > 0, "a number > 0", "refinement")
+    return resolved
+
+
 def _given(asked: object) -> dict[str, Any]:
     """The fields of a dataclass that were asked for."""
     values = ((f.name, getattr(asked, f.name)) for f in fields(asked))  # type: ignore[arg-type]
@@ -255,6 +306,25 @@ def epoch_order(lengths: Sequence[int], plan: Plan, epoch: int) -> list[int]:
         # Longest first: if memory does not suffice for a step, that shows at once.
         order += sorted(shuffled[start : start + plan.samples_per_step], key=lambda index: (-lengths[index], index))
     return order
+
+
+def step_batches(samples: Sequence[int], plan: Plan, rank: int, processes: int) -> list[list[int]]:
+    """The batches, in order, that process `rank` of `processes` reads of an optimiser step's `samples`. All processes
+    have as many, since they meet at each; where there are not enough for all, the last ones are empty."""
+    size = plan.per_device_batch_size
+    batches = [list(samples[start : start + size]) for start in range(0, len(samples), size)]
+    batches += [[] for _ in range(-len(batches) % processes)]
+    return batches[rank::processes]
+
+
+def check_processes(plan: Plan, processes: int) -> None:
+    """Raises SpecError where a step's forward passes cannot be shared evenly."""
+    if plan.gradient_accumulation_steps % processes:
+        raise SpecError(
+            "hyperparameters.gradient_accumulation_steps",
+            f"is {plan.gradient_accumulation_steps}, expected a multiple of {processes}: this service trains with so "
+            "many processes, which share the forward passes of a step",
+        )
 
 
 def validation_batch(num_validation: int, count: int, seed: int, step: int) -> list[int]:

@@ -77,7 +77,8 @@ def resolve_file(uri: str, field: str) -> Path:
         raise RunError(
             "NOT_FOUND",
             "DATA_NOT_FOUND",
-            f"no file at {field} {uri!r}; expected a JSONL file that the training service can read",
+            f"no file at {field} {uri!r}; expected a JSONL file that the training service can read by that path, or "
+            "the URI of an upload (UploadData, client.training.upload)",
         )
     return path.resolve()
 
@@ -106,7 +107,7 @@ def read_data(path: Path, tokenizer: ChatTokenizer, max_tokens: int) -> Training
     samples: list[TrainingSample] = []
     skipped: list[Skipped] = []
     content = path.read_bytes()
-    for number, line in _lines(content):
+    for number, line in lines_of(content):
         name = f"line {number}"
         try:
             value = parse_object(line)
@@ -120,7 +121,8 @@ def read_data(path: Path, tokenizer: ChatTokenizer, max_tokens: int) -> Training
     return TrainingData(samples, skipped, "sha256:" + hashlib.sha256(content).hexdigest())
 
 
-def _lines(content: bytes) -> Iterator[tuple[int, bytes]]:
+def lines_of(content: bytes) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not blank, each with its number, from 1."""
     # Not str.splitlines: text may hold U+2028 and the like unescaped.
     for number, line in enumerate(content.split(b"\n"), start=1):
         if line.strip():

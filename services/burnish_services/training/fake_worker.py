@@ -27,7 +27,8 @@ from burnish_services.training.core import Plan, epoch_order, lr_factor, total_s
 from burnish_services.training.data import TrainingData
 from burnish_services.training.job import Job, StoppedEarly
 from burnish_services.training.messages import Checkpointed, Progressed
-from burnish_services.training.state import Progress, Result, RunError
+from burnish_services.training.pausing import SCHEDULE, PausedRun, publish_paused
+from burnish_services.training.state import Pause, Progress, Result, RunError
 
 _STATE = "state.json"
 _MEMORY_BYTES = 1 << 20
@@ -98,6 +99,8 @@ class _FakeRun:
         if found is not None:
             state = json.loads((found / _STATE).read_text(encoding="utf-8"))
             self.step, self.num_tokens, self._losses = state["step"], state["num_tokens"], state["losses"]
+            if state.get("pausing") and not self._job.directory.pool(self.step).is_file():
+                raise PausedRun(self._pause(state["pausing"]))
         self._report(eval_loss=self.eval_loss() if self._has_eval else None)
 
     def work(self) -> None:
@@ -111,6 +114,11 @@ class _FakeRun:
             self._step(batch)
             if self._job.record.resolved.selection is not None and (first + 1 == per_epoch or self.step == self.steps):
                 self._write_weights()
+            pausing = self._why_pause()
+            if pausing:
+                self._write_weights()
+                self._save(pausing)
+                raise PausedRun(self._pause(pausing))
             due = self.step % self._plan.checkpoint_steps == 0 and self.step < self.steps
             if due or self._job.stop.is_set():
                 self._save()
@@ -153,10 +161,22 @@ class _FakeRun:
         )
         self._job.report.send(Progressed(progress))
 
-    def _save(self) -> None:
+    def _why_pause(self) -> str:
+        how = self._job.record.resolved.refinement
+        if how is None or self.step >= self.steps or self._job.directory.no_more.is_file():
+            return ""
+        return SCHEDULE if how.is_due(self.step) else ""
+
+    def _pause(self, why: str) -> Pause:
+        def write(staging: Path) -> None:
+            write_fake_model(staging, **_trained(self._job, self._base, self.step))
+
+        return publish_paused(self._job.directory, self.step, why, None, write)
+
+    def _save(self, pausing: str = "") -> None:
         path = checkpoints.checkpoint_path(self._job.directory.checkpoints, self.step)
         path.mkdir(parents=True, exist_ok=True)
-        state = {"step": self.step, "num_tokens": self.num_tokens, "losses": self._losses}
+        state = {"step": self.step, "num_tokens": self.num_tokens, "losses": self._losses, "pausing": pausing}
         (path / _STATE).write_text(json.dumps(state), encoding="utf-8")
         checkpoints.seal(path)
         self._job.report.send(Checkpointed(self.step))
@@ -170,6 +190,9 @@ def _trained(job: Job, base: FakeModel, steps: int) -> dict[str, Any]:
         what.append(asdict(resolved.lora))
     if resolved.selection is not None:
         what += [asdict(resolved.selection.how), resolved.selection.validation_digest]
+    if resolved.refinement is not None:
+        pools = sorted(job.directory.pool(0).parent.glob("*.jsonl"))
+        what += [asdict(resolved.refinement), *(hashlib.sha256(pool.read_bytes()).hexdigest() for pool in pools)]
     seed = int.from_bytes(hashlib.sha256(json.dumps(what).encode()).digest()[:6], "big")
     skill = base.skill + 0.2 * (1.0 - base.skill) * steps / (steps + 4)
     return {

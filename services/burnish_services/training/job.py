@@ -13,6 +13,7 @@ from burnish_services.training.data import TrainingData, read_data
 from burnish_services.training.messages import Reporter
 from burnish_services.training.runs import RunDirectory, RunRecord
 from burnish_services.training.state import RunError
+from burnish_services.training.world import ALONE, World
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ class Job:
     threads: int
     checkpoint_seconds: float
     fake_step_seconds: float
+    world: World = ALONE
 
     def check_base(self) -> None:
         """Raises RunError where the base model is not what it was when the run was created; a run that goes on from

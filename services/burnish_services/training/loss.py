@@ -58,7 +58,7 @@ class ResponseLoss:
     """
 
     def __init__(self, model: Any) -> None:
-        self._model = model
+        self.model = model
         self._head: Any = model.get_output_embeddings()
         self._positions: torch.Tensor | None = None
         self._is_plain: bool | None = None  # whether logits are what the head makes of them; None: not known yet
@@ -83,9 +83,9 @@ class ResponseLoss:
         """What the model makes at these positions: (positions, vocabulary), or hidden states without its head."""
         inputs = {name: batch[name] for name in ("input_ids", "position_ids") if name in batch}
         with self._at(positions):
-            made: torch.Tensor = self._model(**inputs, use_cache=False).logits
+            made: torch.Tensor = self.model(**inputs, use_cache=False).logits
         if made.shape[:2] != (1, len(positions)):
-            raise RuntimeError(f"{type(self._model).__name__} does not make its logits by its output embeddings alone")
+            raise RuntimeError(f"{type(self.model).__name__} does not make its logits by its output embeddings alone")
         return made[0]
 
     def _head_nll(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -95,13 +95,13 @@ class ResponseLoss:
     def _plain(self, batch: Batch, positions: torch.Tensor) -> bool:
         """True where the model's logits are its head's output as it is, neither scaled nor capped; found out once."""
         if self._is_plain is None:
-            training = self._model.training
-            self._model.eval()  # so that both see the same
+            training = self.model.training
+            self.model.eval()  # so that both see the same
             logits = self._forward(batch, positions[:2])
             with self._without_head():
                 hidden = self._forward(batch, positions[:2])
             self._is_plain = hidden.shape[1] == self._head.weight.shape[1] and torch.equal(self._head(hidden), logits)
-            self._model.train(training)
+            self.model.train(training)
         return self._is_plain
 
     @contextmanager
@@ -140,7 +140,8 @@ def sample_means(losses: torch.Tensor, owners: torch.Tensor, num_samples: int) -
 
 @torch.no_grad()
 def mean_nll(loss: ResponseLoss, samples: Sequence[TrainingSample], batch_size: int, device: torch.device) -> float:
-    """Mean over all response tokens of the samples, in nats."""
+    """Mean over all response tokens of the samples, in nats, without dropout."""
+    loss.model.eval()
     ordered = sorted(samples, key=lambda sample: -len(sample.tokens.ids))
     total, count = 0.0, 0
     for start in range(0, len(ordered), batch_size):

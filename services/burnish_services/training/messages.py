@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from burnish_services.training.state import Failure, Progress, Result
+from burnish_services.training.state import Failure, Pause, Progress, Result
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +44,22 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
+class Paused:
+    """The run waits for new responses; its checkpoint is written, and the model as it is."""
+
+    pause: Pause
+    kind: Literal["paused"] = "paused"
+
+
+@dataclass(frozen=True, slots=True)
 class Stopped:
     """The worker was asked to stop, wrote what it could, and ends."""
 
     kind: Literal["stopped"] = "stopped"
 
 
-Message = Progressed | Checkpointed | Done | Failed | Stopped
+Message = Progressed | Checkpointed | Done | Failed | Paused | Stopped
+LAST = (Done, Failed, Paused, Stopped)  # after which there is no other
 _MESSAGE: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])
 
 

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 _LINE_LIMIT = 1 << 26  # bytes; a result names every sample left out
 _TAIL_BYTES = 2000
+_LAST_WORDS_SECONDS = 10.0  # that a worker has to end once it said its last message
+_TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1")
 
 
 class WorkerProcess:
@@ -33,12 +35,14 @@ class WorkerProcess:
         self._log_start = log_start
 
     @classmethod
-    async def start(cls, directory: RunDirectory, settings: TrainingSettings) -> WorkerProcess:
-        """Starts a worker on a run; its log is appended to the run's. Raises OSError."""
+    async def start(cls, directory: RunDirectory, settings: TrainingSettings, processes: int = 1) -> WorkerProcess:
+        """Starts a worker on a run, of one process or of several under torchrun; its log is appended to the run's.
+        Raises OSError."""
+        worker = ("-m", "burnish_services.training.worker", str(directory.path))
         with directory.log.open("ab") as log_file:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "burnish_services.training.worker", str(directory.path)),
-                *("--parent", str(os.getpid()), "--threads", str(settings.worker_threads)),
+                *(sys.executable, *(_TORCHRUN if processes > 1 else ()), *_ranks(processes), *worker),
+                *("--parent", str(os.getpid() if processes == 1 else 0), "--threads", str(settings.worker_threads)),
                 *("--checkpoint-seconds", str(settings.checkpoint_seconds)),
                 *("--fake-step-seconds", str(settings.fake_step_seconds)),
                 stdin=asyncio.subprocess.PIPE,
@@ -61,9 +65,13 @@ class WorkerProcess:
         assert self._process.stdout is not None
         async for line in self._process.stdout:
             try:
-                yield messages.decode(line)
+                message = messages.decode(line)
             except ValidationError:
                 log.error("worker %d said something that is no message: %r", self.pid, line[:200])
+                continue
+            yield message
+            if isinstance(message, messages.LAST):
+                return
 
     def stop(self) -> None:
         """Asks the worker to write a checkpoint after its step and to end."""
@@ -81,8 +89,13 @@ class WorkerProcess:
                 os.kill(self.pid, number)
 
     async def wait(self) -> int:
-        """Waits for its end and returns the exit code; negative: the signal that ended it."""
-        code = await self._process.wait()
+        """Waits for its end, not for long, and returns the exit code; negative: the signal that ended it."""
+        try:
+            code = await asyncio.wait_for(self._process.wait(), _LAST_WORDS_SECONDS)
+        except TimeoutError:
+            # Of several processes one has failed, and the others wait for it where they were to meet.
+            self.kill()
+            code = await self._process.wait()
         if self._process.stdin is not None:
             self._process.stdin.close()
         return code
@@ -96,6 +109,10 @@ class WorkerProcess:
                 return file.read().decode(errors="replace").strip()
         except OSError as error:
             return f"({self._log_file} cannot be read: {error})"
+
+
+def _ranks(processes: int) -> tuple[str, ...]:
+    return ("--nproc-per-node", str(processes)) if processes > 1 else ()
 
 
 def describe_exit(code: int) -> str:

@@ -72,6 +72,8 @@ def _origin(resolved: Resolved) -> dict[str, Any]:
     if resolved.selection is not None:
         how = asdict(resolved.selection.how)
         special["bilevel"] = {**how, "validation_digest": resolved.selection.validation_digest}
+    if resolved.refinement is not None:
+        special["refinement"] = asdict(resolved.refinement)
     return special | {
         "base_digest": resolved.base_digest,
         "data_digest": resolved.data_digest,

@@ -4,11 +4,14 @@
       spec.json       what was asked for and what it meant on the day it was asked; never changes
       events.jsonl    every state the run was in (`events.py`)
       worker.log      what the workers wrote on standard error
+      pools/          responses that a self-refining run was given, and `no-more` once it is not to pause again
+      paused/         the model as it is at a pause; replaced at the next, removed when the run has ended
       weights/        what a bilevel selection has learnt, epoch by epoch (`sample_weights.py`)
       checkpoints/    the last whole checkpoint; removed when the run has ended
       best.safetensors  the best weights so far, if the run may publish them; removed when it has ended
       result.json     what the worker is about to publish, so that a crash in that moment is no loss
       model/          the trained model, unless the caller named another place
+    STATE/training/data/   copies of data that was uploaded or fetched (`data_store.py`)
 
 Owns the layout and creating, finding and listing runs. What happens to them is the supervisor's business.
 """
@@ -27,7 +30,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from burnish_services.training.core import Bilevel, Lora, Plan, RunSpec
+from burnish_services.training.core import Bilevel, Lora, Plan, Refinement, RunSpec
 from burnish_services.training.events import Event, EventLog
 from burnish_services.training.state import Result, Snapshot
 
@@ -60,8 +63,16 @@ class Resolved:
     output: Path
     trainer: str  # "sft" or "fake"
     chat_template: str | None = None  # name or file, instead of the model's own
+    processes: int = 1  # that train together
     lora: Lora | None = None
     selection: Selection | None = None
+    refinement: Refinement | None = None
+
+    @property
+    def data_files(self) -> tuple[Path, ...]:
+        """All files of samples."""
+        validation = () if self.selection is None else (self.selection.validation,)
+        return (self.data, *(() if self.eval_data is None else (self.eval_data,)), *validation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +126,20 @@ class RunDirectory:
     def weights(self) -> Path:
         """Folder of the weights that a selection has learnt."""
         return self.path / "weights"
+
+    def pool(self, step: int) -> Path:
+        """The responses that a self-refining run goes on with after so many steps; empty: with none."""
+        return self.path / "pools" / f"{step}.jsonl"
+
+    @property
+    def no_more(self) -> Path:
+        """There once a self-refining run is not to pause again."""
+        return self.path / "pools" / "no-more"
+
+    @property
+    def paused(self) -> Path:
+        """The model of a run that pauses."""
+        return self.path / "paused"
 
     @property
     def result(self) -> Path:
@@ -211,6 +236,14 @@ class RunStore:
     def oldest_first(self) -> Iterator[Run]:
         """Every run in the order of creation."""
         return iter(sorted(self._runs.values(), key=lambda run: run.record.sequence))
+
+    def data_in_use(self) -> set[str]:
+        """File names of the data of all runs that have not ended."""
+        names: set[str] = set()
+        for run in self._runs.values():
+            if not run.snapshot.state.ended:
+                names |= {path.name for path in run.record.resolved.data_files}
+        return names
 
     def page(self, before: int | None, size: int) -> list[Run]:
         """At most `size` runs, newest first, with a sequence number below `before` (None: from the newest)."""

@@ -4,9 +4,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import AsyncIterator
 from importlib import metadata
+from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import grpc
 import grpc.aio
@@ -14,14 +18,18 @@ import grpc.aio
 from burnish.api.training.v1 import training_pb2, training_pb2_grpc
 from burnish_services.runtime import wire
 from burnish_services.runtime.errors import AlreadyExists, InvalidRequest, NotFound, PreconditionFailed, ServiceError
-from burnish_services.runtime.role import Role, RoleContext
-from burnish_services.training import convert
+from burnish_services.runtime.role import Role, RoleContext, RoleUnavailable
+from burnish_services.training import convert, state, uploads
 from burnish_services.training.config import TrainingSettings
 from burnish_services.training.core import MAX_REQUEST_ID, RunSpec, SpecError, check_spec
+from burnish_services.training.data_store import DataStore
+from burnish_services.training.pausing import write_pool
+from burnish_services.training.remote import why_not_readable
 from burnish_services.training.resolve import Site, resolve
-from burnish_services.training.runs import RequestConflict, Run, RunStore
+from burnish_services.training.runs import RequestConflict, Resolved, Run, RunStore
 from burnish_services.training.sample_weights import read_snapshots
-from burnish_services.training.state import RunError
+from burnish_services.training.sources import LOCAL, Sources
+from burnish_services.training.state import RunError, RunState
 from burnish_services.training.supervisor import Supervisor
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -39,8 +47,8 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         self._supervisor = supervisor
         self._site = site
         self._info = info
-        # Two requests with one id at the same time must find one run.
-        self._creating = asyncio.Lock()
+        # Two requests with one id at the same time must find one run. Others need not wait: data may be on its way.
+        self._creating: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def GetInfo(self, request: training_pb2.GetInfoRequest, context: Context) -> training_pb2.GetInfoResponse:
         """What runs here."""
@@ -55,9 +63,19 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
                 "BAD_REQUEST_ID",
                 f"request_id has {len(request.request_id)} characters, expected 1 to {MAX_REQUEST_ID}",
             )
-        async with self._creating:
+        async with self._creating.setdefault(request.request_id, asyncio.Lock()):
             run = await self._find_or_create(request.request_id, convert.run_spec(request.spec))
         return training_pb2.CreateRunResponse(run=convert.run_message(run))
+
+    async def UploadData(
+        self, request_iterator: AsyncIterator[training_pb2.UploadDataRequest], context: Context
+    ) -> training_pb2.UploadDataResponse:
+        """Stores a data file that comes in pieces."""
+        try:
+            stored = await uploads.take_up(request_iterator, self._site.sources.store)
+        except RunError as error:
+            raise _refusal(error) from error
+        return convert.upload_message(stored)
 
     async def GetRun(self, request: training_pb2.GetRunRequest, context: Context) -> training_pb2.GetRunResponse:
         """A run as it is now."""
@@ -74,6 +92,15 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
             runs=[convert.run_message(run) for run in runs],
             next_page_token=str(runs[-1].record.sequence) if more else "",
         )
+
+    async def ResumeRun(
+        self, request: training_pb2.ResumeRunRequest, context: Context
+    ) -> training_pb2.ResumeRunResponse:
+        """Gives a paused run the responses that it waits for."""
+        run = self._get(request.run_id)
+        async with self._creating.setdefault(run.record.request_id, asyncio.Lock()):
+            await self._resume(run, request)
+        return training_pb2.ResumeRunResponse(run=convert.run_message(run))
 
     async def CancelRun(
         self, request: training_pb2.CancelRunRequest, context: Context
@@ -117,6 +144,33 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
             for message in convert.weights_messages(snapshot):
                 yield message
 
+    async def _resume(self, run: Run, request: training_pb2.ResumeRunRequest) -> None:
+        pause = run.snapshot.pause
+        if pause is None or pause.step != request.step:
+            where = "has never paused" if pause is None else f"paused after step {pause.step} last"
+            raise PreconditionFailed("NOT_PAUSED", f"run {run.record.run_id} {where}, not after step {request.step}")
+        content = await self._responses(request)
+        if run.snapshot.state is RunState.PAUSED:
+            await asyncio.to_thread(write_pool, run.directory, pause.step, content, last=request.last)
+            run.update(state.resumed(run.snapshot), time.time())
+            self._supervisor.submit(run)
+        elif await asyncio.to_thread(run.directory.pool(pause.step).read_bytes) != content:
+            raise PreconditionFailed(
+                "NOT_PAUSED", f"run {run.record.run_id} went on from step {pause.step} with other responses already"
+            )
+
+    async def _responses(self, request: training_pb2.ResumeRunRequest) -> bytes:
+        if not request.responses_uri:
+            return b""
+        asked = (request.responses_uri, request.responses_digest, "responses_uri", threading.Event())
+        try:
+            located = await asyncio.to_thread(self._site.sources.locate, *asked)
+        except SpecError as error:
+            raise InvalidRequest("BAD_SPEC", str(error)) from error
+        except RunError as error:
+            raise _refusal(error) from error
+        return await asyncio.to_thread(located.path.read_bytes)
+
     def _get(self, run_id: str) -> Run:
         run = self._store.get(run_id)
         if run is None:
@@ -128,7 +182,7 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
             run = self._store.find(request_id, spec)
             if run is None:
                 output = self._store.directory_for(request_id).path / "model"
-                resolved = await asyncio.to_thread(resolve, spec, check_spec(spec), self._site, output)
+                resolved = await self._resolve(spec, output)
                 run = self._store.create(request_id, spec, resolved)
                 self._supervisor.submit(run)
         except RequestConflict as error:
@@ -136,9 +190,21 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         except SpecError as error:
             raise InvalidRequest("BAD_SPEC", str(error)) from error
         except RunError as error:
-            failure = error.failure
-            raise ServiceError(grpc.StatusCode[failure.code], failure.reason, failure.message) from error
+            raise _refusal(error) from error
         return run
+
+    async def _resolve(self, spec: RunSpec, output: Path) -> Resolved:
+        abandoned = threading.Event()
+        try:
+            return await asyncio.to_thread(resolve, spec, check_spec(spec), self._site, output, abandoned)
+        except asyncio.CancelledError:
+            abandoned.set()  # so that the thread does not fetch on for nobody
+            raise
+
+
+def _refusal(error: RunError) -> ServiceError:
+    failure = error.failure
+    return ServiceError(grpc.StatusCode[failure.code], failure.reason, failure.message)
 
 
 def _before(page_token: str) -> int | None:
@@ -158,9 +224,16 @@ class TrainingRole(Role):
     def __init__(self, context: RoleContext, settings: TrainingSettings) -> None:
         self.max_concurrent_requests = settings.max_concurrent_requests
         fake = context.settings.engine == "fake"
-        site = Site("fake" if fake else "sft", context.settings.chat_template)
-        self._store = RunStore(context.state_directory("training"))
-        self._supervisor = Supervisor(self._store, settings)
+        state = context.state_directory("training")
+        self._data = DataStore(state / "data", settings.max_data_bytes, settings.keep_data_seconds)
+        site = Site(
+            trainer="fake" if fake else "sft",
+            chat_template=context.settings.chat_template,
+            sources=_sources(settings, self._data),
+            processes=1 if fake else settings.worker_processes,
+        )
+        self._store = RunStore(state)
+        self._supervisor = Supervisor(self._store, self._data, settings)
         info = wire.server_info(
             version=context.version,
             engine=f"fake/{context.version}" if fake else f"transformers/{metadata.version('transformers')}",
@@ -178,12 +251,23 @@ class TrainingRole(Role):
 
     async def start(self) -> None:
         """Takes up the runs that an earlier server left."""
+        await asyncio.to_thread(self._data.remove_unfinished)
         await asyncio.to_thread(self._store.load)
         await self._supervisor.start()
 
     async def close(self) -> None:
         """Stops the worker; its run goes on with the next server."""
         await self._supervisor.close()
+
+
+def _sources(settings: TrainingSettings, store: DataStore) -> Sources:
+    for scheme in settings.data_schemes:
+        if scheme != LOCAL and (missing := why_not_readable(scheme)) is not None:
+            raise RoleUnavailable(
+                f"data cannot be read from {scheme}:// URIs here: {missing}; install what is missing, or take "
+                f"{scheme} out of BURNISH_TRAINING_DATA_SCHEMES"
+            )
+    return Sources(settings.data_schemes, store)
 
 
 def create(context: RoleContext) -> Role:

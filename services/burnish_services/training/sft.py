@@ -6,6 +6,7 @@ Reads as the run goes: data, model, loss before, steps, rounding, loss after, pu
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,22 +19,28 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from burnish_services.engine.base import ModelLoadError
 from burnish_services.engine.hf_tokenizer import HfTokenizer
+from burnish_services.engine.models import CARD_FILE
 from burnish_services.training import checkpoints, publish, weights
+from burnish_services.training.bilevel.importance import Weighting
 from burnish_services.training.bilevel_trainer import BilevelTrainer
 from burnish_services.training.books import RunCallback
 from burnish_services.training.core import total_steps
 from burnish_services.training.data import TrainingData
 from burnish_services.training.job import Job, StoppedEarly
 from burnish_services.training.lora import add_adapters, merge_adapters
-from burnish_services.training.loss import mean_nll
-from burnish_services.training.state import Result
+from burnish_services.training.loss import ResponseLoss, mean_nll
+from burnish_services.training.pausing import PausedRun, newest_pool, publish_paused
+from burnish_services.training.pool import EMPTY, read_pool
+from burnish_services.training.refining_trainer import RefiningTrainer
+from burnish_services.training.state import Pause, Result
 from burnish_services.training.trainer import SftTrainer, training_arguments
 
 log = logging.getLogger(__name__)
 
 
-def train(job: Job) -> Result:
-    """Trains and publishes. Raises RunError, StoppedEarly, ModelLoadError, OSError."""
+def train(job: Job) -> Result | None:
+    """Trains and publishes; None in all processes but the first, which alone publishes. Raises RunError, StoppedEarly,
+    PausedRun, ModelLoadError, OSError."""
     record, plan = job.record, job.record.resolved.plan
     base = record.resolved.base
     _prepare_torch(job.threads)
@@ -44,35 +51,46 @@ def train(job: Job) -> Result:
     eval_data = job.read_eval_data(tokenizer, max_tokens)
     stored = weights.stored_dtype(base)
 
-    checkpoint = checkpoints.newest(job.directory.checkpoints)
+    checkpoint = checkpoints.newest(job.directory.checkpoints, clean=job.world.is_first)
     trainer = _trainer(job, _load(job, base), data, tokenizer, max_tokens)
 
     def evaluate() -> float | None:
-        return _eval_loss(trainer, eval_data, plan.per_device_batch_size)
+        return _eval_loss(trainer, trainer.response_loss, eval_data, plan.per_device_batch_size)
 
     books = RunCallback(job, trainer, evaluate)
     trainer.add_callback(books)
+    step = 0 if checkpoint is None else checkpoints.step_of(checkpoint)
     if checkpoint is not None:
         log.info("resuming from %s", checkpoint)
         books.resume(checkpoint)
-        books.report(checkpoints.step_of(checkpoint))
+        books.report(step)
+        if books.sums.pausing and not job.directory.pool(step).is_file():
+            raise PausedRun(_pause(job, trainer, books, step, checkpoint))
     elif books.measure(0) is None:
         books.report(0)
+    if isinstance(trainer, RefiningTrainer):
+        _use_pool(job, trainer, tokenizer, max_tokens, data, step)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     steps = trainer.state.global_step
+    if books.sums.pausing:
+        raise PausedRun(_pause(job, trainer, books, steps))
     if steps < trainer.args.max_steps:
         raise StoppedEarly
 
-    model, published_step = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False), steps
+    published_step = steps
     if plan.publish_best:
         if steps % plan.eval_steps:
             books.measure(steps)
         published_step = books.best.step
+    model = _whole_model(job, trainer, base)
+    if model is None:
+        return None
+    if plan.publish_best:
         books.best.restore(model)
     # What is measured is what is published: the rounding comes first.
     model = merge_adapters(model)
     weights.round_weights(model, stored, plan.seed)
-    eval_loss = evaluate()
+    eval_loss = _eval_loss(trainer, ResponseLoss(model), eval_data, plan.per_device_batch_size)
     if eval_loss is not None:
         books.report(steps, eval_loss)
     sums = books.sums
@@ -143,18 +161,61 @@ def _trainer(job: Job, model: Any, data: TrainingData, tokenizer: HfTokenizer, m
     resolved = job.record.resolved
     arguments = training_arguments(job, total_steps(resolved.plan, len(data.samples)))
     if resolved.selection is None:
-        return SftTrainer(model, arguments, data, resolved.plan)
+        return SftTrainer(model, arguments, data, resolved.plan, job.world)
     validation = job.read_validation_data(tokenizer, max_tokens)
     how, folder = resolved.selection.how, job.directory.weights
-    return BilevelTrainer(model, arguments, data, resolved.plan, how, validation, folder)
+    kind = BilevelTrainer if resolved.refinement is None else RefiningTrainer
+    return kind(model, arguments, data, resolved.plan, how, validation, folder, job.world)
 
 
-def _eval_loss(trainer: SftTrainer, data: TrainingData | None, batch_size: int) -> float | None:
+def _use_pool(
+    job: Job, trainer: RefiningTrainer, tokenizer: HfTokenizer, max_tokens: int, data: TrainingData, step: int
+) -> None:
+    """Has the trainer learn from the responses that were given last."""
+    how, path = job.record.resolved.refinement, newest_pool(job.directory, step)
+    assert how is not None
+    names = [sample.name for sample in data.samples]
+    pool = EMPTY if path is None else read_pool(path, tokenizer, max_tokens, names)
+    log.info("responses to %d of %d questions", len(pool), len(names))
+    trainer.use(pool, Weighting(how.response_weighting, how.length_power, how.temperature))
+
+
+def _pause(job: Job, trainer: SftTrainer, books: RunCallback, step: int, checkpoint: Path | None = None) -> Pause:
+    """The pause after `step`, with the model as it is, or as it is in the checkpoint of a worker that did not get so
+    far."""
+    assert isinstance(trainer, RefiningTrainer)
+    resolved = job.record.resolved
+
+    def write(staging: Path) -> None:
+        if checkpoint is not None:
+            trainer._load_from_checkpoint(str(checkpoint))
+        stored = weights.stored_dtype(resolved.base)
+        model = merge_adapters(trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False))
+        weights.round_weights(model, stored, resolved.plan.seed)
+        weights.write_model(model, stored, resolved.base, staging)
+        canary = weights.prove(staging, resolved.chat_template)
+        (staging / CARD_FILE).write_text(json.dumps({"format": 1, "canary": canary}), encoding="utf-8")
+
+    return publish_paused(job.directory, step, books.sums.pausing, trainer.share_in_effect, write)
+
+
+def _whole_model(job: Job, trainer: SftTrainer, base: Path) -> Any:
+    """The trained model, gathered from all processes in the first of them, and None in the others."""
+    if job.world.is_alone:
+        return trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    gathered = trainer.accelerator.get_state_dict(trainer.model)
+    if not job.world.is_first:
+        return None
+    model = _load(job, base)
+    model.load_state_dict(gathered)
+    return model.to(trainer.args.device)
+
+
+def _eval_loss(trainer: SftTrainer, loss: ResponseLoss, data: TrainingData | None, batch_size: int) -> float | None:
     if data is None:
         return None
-    trainer.model.eval()
     with trainer.accelerator.autocast(), _exact_on_cpu():
-        return mean_nll(trainer.response_loss, data.samples, batch_size, trainer.args.device)
+        return mean_nll(loss, data.samples, batch_size, trainer.args.device)
 
 
 @contextmanager

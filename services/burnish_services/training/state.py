@@ -5,7 +5,8 @@ which the server makes a new one, so what may follow what can be read here.
 
     PENDING ──▶ RUNNING ──▶ SUCCEEDED | FAILED | CANCELLED
        ▲ └─────────│──────▶ CANCELLED
-       └───────────┘  the worker or the server ended before the run did
+       ├───────────┤  the worker or the server ended before the run did
+       └─ PAUSED ◀─┘  it waits for new responses, and goes on once it has them (or is cancelled)
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ class RunState(StrEnum):
 
     PENDING = "pending"
     RUNNING = "running"
+    PAUSED = "paused"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -59,6 +61,19 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    """A run that waits for new responses after `step` optimiser steps: the model to generate them with, and why:
+    `schedule`, or `stale` where too little of the pool still counted. `effective_share` is how much of it did, in
+    (0, 1]; None where that is not known."""
+
+    step: int
+    model_uri: str
+    model_digest: str
+    reason: str
+    effective_share: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """Why a run failed. `code` is the name of a google.rpc code, `reason` a stable word for machines."""
 
@@ -90,6 +105,7 @@ class Snapshot:
     # Attempts that ended in a crash of the worker, or of the whole server, since a checkpoint was last written.
     crashes: int = 0
     server_crashes: int = 0
+    pause: Pause | None = None  # the last one
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +136,16 @@ def checkpointed(now: Snapshot) -> Snapshot:
 def interrupted(now: Snapshot, at: float) -> Snapshot:
     """RUNNING to PENDING: the server stops and will take the run up again."""
     return replace(_rested(now, at), state=RunState.PENDING)
+
+
+def paused(now: Snapshot, at: float, pause: Pause) -> Snapshot:
+    """RUNNING to PAUSED: the run needs new responses."""
+    return replace(_rested(now, at), state=RunState.PAUSED, pause=pause)
+
+
+def resumed(now: Snapshot) -> Snapshot:
+    """PAUSED to PENDING: it has what it needs. To go on from a pause is no new attempt."""
+    return replace(now, state=RunState.PENDING, attempts=now.attempts - 1)
 
 
 def crashed(now: Snapshot, at: float, failure: Failure, limits: RestartLimits) -> Snapshot:
@@ -157,7 +183,7 @@ def failed(now: Snapshot, at: float, failure: Failure) -> Snapshot:
 
 
 def cancelled(now: Snapshot, at: float) -> Snapshot:
-    """PENDING or RUNNING to CANCELLED."""
+    """PENDING, RUNNING or PAUSED to CANCELLED."""
     return replace(_rested(now, at), state=RunState.CANCELLED, end_time=at)
 
 

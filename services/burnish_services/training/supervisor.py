@@ -13,7 +13,8 @@ import time
 
 from burnish_services.training import publish, state
 from burnish_services.training.config import TrainingSettings
-from burnish_services.training.messages import Checkpointed, Done, Failed, Message, Progressed, Stopped
+from burnish_services.training.data_store import DataStore
+from burnish_services.training.messages import LAST, Checkpointed, Done, Failed, Message, Paused, Progressed, Stopped
 from burnish_services.training.process import WorkerProcess, describe_exit
 from burnish_services.training.runs import Run, RunStore
 from burnish_services.training.state import Failure, RestartLimits, RunState
@@ -24,8 +25,9 @@ log = logging.getLogger(__name__)
 class Supervisor:
     """All runs of a store are worked by at most one supervisor."""
 
-    def __init__(self, store: RunStore, settings: TrainingSettings) -> None:
+    def __init__(self, store: RunStore, data: DataStore, settings: TrainingSettings) -> None:
         self._store = store
+        self._data = data
         self._settings = settings
         self._limits = RestartLimits(worker_crashes=settings.max_restarts)
         self._queue: asyncio.Queue[Run] = asyncio.Queue()
@@ -43,8 +45,9 @@ class Supervisor:
                 run.update(state.orphaned(run.snapshot, run.last.time, self._limits), time.time())
             if run.snapshot.state.ended:
                 await asyncio.to_thread(_clean_up, run)
-            else:
+            elif run.snapshot.state is RunState.PENDING:
                 self._queue.put_nowait(run)
+        await self._sweep_data()
         self._task = asyncio.create_task(self._work_queue())
 
     async def close(self) -> None:
@@ -61,7 +64,7 @@ class Supervisor:
             await asyncio.wait({self._task})
 
     def submit(self, run: Run) -> None:
-        """Queues a new run."""
+        """Queues a run that is new, or has what it paused for."""
         self._queue.put_nowait(run)
 
     def cancel(self, run: Run) -> None:
@@ -85,8 +88,8 @@ class Supervisor:
             await self._work(getting.result())
 
     async def _work(self, run: Run) -> None:
-        """Attempts a run until it has ended or the server stops."""
-        while not run.snapshot.state.ended and not self._closing.is_set():
+        """Attempts a run until it has ended or pauses, or the server stops."""
+        while run.snapshot.state is RunState.PENDING and not self._closing.is_set():
             self._current, self._cancelling = run, False
             try:
                 await self._attempt(run)
@@ -98,6 +101,7 @@ class Supervisor:
                 self._current = None
             if run.snapshot.state is RunState.PENDING:
                 await self._pause()
+        await self._sweep_data()
 
     async def _pause(self) -> None:
         """Between attempts; a server that closes does not wait."""
@@ -108,7 +112,7 @@ class Supervisor:
 
     async def _attempt(self, run: Run) -> None:
         run.update(state.begun(run.snapshot, time.time()), time.time())
-        worker = await WorkerProcess.start(run.directory, self._settings)
+        worker = await WorkerProcess.start(run.directory, self._settings, run.record.resolved.processes)
         log.info("run %s: worker %d started", run.record.run_id, worker.pid)
         self._worker = worker
         last: Message | None = None
@@ -122,7 +126,7 @@ class Supervisor:
                 self._take(run, message)
         finally:
             # A worker that has closed its pipe has nothing more to say.
-            if last is None or not isinstance(last, Done | Failed | Stopped):
+            if not isinstance(last, LAST):
                 worker.kill()
             code = await worker.wait()
             self._worker = None
@@ -140,6 +144,8 @@ class Supervisor:
         now = time.time()
         if isinstance(last, Done):
             after = state.succeeded(run.snapshot, now, last.result)
+        elif isinstance(last, Paused) and not self._cancelling:
+            after = state.paused(run.snapshot, now, last.pause)
         elif isinstance(last, Failed):
             after = state.failed(run.snapshot, now, _with_log(last.failure, worker))
         elif self._cancelling:
@@ -155,6 +161,10 @@ class Supervisor:
             await asyncio.to_thread(_clean_up, run)
         run.update(after, now)
         log.info("run %s: %s", run.record.run_id, after.state)
+
+    async def _sweep_data(self) -> None:
+        """Removes copies of data that were only needed by runs that have ended."""
+        await asyncio.to_thread(self._data.sweep, self._store.data_in_use())
 
     def _crash(self, run: Run, worker: WorkerProcess, code: int) -> Failure:
         step = run.snapshot.progress.step
@@ -178,5 +188,6 @@ def _with_log(failure: Failure, worker: WorkerProcess) -> Failure:
 def _clean_up(run: Run) -> None:
     """Removes what only an unfinished run needs."""
     shutil.rmtree(run.directory.checkpoints, ignore_errors=True)
+    shutil.rmtree(run.directory.paused, ignore_errors=True)
     run.directory.best.unlink(missing_ok=True)
     shutil.rmtree(publish.staging_path(run.record.resolved.output, run.record.run_id), ignore_errors=True)

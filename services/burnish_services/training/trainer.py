@@ -6,52 +6,98 @@ accumulation, clipping, devices, checkpoints and resuming.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from accelerate.data_loader import DataLoaderShard
+from accelerate.state import PartialState
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, gather_object
+from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Sampler
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from burnish_services.training.core import Plan, epoch_order, lr_factor
+from burnish_services.training.core import Plan, epoch_order, lr_factor, step_batches, steps_per_epoch
 from burnish_services.training.data import TrainingData, TrainingSample
 from burnish_services.training.job import Job
-from burnish_services.training.loss import ResponseLoss, collate
+from burnish_services.training.loss import IGNORED, ResponseLoss, collate
 from burnish_services.training.state import RunError
+from burnish_services.training.world import ALONE, World
 
+ItemT = TypeVar("ItemT")
 _NAMED = 20  # samples named in a message
+# Weights, gradients and moments are shared out layer by layer; checkpoints are written by all processes at once.
+_FSDP = {"version": 2, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "state_dict_type": "SHARDED_STATE_DICT"}
 
 
-class EpochSampler(Sampler[int]):
-    """Indices of an epoch's samples in the order of `core.epoch_order`."""
+class StepSampler(Sampler[list[int]]):
+    """The batches of one process, epoch by epoch, in the order of `core.epoch_order`."""
 
-    def __init__(self, lengths: list[int], plan: Plan) -> None:
+    def __init__(self, lengths: list[int], plan: Plan, world: World) -> None:
         self._lengths = lengths
         self._plan = plan
+        self._world = world
         self._epoch = 0
+        self._order: tuple[int, list[int]] = (-1, [])  # of the epoch that was last asked for
 
     def set_epoch(self, epoch: int) -> None:
         """Called by accelerate before each epoch."""
         self._epoch = epoch
 
-    def __iter__(self) -> Iterator[int]:
-        return iter(epoch_order(self._lengths, self._plan, self._epoch))
+    def samples(self, step: int) -> list[int]:
+        """Indices of the samples of an optimiser step, counted from the beginning of the run, in all processes."""
+        epoch, place = divmod(step, steps_per_epoch(self._plan, len(self._lengths)))
+        start = place * self._plan.samples_per_step
+        return self._ordered(epoch)[start : start + self._plan.samples_per_step]
+
+    def _ordered(self, epoch: int) -> list[int]:
+        if self._order[0] != epoch:
+            self._order = (epoch, epoch_order(self._lengths, self._plan, epoch))
+        return self._order[1]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        per_epoch = len(range(0, len(self._lengths), self._plan.samples_per_step))
+        for step in range(self._epoch * per_epoch, (self._epoch + 1) * per_epoch):
+            yield from step_batches(self.samples(step), self._plan, self._world.rank, self._world.size)
 
     def __len__(self) -> int:
-        return len(self._lengths)
+        whole, rest = divmod(len(self._lengths), self._plan.samples_per_step)
+        last = step_batches(range(rest), self._plan, self._world.rank, self._world.size)
+        return whole * self._plan.gradient_accumulation_steps // self._world.size + len(last)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A batch of the step at hand: its part of the step's loss, and the losses of its tokens with their owners."""
+
+    loss: torch.Tensor
+    losses: torch.Tensor
+    owners: torch.Tensor
+    samples: Sequence[TrainingSample]
+
+    def not_finite(self) -> list[TrainingSample]:
+        """The samples with a loss that is not finite."""
+        return [self.samples[index] for index in self.owners[~torch.isfinite(self.losses)].unique().tolist()]
 
 
 class SftTrainer(Trainer):
     """The Trainer on `TrainingData`: the loss is a mean over the response tokens of an optimiser step, each counted by
     its sample's weight."""
 
-    def __init__(self, model: Any, arguments: TrainingArguments, data: TrainingData, plan: Plan) -> None:
+    def __init__(
+        self, model: Any, arguments: TrainingArguments, data: TrainingData, plan: Plan, world: World = ALONE
+    ) -> None:
         self.response_loss = ResponseLoss(model)
-        self.step_loss = 0.0
+        self.world = world
+        self.step_loss = 0.0  # in nats, of the last step, once its gradients are there
         self.step_tokens = 0
         self.step_samples: list[TrainingSample] = []
+        self._sampler = StepSampler(data.lengths, plan, world)
+        self._seen: list[Seen] = []
         self._data = data
         self._plan = plan
         super().__init__(model=model, args=arguments, train_dataset=list(range(len(data.samples))))
@@ -59,32 +105,44 @@ class SftTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self.remove_callback(PrinterCallback)
 
+    def create_accelerator_and_postprocess(self) -> None:
+        """See Trainer; has FSDP on CPUs too, where accelerate knows none though torch does."""
+        super().create_accelerator_and_postprocess()
+        state = self.accelerator.state
+        if not self.world.is_alone and state.distributed_type is not DistributedType.FSDP:
+            state.fsdp_plugin = FullyShardedDataParallelPlugin(**self.args.fsdp_plugin_args)
+            state.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+            self.is_fsdp_enabled: bool = True
+
     def get_train_dataloader(self) -> DataLoader[Any]:
         """See Trainer."""
-        sampler = EpochSampler(self._data.lengths, self._plan)
-        loader = DataLoader(
-            self.train_dataset, batch_size=self._plan.per_device_batch_size, sampler=sampler, collate_fn=self._collate
+        return DataLoaderShard(
+            self.train_dataset,
+            device=self.accelerator.device,
+            batch_sampler=self._sampler,
+            collate_fn=self._collate,
         )
-        prepared: DataLoader[Any] = self.accelerator.prepare(loader)
-        return prepared
 
     def _collate(self, indices: list[int]) -> dict[str, torch.Tensor]:
         batch = self.collate([self._data.samples[index] for index in indices])
-        return {**batch, "samples": torch.tensor(indices)}
+        return {**batch, "samples": torch.tensor(indices, dtype=torch.long)}
 
     def collate(self, samples: Sequence[TrainingSample]) -> dict[str, torch.Tensor]:
-        """Samples as a batch, padded or packed as the plan says."""
-        return collate(samples, packing=self._plan.packing)
+        """Samples as a batch, padded or packed as the plan says. No samples: one of which nothing is learnt, for a
+        process that takes part in a step with nothing to do."""
+        if samples:
+            return collate(samples, packing=self._plan.packing)
+        batch = collate(self._data.samples[:1], packing=self._plan.packing)
+        return {**batch, "labels": torch.full_like(batch["labels"], IGNORED)}
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], torch.Tensor | None]:
-        """See Trainer; begins the books of an optimiser step."""
+        """See Trainer; begins the books of an optimiser step, which are those of all processes."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        indices = [index for batch in batches for index in batch["samples"].tolist()]
-        self.step_samples = [self._data.samples[index] for index in indices]
+        self.step_samples = [self._data.samples[index] for index in self._sampler.samples(self.state.global_step)]
         self.step_tokens = sum(len(sample.tokens.ids) for sample in self.step_samples)
-        self.step_loss = 0.0
+        self._seen = []
         weighted = sum(sample.weighted_tokens for sample in self.step_samples)
         return batches, torch.tensor(weighted, dtype=torch.float32, device=device)
 
@@ -95,19 +153,35 @@ class SftTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The batch's part of the step's mean. Raises RunError where it is not finite."""
+        """The batch's part of the step's mean."""
         assert num_items_in_batch is not None
         losses, owners = self.response_loss.nll(inputs)
         samples = [self._data.samples[index] for index in inputs["samples"].tolist()]
         weights = torch.tensor([sample.weight for sample in samples], device=losses.device)
         loss = (weights[owners] * losses).sum() / num_items_in_batch
-        self.check_losses(loss, losses, owners, samples)
-        self.step_loss += loss.item()
-        return loss
+        self.note(loss, losses, owners, samples)
+        return loss * self.world.size  # since gradients are averaged over the processes
+
+    def note(
+        self, loss: torch.Tensor, losses: torch.Tensor, owners: torch.Tensor, samples: Sequence[TrainingSample]
+    ) -> None:
+        """Remembers a batch's part of the step's loss, and the losses of its tokens: each of one of the `samples`, its
+        owner."""
+        self._seen.append(Seen(loss.detach(), losses.detach(), owners, samples))
 
     def before_optimizer_step(self) -> None:
-        """What is to be done once the gradients of a step are there. Raises RunError where one is not finite."""
-        self._check_gradients()
+        """What is to be done once the gradients of a step are there. Raises RunError where loss or gradients are not
+        finite: the step would destroy the weights."""
+        total = torch.stack([seen.loss for seen in self._seen]).double().sum()
+        self.step_loss = self.accelerator.reduce(total, reduction="sum").item()
+        if not math.isfinite(self.step_loss):
+            bad = self.gathered([sample for seen in self._seen for sample in seen.not_finite()])
+            raise self.stopped_by_data("NOT_FINITE", f"the loss is {self.step_loss}", bad or self.step_samples)
+        # By their norm: 0.05 s a step with 135M weights on two cores, where asking every entry took 0.65 s.
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        if not torch.isfinite(norm):
+            raise self.stopped_by_data("NOT_FINITE", f"the norm of the gradients is {norm}", self.step_samples)
 
     def finish_step(self) -> None:
         """What is to be done once an optimiser step is over; here there is nothing."""
@@ -118,23 +192,23 @@ class SftTrainer(Trainer):
     def restore_from(self, checkpoint: Path) -> None:
         """Takes over what `save_to` wrote."""
 
-    def check_losses(
-        self, loss: torch.Tensor, losses: torch.Tensor, owners: torch.Tensor, samples: Sequence[TrainingSample]
-    ) -> None:
-        """Raises RunError where `loss` is not finite, naming those of the `samples` to blame: the `owners` of such
-        `losses`."""
-        if torch.isfinite(loss):
-            return
-        bad = owners[~torch.isfinite(losses.detach())].unique().tolist()
-        blamed = [samples[index] for index in bad] or samples
-        raise self.stopped_by_data("NOT_FINITE", f"the loss is {loss.item()}", blamed)
+    def gathered(self, found: list[ItemT]) -> list[ItemT]:
+        """What all processes found, in their order."""
+        together: list[ItemT] = found if self.world.is_alone else gather_object(found)
+        return together
 
-    def _check_gradients(self) -> None:
-        """Raises RunError where a gradient is not finite: the step would destroy the weights."""
-        # By their norm: 0.05 s a step with 135M weights on two cores, where asking every entry took 0.65 s.
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
-        if not torch.isfinite(norm):
-            raise self.stopped_by_data("NOT_FINITE", f"the norm of the gradients is {norm}", self.step_samples)
+    def agreed(self, *flags: bool) -> list[bool]:
+        """The flags that are set in any process, so that all do the same."""
+        if self.world.is_alone:
+            return list(flags)
+        counts = torch.tensor(flags, dtype=torch.float32, device=self.accelerator.device)
+        return [count > 0 for count in self.accelerator.reduce(counts, reduction="sum").tolist()]
+
+    def trained_weights(self) -> dict[str, torch.Tensor]:
+        """The weights that are trained, whole, by name; to be called in all processes, and empty but in the first."""
+        names = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        found = self.accelerator.get_state_dict(self.model) or {}
+        return {name: found[name].contiguous() for name in names & found.keys()}
 
     def stopped_by_data(self, reason: str, what: str, samples: Sequence[TrainingSample]) -> RunError:
         """The error that ends the run in the step at hand, with the samples to look at."""
@@ -159,20 +233,24 @@ class SftTrainer(Trainer):
 
 def training_arguments(job: Job, steps: int) -> TrainingArguments:
     """The run's plan in the Trainer's words."""
-    plan = job.record.resolved.plan
+    plan, alone = job.record.resolved.plan, job.world.is_alone
     return TrainingArguments(
         output_dir=str(job.directory.checkpoints),
         max_steps=steps,
         per_device_train_batch_size=plan.per_device_batch_size,
-        gradient_accumulation_steps=plan.gradient_accumulation_steps,
+        gradient_accumulation_steps=plan.gradient_accumulation_steps // job.world.size,
         gradient_checkpointing=plan.gradient_checkpointing,
         learning_rate=plan.learning_rate,
         weight_decay=plan.weight_decay,
         max_grad_norm=plan.max_grad_norm,
-        optim="adamw_torch_fused",
+        optim="adamw_torch_fused" if alone else "adamw_torch",
         # The usual mixed precision of GPUs. On a CPU it would save a fifth of the time, but then a forward pass sees
         # weights rounded to bfloat16, and a short run looks as if it learnt nothing.
         bf16=torch.cuda.is_available() and plan.dtype == "float32",
+        use_cpu=not torch.cuda.is_available(),
+        fsdp=not alone,
+        fsdp_config=None if alone else _FSDP,
+        ddp_backend=None if alone or torch.cuda.is_available() else "gloo",
         seed=plan.seed % (1 << 32),
         # When to log, evaluate and save is the callback's business.
         logging_strategy="no",

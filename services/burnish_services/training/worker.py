@@ -22,8 +22,10 @@ from burnish_services.engine.base import ModelLoadError
 from burnish_services.training import messages, publish
 from burnish_services.training.job import Job, StoppedEarly
 from burnish_services.training.messages import Message, Reporter
+from burnish_services.training.pausing import PausedRun
 from burnish_services.training.runs import RunDirectory
 from burnish_services.training.state import Failure, Result, RunError
+from burnish_services.training.world import World
 
 log = logging.getLogger(__name__)
 
@@ -33,10 +35,12 @@ _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Works one run and returns the exit code, which is 0 wherever the server was told what became of the run."""
+    """Works one run and returns the exit code, which is 0 wherever the server was told what became of the run. Raises
+    what another process's death makes of this one."""
     options = _parser().parse_args(arguments)
-    die_with(options.parent)
-    reporter = Reporter(_take_standard_output())
+    world = World.of_environment()
+    die_with(options.parent or os.getppid())
+    reporter = Reporter(_take_standard_output(world))
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -49,18 +53,24 @@ def main(arguments: list[str] | None = None) -> int:
         threads=options.threads,
         checkpoint_seconds=options.checkpoint_seconds,
         fake_step_seconds=options.fake_step_seconds,
+        world=world,
     )
-    reporter.send(work(job))
-    return 0
+    message = work(job)
+    if message is not None:
+        reporter.send(message)
+    # The first process fails in the same way, or notices that this one is gone.
+    return int(isinstance(message, messages.Failed) and not world.is_first)
 
 
-def work(job: Job) -> Message:
-    """The run's last message; whatever goes wrong is in it."""
+def work(job: Job) -> Message | None:
+    """The run's last message; whatever goes wrong is in it. None from a process that has nothing to say."""
     try:
         result = publish.published(job.directory, job.record)
         if result is None:
             result = _trainer(job.record.resolved.trainer)(job)
-        return messages.Done(result)
+        return None if result is None else messages.Done(result)
+    except PausedRun as paused:
+        return messages.Paused(paused.pause)
     except StoppedEarly:
         return messages.Stopped()
     except RunError as error:
@@ -69,10 +79,12 @@ def work(job: Job) -> Message:
         return messages.Failed(Failure("FAILED_PRECONDITION", error.reason, str(error)))
     except Exception as error:
         log.exception("training failed")
+        if not job.world.is_alone and lost_another(error):
+            raise
         return messages.Failed(unexpected_failure(error, job.directory.path))
 
 
-def _trainer(name: str) -> Callable[[Job], Result]:
+def _trainer(name: str) -> Callable[[Job], Result | None]:
     """The function that trains and publishes, its libraries imported only now. It raises RunError, StoppedEarly,
     ModelLoadError, OSError."""
     if name == "fake":
@@ -82,6 +94,15 @@ def _trainer(name: str) -> Callable[[Job], Result]:
     from burnish_services.training.sft import train
 
     return train
+
+
+def lost_another(error: BaseException) -> bool:
+    """True for what a process gets where another of the same run is gone: a crash of that one, not a failure of its
+    own. The backends of torch.distributed raise RuntimeErrors that say so in their text only."""
+    said = str(error)
+    return type(error).__module__.startswith("torch.distributed") or any(
+        word in said for word in ("gloo/transport", "NCCL", "Connection closed by peer", "Connection reset by peer")
+    )
 
 
 def unexpected_failure(error: BaseException, place: Path) -> Failure:
@@ -132,9 +153,10 @@ def die_with(parent: int) -> None:
     threading.Thread(target=watch, name="server-watch", daemon=True).start()
 
 
-def _take_standard_output() -> int:
-    """The pipe to the server, for messages only; what libraries print goes to the log instead."""
-    pipe = os.dup(1)
+def _take_standard_output(world: World) -> int:
+    """The pipe to the server, for messages only; what libraries print goes to the log instead. Of several processes the
+    first one speaks."""
+    pipe = os.dup(1) if world.is_first else os.open(os.devnull, os.O_WRONLY)
     os.dup2(2, 1)
     return pipe
 
@@ -142,7 +164,7 @@ def _take_standard_output() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m burnish_services.training.worker", description=__doc__)
     parser.add_argument("run", type=Path, help="directory of the run")
-    parser.add_argument("--parent", type=int, required=True, help="process id of the server")
+    parser.add_argument("--parent", type=int, default=0, help="process id of the server; 0: whoever started this")
     parser.add_argument("--threads", type=int, default=1, help="threads that compute")
     parser.add_argument("--checkpoint-seconds", type=float, default=600.0)
     parser.add_argument("--fake-step-seconds", type=float, default=0.002)

@@ -5,7 +5,8 @@ What a service keeps is named by content, so that another run with the same weig
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from burnish._coverage_types import CoverageCandidate, CoverageSelection, MeasureBatch
@@ -20,6 +21,7 @@ from burnish.coordinator.steps.stage import AnyRun, RunContext, same_version, ve
 
 MadsRun = RunContext[MadsSettings]
 NUM_RANDOM_CURVES = 3
+_MANY_UNREAD = 0.01  # share of the samples that a reader is to be told of
 
 
 async def calibrate(
@@ -109,8 +111,19 @@ async def select_rows(run: MadsRun, round_number: int, collection: str, rows: Se
             stage.expect_within(len(rows), detail=selection_detail(collection, found))
             run.book.add_decisions(round_number, decided)
             stage.advance(len(rows))
+        if len(failed) > _MANY_UNREAD * len(hashes):
+            run.observer.noted(_unread_note(run, failed, len(hashes)))
         for note in selection_notes(found.length_correlation, found.hub_share):
             run.observer.noted(note)
+
+
+def _unread_note(run: MadsRun, failed: Mapping[str, str], num_samples: int) -> str:
+    example, _ = Counter(failed.values()).most_common(1)[0]
+    advice = " Short responses are read together with their prompts by --tokens all."
+    return (
+        f"{len(failed)} of {num_samples} samples could not be read and cannot be selected; most often: {example}."
+        + (advice if run.settings.tokens is TokenSpan.RESPONSE else "")
+    )
 
 
 def selection_detail(collection: str, found: CoverageSelection) -> dict[str, object]:

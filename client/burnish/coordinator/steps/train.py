@@ -140,12 +140,13 @@ def _write_data(run: AnyRun, round_number: int, rows: Sequence[DataRow]) -> str:
 
 
 async def _create(run: AnyRun, round_number: int, spec: RunSpec) -> AsyncRun:
-    """The training run, new or found. One that the ledger knows to have ended badly gives way to another attempt."""
+    """The training run, new or found. One that the ledger knows to have ended badly gives way to another attempt. Its
+    name knows the data by the paths here, also where the service cannot read them and is sent the files."""
     said = [asdict(spec.base_model), spec.data_uri, spec.data_digest, spec.output_uri, _given(spec.hyperparameters)]
     name = f"{run.book.run_id}-r{round_number}-{digest_of([*said, *_special(spec)])[:12]}"
     attempt = 1
     while True:
-        training = await run.client.training.create(spec, f"{name}-a{attempt}")
+        training = await run.client.training.create(spec, f"{name}-a{attempt}", upload=True)
         if not run.book.training_ended_badly(round_number, training.run_id):
             return training
         attempt += 1

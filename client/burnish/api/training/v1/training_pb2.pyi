@@ -42,6 +42,8 @@ class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_State.ValueType
     """Ended badly; `error` says why."""
     STATE_CANCELLED: _State.ValueType  # 5
     """Stopped on request."""
+    STATE_PAUSED: _State.ValueType  # 6
+    """Waiting for new responses of the model in `pause`; goes on with ResumeRun. The device is free meanwhile."""
 
 class State(_State, metaclass=_StateEnumTypeWrapper):
     """Where a run is in its life."""
@@ -58,6 +60,8 @@ STATE_FAILED: State.ValueType  # 4
 """Ended badly; `error` says why."""
 STATE_CANCELLED: State.ValueType  # 5
 """Stopped on request."""
+STATE_PAUSED: State.ValueType  # 6
+"""Waiting for new responses of the model in `pause`; goes on with ResumeRun. The device is free meanwhile."""
 Global___State: _TypeAlias = State  # noqa: Y015
 
 @_typing.final
@@ -102,6 +106,72 @@ class GetInfoResponse(_message.Message):
 Global___GetInfoResponse: _TypeAlias = GetInfoResponse  # noqa: Y015
 
 @_typing.final
+class UploadDataRequest(_message.Message):
+    """Part of a data file."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIGEST_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    digest: _builtins.str
+    """Digest that the whole file must have, `sha256:` and 64 hexadecimal digits; in the first message or nowhere. Empty:
+    not checked.
+    """
+    chunk: _builtins.bytes
+    """The next bytes of the file; may be empty."""
+    last: _builtins.bool
+    """True in the last message, and only there."""
+    def __init__(
+        self,
+        *,
+        digest: _builtins.str = ...,
+        chunk: _builtins.bytes = ...,
+        last: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "digest", b"digest", "last", b"last"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UploadDataRequest: _TypeAlias = UploadDataRequest  # noqa: Y015
+
+@_typing.final
+class UploadDataResponse(_message.Message):
+    """Answers UploadData."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URI_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    NUM_LINES_FIELD_NUMBER: _builtins.int
+    uri: _builtins.str
+    """What to give as data_uri, eval_data_uri or validation_data_uri: `upload:` and the digest."""
+    digest: _builtins.str
+    """Digest of the file's bytes, `sha256:` and 64 hexadecimal digits."""
+    size_bytes: _builtins.int
+    """Bytes of the file."""
+    num_lines: _builtins.int
+    """Lines that are not blank."""
+    def __init__(
+        self,
+        *,
+        uri: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        num_lines: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "num_lines", b"num_lines", "size_bytes", b"size_bytes", "uri", b"uri"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UploadDataResponse: _TypeAlias = UploadDataResponse  # noqa: Y015
+
+@_typing.final
 class RunSpec(_message.Message):
     """Everything that determines a run's result."""
 
@@ -115,20 +185,28 @@ class RunSpec(_message.Message):
     EVAL_DATA_URI_FIELD_NUMBER: _builtins.int
     LORA_FIELD_NUMBER: _builtins.int
     BILEVEL_FIELD_NUMBER: _builtins.int
+    REFINEMENT_FIELD_NUMBER: _builtins.int
     data_uri: _builtins.str
-    """Training data: a path or `file://` URI of a JSONL file that the service can read, one object a line with
-    `messages` (a list of {role, content}) and optionally `id` and `weight` (a number >= 0, default 1: what each of the
-    sample's response tokens counts in the loss; a sample of weight 0 is left out). Required.
+    """Training data: a JSONL file, one object a line with `messages` (a list of {role, content}) and optionally `id` and
+    `weight` (a number >= 0, default 1: what each of the sample's response tokens counts in the loss; a sample of weight
+    0 is left out). Required. Named by
+      - a path or `file://` URI, as the service sees it: read where it is, and needed until the run has ended;
+      - the URI that UploadData returned, `upload:sha256:…`;
+      - `s3://BUCKET/KEY`, `gs://BUCKET/OBJECT` or `az://CONTAINER/BLOB`, with what it takes to reach it in the server's
+        environment, or any other URI that the server was set up to read (BURNISH_TRAINING_DATA_SCHEMES): fetched once,
+        before the run is created, and not needed after that.
     """
     data_digest: _builtins.str
-    """Digest of that file's bytes, `sha256:` and 64 hexadecimal digits. Empty: not checked, only recorded."""
+    """Digest of that file's bytes, `sha256:` and 64 hexadecimal digits. Empty: not checked, only recorded. With it, a
+    file that the service still has is not fetched again.
+    """
     output_uri: _builtins.str
     """Directory that the trained model is published to, written whole or not at all. Empty: inside the service's own
     run directory; the result says where.
     """
     eval_data_uri: _builtins.str
-    """Where progress is measured besides training loss: data in the same form as data_uri, or empty for none. Weights do
-    not count there.
+    """Where progress is measured besides training loss: data in the same form and named in the same ways as data_uri, or
+    empty for none. Weights do not count there.
     """
     @_builtins.property
     def base_model(self) -> _common_pb2.ModelRef:
@@ -146,6 +224,12 @@ class RunSpec(_message.Message):
     def bilevel(self) -> Global___BilevelSelection:
         """Learn a weight for every sample from a validation set while training. Unset: none are learnt."""
 
+    @_builtins.property
+    def refinement(self) -> Global___SelfRefinement:
+        """Let the model learn from its own responses to some questions instead of those in the data; needs `bilevel`. Unset:
+        it does not.
+        """
+
     def __init__(
         self,
         *,
@@ -157,14 +241,127 @@ class RunSpec(_message.Message):
         eval_data_uri: _builtins.str = ...,
         lora: Global___Lora | None = ...,
         bilevel: Global___BilevelSelection | None = ...,
+        refinement: Global___SelfRefinement | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "bilevel", b"bilevel", "hyperparameters", b"hyperparameters", "lora", b"lora"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "bilevel", b"bilevel", "hyperparameters", b"hyperparameters", "lora", b"lora", "refinement", b"refinement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "bilevel", b"bilevel", "data_digest", b"data_digest", "data_uri", b"data_uri", "eval_data_uri", b"eval_data_uri", "hyperparameters", b"hyperparameters", "lora", b"lora", "output_uri", b"output_uri"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "bilevel", b"bilevel", "data_digest", b"data_digest", "data_uri", b"data_uri", "eval_data_uri", b"eval_data_uri", "hyperparameters", b"hyperparameters", "lora", b"lora", "output_uri", b"output_uri", "refinement", b"refinement"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunSpec: _TypeAlias = RunSpec  # noqa: Y015
+
+@_typing.final
+class SelfRefinement(_message.Message):
+    """Online self-refinement: now and then the run pauses, somebody has the model generate responses to questions of their
+    choice (usually those that weigh least), and the run goes on with these in place of the data's. Of the published method
+    (BMO, arXiv 2511.21056) only the abstract could be read: what the responses weigh is our derivation. A question's
+    responses y_k are weighed by how likely they are now against how likely they were when they were generated,
+    r_k = p_now(y_k) / p_then(y_k), as w_k = r_k / sum of all r_j; a question counts as much as one sample of weight 1.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WARMUP_STEPS_FIELD_NUMBER: _builtins.int
+    REFRESH_STEPS_FIELD_NUMBER: _builtins.int
+    MIN_EFFECTIVE_SHARE_FIELD_NUMBER: _builtins.int
+    RESPONSE_WEIGHTING_FIELD_NUMBER: _builtins.int
+    LENGTH_POWER_FIELD_NUMBER: _builtins.int
+    TEMPERATURE_FIELD_NUMBER: _builtins.int
+    warmup_steps: _builtins.int
+    """The run first pauses after so many optimiser steps, >= 0 (0: after the first); default 0."""
+    refresh_steps: _builtins.int
+    """Optimiser steps from one pause to the next, >= 1; default 500."""
+    min_effective_share: _builtins.float
+    """It pauses sooner where less than this share of the responses still counts, (sum w)^2 / (K * sum w^2) on average over
+    the questions seen of late, in [0, 1]; 0: never. Default 0.5.
+    """
+    response_weighting: _builtins.str
+    """How responses are weighed: `self_normalized` (default, w_k above), `raw` (min(r_k, 10) / K), `softmin` (by p_now
+    alone), `uniform` (1 / K) or `token` (each token by its own ratio, at most 10, as the author's trainer does it).
+    """
+    length_power: _builtins.float
+    """log r_k is divided by the response's length in tokens to this power, in [0, 1]; 0 is the exact ratio. Default 1."""
+    temperature: _builtins.float
+    """w_k goes by r_k^(1 / temperature), > 0; default 1."""
+    def __init__(
+        self,
+        *,
+        warmup_steps: _builtins.int | None = ...,
+        refresh_steps: _builtins.int | None = ...,
+        min_effective_share: _builtins.float | None = ...,
+        response_weighting: _builtins.str | None = ...,
+        length_power: _builtins.float | None = ...,
+        temperature: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_length_power", b"_length_power", "_min_effective_share", b"_min_effective_share", "_refresh_steps", b"_refresh_steps", "_response_weighting", b"_response_weighting", "_temperature", b"_temperature", "_warmup_steps", b"_warmup_steps", "length_power", b"length_power", "min_effective_share", b"min_effective_share", "refresh_steps", b"refresh_steps", "response_weighting", b"response_weighting", "temperature", b"temperature", "warmup_steps", b"warmup_steps"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_length_power", b"_length_power", "_min_effective_share", b"_min_effective_share", "_refresh_steps", b"_refresh_steps", "_response_weighting", b"_response_weighting", "_temperature", b"_temperature", "_warmup_steps", b"_warmup_steps", "length_power", b"length_power", "min_effective_share", b"min_effective_share", "refresh_steps", b"refresh_steps", "response_weighting", b"response_weighting", "temperature", b"temperature", "warmup_steps", b"warmup_steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__length_power: _TypeAlias = _typing.Literal["length_power"]  # noqa: Y015
+    _WhichOneofArgType__length_power: _TypeAlias = _typing.Literal["_length_power", b"_length_power"]  # noqa: Y015
+    _WhichOneofReturnType__min_effective_share: _TypeAlias = _typing.Literal["min_effective_share"]  # noqa: Y015
+    _WhichOneofArgType__min_effective_share: _TypeAlias = _typing.Literal["_min_effective_share", b"_min_effective_share"]  # noqa: Y015
+    _WhichOneofReturnType__refresh_steps: _TypeAlias = _typing.Literal["refresh_steps"]  # noqa: Y015
+    _WhichOneofArgType__refresh_steps: _TypeAlias = _typing.Literal["_refresh_steps", b"_refresh_steps"]  # noqa: Y015
+    _WhichOneofReturnType__response_weighting: _TypeAlias = _typing.Literal["response_weighting"]  # noqa: Y015
+    _WhichOneofArgType__response_weighting: _TypeAlias = _typing.Literal["_response_weighting", b"_response_weighting"]  # noqa: Y015
+    _WhichOneofReturnType__temperature: _TypeAlias = _typing.Literal["temperature"]  # noqa: Y015
+    _WhichOneofArgType__temperature: _TypeAlias = _typing.Literal["_temperature", b"_temperature"]  # noqa: Y015
+    _WhichOneofReturnType__warmup_steps: _TypeAlias = _typing.Literal["warmup_steps"]  # noqa: Y015
+    _WhichOneofArgType__warmup_steps: _TypeAlias = _typing.Literal["_warmup_steps", b"_warmup_steps"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__length_power) -> _WhichOneofReturnType__length_power | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_effective_share) -> _WhichOneofReturnType__min_effective_share | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__refresh_steps) -> _WhichOneofReturnType__refresh_steps | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__response_weighting) -> _WhichOneofReturnType__response_weighting | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__temperature) -> _WhichOneofReturnType__temperature | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__warmup_steps) -> _WhichOneofReturnType__warmup_steps | None: ...
+
+Global___SelfRefinement: _TypeAlias = SelfRefinement  # noqa: Y015
+
+@_typing.final
+class Pause(_message.Message):
+    """Where a run waits for new responses."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_SHARE_FIELD_NUMBER: _builtins.int
+    step: _builtins.int
+    """Optimiser steps done."""
+    reason: _builtins.str
+    """`schedule`, or `stale` where too little of the responses still counted."""
+    effective_share: _builtins.float
+    """How much of the responses still counted, in (0, 1]; unset where too few were seen to tell."""
+    @_builtins.property
+    def model(self) -> _common_pb2.ModelRef:
+        """The model as it is, to generate responses with; there until the run goes on."""
+
+    def __init__(
+        self,
+        *,
+        step: _builtins.int = ...,
+        model: _common_pb2.ModelRef | None = ...,
+        reason: _builtins.str = ...,
+        effective_share: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_effective_share", b"_effective_share", "effective_share", b"effective_share", "model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_effective_share", b"_effective_share", "effective_share", b"effective_share", "model", b"model", "reason", b"reason", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__effective_share: _TypeAlias = _typing.Literal["effective_share"]  # noqa: Y015
+    _WhichOneofArgType__effective_share: _TypeAlias = _typing.Literal["_effective_share", b"_effective_share"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__effective_share) -> _WhichOneofReturnType__effective_share | None: ...
+
+Global___Pause: _TypeAlias = Pause  # noqa: Y015
 
 @_typing.final
 class Lora(_message.Message):
@@ -233,8 +430,8 @@ class BilevelSelection(_message.Message):
     PENALTY_DECAY_FIELD_NUMBER: _builtins.int
     SELECTOR_LEARNING_RATE_FIELD_NUMBER: _builtins.int
     validation_data_uri: _builtins.str
-    """Validation set, in the form of RunSpec.data_uri: few samples that can be trusted. Must share none with the data, and
-    none with what the result is judged by. Required.
+    """Validation set, in the form of RunSpec.data_uri and named in the same ways: few samples that can be trusted. Must
+    share none with the data, and none with what the result is judged by. Required.
     """
     validation_data_digest: _builtins.str
     """Digest of that file's bytes. Empty: not checked, only recorded."""
@@ -491,6 +688,7 @@ class Run(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     NUM_RESUMES_FIELD_NUMBER: _builtins.int
+    PAUSE_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Name given by the service, such as `run-3f9a…`."""
     request_id: _builtins.str
@@ -527,6 +725,10 @@ class Run(_message.Message):
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """When it ended."""
 
+    @_builtins.property
+    def pause(self) -> Global___Pause:
+        """The last pause of a run with `refinement`; the run waits there in STATE_PAUSED."""
+
     def __init__(
         self,
         *,
@@ -541,10 +743,11 @@ class Run(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         num_resumes: _builtins.int = ...,
+        pause: Global___Pause | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "progress", b"progress", "result", b"result", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "pause", b"pause", "progress", b"progress", "result", b"result", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "num_resumes", b"num_resumes", "progress", b"progress", "request_id", b"request_id", "result", b"result", "run_id", b"run_id", "spec", b"spec", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "num_resumes", b"num_resumes", "pause", b"pause", "progress", b"progress", "request_id", b"request_id", "result", b"result", "run_id", b"run_id", "spec", b"spec", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -834,6 +1037,72 @@ class ListRunsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListRunsResponse: _TypeAlias = ListRunsResponse  # noqa: Y015
+
+@_typing.final
+class ResumeRunRequest(_message.Message):
+    """Gives a paused run new responses."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    RESPONSES_URI_FIELD_NUMBER: _builtins.int
+    RESPONSES_DIGEST_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """Its run_id."""
+    step: _builtins.int
+    """The pause that is meant: its step."""
+    responses_uri: _builtins.str
+    """The responses: a JSONL file named in the ways of RunSpec.data_uri, one object a line with `id` (of a training
+    sample), `messages` (the conversation up to the question) and `responses`, a list of objects with `token_ids` and
+    `logprobs`, as GenerateResponses of the rewriting service returns them. They replace those of earlier pauses. Empty:
+    the run goes on with the data's own responses.
+    """
+    responses_digest: _builtins.str
+    """Digest of that file's bytes. Empty: not checked."""
+    last: _builtins.bool
+    """True: the run does not pause again."""
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        step: _builtins.int = ...,
+        responses_uri: _builtins.str = ...,
+        responses_digest: _builtins.str = ...,
+        last: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last", b"last", "responses_digest", b"responses_digest", "responses_uri", b"responses_uri", "run_id", b"run_id", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeRunRequest: _TypeAlias = ResumeRunRequest  # noqa: Y015
+
+@_typing.final
+class ResumeRunResponse(_message.Message):
+    """Answers ResumeRun."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run(self) -> Global___Run:
+        """The run as it is now."""
+
+    def __init__(
+        self,
+        *,
+        run: Global___Run | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeRunResponse: _TypeAlias = ResumeRunResponse  # noqa: Y015
 
 @_typing.final
 class CancelRunRequest(_message.Message):

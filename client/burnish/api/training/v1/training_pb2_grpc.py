@@ -30,7 +30,8 @@ class TrainingServiceStub:
     process, and of the server, by going on from its last checkpoint.
 
     Codes for whole calls: INVALID_ARGUMENT (malformed spec; says which field), NOT_FOUND (no such run, model or data),
-    ALREADY_EXISTS (a request id used before with another spec), FAILED_PRECONDITION (digest mismatch),
+    ALREADY_EXISTS (a request id used before with another spec), FAILED_PRECONDITION (digest mismatch, data that cannot be
+    fetched), RESOURCE_EXHAUSTED (no room on the disk for the data),
     UNAVAILABLE (draining; retry).
     """
 
@@ -44,6 +45,11 @@ class TrainingServiceStub:
                 '/burnish.api.training.v1.TrainingService/GetInfo',
                 request_serializer=burnish_dot_api_dot_training_dot_v1_dot_training__pb2.GetInfoRequest.SerializeToString,
                 response_deserializer=burnish_dot_api_dot_training_dot_v1_dot_training__pb2.GetInfoResponse.FromString,
+                _registered_method=True)
+        self.UploadData = channel.stream_unary(
+                '/burnish.api.training.v1.TrainingService/UploadData',
+                request_serializer=burnish_dot_api_dot_training_dot_v1_dot_training__pb2.UploadDataRequest.SerializeToString,
+                response_deserializer=burnish_dot_api_dot_training_dot_v1_dot_training__pb2.UploadDataResponse.FromString,
                 _registered_method=True)
         self.CreateRun = channel.unary_unary(
                 '/burnish.api.training.v1.TrainingService/CreateRun',
@@ -59,6 +65,11 @@ class TrainingServiceStub:
                 '/burnish.api.training.v1.TrainingService/ListRuns',
                 request_serializer=burnish_dot_api_dot_training_dot_v1_dot_training__pb2.ListRunsRequest.SerializeToString,
                 response_deserializer=burnish_dot_api_dot_training_dot_v1_dot_training__pb2.ListRunsResponse.FromString,
+                _registered_method=True)
+        self.ResumeRun = channel.unary_unary(
+                '/burnish.api.training.v1.TrainingService/ResumeRun',
+                request_serializer=burnish_dot_api_dot_training_dot_v1_dot_training__pb2.ResumeRunRequest.SerializeToString,
+                response_deserializer=burnish_dot_api_dot_training_dot_v1_dot_training__pb2.ResumeRunResponse.FromString,
                 _registered_method=True)
         self.CancelRun = channel.unary_unary(
                 '/burnish.api.training.v1.TrainingService/CancelRun',
@@ -82,7 +93,8 @@ class TrainingServiceServicer:
     process, and of the server, by going on from its last checkpoint.
 
     Codes for whole calls: INVALID_ARGUMENT (malformed spec; says which field), NOT_FOUND (no such run, model or data),
-    ALREADY_EXISTS (a request id used before with another spec), FAILED_PRECONDITION (digest mismatch),
+    ALREADY_EXISTS (a request id used before with another spec), FAILED_PRECONDITION (digest mismatch, data that cannot be
+    fetched), RESOURCE_EXHAUSTED (no room on the disk for the data),
     UNAVAILABLE (draining; retry).
     """
 
@@ -93,8 +105,22 @@ class TrainingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UploadData(self, request_iterator, context):
+        """Stores a data file at the service and says by which URI runs may name it, so that client and service need no file
+        system in common. The file comes in chunks, in order, the last message marked `last`; a stream that ends or breaks
+        before leaves nothing behind. Idempotent by content. A file that no unfinished run needs is removed a while after
+        its last use (BURNISH_TRAINING_KEEP_DATA_SECONDS of the server, 24 hours).
+
+        Codes: INVALID_ARGUMENT (BAD_UPLOAD, DATA_TOO_LARGE), FAILED_PRECONDITION (DATA_DIGEST_MISMATCH),
+        RESOURCE_EXHAUSTED (DISK_FULL).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateRun(self, request, context):
-        """Creates a run and returns at once. Idempotent by request_id: asking again returns the same run.
+        """Creates a run and returns once its data is at hand: at once, unless there is something to fetch. Idempotent by
+        request_id: asking again returns the same run.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -109,6 +135,15 @@ class TrainingServiceServicer:
 
     def ListRuns(self, request, context):
         """Lists runs, newest first, a page at a time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeRun(self, request, context):
+        """Gives a run in STATE_PAUSED what it waits for, and has it go on. Idempotent: asking again for the same pause with the
+        same responses changes nothing. FAILED_PRECONDITION (NOT_PAUSED) where the run waits for nothing, or has other
+        responses for this pause already.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -145,6 +180,11 @@ def add_TrainingServiceServicer_to_server(servicer, server):
                     request_deserializer=burnish_dot_api_dot_training_dot_v1_dot_training__pb2.GetInfoRequest.FromString,
                     response_serializer=burnish_dot_api_dot_training_dot_v1_dot_training__pb2.GetInfoResponse.SerializeToString,
             ),
+            'UploadData': grpc.stream_unary_rpc_method_handler(
+                    servicer.UploadData,
+                    request_deserializer=burnish_dot_api_dot_training_dot_v1_dot_training__pb2.UploadDataRequest.FromString,
+                    response_serializer=burnish_dot_api_dot_training_dot_v1_dot_training__pb2.UploadDataResponse.SerializeToString,
+            ),
             'CreateRun': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateRun,
                     request_deserializer=burnish_dot_api_dot_training_dot_v1_dot_training__pb2.CreateRunRequest.FromString,
@@ -159,6 +199,11 @@ def add_TrainingServiceServicer_to_server(servicer, server):
                     servicer.ListRuns,
                     request_deserializer=burnish_dot_api_dot_training_dot_v1_dot_training__pb2.ListRunsRequest.FromString,
                     response_serializer=burnish_dot_api_dot_training_dot_v1_dot_training__pb2.ListRunsResponse.SerializeToString,
+            ),
+            'ResumeRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeRun,
+                    request_deserializer=burnish_dot_api_dot_training_dot_v1_dot_training__pb2.ResumeRunRequest.FromString,
+                    response_serializer=burnish_dot_api_dot_training_dot_v1_dot_training__pb2.ResumeRunResponse.SerializeToString,
             ),
             'CancelRun': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelRun,
@@ -188,7 +233,8 @@ class TrainingService:
     process, and of the server, by going on from its last checkpoint.
 
     Codes for whole calls: INVALID_ARGUMENT (malformed spec; says which field), NOT_FOUND (no such run, model or data),
-    ALREADY_EXISTS (a request id used before with another spec), FAILED_PRECONDITION (digest mismatch),
+    ALREADY_EXISTS (a request id used before with another spec), FAILED_PRECONDITION (digest mismatch, data that cannot be
+    fetched), RESOURCE_EXHAUSTED (no room on the disk for the data),
     UNAVAILABLE (draining; retry).
     """
 
@@ -209,6 +255,33 @@ class TrainingService:
             '/burnish.api.training.v1.TrainingService/GetInfo',
             burnish_dot_api_dot_training_dot_v1_dot_training__pb2.GetInfoRequest.SerializeToString,
             burnish_dot_api_dot_training_dot_v1_dot_training__pb2.GetInfoResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UploadData(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/burnish.api.training.v1.TrainingService/UploadData',
+            burnish_dot_api_dot_training_dot_v1_dot_training__pb2.UploadDataRequest.SerializeToString,
+            burnish_dot_api_dot_training_dot_v1_dot_training__pb2.UploadDataResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -290,6 +363,33 @@ class TrainingService:
             '/burnish.api.training.v1.TrainingService/ListRuns',
             burnish_dot_api_dot_training_dot_v1_dot_training__pb2.ListRunsRequest.SerializeToString,
             burnish_dot_api_dot_training_dot_v1_dot_training__pb2.ListRunsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/burnish.api.training.v1.TrainingService/ResumeRun',
+            burnish_dot_api_dot_training_dot_v1_dot_training__pb2.ResumeRunRequest.SerializeToString,
+            burnish_dot_api_dot_training_dot_v1_dot_training__pb2.ResumeRunResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -33,7 +33,8 @@ class TrainingServiceStub:
     process, and of the server, by going on from its last checkpoint.
 
     Codes for whole calls: INVALID_ARGUMENT (malformed spec; says which field), NOT_FOUND (no such run, model or data),
-    ALREADY_EXISTS (a request id used before with another spec), FAILED_PRECONDITION (digest mismatch),
+    ALREADY_EXISTS (a request id used before with another spec), FAILED_PRECONDITION (digest mismatch, data that cannot be
+    fetched), RESOURCE_EXHAUSTED (no room on the disk for the data),
     UNAVAILABLE (draining; retry).
     """
 
@@ -43,12 +44,28 @@ class TrainingServiceStub:
     def __new__(cls, channel: _aio.Channel) -> TrainingServiceAsyncStub: ...
     GetInfo: _grpc.UnaryUnaryMultiCallable[_training_pb2.GetInfoRequest, _training_pb2.GetInfoResponse]
     """Says what the server runs and its limits. Always quick."""
+    UploadData: _grpc.StreamUnaryMultiCallable[_training_pb2.UploadDataRequest, _training_pb2.UploadDataResponse]
+    """Stores a data file at the service and says by which URI runs may name it, so that client and service need no file
+    system in common. The file comes in chunks, in order, the last message marked `last`; a stream that ends or breaks
+    before leaves nothing behind. Idempotent by content. A file that no unfinished run needs is removed a while after
+    its last use (BURNISH_TRAINING_KEEP_DATA_SECONDS of the server, 24 hours).
+
+    Codes: INVALID_ARGUMENT (BAD_UPLOAD, DATA_TOO_LARGE), FAILED_PRECONDITION (DATA_DIGEST_MISMATCH),
+    RESOURCE_EXHAUSTED (DISK_FULL).
+    """
     CreateRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.CreateRunRequest, _training_pb2.CreateRunResponse]
-    """Creates a run and returns at once. Idempotent by request_id: asking again returns the same run."""
+    """Creates a run and returns once its data is at hand: at once, unless there is something to fetch. Idempotent by
+    request_id: asking again returns the same run.
+    """
     GetRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.GetRunRequest, _training_pb2.GetRunResponse]
     """Returns one run as it is now."""
     ListRuns: _grpc.UnaryUnaryMultiCallable[_training_pb2.ListRunsRequest, _training_pb2.ListRunsResponse]
     """Lists runs, newest first, a page at a time."""
+    ResumeRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.ResumeRunRequest, _training_pb2.ResumeRunResponse]
+    """Gives a run in STATE_PAUSED what it waits for, and has it go on. Idempotent: asking again for the same pause with the
+    same responses changes nothing. FAILED_PRECONDITION (NOT_PAUSED) where the run waits for nothing, or has other
+    responses for this pause already.
+    """
     CancelRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.CancelRunRequest, _training_pb2.CancelRunResponse]
     """Asks a run to stop; it does so within a step. Idempotent; a run that has ended stays as it is."""
     WatchRun: _grpc.UnaryStreamMultiCallable[_training_pb2.WatchRunRequest, _training_pb2.WatchRunResponse]
@@ -66,19 +83,36 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     process, and of the server, by going on from its last checkpoint.
 
     Codes for whole calls: INVALID_ARGUMENT (malformed spec; says which field), NOT_FOUND (no such run, model or data),
-    ALREADY_EXISTS (a request id used before with another spec), FAILED_PRECONDITION (digest mismatch),
+    ALREADY_EXISTS (a request id used before with another spec), FAILED_PRECONDITION (digest mismatch, data that cannot be
+    fetched), RESOURCE_EXHAUSTED (no room on the disk for the data),
     UNAVAILABLE (draining; retry).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetInfo: _aio.UnaryUnaryMultiCallable[_training_pb2.GetInfoRequest, _training_pb2.GetInfoResponse]  # type: ignore[assignment]
     """Says what the server runs and its limits. Always quick."""
+    UploadData: _aio.StreamUnaryMultiCallable[_training_pb2.UploadDataRequest, _training_pb2.UploadDataResponse]  # type: ignore[assignment]
+    """Stores a data file at the service and says by which URI runs may name it, so that client and service need no file
+    system in common. The file comes in chunks, in order, the last message marked `last`; a stream that ends or breaks
+    before leaves nothing behind. Idempotent by content. A file that no unfinished run needs is removed a while after
+    its last use (BURNISH_TRAINING_KEEP_DATA_SECONDS of the server, 24 hours).
+
+    Codes: INVALID_ARGUMENT (BAD_UPLOAD, DATA_TOO_LARGE), FAILED_PRECONDITION (DATA_DIGEST_MISMATCH),
+    RESOURCE_EXHAUSTED (DISK_FULL).
+    """
     CreateRun: _aio.UnaryUnaryMultiCallable[_training_pb2.CreateRunRequest, _training_pb2.CreateRunResponse]  # type: ignore[assignment]
-    """Creates a run and returns at once. Idempotent by request_id: asking again returns the same run."""
+    """Creates a run and returns once its data is at hand: at once, unless there is something to fetch. Idempotent by
+    request_id: asking again returns the same run.
+    """
     GetRun: _aio.UnaryUnaryMultiCallable[_training_pb2.GetRunRequest, _training_pb2.GetRunResponse]  # type: ignore[assignment]
     """Returns one run as it is now."""
     ListRuns: _aio.UnaryUnaryMultiCallable[_training_pb2.ListRunsRequest, _training_pb2.ListRunsResponse]  # type: ignore[assignment]
     """Lists runs, newest first, a page at a time."""
+    ResumeRun: _aio.UnaryUnaryMultiCallable[_training_pb2.ResumeRunRequest, _training_pb2.ResumeRunResponse]  # type: ignore[assignment]
+    """Gives a run in STATE_PAUSED what it waits for, and has it go on. Idempotent: asking again for the same pause with the
+    same responses changes nothing. FAILED_PRECONDITION (NOT_PAUSED) where the run waits for nothing, or has other
+    responses for this pause already.
+    """
     CancelRun: _aio.UnaryUnaryMultiCallable[_training_pb2.CancelRunRequest, _training_pb2.CancelRunResponse]  # type: ignore[assignment]
     """Asks a run to stop; it does so within a step. Idempotent; a run that has ended stays as it is."""
     WatchRun: _aio.UnaryStreamMultiCallable[_training_pb2.WatchRunRequest, _training_pb2.WatchRunResponse]  # type: ignore[assignment]
@@ -95,7 +129,8 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
     process, and of the server, by going on from its last checkpoint.
 
     Codes for whole calls: INVALID_ARGUMENT (malformed spec; says which field), NOT_FOUND (no such run, model or data),
-    ALREADY_EXISTS (a request id used before with another spec), FAILED_PRECONDITION (digest mismatch),
+    ALREADY_EXISTS (a request id used before with another spec), FAILED_PRECONDITION (digest mismatch, data that cannot be
+    fetched), RESOURCE_EXHAUSTED (no room on the disk for the data),
     UNAVAILABLE (draining; retry).
     """
 
@@ -108,12 +143,29 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         """Says what the server runs and its limits. Always quick."""
 
     @_abc_1.abstractmethod
+    def UploadData(
+        self,
+        request_iterator: _MaybeAsyncIterator[_training_pb2.UploadDataRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.UploadDataResponse, _abc.Awaitable[_training_pb2.UploadDataResponse]]:
+        """Stores a data file at the service and says by which URI runs may name it, so that client and service need no file
+        system in common. The file comes in chunks, in order, the last message marked `last`; a stream that ends or breaks
+        before leaves nothing behind. Idempotent by content. A file that no unfinished run needs is removed a while after
+        its last use (BURNISH_TRAINING_KEEP_DATA_SECONDS of the server, 24 hours).
+
+        Codes: INVALID_ARGUMENT (BAD_UPLOAD, DATA_TOO_LARGE), FAILED_PRECONDITION (DATA_DIGEST_MISMATCH),
+        RESOURCE_EXHAUSTED (DISK_FULL).
+        """
+
+    @_abc_1.abstractmethod
     def CreateRun(
         self,
         request: _training_pb2.CreateRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_training_pb2.CreateRunResponse, _abc.Awaitable[_training_pb2.CreateRunResponse]]:
-        """Creates a run and returns at once. Idempotent by request_id: asking again returns the same run."""
+        """Creates a run and returns once its data is at hand: at once, unless there is something to fetch. Idempotent by
+        request_id: asking again returns the same run.
+        """
 
     @_abc_1.abstractmethod
     def GetRun(
@@ -130,6 +182,17 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_training_pb2.ListRunsResponse, _abc.Awaitable[_training_pb2.ListRunsResponse]]:
         """Lists runs, newest first, a page at a time."""
+
+    @_abc_1.abstractmethod
+    def ResumeRun(
+        self,
+        request: _training_pb2.ResumeRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.ResumeRunResponse, _abc.Awaitable[_training_pb2.ResumeRunResponse]]:
+        """Gives a run in STATE_PAUSED what it waits for, and has it go on. Idempotent: asking again for the same pause with the
+        same responses changes nothing. FAILED_PRECONDITION (NOT_PAUSED) where the run waits for nothing, or has other
+        responses for this pause already.
+        """
 
     @_abc_1.abstractmethod
     def CancelRun(

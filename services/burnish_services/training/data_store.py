@@ -1,0 +1,214 @@
+"""Copies of training data in the service's own state: what was uploaded, and what was fetched from elsewhere.
+
+    STATE/training/data/
+      <64 hex>.jsonl   a file under the SHA-256 of its bytes; never changes
+      .incoming-…      one that is being written
+
+Owns writing them whole or not at all, finding them, and removing what nobody needs any more. What is in them is the
+business of `data.py`, and where they come from of `sources.py` and `uploads.py`. Safe to use from several threads.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from burnish_services.training.runs import sync_directory
+from burnish_services.training.state import RunError
+
+log = logging.getLogger(__name__)
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_INCOMING = ".incoming-"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A copy: where it is, its digest (`sha256:` and 64 hex), its bytes, and its lines that are not blank."""
+
+    path: Path
+    digest: str
+    size: int
+    lines: int
+
+
+class DataStore:
+    """All copies below one directory. Methods are blocking but for `receive`."""
+
+    def __init__(self, root: Path, max_bytes: int, keep_seconds: float) -> None:
+        """`max_bytes` is the largest copy taken; one that no run needs is kept for `keep_seconds` after last use."""
+        self._root = root.absolute()
+        self._max_bytes = max_bytes
+        self._keep_seconds = keep_seconds
+        # Between the look at a copy's age and its removal nobody may come to rely on it.
+        self._lock = threading.Lock()
+
+    def remove_unfinished(self) -> None:
+        """Removes what an earlier server did not finish writing. Before any `receive`."""
+        for path in self._root.glob(_INCOMING + "*"):
+            path.unlink(missing_ok=True)
+
+    def find(self, digest: str) -> Path | None:
+        """The copy with this digest, if there is one; it stays for a while from now on."""
+        path = self._path(digest)
+        with self._lock:
+            try:
+                os.utime(path)
+            except FileNotFoundError:
+                return None
+        return path
+
+    def receive(self, what: str) -> Incoming:
+        """A new copy to be written; `what` names it in messages. Must be closed. Not blocking: nothing is on disk
+        yet, so that a call that is cancelled at any time has something to close."""
+        return Incoming(self, self._root / f"{_INCOMING}{uuid.uuid4().hex}", what, self._max_bytes)
+
+    def sweep(self, in_use: Collection[str]) -> None:
+        """Removes the copies that were not used for a while and whose file names are not `in_use`. What cannot be
+        removed is named in the log."""
+        oldest = time.time() - self._keep_seconds
+        try:
+            for path in self._root.glob("*.jsonl"):
+                if path.name not in in_use:
+                    self._remove_if_older(path, oldest)
+        except OSError as error:
+            log.warning("data that no run needs cannot be removed from %s: %s", self._root, error)
+
+    def _remove_if_older(self, path: Path, oldest: float) -> None:
+        with self._lock:
+            if path.stat().st_mtime < oldest:
+                path.unlink()
+                log.info("removed %s: no run needs it", path)
+
+    def _path(self, digest: str) -> Path:
+        return self._root / f"{digest.removeprefix('sha256:')}.jsonl"
+
+    def _keep(self, written: Path, digest: str) -> Path:
+        path = self._path(digest)
+        with self._lock:
+            # One that is there is replaced by the same bytes: two may bring them at once, and whoever reads the old
+            # file goes on reading it.
+            written.replace(path)
+        sync_directory(self._root)
+        return path
+
+
+class Incoming:
+    """A copy being written. Nothing stays of it unless `keep` returned."""
+
+    def __init__(self, store: DataStore, path: Path, what: str, max_bytes: int) -> None:
+        self._store = store
+        self._written = path
+        self._what = what
+        self._max_bytes = max_bytes
+        self._file: BinaryIO | None = None  # opened when something is written
+        self._closed = False
+        self._hash = hashlib.sha256()
+        self._lines = LineCount()
+        self._size = 0
+        # A call that is cancelled closes this while a thread still writes.
+        self._lock = threading.Lock()
+
+    def write(self, chunk: bytes) -> None:
+        """Appends. Raises RunError where it gets too large or the disk is full."""
+        with self._lock:
+            self._size += len(chunk)
+            if self._size > self._max_bytes:
+                raise RunError(
+                    "INVALID_ARGUMENT",
+                    "DATA_TOO_LARGE",
+                    f"{self._what} has more than {self._max_bytes:,} bytes, the most that this server stores; split "
+                    "the data, or raise BURNISH_TRAINING_MAX_DATA_BYTES of the server",
+                )
+            self._hash.update(chunk)
+            self._lines.add(chunk)
+            try:
+                self._opened().write(chunk)
+            except OSError as error:
+                raise _not_written(self._written.parent, self._what, error) from error
+
+    def keep(self, expected: str) -> StoredFile:
+        """Makes what was written a copy; durable when it returns. Raises RunError, also where its digest is not
+        `expected` (empty: anything goes)."""
+        with self._lock:
+            digest = "sha256:" + self._hash.hexdigest()
+            if expected not in ("", digest):
+                raise RunError(
+                    "FAILED_PRECONDITION",
+                    "DATA_DIGEST_MISMATCH",
+                    f"{self._what} has digest {digest} ({self._size:,} bytes), expected {expected}: its content is "
+                    "not what the request was made for, or part of it is missing",
+                )
+            try:
+                file = self._opened()
+                file.flush()
+                os.fsync(file.fileno())
+                path = self._store._keep(self._written, digest)
+            except OSError as error:
+                raise _not_written(self._written.parent, self._what, error) from error
+            return StoredFile(path, digest, self._size, self._lines.count)
+
+    def close(self) -> None:
+        """Removes what was not kept. Safe to call twice."""
+        with self._lock:
+            self._closed = True
+            if self._file is None:
+                return
+            self._written.unlink(missing_ok=True)
+            try:
+                self._file.close()
+            except OSError:
+                pass  # what it still held back did not fit the disk, and is not wanted
+
+    def _opened(self) -> BinaryIO:
+        if self._closed:
+            raise ValueError("this copy is closed")
+        if self._file is None:
+            self._written.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._written.open("xb")
+        return self._file
+
+
+class LineCount:
+    """Counts lines that are not blank, as `data.read_data` takes lines, of content that comes in pieces."""
+
+    def __init__(self) -> None:
+        self._ended = 0
+        self._has_text = False  # the line at hand
+
+    @property
+    def count(self) -> int:
+        """So far."""
+        return self._ended + self._has_text
+
+    def add(self, chunk: bytes) -> None:
+        """Goes on with `chunk`."""
+        first, *others = chunk.split(b"\n")
+        self._has_text |= bool(first.strip())
+        for line in others:
+            self._ended += self._has_text
+            self._has_text = bool(line.strip())
+
+
+def _not_written(place: Path, what: str, error: OSError) -> RunError:
+    if error.errno in _FULL:
+        return RunError(
+            "RESOURCE_EXHAUSTED",
+            "DISK_FULL",
+            f"{what} cannot be stored: the disk is full ({error}). Nothing of it was kept; make room below {place} "
+            "and try again",
+        )
+    return RunError(
+        "FAILED_PRECONDITION",
+        "DATA_NOT_STORED",
+        f"{what} cannot be stored: {error}; expected a directory {place} that this server may write to",
+    )

@@ -1,0 +1,92 @@
+"""Online self-refinement inside training: for some questions the model learns from its own responses instead of those
+in the data.
+
+    loss = λ L_V + (1 − λ) (Σ_{i ∉ Q} ω_i ℓ_i + Σ_{x ∈ Q} Σ_k w_k(x) ℓ(y_k)) / |B|
+
+Q and the responses y_k are the pool's (`pool.py`), w_k those of `bilevel/importance.py`, by the weights of the step at
+hand, and held fixed in its gradient. The selector learns from i ∉ Q alone. The rest is bilevel data selection's.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from burnish_services.training.bilevel.importance import (
+    TOKEN,
+    Weighting,
+    effective_share,
+    response_weights,
+    token_weights,
+)
+from burnish_services.training.bilevel_trainer import BilevelTrainer
+from burnish_services.training.loss import sample_means
+from burnish_services.training.pool import EMPTY, Pool, PooledResponse
+
+_WINDOW, _FEWEST = 64, 16  # questions that staleness is told by, and the fewest
+
+
+class RefiningTrainer(BilevelTrainer):
+    """Bilevel selection with a pool, which may be given anew between two steps."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        self.pool = EMPTY
+        self.weighting = Weighting()
+        self._shares: deque[float] = deque(maxlen=_WINDOW)
+        super().__init__(*given, **named)
+
+    def use(self, pool: Pool, weighting: Weighting) -> None:
+        """Goes on with these responses."""
+        self.pool, self.weighting = pool, weighting
+        self._shares.clear()
+
+    @property
+    def share_in_effect(self) -> float | None:
+        """How much of the pool still counts, in (0, 1], over the questions seen of late; None where they are too few to
+        tell."""
+        return float(np.mean(self._shares)) if len(self._shares) >= _FEWEST else None
+
+    def _collate(self, indices: list[int]) -> dict[str, torch.Tensor]:
+        """See SftTrainer; the batch is of the samples that are not in the pool."""
+        plain = [index for index in indices if index not in self.pool.responses]
+        asked = [index for index in indices if index in self.pool.responses]
+        return {**super()._collate(plain), "questions": torch.tensor(asked, dtype=torch.long)}
+
+    def training_step(
+        self, model: Any, inputs: dict[str, torch.Tensor], num_items_in_batch: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """See BilevelTrainer; adds the gradients of the model's own responses."""
+        part = super().training_step(model, inputs, num_items_in_batch)
+        for index in inputs["questions"].tolist():
+            self._learn_from(self.pool.responses[index])
+        return part
+
+    def _learn_from(self, responses: Sequence[PooledResponse]) -> None:
+        samples = [response.sample for response in responses]
+        batch = self._prepare_inputs(self.collate(samples))
+        with torch.set_grad_enabled(self._share < 1), self.compute_loss_context_manager():
+            losses, owners = self.response_loss.nll(batch)
+        told = losses.detach().double().cpu().numpy()
+        now = [-told[(owners == place).cpu().numpy()] for place in range(len(samples))]
+        generator = [response.generator for response in responses]
+        weights = response_weights(now, generator, self.weighting)
+        self._shares.append(effective_share([weights]) if len(weights) > 1 else _share_of_one(weights))
+        if self.weighting.variant == TOKEN:
+            ratios = np.concatenate([token_weights(*pair) for pair in zip(now, generator, strict=True)])
+            losses = losses * torch.tensor(ratios, dtype=losses.dtype, device=losses.device)
+        means = sample_means(losses, owners, len(samples))
+        counted = torch.tensor(weights, dtype=torch.float32, device=losses.device)
+        part = (1 - self._share) / len(self.step_samples) * (counted * means).sum()
+        if part.requires_grad:
+            self.accelerator.backward(part)
+        self.note(part, losses, owners, samples)
+
+
+def _share_of_one(weights: Any) -> float:
+    """A question with one response tells how stale it is by its ratio alone: 1 as generated, less to either side."""
+    ratio = float(weights[0])
+    return min(ratio, 1.0 / ratio)
