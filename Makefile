@@ -96,8 +96,8 @@ protos-check: generated
 
 # Minutes, on an otherwise idle machine; each writes bench/results/<name>.json.
 .PHONY: bench bench-%
-bench: bench-scoring bench-judging bench-overhead bench-embedding ## every bench, one after the other (SIZE=full takes longer)
-bench-%: setup model ## one bench against its named peers: bench-scoring, bench-judging, bench-overhead, bench-embedding (SIZE=small|full)
+bench: bench-scoring bench-judging bench-overhead bench-embedding bench-training ## every bench, one after the other (SIZE=full takes longer)
+bench-%: setup model ## one bench against its named peers: bench-scoring, bench-judging, bench-overhead, bench-embedding, bench-training (SIZE=small|full)
 	$(BIN)/python -m bench.$* --size $(SIZE)
 
 .PHONY: docs

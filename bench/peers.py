@@ -69,3 +69,10 @@ def peak_mib(pid: int | str = "self") -> float:
     peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
     Path(f"/proc/{pid}/clear_refs").write_text("5")
     return peak / 1024
+
+
+def absent(package: str, folder: Path) -> str:
+    """Why a package cannot be imported with a folder of peers behind everything else; empty where it can."""
+    code = f"import sys; sys.path.append({str(folder)!r}); import {package}"
+    tried = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    return tried.stderr.strip().splitlines()[-1] if tried.returncode else ""
