@@ -185,7 +185,10 @@ class _FakeRun:
 def _trained(job: Job, base: FakeModel, steps: int) -> dict[str, Any]:
     """The published model: the same for the same base, data and hyperparameters, wherever they lie."""
     resolved = job.record.resolved
-    what = [resolved.base_digest, resolved.data_digest, asdict(resolved.plan), resolved.chat_template]
+    # By what differs from the defaults, so that more to ask for makes no other models of what was asked for before.
+    usual = asdict(Plan())
+    asked = {name: value for name, value in asdict(resolved.plan).items() if value != usual[name]}
+    what = [resolved.base_digest, resolved.data_digest, asked, resolved.chat_template]
     if resolved.lora is not None:
         what.append(asdict(resolved.lora))
     if resolved.selection is not None:
