@@ -3,8 +3,6 @@ bundled data."""
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +19,7 @@ from burnish.cli.mads_options import MADS
 from burnish.cli.middo_options import MIDDO
 from burnish.cli.output import command, say, say_json
 from burnish.cli.per_sample import ModelOption
-from burnish.cli.recipe_options import WORK, Table, given
+from burnish.cli.recipe_options import WORK, Table, with_tables
 from burnish.cli.run_progress import RunBars
 from burnish.cli.services import ServiceChoice, with_services
 from burnish.coordinator.history import RunHistory
@@ -67,36 +65,11 @@ DEMO: dict[str, Any] = {
 DEMO_CONTEXT = 1024  # tokens
 
 
-def with_settings(table: Table) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Adds a recipe's options to a command with parameters `settings` and `work`, which get what was given."""
-
-    def add(function: Callable[..., None]) -> Callable[..., None]:
-        signature = inspect.signature(function, eval_str=True)
-        options = {**table, **WORK}
-        own = [p for name, p in signature.parameters.items() if name not in ("settings", "work")]
-        added = [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-            for name, (_, annotation) in options.items()
-        ]
-
-        @functools.wraps(function)
-        def wrapper(**values: Any) -> None:
-            chosen = {name: values.pop(name) for name in options}
-            function(settings=given(table, chosen), work=given(WORK, chosen), **values)
-
-        combined = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + added
-        wrapper.__signature__ = signature.replace(parameters=combined)  # type: ignore[attr-defined]
-        wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in combined} | {"return": None}
-        return wrapper
-
-    return add
-
-
 def recipe_command(kind: type[RecipeSettings], table: Table, text: str) -> Callable[..., None]:
     """The command that runs a recipe, with its settings as options. `text` is its help."""
 
     @command
-    @with_settings(table)
+    @with_tables(settings=table, work=WORK)
     @with_services
     def run_it(
         services: ServiceChoice,
@@ -150,7 +123,7 @@ for _name, _recipe in RECIPES.items():
 
 
 @command
-@with_settings(MIDDO)
+@with_tables(settings=MIDDO, work=WORK)
 @with_services
 def demo(
     services: ServiceChoice,

@@ -18,8 +18,8 @@ from burnish.cli.data import DataOption, SkipOption
 from burnish.cli.inspect_run import write_report_of
 from burnish.cli.output import command, say_json, screen
 from burnish.cli.per_sample import ModelOption
-from burnish.cli.recipe_options import Table
-from burnish.cli.run import RECIPES, HoldoutOption, JsonOption, parse, with_data, with_settings, worked
+from burnish.cli.recipe_options import WORK, Table, with_tables
+from burnish.cli.run import RECIPES, HoldoutOption, JsonOption, parse, with_data, worked
 from burnish.cli.run_progress import RunBars
 from burnish.cli.services import ServiceChoice, with_services
 from burnish.coordinator.atomic import write_json
@@ -53,7 +53,7 @@ def sweep_command(kind: type[RecipeSettings], table: Table, text: str) -> Callab
     """The command that runs a grid of a recipe. `text` is its help's first sentence."""
 
     @command
-    @with_settings(table)
+    @with_tables(settings=table, work=WORK)
     @with_services
     def sweep_it(
         services: ServiceChoice,

@@ -3,41 +3,49 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from burnish._types import Hyperparameters, ModelRef, RunEvent, RunSpec
-from burnish.cli.data import DataOption, SkipOption, load_samples
-from burnish.cli.output import command, lines_to, say, say_json, write_line
+from burnish._types import ModelRef, RunEvent, RunSpec
+from burnish.cli.data import DataOption, SkipOption, data_paths
+from burnish.cli.output import command, errors, lines_to, say, say_json, write_line
 from burnish.cli.per_sample import ModelOption
 from burnish.cli.progress import Bars
+from burnish.cli.recipe_options import TRAINING, with_tables
 from burnish.cli.services import ServiceChoice, with_services
+from burnish.coordinator.content import message_list
+from burnish.coordinator.errors import DataError
+from burnish.coordinator.formats import Columns, DataReader
+from burnish.coordinator.recipes.base import TrainingSettings, parse_settings
 
 
 @command
+@with_tables(settings=TRAINING)
 @with_services
 def train(
     services: ServiceChoice,
+    settings: dict[str, Any],
     data: DataOption,
     model: ModelOption,
     out: Annotated[Path, typer.Option("--out", help="Directory to publish the model to.", metavar="DIR")],
     eval_data: Annotated[
         list[str] | None, typer.Option("--eval-data", help="Held-out data to measure on.", metavar="PATH")
     ] = None,
-    epochs: Annotated[float | None, typer.Option("--epochs", help="Passes over the data.")] = None,
-    max_steps: Annotated[int | None, typer.Option("--max-steps", help="Stop after this many steps.")] = None,
-    learning_rate: Annotated[float | None, typer.Option("--learning-rate", help="Peak learning rate.")] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Samples per forward pass.")] = None,
-    accumulation: Annotated[
-        int | None, typer.Option("--accumulation", help="Forward passes per optimiser step.")
+    eval_steps: Annotated[
+        int | None, typer.Option("--eval-steps", help="Measure on it every so many steps; default: before and after.")
     ] = None,
-    max_sequence_tokens: Annotated[
-        int | None, typer.Option("--max-sequence-tokens", help="Longer samples are left out.")
+    publish_best: Annotated[
+        bool | None, typer.Option("--publish-best", help="Publish the weights that were best on it, not the last ones.")
     ] = None,
-    train_dtype: Annotated[
-        str | None, typer.Option("--train-dtype", help="float32 or bfloat16 weights while training.")
+    packing: Annotated[
+        bool | None, typer.Option("--packing", help="Lay samples end to end instead of padding them.")
+    ] = None,
+    weight_column: Annotated[
+        str | None, typer.Option("--weight-column", help="Column that says what each row counts.", metavar="NAME")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of shuffling.", min=0)] = 0,
     request_id: Annotated[
@@ -52,26 +60,21 @@ def train(
     The same command goes on with the same run after an interruption. Data that the training service cannot read by its
     path is uploaded to it; the model and --out must be where the service sees them.
     """
+    how = parse_settings(TrainingSettings, settings.get("training", {}))
     out = out.resolve()
     parts = out.with_name(f"{out.name}.data")
     parts.mkdir(parents=True, exist_ok=True)
-    train_file, digest = _write(parts / "train.jsonl", data, skip_bad_rows)
-    eval_file = _write(parts / "eval.jsonl", eval_data, skip_bad_rows)[0] if eval_data else None
+    train_file, digest = _write(parts / "train.jsonl", data, skip_bad_rows, weight_column)
+    eval_file = _write(parts / "eval.jsonl", eval_data, skip_bad_rows, None)[0] if eval_data else None
     spec = RunSpec(
         base_model=ModelRef(str(Path(model).resolve())),
         data_uri=str(train_file),
         data_digest=digest,
         output_uri=str(out),
-        hyperparameters=Hyperparameters(
-            num_epochs=epochs,
-            max_steps=max_steps,
-            learning_rate=learning_rate,
-            per_device_batch_size=batch_size,
-            gradient_accumulation_steps=accumulation,
-            max_sequence_tokens=max_sequence_tokens,
-            dtype=train_dtype,
-            seed=seed,
+        hyperparameters=replace(
+            how.hyperparameters(), seed=seed, eval_steps=eval_steps, publish_best=publish_best, packing=packing
         ),
+        lora=how.lora(),
         eval_data_uri=str(eval_file or ""),
     )
     name = request_id or f"train-{hashlib.sha256(repr(spec).encode()).hexdigest()[:24]}"
@@ -91,6 +94,7 @@ def train(
         "num_samples": result.num_samples,
         "num_tokens": result.num_tokens,
         "seconds": result.seconds,
+        "published_step": result.published_step,
         "skipped": list(result.skipped),
     }
     if json_output:
@@ -114,10 +118,22 @@ def _note(event: RunEvent) -> str:
     return ", ".join(parts)
 
 
-def _write(path: Path, given: list[str], skip_bad_rows: bool) -> tuple[Path, str]:
-    """The samples as the JSONL that the training service reads, and its digest."""
+def _write(path: Path, given: list[str], skip_bad_rows: bool, weight_column: str | None) -> tuple[Path, str]:
+    """The samples as the JSONL that the training service reads, and its digest. Raises DataError."""
+    reader = DataReader(data_paths(given), Columns(), skip_bad_rows)
+    rows = list(reader.rows())
+    for warning in reader.warnings:
+        errors.print(f"note: {warning}", style="dim", markup=False)
     with lines_to(path) as stream:
-        for sample in load_samples(given, limit=None, skip_bad_rows=skip_bad_rows):
-            messages = [{"role": m.role.value, "content": m.content} for m in sample.messages]
-            write_line(stream, {"id": sample.id, "messages": messages})
+        for name, row in zip(reader.ids(), rows, strict=True):
+            weight = {} if weight_column is None else {"weight": _weight(name, row.record, weight_column)}
+            write_line(stream, {"id": name, "messages": message_list(row.messages), **weight})
     return path, "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _weight(name: str, record: Mapping[str, Any], column: str) -> float:
+    try:
+        return float(record[column])
+    except (KeyError, TypeError, ValueError):
+        found = f"is {record[column]!r}" if column in record else f"is not there; it has {', '.join(record)}"
+        raise DataError(f"Row {name}: column {column!r}, its weight, {found}; expected a number >= 0.") from None

@@ -7,8 +7,9 @@ change the result (batch sizes, what is kept on disk) is in `RunOptions`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -20,6 +21,7 @@ from burnish.coordinator.coverage import FeatureChoice
 from burnish.coordinator.errors import InputError
 from burnish.coordinator.formats import Columns
 
+ModelT = TypeVar("ModelT", bound=BaseModel)
 FROZEN = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -75,6 +77,16 @@ class TrainingSettings(BaseModel):
             raise ValueError("lora_alpha, lora_dropout and lora_modules are of adapters; give lora_rank as well")
         return self
 
+    def hyperparameters(self) -> Hyperparameters:
+        """As the SDK wants them, without the adapters."""
+        return Hyperparameters(**self.model_dump(exclude=_OF_ADAPTERS))
+
+    def lora(self) -> Lora | None:
+        """The adapters that are trained; None: all weights are."""
+        if self.lora_rank is None:
+            return None
+        return Lora(self.lora_rank, self.lora_alpha, self.lora_dropout, self.lora_modules)
+
 
 # Settings that came later: left out of what an id is made from where they are not used, so that runs that began before
 # are still the same.
@@ -110,25 +122,17 @@ class RecipeSettings(BaseModel):
     @classmethod
     def parse(cls, values: dict[str, Any]) -> Self:
         """Settings from plain values. Raises InputError that names every setting that is wrong."""
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            lines = [f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors()]
-            raise InputError("The settings cannot be used. " + "; ".join(lines)) from None
+        return parse_settings(cls, values)
 
     def hyperparameters(self, round_number: int) -> Hyperparameters:
         """How a round trains."""
-        values = self.training.model_dump(exclude=_OF_ADAPTERS)
-        if values["seed"] is None:
-            values["seed"] = derive_seed(self.seed, round_number, "train") % 2**32
-        return Hyperparameters(**values)
+        asked = self.training.hyperparameters()
+        seed = derive_seed(self.seed, round_number, "train") % 2**32
+        return asked if asked.seed is not None else replace(asked, seed=seed)
 
     def lora(self) -> Lora | None:
         """The adapters that are trained; None: all weights are."""
-        how = self.training
-        if how.lora_rank is None:
-            return None
-        return Lora(how.lora_rank, how.lora_alpha, how.lora_dropout, how.lora_modules)
+        return self.training.lora()
 
     def files(self) -> dict[str, tuple[str, ...]]:
         """The settings that name files whose content determines what a run makes."""
@@ -202,6 +206,15 @@ class RunOptions(BaseModel):
     keep_models: Literal["all", "last"] = "all"
     map: ProjectionMethod = Field(ProjectionMethod.PCA, description="how the report's maps are drawn")
     truth: str = Field("", description="what is wrong with the data, for the report; no recipe reads it")
+
+
+def parse_settings(kind: type[ModelT], values: dict[str, Any]) -> ModelT:
+    """Settings from plain values. Raises InputError that names every setting that is wrong."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors()]
+        raise InputError("The settings cannot be used. " + "; ".join(lines)) from None
 
 
 def absolute(uri: str) -> str:
