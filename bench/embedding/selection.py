@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 from bench.embedding.data import coverage, random_coverage, write_features
 from bench.embedding.setup import Report, Setup, say
 from bench.embedding.work import Timed, faster, finished, tell, worker
+from bench.peers import absent
 
 SHARE = 0.15  # of the rows that is selected
 INSTALL = (
@@ -66,13 +66,6 @@ def selection(setup: Setup, report: Report) -> None:
         # What was too slow or too large once will be on more rows.
         selectors = [one for one in selectors if one.name not in ended]
         path.unlink()
-
-
-def absent(package: str, folder: Path) -> str:
-    """Why a peer cannot be imported; empty where it can."""
-    code = f"import sys; sys.path.append({str(folder)!r}); import {package}"
-    tried = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    return tried.stderr.strip().splitlines()[-1] if tried.returncode else ""
 
 
 def select_of(setup: Setup, report: Report, path: Path, rows: int, selectors: Sequence[Selector]) -> set[str]:

@@ -165,9 +165,9 @@ def test_vectors_that_are_gone_are_computed_anew(
 # ---- on the fake engine
 
 
-def run(services: FakeEngineServices, data: Path, out: Path, **more: Any) -> RunSummary:
+def run(services: FakeEngineServices, data: Path, out: Path, watcher: Watcher | None = None, **more: Any) -> RunSummary:
     with Client(services.address) as client:
-        return chosen(client, data, out, model=str(services.model), **more)
+        return chosen(client, data, out, watcher, model=str(services.model), **more)
 
 
 def test_the_core_set_covers_more_than_chance_and_the_report_says_so(
@@ -225,7 +225,11 @@ def test_objectives_on_vectors_need_no_calibration(
 
 def test_samples_that_cannot_be_read_are_told_and_left_out(services: FakeEngineServices, tmp_path: Path) -> None:
     rows = [*alpaca(10), {"id": "curt", "instruction": "Why?", "input": "", "output": "So"}]
-    run(services, write_jsonl(tmp_path / "data.jsonl", rows), tmp_path / "out", budget=5, select_only=True)
+    watcher = Watcher()
+    run(services, write_jsonl(tmp_path / "data.jsonl", rows), tmp_path / "out", watcher, budget=5, select_only=True)
+    assert any(
+        note.startswith("1 of 11 samples could not be read") and "--tokens all" in note for note in watcher.notes
+    )
     with history(tmp_path / "out") as h:
         decided = {one.row_id: one for one in h.decisions(1)}
         report = collect(h)

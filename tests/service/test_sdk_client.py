@@ -305,6 +305,21 @@ async def test_watching_from_a_later_event(client: Any) -> None:
     assert [event.number async for event in run.watch(5)] == []
 
 
+async def test_a_run_that_pauses_goes_on_once_it_is_told_to(client: Any) -> None:
+    spec = RunSpec(ModelRef("base"), "data.jsonl", refinement=burnish.SelfRefinement(refresh_steps=1))
+    run = await client.training.create(spec, "refining")
+    assert run.snapshot.spec == spec
+    assert run.snapshot.state is RunState.PAUSED
+    assert run.snapshot.pause.step == 1
+    with pytest.raises(burnish.PreconditionFailed):
+        await run.resume(2, "responses.jsonl")
+    await run.resume(1, "responses.jsonl")
+    assert run.snapshot.pause.step == 2
+    assert run.snapshot.pause.reason == "schedule"
+    await run.resume(2, last=True)
+    assert (await run.result()).num_samples == 10
+
+
 async def test_uploads(client: Any, fakes: FakeServices, tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     path.write_bytes(b'{"id": "a"}\n' * 100_000)

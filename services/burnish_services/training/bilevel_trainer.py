@@ -150,9 +150,7 @@ class BilevelTrainer(SftTrainer):
             sample_weights.write_snapshot(self._folder, step, self.selector.logits, weights)
 
     def save_to(self, checkpoint: Path) -> None:
-        """See SftTrainer; all processes know the same, and the first one writes it."""
-        if not self.world.is_first:
-            return
+        """See SftTrainer; all processes know the same."""
         arrays: dict[str, Any] = self.selector.state()
         np.savez(checkpoint / _SELECTOR, **arrays)
         if self._auxiliary is not None:

@@ -19,6 +19,7 @@ LR_SCHEDULERS = ("cosine", "linear", "constant")
 DTYPES = ("float32", "bfloat16")
 MAX_REQUEST_ID = 128  # characters
 MAX_RANK = 1024  # of a LoRA adapter
+_NO_DATA = "is empty, expected the path or URI of a JSONL file"
 LOSSES_KEPT, MIN_LOSSES = 100, 8  # steps that a spike is told by, and the fewest
 DEFAULT_MAX_SEQUENCE_TOKENS = 4096
 
@@ -218,7 +219,7 @@ def plan_lora(asked: LoraSpec) -> Lora:
 def plan_bilevel(asked: BilevelSpec) -> Bilevel:
     """The selection with defaults for what is unset. Raises SpecError for a value out of range."""
     if not asked.validation_data_uri:
-        raise SpecError("bilevel.validation_data_uri", "is empty, expected a path or file:// URI of a JSONL file")
+        raise SpecError("bilevel.validation_data_uri", _NO_DATA)
     _check_digest("bilevel.validation_data_digest", asked.validation_data_digest)
     given = {name: value for name, value in _given(asked).items() if not name.startswith("validation_")}
     if given.setdefault("weighting", "sigmoid") not in SELECTORS:
@@ -262,7 +263,7 @@ def check_spec(spec: RunSpec) -> Plan:
     if not spec.base_uri:
         raise SpecError("base_model.uri", "is empty, expected a path or file:// URI of a model directory")
     if not spec.data_uri:
-        raise SpecError("data_uri", "is empty, expected a path or file:// URI of a JSONL file")
+        raise SpecError("data_uri", _NO_DATA)
     _check_digest("base_model.digest", spec.base_digest)
     _check_digest("data_digest", spec.data_digest)
     resolved = plan(spec.hyperparameters)

@@ -144,4 +144,7 @@ def _environment(threads: int) -> dict[str, str]:
     fixed = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": str(threads)}
     # A server that shares its process with vLLM may have bound its threads to cores.
     bound = {"KMP_AFFINITY", "GOMP_CPU_AFFINITY", "OMP_PLACES", "OMP_PROC_BIND"}
-    return tuned | {key: value for key, value in os.environ.items() if key not in bound} | fixed
+    # What a cluster tells its jobs of each other is the server's; a worker's place is told by torchrun.
+    place = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+    kept = {key: value for key, value in os.environ.items() if key not in bound | place}
+    return tuned | kept | fixed

@@ -9,8 +9,10 @@ hand, and held fixed in its gradient. The selector learns from i ∉ Q alone. Th
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ import torch
 
 from burnish_services.training.bilevel.importance import (
     TOKEN,
+    Floats,
     Weighting,
     effective_share,
     response_weights,
@@ -27,6 +30,7 @@ from burnish_services.training.bilevel_trainer import BilevelTrainer
 from burnish_services.training.loss import sample_means
 from burnish_services.training.pool import EMPTY, Pool, PooledResponse
 
+_RECENT = "recent.json"
 _WINDOW, _FEWEST = 64, 16  # questions that staleness is told by, and the fewest
 
 
@@ -36,19 +40,32 @@ class RefiningTrainer(BilevelTrainer):
     def __init__(self, *given: Any, **named: Any) -> None:
         self.pool = EMPTY
         self.weighting = Weighting()
-        self._shares: deque[float] = deque(maxlen=_WINDOW)
+        self._recent: deque[Floats] = deque(maxlen=_WINDOW)  # the weights of each question's responses
         super().__init__(*given, **named)
 
-    def use(self, pool: Pool, weighting: Weighting) -> None:
-        """Goes on with these responses."""
+    def use(self, pool: Pool, weighting: Weighting, *, is_new: bool) -> None:
+        """Goes on with these responses; of new ones none was seen yet."""
         self.pool, self.weighting = pool, weighting
-        self._shares.clear()
+        if is_new:
+            self._recent.clear()
 
     @property
     def share_in_effect(self) -> float | None:
         """How much of the pool still counts, in (0, 1], over the questions seen of late; None where they are too few to
         tell."""
-        return float(np.mean(self._shares)) if len(self._shares) >= _FEWEST else None
+        return effective_share(self._recent) if len(self._recent) >= _FEWEST else None
+
+    def save_to(self, checkpoint: Path) -> None:
+        """See SftTrainer."""
+        super().save_to(checkpoint)
+        recent = [weights.tolist() for weights in self._recent]
+        (checkpoint / _RECENT).write_text(json.dumps(recent), encoding="utf-8")
+
+    def restore_from(self, checkpoint: Path) -> None:
+        """See SftTrainer."""
+        super().restore_from(checkpoint)
+        recent = json.loads((checkpoint / _RECENT).read_text(encoding="utf-8"))
+        self._recent.extend(np.array(weights) for weights in recent)
 
     def _collate(self, indices: list[int]) -> dict[str, torch.Tensor]:
         """See SftTrainer; the batch is of the samples that are not in the pool."""
@@ -74,7 +91,7 @@ class RefiningTrainer(BilevelTrainer):
         now = [-told[(owners == place).cpu().numpy()] for place in range(len(samples))]
         generator = [response.generator for response in responses]
         weights = response_weights(now, generator, self.weighting)
-        self._shares.append(effective_share([weights]) if len(weights) > 1 else _share_of_one(weights))
+        self._recent.append(weights)
         if self.weighting.variant == TOKEN:
             ratios = np.concatenate([token_weights(*pair) for pair in zip(now, generator, strict=True)])
             losses = losses * torch.tensor(ratios, dtype=losses.dtype, device=losses.device)
@@ -84,9 +101,3 @@ class RefiningTrainer(BilevelTrainer):
         if part.requires_grad:
             self.accelerator.backward(part)
         self.note(part, losses, owners, samples)
-
-
-def _share_of_one(weights: Any) -> float:
-    """A question with one response tells how stale it is by its ratio alone: 1 as generated, less to either side."""
-    ratio = float(weights[0])
-    return min(ratio, 1.0 / ratio)

@@ -69,7 +69,7 @@ def train(job: Job) -> Result | None:
     elif books.measure(0) is None:
         books.report(0)
     if isinstance(trainer, RefiningTrainer):
-        _use_pool(job, trainer, tokenizer, max_tokens, data, step)
+        _use_pool(job, trainer, tokenizer, max_tokens, data, step, is_new=bool(books.sums.pausing))
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     steps = trainer.state.global_step
     if books.sums.pausing:
@@ -169,15 +169,22 @@ def _trainer(job: Job, model: Any, data: TrainingData, tokenizer: HfTokenizer, m
 
 
 def _use_pool(
-    job: Job, trainer: RefiningTrainer, tokenizer: HfTokenizer, max_tokens: int, data: TrainingData, step: int
+    job: Job,
+    trainer: RefiningTrainer,
+    tokenizer: HfTokenizer,
+    max_tokens: int,
+    data: TrainingData,
+    step: int,
+    *,
+    is_new: bool,
 ) -> None:
-    """Has the trainer learn from the responses that were given last."""
+    """Has the trainer learn from the responses that were given last; `is_new`: given at `step`."""
     how, path = job.record.resolved.refinement, newest_pool(job.directory, step)
     assert how is not None
     names = [sample.name for sample in data.samples]
     pool = EMPTY if path is None else read_pool(path, tokenizer, max_tokens, names)
     log.info("responses to %d of %d questions", len(pool), len(names))
-    trainer.use(pool, Weighting(how.response_weighting, how.length_power, how.temperature))
+    trainer.use(pool, Weighting(how.response_weighting, how.length_power, how.temperature), is_new=is_new)
 
 
 def _pause(job: Job, trainer: SftTrainer, books: RunCallback, step: int, checkpoint: Path | None = None) -> Pause:

@@ -60,7 +60,7 @@ class StepSampler(Sampler[list[int]]):
         return self._order[1]
 
     def __iter__(self) -> Iterator[list[int]]:
-        per_epoch = len(range(0, len(self._lengths), self._plan.samples_per_step))
+        per_epoch = steps_per_epoch(self._plan, len(self._lengths))
         for step in range(self._epoch * per_epoch, (self._epoch + 1) * per_epoch):
             yield from step_batches(self.samples(step), self._plan, self._world.rank, self._world.size)
 
@@ -187,7 +187,7 @@ class SftTrainer(Trainer):
         """What is to be done once an optimiser step is over; here there is nothing."""
 
     def save_to(self, checkpoint: Path) -> None:
-        """Adds to a checkpoint what the Trainer does not know of; here there is nothing."""
+        """Adds to a checkpoint what the Trainer does not know of; called in the first process. Here: nothing."""
 
     def restore_from(self, checkpoint: Path) -> None:
         """Takes over what `save_to` wrote."""

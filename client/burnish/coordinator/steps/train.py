@@ -105,6 +105,13 @@ def _given(spec: Hyperparameters | Lora | BilevelSelection) -> dict[str, object]
     return {name: value for name, value in asdict(spec).items() if value is not None}
 
 
+def steps_of(run: AnyRun, round_number: int) -> int:
+    """Optimiser steps that a round's model was trained for."""
+    record = run.book.model(round_number, "trained")
+    assert record is not None
+    return int(str(record.detail["steps"]))
+
+
 def prune(run: AnyRun, round_number: int) -> None:
     """Deletes a round's model where only the last is to be kept. Only what the run itself had published."""
     if run.options.keep_models == "last":

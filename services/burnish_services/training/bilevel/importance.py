@@ -17,7 +17,7 @@ All log-probabilities are natural and per token, of the same tokens under both w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,7 +75,7 @@ def token_weights(now: Floats, generator: Floats) -> Floats:
     return np.minimum(np.exp(now - np.maximum(generator, _MIN_GENERATOR_LOGPROB)), MAX_RATIO)
 
 
-def effective_share(weights: Sequence[Floats]) -> float:
+def effective_share(weights: Collection[Floats]) -> float:
     """How much of the pool still counts, in (0, 1], from the weights of each question's responses: the mean of
     (Σw)² / (K Σw²) over the questions, or, where each has one response, the same over all of them. 1: all count alike.
     """

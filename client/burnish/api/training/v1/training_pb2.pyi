@@ -442,7 +442,8 @@ class BilevelSelection(_message.Message):
     """
     auxiliary: _builtins.bool
     """Train a second, auxiliary model on the weighted data alone and go by how much worse the first explains a sample
-    (Algorithm 1). Costs its memory and half as much time again. Default false (Algorithm 2).
+    (Algorithm 1). Costs its memory, and a pass forward and back more over each batch of data. Default false
+    (Algorithm 2).
     """
     penalty_start: _builtins.float
     """lambda in the first epoch, in [0, 1]; default 0.8. SEAL: 1.0, with which the first epoch trains on the validation set

@@ -17,11 +17,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from burnish.coordinator.policy.coverage import random_rows
+from burnish.coordinator.steps.arm import measure_arm
 from burnish.coordinator.steps.assemble import assemble_kept
 from burnish.coordinator.steps.measure import base_model, evaluate
 from burnish.coordinator.steps.read import read
-from burnish.coordinator.steps.train import prune, train
-from burnish.coordinator.steps.weigh import BdsRun, decide_rows, split_validation, steps_of, weigh
+from burnish.coordinator.steps.train import prune, steps_of, train
+from burnish.coordinator.steps.validation import BdsRun, split_validation
+from burnish.coordinator.steps.weigh import decide_rows, weigh
 
 D, S, DIRECT, VALIDATION_ONLY, RANDOM = 1, 2, 3, 4, 5
 
@@ -49,17 +51,11 @@ async def bds(run: BdsRun) -> None:
         return
     if not settings.compare:
         return
-    await evaluate(run, DIRECT, await train(run, DIRECT, base, [*split.training, *validation.rows]))
-    prune(run, DIRECT)
+    await measure_arm(run, DIRECT, base, [*split.training, *validation.rows])
     # Few rows: as many steps as S took, in as many passes as that takes.
     steps = steps_of(run, S)
     often = replace(settings.hyperparameters(VALIDATION_ONLY), num_epochs=float(steps), max_steps=steps)
-    await evaluate(
-        run, VALIDATION_ONLY, await train(run, VALIDATION_ONLY, base, validation.rows, hyperparameters=often)
-    )
-    prune(run, VALIDATION_ONLY)
+    await measure_arm(run, VALIDATION_ONLY, base, validation.rows, hyperparameters=often)
     size = len(run.book.rows(S))
     for number in range(settings.random_subsets):
-        subset = random_rows(split.training, size, settings.seed, number)
-        await evaluate(run, RANDOM + number, await train(run, RANDOM + number, base, subset))
-        prune(run, RANDOM + number)
+        await measure_arm(run, RANDOM + number, base, random_rows(split.training, size, settings.seed, number))

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from burnish._types import ModelRef
 from burnish.coordinator.policy.coverage import random_rows
+from burnish.coordinator.steps.arm import measure_arm
 from burnish.coordinator.steps.assemble import assemble_kept
 from burnish.coordinator.steps.cover import MadsRun, calibrate, compute_features, select_rows
 from burnish.coordinator.steps.measure import base_model, evaluate
 from burnish.coordinator.steps.project import project
 from burnish.coordinator.steps.read import read
-from burnish.coordinator.steps.train import prune, train
+from burnish.coordinator.steps.train import train
 
 D, S, RANDOM = 1, 2, 3
 
@@ -46,10 +47,7 @@ async def mads(run: MadsRun) -> None:
         run.observer.noted("Without --holdout there is nothing to compare by; only the core set is trained on.")
         return
     if settings.compare_full:
-        await evaluate(run, D, await train(run, D, base))
-        prune(run, D)
+        await measure_arm(run, D, base)
     size = len(run.book.rows(S))
     for number in range(settings.random_subsets):
-        subset = random_rows(rows, size, settings.seed, number)
-        await evaluate(run, RANDOM + number, await train(run, RANDOM + number, base, subset))
-        prune(run, RANDOM + number)
+        await measure_arm(run, RANDOM + number, base, random_rows(rows, size, settings.seed, number))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import pytest
 from burnish.api.training.v1 import training_pb2
 from burnish_services.runtime.config import ServerSettings
 from tests.service.training_support import Client, client_of, sample, spec, worker_process, write_jsonl
-from tests.tiny_model import write_tiny_model
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
@@ -25,24 +23,6 @@ HOW: dict[str, Any] = {
     "learning_rate": 2e-3,
     "checkpoint_steps": 4,
 }
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_model(tmp_path_factory.mktemp("tiny") / "base")
-
-
-@pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ServerSettings:
-    monkeypatch.setenv("BURNISH_TRAINING_RESTART_DELAY", "0")
-    monkeypatch.setenv("BURNISH_TRAINING_THREADS", "1")
-    return ServerSettings(roles=("training",), engine="transformers", state_dir=tmp_path / "state")
-
-
-@pytest.fixture
-async def client(settings: ServerSettings) -> AsyncIterator[Client]:
-    async with client_of(settings) as started:
-        yield started
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
@@ -19,28 +18,6 @@ from burnish_services.engine.models import model_digest
 from burnish_services.runtime.config import ServerSettings
 from burnish_services.training.data import file_digest
 from tests.service.training_support import Client, client_of, sample, spec, worker_process, write_jsonl
-
-
-@pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ServerSettings:
-    monkeypatch.setenv("BURNISH_TRAINING_RESTART_DELAY", "0")
-    return ServerSettings(roles=("training",), engine="fake", state_dir=tmp_path / "state", grace=2.0)
-
-
-@pytest.fixture
-def base(tmp_path: Path) -> Path:
-    return write_fake_model(tmp_path / "base", name="base", seed=3, skill=0.2)
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return write_jsonl(tmp_path / "data.jsonl", [sample(index) for index in range(40)])
-
-
-@pytest.fixture
-async def client(settings: ServerSettings) -> AsyncIterator[Client]:
-    async with client_of(settings) as started:
-        yield started
 
 
 async def test_a_run_trains_and_publishes(client: Client, base: Path, data: Path) -> None:
@@ -329,3 +306,44 @@ async def test_get_info_says_that_training_is_pretended(client: Client) -> None:
     assert info.engine.startswith("fake/")
     assert info.limits.max_concurrent_requests == 64
     assert any("pretends" in note for note in info.notes)
+
+
+async def test_a_run_that_refines_itself_pauses_and_a_kill_changes_nothing(
+    settings: ServerSettings, base: Path, data: Path, tmp_path: Path
+) -> None:
+    asked = spec(base, data, per_device_batch_size=2, gradient_accumulation_steps=2)
+    asked.bilevel.validation_data_uri = str(write_jsonl(tmp_path / "validation.jsonl", [sample(99)]))
+    asked.refinement.warmup_steps, asked.refinement.refresh_steps = 3, 4
+    responses = write_jsonl(tmp_path / "responses.jsonl", [{"id": "s1", "messages": [], "responses": []}])
+
+    async def paused(client: Client, run_id: str, step: int) -> training_pb2.Run:
+        call = client.stub.WatchRun(training_pb2.WatchRunRequest(run_id=run_id))
+        async for event in call:
+            if event.run.state == training_pb2.STATE_PAUSED and event.run.pause.step == step:
+                call.cancel()
+                return event.run
+        raise AssertionError("it ended without a pause")
+
+    async def go_on(client: Client, run: training_pb2.Run, *, last: bool = False) -> None:
+        request = training_pb2.ResumeRunRequest(run_id=run.run_id, step=run.pause.step, last=last)
+        request.responses_uri = str(responses)
+        await client.stub.ResumeRun(request)
+
+    digests = []
+    for name in ("calm", "killed"):
+        async with client_of(settings) as client:
+            run = await client.create(name, asked)
+            first = await paused(client, run.run_id, 3)
+            assert first.pause.model.digest == model_digest(Path(first.pause.model.uri))
+            if name == "calm":
+                await go_on(client, first)
+                await go_on(client, await paused(client, run.run_id, 7), last=True)
+                digests.append((await client.finished(run.run_id)).result.model.digest)
+    async with client_of(settings) as client:  # the second waited for it
+        await go_on(client, await paused(client, run.run_id, 3))
+        await go_on(client, await paused(client, run.run_id, 7), last=True)
+        digests.append((await client.finished(run.run_id)).result.model.digest)
+        call = client.stub.ReadSampleWeights(training_pb2.ReadSampleWeightsRequest(run_id=run.run_id))
+        steps = [part.step async for part in call]
+    assert digests[0] == digests[1]
+    assert steps == [3, 7, 10], "at each pause, and in the end"

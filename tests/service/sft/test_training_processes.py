@@ -13,7 +13,6 @@ import pytest
 from burnish.api.training.v1 import training_pb2
 from burnish_services.runtime.config import ServerSettings
 from tests.service.training_support import Client, client_of, sample, spec, worker_process, write_jsonl
-from tests.tiny_model import write_tiny_model
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
@@ -25,23 +24,6 @@ HOW: dict[str, Any] = {
     "learning_rate": 2e-3,
     "checkpoint_steps": 4,
 }
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_model(tmp_path_factory.mktemp("tiny") / "base")
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return write_jsonl(tmp_path / "data.jsonl", [sample(index) for index in range(36)])
-
-
-@pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ServerSettings:
-    monkeypatch.setenv("BURNISH_TRAINING_RESTART_DELAY", "0")
-    monkeypatch.setenv("BURNISH_TRAINING_THREADS", "1")
-    return ServerSettings(roles=("training",), engine="transformers", state_dir=tmp_path / "state")
 
 
 async def trained(client: Client, name: str, asked: training_pb2.RunSpec) -> list[training_pb2.Run]:
@@ -70,8 +52,13 @@ async def test_two_processes_train_as_one_does_and_a_crash_changes_nothing(
         ranks = (await worker_process()).children()
         assert len(ranks) == 2
         ranks[1].kill()
+        await client.until_step(created.run_id, 8)
+        # Now the server stops; both write their part of a checkpoint, and another server takes over.
+    async with client_of(settings) as client:
+        stopped = await client.get(created.run_id)
         two = await trained(client, "two", asked)
-    assert two[-1].num_resumes == 1
+    assert stopped.progress.step >= 8
+    assert two[-1].num_resumes == 2
     assert len(curve(two)) == 10
     assert curve(two) == pytest.approx(curve(one), abs=2e-3)
     assert two[-1].result.train_loss == pytest.approx(one[-1].result.train_loss, abs=2e-3)

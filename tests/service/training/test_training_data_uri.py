@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
@@ -13,7 +13,6 @@ import grpc
 import pytest
 
 from burnish.api.training.v1 import training_pb2 as pb
-from burnish_services.engine.fake import write_fake_model
 from burnish_services.runtime.config import ServerSettings
 from burnish_services.runtime.role import RoleUnavailable
 from burnish_services.training import sources
@@ -34,28 +33,6 @@ def server() -> Iterator[str]:
 def endpoint(server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     point_at(server, monkeypatch)
     return server
-
-
-@pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ServerSettings:
-    monkeypatch.setenv("BURNISH_TRAINING_RESTART_DELAY", "0")
-    return ServerSettings(roles=("training",), engine="fake", state_dir=tmp_path / "state", grace=2.0)
-
-
-@pytest.fixture
-def base(tmp_path: Path) -> Path:
-    return write_fake_model(tmp_path / "base", name="base", seed=3, skill=0.2)
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return write_jsonl(tmp_path / "data.jsonl", [sample(index) for index in range(40)])
-
-
-@pytest.fixture
-async def client(settings: ServerSettings) -> AsyncIterator[Client]:
-    async with client_of(settings) as started:
-        yield started
 
 
 def with_data(base: Path, uri: str, digest: str = "", **more: object) -> pb.RunSpec:

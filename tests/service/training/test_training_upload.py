@@ -14,7 +14,6 @@ import pytest
 from burnish import AsyncClient, ClientOptions, ModelRef, NotFound, PreconditionFailed, RunSpec, UsageError
 from burnish.api.training.v1 import training_pb2 as pb
 from burnish.api.training.v1 import training_pb2_grpc
-from burnish_services.engine.fake import write_fake_model
 from burnish_services.runtime.config import ServerSettings
 from tests.service.support import failure_of
 from tests.service.training_support import Client, client_of, sample, spec, worker_process, write_jsonl
@@ -22,28 +21,6 @@ from tests.service.training_support import Client, client_of, sample, spec, work
 SENT = [pb.UploadDataRequest(chunk=b'{"a":'), pb.UploadDataRequest(chunk=b" 1}\n\n{}", last=True)]
 CONTENT = b'{"a": 1}\n\n{}'
 DIGEST = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
-
-
-@pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ServerSettings:
-    monkeypatch.setenv("BURNISH_TRAINING_RESTART_DELAY", "0")
-    return ServerSettings(roles=("training",), engine="fake", state_dir=tmp_path / "state", grace=2.0)
-
-
-@pytest.fixture
-def base(tmp_path: Path) -> Path:
-    return write_fake_model(tmp_path / "base", name="base", seed=3, skill=0.2)
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return write_jsonl(tmp_path / "data.jsonl", [sample(index) for index in range(40)])
-
-
-@pytest.fixture
-async def client(settings: ServerSettings) -> AsyncIterator[Client]:
-    async with client_of(settings) as started:
-        yield started
 
 
 @pytest.fixture

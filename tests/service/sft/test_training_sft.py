@@ -6,7 +6,6 @@ import asyncio
 import json
 import resource
 import threading
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from burnish.api.training.v1 import training_pb2
 from burnish_services.engine.models import model_digest
 from burnish_services.runtime.config import ServerSettings
 from tests.service.training_support import Client, client_of, sample, spec, worker_process, write_jsonl
-from tests.tiny_model import write_tiny_model
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
@@ -32,32 +30,9 @@ HOW = {
 }
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_model(tmp_path_factory.mktemp("tiny") / "base")
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return write_jsonl(tmp_path / "data.jsonl", [sample(index) for index in range(36)])
-
-
 @pytest.fixture
 def eval_data(tmp_path: Path) -> Path:
     return write_jsonl(tmp_path / "eval.jsonl", [sample(index) for index in range(100, 106)])
-
-
-@pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ServerSettings:
-    monkeypatch.setenv("BURNISH_TRAINING_RESTART_DELAY", "0")
-    monkeypatch.setenv("BURNISH_TRAINING_THREADS", "1")
-    return ServerSettings(roles=("training",), engine="transformers", state_dir=tmp_path / "state")
-
-
-@pytest.fixture
-async def client(settings: ServerSettings) -> AsyncIterator[Client]:
-    async with client_of(settings) as started:
-        yield started
 
 
 def curve(events: list[training_pb2.WatchRunResponse]) -> dict[int, tuple[float, float]]:

@@ -17,7 +17,6 @@ from burnish_services.engine.models import model_digest
 from burnish_services.engine.tokenizer import ChatMessage
 from burnish_services.runtime.config import ServerSettings
 from tests.service.training_support import ENDED, Client, client_of, sample, spec, worker_process, write_jsonl
-from tests.tiny_model import write_tiny_model
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
@@ -30,18 +29,6 @@ HOW: dict[str, Any] = {
     "learning_rate": 2e-3,
     "checkpoint_steps": 100,
 }
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_model(tmp_path_factory.mktemp("tiny") / "base")
-
-
-@pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ServerSettings:
-    monkeypatch.setenv("BURNISH_TRAINING_RESTART_DELAY", "0")
-    monkeypatch.setenv("BURNISH_TRAINING_THREADS", "1")
-    return ServerSettings(roles=("training",), engine="transformers", state_dir=tmp_path / "state")
 
 
 @pytest.fixture
@@ -159,20 +146,27 @@ async def test_a_run_pauses_sooner_where_its_responses_are_stale(
 ) -> None:
     """Half of the responses are said to have been as good as certain when they were generated; now they are not."""
     asked.refinement.CopyFrom(training_pb2.SelfRefinement(warmup_steps=1, refresh_steps=1000, min_effective_share=0.9))
-    asked.hyperparameters.num_epochs = 8
+    asked.hyperparameters.num_epochs, asked.hyperparameters.checkpoint_steps = 8, 10
     async with client_of(settings) as client:
-        run = await client.create("stale", asked)
-        paused = await until_paused(client, run.run_id)
+        calm, killed = await client.create("calm", asked), await client.create("killed", asked)
+        paused = await until_paused(client, calm.run_id)
         lines = [json.loads(line) for line in respond(paused.pause, tmp_path / "fresh").read_text().splitlines()]
         for line in lines:
             for response in line["responses"][1:]:
                 response["logprobs"] = [-0.001] * len(response["logprobs"])
-        await go_on(client, paused, write_jsonl(tmp_path / "stale.jsonl", lines))
-        again = await until_paused(client, run.run_id, 2)
+        stale = write_jsonl(tmp_path / "stale.jsonl", lines)
+        await go_on(client, paused, stale)
+        expected = await until_paused(client, calm.run_id, 2)
+        await client.stub.CancelRun(training_pb2.CancelRunRequest(run_id=calm.run_id))
+        await go_on(client, await until_paused(client, killed.run_id), stale)
+        await client.until_step(killed.run_id, 25)
+        (await worker_process()).kill()  # what was seen of the responses so far is in its checkpoint
+        again = await until_paused(client, killed.run_id, 2)
         assert again.pause.reason == "stale", again
         assert 0 < again.pause.effective_share < 0.9
+        assert (again.pause.step, again.pause.effective_share) == (expected.pause.step, expected.pause.effective_share)
         await go_on(client, again, None, last=True)
-        ended = await client.finished(run.run_id)
+        ended = await client.finished(killed.run_id)
     assert ended.state == training_pb2.STATE_SUCCEEDED, ended.error
     assert ended.progress.step == 48
 

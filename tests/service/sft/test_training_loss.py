@@ -13,14 +13,8 @@ from burnish_services.engine.hf_tokenizer import HfTokenizer
 from burnish_services.engine.tokenizer import ChatMessage
 from burnish_services.training.data import TrainingSample
 from tests.service.training_support import sample
-from tests.tiny_model import write_tiny_model
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_model(tmp_path_factory.mktemp("tiny") / "base")
 
 
 @pytest.fixture(scope="module")
