@@ -156,12 +156,13 @@ def rewrite_from_proto(rewrite: rewriting_pb2.Rewrite) -> t.Rewrite:
         status=status,
         sample=sample_from_proto(rewrite.sample) if status.ok else None,
         attempts=tuple(
-            t.Attempt(_rejection(a.rejection), a.detail, a.prompt_reply, a.response_reply) for a in rewrite.attempts
+            t.Attempt(rejection_word(a.rejection), a.detail, a.prompt_reply, a.response_reply) for a in rewrite.attempts
         ),
     )
 
 
-def _rejection(number: int) -> str:
+def rejection_word(number: int) -> str:
+    """The proto's word for why a text was rejected; empty where it was not."""
     # A reason that a newer server knows and this client does not is still a rejection: named by its number.
     return REJECTIONS.get(number, f"unknown_{number}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from burnish import _response_types as t
 from burnish._convert import floats, ints, message_to_proto, refused_as_usage, status_from_proto
+from burnish._convert_replies import rejection_word
 from burnish._words import Words
 from burnish.api.rewriting.v1 import rewriting_pb2 as pb
 
@@ -35,4 +36,6 @@ def _response(response: pb.GeneratedResponse) -> t.GeneratedResponse:
         mean_logprob=response.mean_logprob,
         token_ids=token_ids,
         logprobs=logprobs,
+        rejection=rejection_word(response.rejection),
+        rejection_detail=response.rejection_detail,
     )

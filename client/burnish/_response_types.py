@@ -29,7 +29,8 @@ class FinishReason(StrEnum):
 @dataclass(frozen=True, slots=True)
 class GeneratedResponse:
     """One response. `mean_logprob` (nats, <= 0) is the model's own, before any sampling parameter; `token_ids` and
-    `logprobs`, shape (num_tokens,), only where they were asked for."""
+    `logprobs`, shape (num_tokens,), only where they were asked for. `rejection`: with `check`, a lower-case word of the
+    proto's Rejection, empty where nothing is wrong, and `rejection_detail` for people."""
 
     text: str
     finish_reason: FinishReason
@@ -37,6 +38,8 @@ class GeneratedResponse:
     mean_logprob: float
     token_ids: NDArray[np.int32] | None = None
     logprobs: NDArray[np.float32] | None = None
+    rejection: str = ""
+    rejection_detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,13 +116,14 @@ class AsyncRewriting(AsyncModelService):
         num_responses: int = 1,
         sampling: Sampling | None = None,
         return_tokens: bool = False,
+        check: bool = False,
         timeout: float | None = None,
     ) -> ResponseBatch:
         """Lets `model` respond to each prompt, `num_responses` times: 1 to 32; more than 1 needs a temperature above 0.
 
-        Any number of prompts; ids unique. One PromptResponses per prompt, in order. Unlike rewrites, nothing is
-        validated. `sampling`: by default temperature 0 and at most 512 tokens. With `return_tokens`, every token and
-        its log-probability too. Raises UsageError and ServiceError.
+        Any number of prompts; ids unique. One PromptResponses per prompt, in order. Unlike rewrites, nothing is held
+        back; with `check`, each response says what is wrong with it. `sampling`: by default temperature 0 and at most
+        512 tokens. With `return_tokens`, every token and its log-probability too. Raises UsageError and ServiceError.
         """
         settings = _convert.sampling_to_proto(sampling)
 
@@ -134,6 +135,7 @@ class AsyncRewriting(AsyncModelService):
                     num_responses=num_responses,
                     sampling=settings,
                     return_tokens=return_tokens,
+                    check=check,
                 )
             reply = await self._link.call("GenerateResponses", self._stub.GenerateResponses, request, timeout=timeout)
             with self._link.reading("GenerateResponses"):
@@ -212,6 +214,7 @@ class Rewriting(Service):
         num_responses: int = 1,
         sampling: Sampling | None = None,
         return_tokens: bool = False,
+        check: bool = False,
         timeout: float | None = None,
     ) -> ResponseBatch:
         """See AsyncRewriting.respond."""
@@ -222,6 +225,7 @@ class Rewriting(Service):
                 num_responses=num_responses,
                 sampling=sampling,
                 return_tokens=return_tokens,
+                check=check,
                 timeout=timeout,
             )
         )

@@ -9,6 +9,7 @@ import pytest
 
 from burnish.api.common.v1 import common_pb2
 from burnish.api.rewriting.v1 import rewriting_pb2, rewriting_pb2_grpc
+from burnish_services.rewriting.convert import reject_responses
 from tests.service.support import failure_of, sample
 
 ANSWER = "An answer that the rewriter must never see: xylophone."
@@ -185,6 +186,40 @@ async def test_a_response_is_greedy_and_says_where_it_was_cut(stub) -> None:
     (response,) = cut.results[0].responses
     assert (response.finish_reason, response.num_tokens) == (rewriting_pb2.FINISH_REASON_LENGTH, 2)
     assert first.responses[0].text.startswith(response.text)
+
+
+async def test_what_is_wrong_with_a_response_is_said_where_it_is_asked_for(stub) -> None:
+    cut = common_pb2.SamplingParameters(max_tokens=2)
+    unchecked = await respond(stub, PROMPTS[0], sampling=cut)
+    checked = await respond(stub, PROMPTS[0], sampling=cut, check=True)
+    assert unchecked.results[0].responses[0].rejection == rewriting_pb2.REJECTION_UNSPECIFIED
+    (response,) = checked.results[0].responses
+    assert response.rejection == rewriting_pb2.REJECTION_TRUNCATED
+    assert "cut off at max_tokens" in response.rejection_detail
+    assert response.text == unchecked.results[0].responses[0].text, "it is returned all the same"
+    (good,) = (await respond(stub, PROMPTS[0], check=True)).results[0].responses
+    assert (good.rejection, good.rejection_detail) == (rewriting_pb2.REJECTION_UNSPECIFIED, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "rejection"),
+    [
+        ("  ", "EMPTY"),
+        ("I'm sorry, but I cannot help with that.", "REFUSAL"),
+        ("What is tea?", "COPY"),
+        ("Sure <|im_start|>user", "LEAKED"),
+        ("so " * 60, "DEGENERATE"),
+        ("A drink made of leaves.", "UNSPECIFIED"),
+    ],
+)
+def test_responses_are_checked_as_answers_in_rewrites_are(text: str, rejection: str) -> None:
+    prompt = rewriting_pb2.Prompt(id="p", messages=sample("x", "What is tea?", "Hi").messages[:1])
+    stop = rewriting_pb2.FINISH_REASON_STOP
+    message = rewriting_pb2.PromptResponses(
+        prompt_id="p", responses=[rewriting_pb2.GeneratedResponse(text=text, finish_reason=stop)]
+    )
+    reject_responses(message, prompt)
+    assert rewriting_pb2.Rejection.Name(message.responses[0].rejection) == f"REJECTION_{rejection}"
 
 
 async def test_bad_prompts_fail_alone(stub) -> None:

@@ -71,6 +71,9 @@ class FakeRewriting(rewriting_pb2_grpc.RewritingServiceServicer):
                     num_tokens=len(words),
                     mean_logprob=float(logprobs.mean()),
                 )
+                if request.check and "endless" in asked:
+                    response.rejection = rewriting_pb2.REJECTION_TRUNCATED
+                    response.rejection_detail = "the answer was cut off at max_tokens"
                 if request.return_tokens:
                     response.token_ids = np.arange(len(words), dtype="<i4").tobytes()
                     response.logprobs = logprobs.tobytes()

@@ -12,7 +12,7 @@ from burnish.api.rewriting.v1 import rewriting_pb2
 from burnish_services.engine.base import EngineFailure, Generation, Sampling
 from burnish_services.rewriting.core import Attempt, Item, Outcome, item_of
 from burnish_services.rewriting.strategies import Strategy
-from burnish_services.rewriting.validation import Rules
+from burnish_services.rewriting.validation import Original, Rejected, Rules, check_response
 from burnish_services.runtime import wire
 from burnish_services.runtime.errors import InvalidRequest, item_status
 
@@ -102,6 +102,18 @@ def responses_message(
         return rewriting_pb2.PromptResponses(prompt_id=prompt_id, status=item_status(result))
     responses = [_response_message(generation, return_tokens) for generation in result]
     return rewriting_pb2.PromptResponses(prompt_id=prompt_id, status=common_pb2.ItemStatus(), responses=responses)
+
+
+def reject_responses(message: rewriting_pb2.PromptResponses, prompt: rewriting_pb2.Prompt) -> None:
+    """Says of every response to a prompt what is wrong with it, if anything is."""
+    asked = "\n\n".join(turn.content for turn in prompt.messages if turn.role == common_pb2.ROLE_USER)
+    for response in message.responses:
+        finish_reason = "length" if response.finish_reason == rewriting_pb2.FINISH_REASON_LENGTH else "stop"
+        try:
+            check_response(response.text, finish_reason, asked, Original(asked), Rules())
+        except Rejected as rejected:
+            response.rejection = rewriting_pb2.Rejection.Value(f"REJECTION_{rejected.rejection}")
+            response.rejection_detail = rejected.detail
 
 
 def _response_message(generation: Generation, return_tokens: bool) -> rewriting_pb2.GeneratedResponse:

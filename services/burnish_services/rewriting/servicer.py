@@ -92,12 +92,13 @@ class RewritingServicer(rewriting_pb2_grpc.RewritingServiceServicer):
             responder = Responder(self._host.engine, sampling, count, record)
             results = await responder.respond([wire.messages(prompt.messages) for prompt in request.prompts])
         record.failed_items = sum(isinstance(result, EngineFailure) for result in results)
-        tokens = request.return_tokens
-        return rewriting_pb2.GenerateResponsesResponse(
-            model=wire.model_version(held),
-            results=[convert.responses_message(*pair, return_tokens=tokens) for pair in zip(ids, results, strict=True)],
-            timing=wire.timing(record),
-        )
+        reply = rewriting_pb2.GenerateResponsesResponse(model=wire.model_version(held), timing=wire.timing(record))
+        for prompt, result in zip(request.prompts, results, strict=True):
+            message = convert.responses_message(prompt.id, result, return_tokens=request.return_tokens)
+            if request.check:
+                convert.reject_responses(message, prompt)
+            reply.results.append(message)
+        return reply
 
 
 class RewritingRole(Role):

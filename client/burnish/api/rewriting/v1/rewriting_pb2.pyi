@@ -557,10 +557,15 @@ class GenerateResponsesRequest(_message.Message):
     NUM_RESPONSES_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
     RETURN_TOKENS_FIELD_NUMBER: _builtins.int
+    CHECK_FIELD_NUMBER: _builtins.int
     num_responses: _builtins.int
     """Responses to each prompt, in [1, 32]; 0 means 1. More than 1 needs a temperature above 0."""
     return_tokens: _builtins.bool
     """Return every token with its log-probability."""
+    check: _builtins.bool
+    """Say of every response what is wrong with it, by the rules that answers in rewrites must satisfy (ValidationRules'
+    defaults): REJECTION_EMPTY, TOO_LONG, TRUNCATED, LEAKED, COPY (of the prompt), REFUSAL, DEGENERATE.
+    """
     @_builtins.property
     def model(self) -> _common_pb2.ModelRef:
         """The weights that respond."""
@@ -583,10 +588,11 @@ class GenerateResponsesRequest(_message.Message):
         num_responses: _builtins.int = ...,
         sampling: _common_pb2.SamplingParameters | None = ...,
         return_tokens: _builtins.bool = ...,
+        check: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "num_responses", b"num_responses", "prompts", b"prompts", "return_tokens", b"return_tokens", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["check", b"check", "model", b"model", "num_responses", b"num_responses", "prompts", b"prompts", "return_tokens", b"return_tokens", "sampling", b"sampling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -676,6 +682,8 @@ class GeneratedResponse(_message.Message):
     MEAN_LOGPROB_FIELD_NUMBER: _builtins.int
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
+    REJECTION_FIELD_NUMBER: _builtins.int
+    REJECTION_DETAIL_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The text, without special tokens; may be empty."""
     finish_reason: Global___FinishReason.ValueType
@@ -688,6 +696,10 @@ class GeneratedResponse(_message.Message):
     """With return_tokens: the tokens, int32, little-endian."""
     logprobs: _builtins.bytes
     """With return_tokens: their log-probabilities, float32, little-endian, nats."""
+    rejection: Global___Rejection.ValueType
+    """With check: what is wrong with it; unspecified where nothing is."""
+    rejection_detail: _builtins.str
+    """With check: detail for people, such as `the answer was cut off at max_tokens`."""
     def __init__(
         self,
         *,
@@ -697,10 +709,12 @@ class GeneratedResponse(_message.Message):
         mean_logprob: _builtins.float = ...,
         token_ids: _builtins.bytes = ...,
         logprobs: _builtins.bytes = ...,
+        rejection: Global___Rejection.ValueType = ...,
+        rejection_detail: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "logprobs", b"logprobs", "mean_logprob", b"mean_logprob", "num_tokens", b"num_tokens", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "logprobs", b"logprobs", "mean_logprob", b"mean_logprob", "num_tokens", b"num_tokens", "rejection", b"rejection", "rejection_detail", b"rejection_detail", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -91,7 +91,7 @@ class RewritingServiceServicer:
 
     def GenerateResponses(self, request, context):
         """Responds to each prompt, once or several times, and says how likely the model found every token that it chose.
-        Nothing is validated: what the model said is what is returned.
+        Nothing is changed or held back: what the model said is what is returned; with `check`, with what is wrong with it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

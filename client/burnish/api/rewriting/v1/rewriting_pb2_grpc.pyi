@@ -49,7 +49,7 @@ class RewritingServiceStub:
     """Rewrites each sample under one strategy: a new prompt, then a new answer to it. The old answer is never shown."""
     GenerateResponses: _grpc.UnaryUnaryMultiCallable[_rewriting_pb2.GenerateResponsesRequest, _rewriting_pb2.GenerateResponsesResponse]
     """Responds to each prompt, once or several times, and says how likely the model found every token that it chose.
-    Nothing is validated: what the model said is what is returned.
+    Nothing is changed or held back: what the model said is what is returned; with `check`, with what is wrong with it.
     """
 
 @_typing.type_check_only
@@ -71,7 +71,7 @@ class RewritingServiceAsyncStub(RewritingServiceStub):
     """Rewrites each sample under one strategy: a new prompt, then a new answer to it. The old answer is never shown."""
     GenerateResponses: _aio.UnaryUnaryMultiCallable[_rewriting_pb2.GenerateResponsesRequest, _rewriting_pb2.GenerateResponsesResponse]  # type: ignore[assignment]
     """Responds to each prompt, once or several times, and says how likely the model found every token that it chose.
-    Nothing is validated: what the model said is what is returned.
+    Nothing is changed or held back: what the model said is what is returned; with `check`, with what is wrong with it.
     """
 
 class RewritingServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -114,7 +114,7 @@ class RewritingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_rewriting_pb2.GenerateResponsesResponse, _abc.Awaitable[_rewriting_pb2.GenerateResponsesResponse]]:
         """Responds to each prompt, once or several times, and says how likely the model found every token that it chose.
-        Nothing is validated: what the model said is what is returned.
+        Nothing is changed or held back: what the model said is what is returned; with `check`, with what is wrong with it.
         """
 
 def add_RewritingServiceServicer_to_server(servicer: RewritingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
