@@ -11,6 +11,7 @@ from burnish.api.training.v1 import training_pb2
 from burnish_services.training.core import (
     Hyperparameters,
     Plan,
+    Refinement,
     RunSpec,
     SpecError,
     check_spec,
@@ -160,3 +161,13 @@ def test_validation_samples_come_in_turn_and_follow_from_the_step_alone() -> Non
     assert not set(steps[0]) & set(steps[1]), "none twice before the others had their turn"
     assert steps[2:] == [validation_batch(10, 4, 7, step) for step in (2, 3)]
     assert sorted(validation_batch(3, 8, 7, 5)) == [0, 1, 2], "all, where there are fewer than a step takes"
+
+
+def test_a_run_pauses_after_each_pass_unless_it_is_told_otherwise() -> None:
+    def pauses(**steps: int) -> list[int]:
+        return [step for step in range(1, 31) if Refinement(**steps).is_due(step, 10)]
+
+    assert pauses() == [10, 20, 30]
+    assert pauses(warmup_steps=0) == [1, 11, 21]
+    assert pauses(refresh_steps=4) == [10, 14, 18, 22, 26, 30]
+    assert pauses(warmup_steps=5, refresh_steps=20) == [5, 25]

@@ -142,7 +142,8 @@ class RunCallback(TrainerCallback):
         if self._job.directory.no_more.is_file():
             return ""
         share = trainer.share_in_effect
-        why = SCHEDULE if how.is_due(step) else STALE if share is not None and share < how.min_effective_share else ""
+        stale = share is not None and share < how.min_effective_share
+        why = SCHEDULE if how.is_due(step, trainer.steps_of_a_pass) else STALE if stale else ""
         if why:
             trainer.write_weights()
         return why

@@ -131,18 +131,20 @@ class Bilevel:
 @dataclass(frozen=True, slots=True)
 class Refinement:
     """Online self-refinement with every default taken: when a run pauses for new responses, and how these are weighed
-    (`bilevel/importance.py`)."""
+    (`bilevel/importance.py`). Steps that are None are those of a pass over the data."""
 
-    warmup_steps: int = 0
-    refresh_steps: int = 500
+    warmup_steps: int | None = None
+    refresh_steps: int | None = None
     min_effective_share: float = 0.5
     response_weighting: str = VARIANTS[0]
     length_power: float = 1.0
     temperature: float = 1.0
 
-    def is_due(self, step: int) -> bool:
+    def is_due(self, step: int, steps_of_a_pass: int) -> bool:
         """Whether the run pauses after so many steps, however fresh its pool is."""
-        return step >= max(1, self.warmup_steps) and (step - max(1, self.warmup_steps)) % self.refresh_steps == 0
+        first = steps_of_a_pass if self.warmup_steps is None else max(1, self.warmup_steps)
+        since = step - first
+        return since >= 0 and since % (self.refresh_steps or steps_of_a_pass) == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,8 +191,7 @@ def plan(asked: Hyperparameters) -> Plan:
     _check("warmup_ratio", resolved, lambda value: 0 <= value <= 1, "a number in [0, 1]")
     _check("max_sequence_tokens", resolved, lambda value: value >= 2, "a whole number >= 2")
     _check("max_loss_ratio", resolved, lambda value: value == 0 or value >= 1, "a number >= 1, or 0 for never")
-    if resolved.max_steps is not None:
-        _check("max_steps", resolved, lambda value: value >= 1, "a whole number >= 1; leave it unset for no limit")
+    _check("max_steps", resolved, lambda value: value >= 1, "a whole number >= 1; leave it unset for no limit")
     for name, words in (("lr_scheduler", LR_SCHEDULERS), ("dtype", DTYPES)):
         if getattr(resolved, name) not in words:
             raise SpecError(
@@ -202,8 +203,9 @@ def plan(asked: Hyperparameters) -> Plan:
 def _check(
     name: str, resolved: object, good: Callable[[float], bool], expected: str, message: str = "hyperparameters"
 ) -> None:
+    """Raises SpecError for a value that is not good; one that is None, for a default known only later, is."""
     value = getattr(resolved, name)
-    if not math.isfinite(value) or not good(value):
+    if value is not None and (not math.isfinite(value) or not good(value)):
         raise SpecError(f"{message}.{name}", f"is {value}, expected {expected}")
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from burnish_services.engine.canary import CANARY_TEXT
 from burnish_services.engine.fake import FakeModel, FakeTokenizer, canary_mean_nll, read_fake_model, write_fake_model
 from burnish_services.training import checkpoints, publish, sample_weights
-from burnish_services.training.core import Plan, epoch_order, lr_factor, total_steps
+from burnish_services.training.core import Plan, epoch_order, lr_factor, steps_per_epoch, total_steps
 from burnish_services.training.data import TrainingData
 from burnish_services.training.job import Job, StoppedEarly
 from burnish_services.training.messages import Checkpointed, Progressed
@@ -165,7 +165,7 @@ class _FakeRun:
         how = self._job.record.resolved.refinement
         if how is None or self.step >= self.steps or self._job.directory.no_more.is_file():
             return ""
-        return SCHEDULE if how.is_due(self.step) else ""
+        return SCHEDULE if how.is_due(self.step, steps_per_epoch(self._plan, len(self._data.samples))) else ""
 
     def _pause(self, why: str) -> Pause:
         def write(staging: Path) -> None:

@@ -27,6 +27,7 @@ from burnish_services.training.bilevel.importance import (
     token_weights,
 )
 from burnish_services.training.bilevel_trainer import BilevelTrainer
+from burnish_services.training.core import steps_per_epoch
 from burnish_services.training.loss import sample_means
 from burnish_services.training.pool import EMPTY, Pool, PooledResponse
 
@@ -48,6 +49,11 @@ class RefiningTrainer(BilevelTrainer):
         self.pool, self.weighting = pool, weighting
         if is_new:
             self._recent.clear()
+
+    @property
+    def steps_of_a_pass(self) -> int:
+        """Optimiser steps of one pass over the data."""
+        return steps_per_epoch(self._plan, len(self._data.samples))
 
     @property
     def share_in_effect(self) -> float | None:

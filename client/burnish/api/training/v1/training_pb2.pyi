@@ -269,9 +269,11 @@ class SelfRefinement(_message.Message):
     LENGTH_POWER_FIELD_NUMBER: _builtins.int
     TEMPERATURE_FIELD_NUMBER: _builtins.int
     warmup_steps: _builtins.int
-    """The run first pauses after so many optimiser steps, >= 0 (0: after the first); default 0."""
+    """The run first pauses after so many optimiser steps, >= 0 (0: after the first); default: those of one pass over the
+    data.
+    """
     refresh_steps: _builtins.int
-    """Optimiser steps from one pause to the next, >= 1; default 500."""
+    """Optimiser steps from one pause to the next, >= 1; default: those of one pass over the data."""
     min_effective_share: _builtins.float
     """It pauses sooner where less than this share of the responses still counts, (sum w)^2 / (K * sum w^2) on average over
     the questions seen of late, in [0, 1]; 0: never. Default 0.5.
