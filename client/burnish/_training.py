@@ -120,7 +120,18 @@ class AsyncTraining(AsyncService):
         reply = await self._link.call("CancelRun", self._stub.CancelRun, request, timeout=timeout)
         return self._snapshot("CancelRun", reply.run)
 
-    async def _resume(self, request: pb.ResumeRunRequest, timeout: float | None) -> RunSnapshot:
+    async def _resume(self, request: pb.ResumeRunRequest, timeout: float | None, *, upload: bool) -> RunSnapshot:
+        try:
+            return await self._resume_as(request, timeout)
+        except (NotFound, PreconditionFailed) as error:
+            path = _uploads.local_file(request.responses_uri) if upload and error.reason in _uploads.REMEDIED else None
+            if path is None:
+                raise
+        uploaded = await self.upload(path, timeout=timeout)
+        request.responses_uri, request.responses_digest = uploaded.uri, uploaded.digest
+        return await self._resume_as(request, timeout)
+
+    async def _resume_as(self, request: pb.ResumeRunRequest, timeout: float | None) -> RunSnapshot:
         reply = await self._link.call("ResumeRun", self._stub.ResumeRun, request, timeout=timeout)
         return self._snapshot("ResumeRun", reply.run)
 
@@ -226,14 +237,16 @@ class AsyncRun:
         responses_digest: str = "",
         *,
         last: bool = False,
+        upload: bool = False,
         timeout: float | None = None,
     ) -> RunSnapshot:
         """Ends the pause after `step` with the responses that are at the URI (see training.proto), or without any. Safe
-        to repeat. `last`: the run does not pause again. Raises PreconditionFailed where it waits for nothing."""
+        to repeat. `last`: the run does not pause again. `upload`: a file of this machine that the service cannot read
+        by its path is uploaded. Raises PreconditionFailed where the run waits for nothing."""
         request = pb.ResumeRunRequest(
             run_id=self.run_id, step=step, responses_uri=responses_uri, responses_digest=responses_digest, last=last
         )
-        self.snapshot = await self._training._resume(request, timeout)
+        self.snapshot = await self._training._resume(request, timeout, upload=upload)
         return self.snapshot
 
     async def cancel(self, *, timeout: float | None = None) -> RunSnapshot:
@@ -359,10 +372,13 @@ class Run:
         responses_digest: str = "",
         *,
         last: bool = False,
+        upload: bool = False,
         timeout: float | None = None,
     ) -> RunSnapshot:
         """See AsyncRun.resume."""
-        return self._loop.run(self._twin.resume(step, responses_uri, responses_digest, last=last, timeout=timeout))
+        return self._loop.run(
+            self._twin.resume(step, responses_uri, responses_digest, last=last, upload=upload, timeout=timeout)
+        )
 
     def cancel(self, *, timeout: float | None = None) -> RunSnapshot:
         """See AsyncRun.cancel."""

@@ -74,8 +74,8 @@ async def messages(stream: IO[bytes], digest: str, largest: int) -> AsyncGenerat
 def local_files(spec: RunSpec) -> dict[str, Path]:
     """The data files of a specification that are on this machine, by the URIs that name them."""
     validation = "" if spec.bilevel is None else spec.bilevel.validation_data_uri
-    found = {uri: _local(uri) for uri in (spec.data_uri, spec.eval_data_uri, validation)}
-    return {uri: path for uri, path in found.items() if path is not None and path.is_file()}
+    found = {uri: local_file(uri) for uri in (spec.data_uri, spec.eval_data_uri, validation)}
+    return {uri: path for uri, path in found.items() if path is not None}
 
 
 def renamed(spec: RunSpec, uris: Mapping[str, str]) -> RunSpec:
@@ -92,8 +92,13 @@ def renamed(spec: RunSpec, uris: Mapping[str, str]) -> RunSpec:
     )
 
 
-def _local(uri: str) -> Path | None:
+def local_file(uri: str) -> Path | None:
+    """The file of this machine that a URI names; None where it names none."""
     parts = urlsplit(uri)
     if parts.scheme == "file" and parts.netloc in ("", "localhost"):
-        return Path(unquote(parts.path))
-    return None if not uri or "://" in uri or uri.startswith(UPLOAD) else Path(uri).expanduser()
+        path = Path(unquote(parts.path))
+    elif not uri or "://" in uri or uri.startswith(UPLOAD):
+        return None
+    else:
+        path = Path(uri).expanduser()
+    return path if path.is_file() else None

@@ -320,6 +320,24 @@ async def test_a_run_that_pauses_goes_on_once_it_is_told_to(client: Any) -> None
     assert (await run.result()).num_samples == 10
 
 
+async def test_answers_that_the_service_cannot_read_are_uploaded(
+    client: Any, fakes: FakeServices, tmp_path: Path
+) -> None:
+    path = tmp_path / "answers.jsonl"
+    path.write_bytes(b"{}\n")
+    spec = RunSpec(ModelRef("base"), "data.jsonl", refinement=burnish.SelfRefinement(refresh_steps=1))
+    run = await client.training.create(spec, "refining")
+    for step in (1, 2):
+        fakes.fail_next("ResumeRun", grpc.StatusCode.NOT_FOUND, reason="DATA_NOT_FOUND")
+        if step == 1:
+            with pytest.raises(burnish.NotFound):
+                await run.resume(step, str(path))
+            fakes.fail_next("ResumeRun", grpc.StatusCode.NOT_FOUND, reason="DATA_NOT_FOUND")
+        await run.resume(step, str(path), upload=True, last=step == 2)
+    uris = [request.responses_uri.split(":")[0] for request in fakes.requests("ResumeRun")]
+    assert uris == [str(path), str(path), "upload", str(path), "upload"]
+
+
 async def test_uploads(client: Any, fakes: FakeServices, tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     path.write_bytes(b'{"id": "a"}\n' * 100_000)
