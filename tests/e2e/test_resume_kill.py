@@ -25,6 +25,14 @@ PROPOSE = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_tokens": 64}
 MORE: dict[str, dict[str, Any]] = {
     "middo": {"hold_size": 55},
     "clear": {"eta": 0.55, "candidates": 2, "propose": PROPOSE, "hold_size": 25},
+    # Three passes of eight steps each, with a pause after each but the last.
+    "bmo": {
+        "validation_split": 6,
+        "online_share": 0.3,
+        "keep": 0.6,
+        "random_subsets": 1,
+        "training": {"per_device_batch_size": 4, "gradient_accumulation_steps": 2},
+    },
     "mads": {"random_subsets": 2, "calibration_size": 30, "optimizer": "stochastic"},
 }
 
@@ -137,6 +145,19 @@ def test_a_run_of_mads_killed_ten_times_makes_the_same_data(services: FakeEngine
         assert {decision.actions[0] for decision in h.decisions(1)} == {"keep", "drop"}
         assert len([model for model in h.models() if model.eval_loss is not None]) == 5
     assert len(killed(mads, expected, KILLS // 2)) == KILLS // 2
+
+
+def test_a_run_of_bmo_killed_ten_times_makes_the_same_data(services: FakeEngineServices, tmp_path: Path) -> None:
+    bmo = Coordinators(services, tmp_path, "bmo")
+    expected = left_alone(bmo)
+    with history(tmp_path / "undisturbed") as h:
+        assert {decision.actions[0] for decision in h.decisions(1)} == {"keep", "refine", "drop", "validate"}
+        assert [(one.step, one.stopped) for one in h.refinement.refreshes(1)] == [(8, ""), (16, "")]
+        model = next(model for model in h.models() if model.round == 1)
+    assert len(killed(bmo, expected, KILLS // 2)) == KILLS // 2
+    for folder in tmp_path.glob("killed-*"):
+        with history(folder) as h:
+            assert next(one for one in h.models() if one.round == 1).digest == model.digest
 
 
 def killed(coordinators: Coordinators, undisturbed: tuple[str, float], kills: int) -> list[str]:

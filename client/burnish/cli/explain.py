@@ -75,6 +75,9 @@ def _round(one: RoundStory) -> Iterator[str]:
         yield from _candidate(candidate)
     for rewrite in one.rewrites:
         yield from _rewrite(rewrite)
+    for answer in one.answers:
+        refused = f", not learnt from: {answer.rejection.replace('_', ' ')}" if answer.rejection else ""
+        yield f"  The model's answer {answer.number} after step {answer.step}{refused}: {_short(answer.text)}"
     if one.decision is None:
         yield "  Nothing is decided yet."
         return

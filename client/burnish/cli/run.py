@@ -12,6 +12,7 @@ import typer
 
 from burnish._client import Client
 from burnish.cli.bds_options import BDS
+from burnish.cli.bmo_options import BMO
 from burnish.cli.clear_options import CLEAR
 from burnish.cli.data import DataOption, SkipOption, bundled, data_paths
 from burnish.cli.inspect_run import write_report_of
@@ -28,6 +29,7 @@ from burnish.coordinator.paths import RunPaths
 from burnish.coordinator.progress import Observer
 from burnish.coordinator.recipes.base import RecipeSettings, RunOptions, SamplingSettings
 from burnish.coordinator.recipes.bds.settings import BdsSettings
+from burnish.coordinator.recipes.bmo.settings import BmoSettings
 from burnish.coordinator.recipes.clear.settings import ClearSettings
 from burnish.coordinator.recipes.mads.settings import MadsSettings
 from burnish.coordinator.recipes.middo.settings import MiddoSettings
@@ -116,6 +118,14 @@ RECIPES: dict[str, tuple[type[RecipeSettings], Table, str]] = {
         "Bilevel data selection: learn from a small trusted set what each row is worth, and train on the best.\n\n"
         "With --holdout also on what that is to be compared with. Interrupted or killed, the same command goes on where"
         " it stopped.",
+    ),
+    "bmo": (
+        BmoSettings,
+        BMO,
+        "Bilevel selection with online self-refinement: as bds, and while it trains the model answers anew what it"
+        " trusts least.\n\n"
+        "models/round-1 is the model so trained, models/round-2 the one trained on the data set that it leaves."
+        " Interrupted or killed, the same command goes on where it stopped.",
     ),
 }
 for _name, _recipe in RECIPES.items():

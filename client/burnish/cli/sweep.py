@@ -83,6 +83,8 @@ _EXAMPLES = {
     " control=none,random.",
     "mads": "A grid of MADS-style selections, such as budgets by rules: --vary budget=5%,15% --vary"
     " rule=standardized_top_k,top_k.",
+    "bmo": "A grid of self-refining selections, such as how answers weigh: --vary"
+    " response-weighting=self_normalized,uniform --vary online-share=0.05,0.2.",
     "bds": "A grid of bilevel selections, such as its variants: --vary weighting=sigmoid,softmax --vary keep=0.6,0.8.",
 }
 for _name, (_kind, _table, _) in RECIPES.items():

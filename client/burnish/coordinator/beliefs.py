@@ -49,13 +49,16 @@ class PreferenceKey:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """One recorded response; without text where `reason` says why there is none."""
+    """One recorded response; without text where `reason` says why there is none. `rejection`: what is wrong with it,
+    where that was asked for."""
 
     number: int
     text: str | None
     finish_reason: str | None
     reason: str
     mean_logprob: float | None
+    num_tokens: int | None
+    rejection: str
 
 
 class Beliefs:
@@ -107,23 +110,24 @@ class Beliefs:
     def add_responses(self, key: ResponseKey, results: Sequence[PromptResponses]) -> None:
         """Writes responses; `prompt_id` is the prompt's hash."""
         unique = ("prompt_hash", *ResponseKey.__slots__, "number")
-        columns = (*unique, "text", "finish_reason", "token_ids", "logprobs", *STATUS)
+        columns = (*unique, "text", "finish_reason", "token_ids", "logprobs", "rejection", *STATUS)
         rows: list[tuple[object, ...]] = []
         for result in results:
             status = status_values(result.status)
             if not result.status.ok:
-                rows.append((result.prompt_id, *astuple(key), 1, None, None, None, None, *status))
+                rows.append((result.prompt_id, *astuple(key), 1, None, None, None, None, "", *status))
             for number, one in enumerate(result.responses, start=1):
                 tokens = None if one.token_ids is None else one.token_ids.tolist()
                 logprobs = None if one.logprobs is None else one.logprobs.tolist()
-                said = (one.text, one.finish_reason.value, tokens, logprobs)
+                said = (one.text, one.finish_reason.value, tokens, logprobs, one.rejection)
                 rows.append((result.prompt_id, *astuple(key), number, *said, *status))
         self._ledger.append("response", columns, rows, conflict=replacing("response", unique, columns))
 
     def responses(self, prompts: Sequence[str], key: ResponseKey) -> dict[str, list[Said]]:
         """By prompt, what was said, in order."""
         rows = self._ledger.select(
-            "SELECT s.prompt_hash, s.number, s.text, s.finish_reason, s.reason, list_avg(s.logprobs)"
+            "SELECT s.prompt_hash, s.number, s.text, s.finish_reason, s.reason, list_avg(s.logprobs), len(s.token_ids),"
+            " s.rejection"
             f" FROM wanted w JOIN response s ON s.prompt_hash = w.key AND {_matching(key)}"
             " ORDER BY w.position, s.number",
             astuple(key),
@@ -133,6 +137,19 @@ class Beliefs:
         for prompt, *said in rows:
             found.setdefault(prompt, []).append(Said(*said))
         return found
+
+    def response_tokens(
+        self, prompts: Sequence[str], key: ResponseKey
+    ) -> dict[tuple[str, int], tuple[list[int], list[float]]]:
+        """By prompt and number, a response's tokens and what its generator gave each, in nats; those that were kept."""
+        rows = self._ledger.select(
+            "SELECT s.prompt_hash, s.number, s.token_ids, s.logprobs"
+            f" FROM wanted w JOIN response s ON s.prompt_hash = w.key AND {_matching(key)}"
+            " WHERE s.token_ids IS NOT NULL AND s.logprobs IS NOT NULL",
+            astuple(key),
+            keys=prompts,
+        )
+        return {(prompt, number): (ids, logprobs) for prompt, number, ids, logprobs in rows}
 
     # ---- preferences
 

@@ -27,6 +27,7 @@ from burnish.coordinator.policy.coverage import Held
 from burnish.coordinator.policy.middo import Action
 from burnish.coordinator.policy.thresholds import Threshold
 from burnish.coordinator.records import DatasetRecord, DecisionRecord, ModelRecord, RunRecord, StepRecord
+from burnish.coordinator.refinement import Refinement
 
 _ROWS_PER_WRITE = 5000
 
@@ -56,6 +57,7 @@ class RunBook:
         self.findings = Findings(ledger)
         self.beliefs = Beliefs(ledger)
         self.curation = Curation(ledger, run_id)
+        self.refinement = Refinement(ledger, run_id)
         self._ledger = ledger
 
     def history(self) -> history.RunHistory:

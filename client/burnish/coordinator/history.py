@@ -34,6 +34,7 @@ from burnish.coordinator.records import (
     Threshold,
     TrainingEventRecord,
 )
+from burnish.coordinator.refinement import Refinement
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class RunHistory:
 
     def __init__(self, ledger: Ledger, run_id: str) -> None:
         self.run_id = run_id
+        self.refinement = Refinement(ledger, run_id)
         self._ledger = ledger
 
     @classmethod
@@ -283,6 +285,9 @@ _FAILURES = f"""
             JOIN dataset_row d USING (run_id, round, row_id)
             WHERE p.code <> 0 AND d.sample_hash = p.sample_hash AND c.run_id = $run AND c.round = $round
             GROUP BY p.sample_hash, p.candidate_hash, p.reason
+        UNION ALL
+        SELECT 'respond', rejection, '' FROM online_response
+            WHERE rejection <> '' AND run_id = $run AND round = $round
     )
     SELECT step, reason, count(*) AS n, min(message) FROM failed GROUP BY step, reason ORDER BY n DESC, step, reason
 """

@@ -72,6 +72,10 @@ class RunPaths:
         """The validation set of a bilevel selection in the same form."""
         return self.out / "data" / "validation.jsonl"
 
+    def answers(self, step: int) -> Path:
+        """The model's own answers that a training goes on with after its pause at a step."""
+        return self.out / "data" / f"answers-{step}.jsonl"
+
     def model(self, round_number: int) -> Path:
         """Where the training service publishes a round's model."""
         return self.out / "models" / f"round-{round_number}"

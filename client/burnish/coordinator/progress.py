@@ -40,6 +40,8 @@ TITLES = {
     "filter": "Filtering",
     "propose": "Proposing responses",
     "compare": "Comparing responses",
+    "respond": "Answering questions anew",
+    "probe": "Measuring the distance from the base model",
     "weigh": "Fetching what was learnt",
     "decide": "Deciding",
     "refine": "Rewriting",

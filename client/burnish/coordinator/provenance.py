@@ -11,7 +11,8 @@ from burnish.coordinator.policy import bilevel, coverage
 from burnish.coordinator.policy.clear import Action
 from burnish.coordinator.records import DecisionRecord
 
-_CORRECT, _UNSCORED = Action.CORRECT.value, Action.UNSCORED.value
+_UNSCORED = Action.UNSCORED.value
+_ANSWERED = {Action.CORRECT.value, bilevel.Action.REFINE.value}  # decided once the other response is there
 _GONE = {(one.value,) for one in (Action.DROP, coverage.Action.DROP, coverage.Action.UNREAD, bilevel.Action.VALIDATE)}
 
 
@@ -30,8 +31,8 @@ def provenance(history: RunHistory, round_number: int) -> Iterator[dict[str, Any
         if number < round_number:
             decided[number] = {d.row_id: d for d in history.decisions(number) if d.actions != ("keep",)}
             accepted[number] = {(r.row_id, r.strategy): r.after is not None for r in history.rewrites(number)}
-            corrected = (row_id for row_id, d in decided[number].items() if d.actions == (_CORRECT,))
-            accepted[number] |= {(row_id, _CORRECT): True for row_id in corrected}
+            answered = ((row_id, d.actions[0]) for row_id, d in decided[number].items() if d.actions[0] in _ANSWERED)
+            accepted[number] |= dict.fromkeys(answered, True)
     for row in history.rows(round_number):
         actions: list[dict[str, Any]] = []
         reasons: list[str] = []

@@ -125,7 +125,7 @@ class FailureRecord:
     """Items of one step that failed for the same reason; `example` is one message, or what a judge said."""
 
     round: int
-    step: str  # score_pre | score_post | embed | judge | refine | confidence | propose | compare
+    step: str  # score_pre | score_post | embed | judge | refine | confidence | propose | compare | respond
     reason: str
     count: int
     example: str

@@ -17,6 +17,7 @@ from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.confidence import Evidence
 from burnish.coordinator.policy.thresholds import Threshold
 from burnish.coordinator.records import CandidateStory, DecisionRecord, RewriteRecord
+from burnish.coordinator.refinement import AnswerStory
 
 # Steps whose weights are told, and what they do there.
 _WORKERS = {
@@ -29,6 +30,7 @@ _WORKERS = {
     "confidence": "was asked for its confidence",
     "propose": "proposed candidates",
     "compare": "compared responses",
+    "probe": "said how far answers are from its own",
 }
 
 
@@ -54,6 +56,7 @@ class RoundStory:
     evidence: Evidence | None
     candidates: tuple[CandidateStory, ...]
     rewrites: tuple[RewriteRecord, ...]
+    answers: tuple[AnswerStory, ...]
     decision: DecisionRecord | None
 
 
@@ -81,10 +84,12 @@ def story_of(history: RunHistory, row_id: str) -> RowStory:
         row, final = found
         candidates = tuple(c for c in history.candidates(dataset.round) if c.row_id == row_id)
         rewrites = tuple(r for r in history.rewrites(dataset.round) if r.row_id == row_id)
+        answers = tuple(history.refinement.story(dataset.round, row_id))
         took_part = {
             "propose": bool(candidates),
             "compare": any(c.preference is not None for c in candidates),
             "refine": bool(rewrites),
+            "probe": bool(answers),
         }
         workers = _workers(history, dataset.round, took_part)
         decisions = [d for d in history.decisions(dataset.round) if d.row_id == row_id]
@@ -100,6 +105,7 @@ def story_of(history: RunHistory, row_id: str) -> RowStory:
                 evidence=history.evidence(dataset.round, [row.sample_hash]).get(row.sample_hash),
                 candidates=candidates,
                 rewrites=rewrites,
+                answers=answers,
                 decision=decisions[0] if decisions else None,
             )
         )

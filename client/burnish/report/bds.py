@@ -18,7 +18,7 @@ from burnish.report.truth import Known
 _SHOWN = 12  # rows at either end of the ranking
 _NAMES = {
     D: "while weights were learnt",
-    S: "trained on what was kept",
+    S: "trained on what it left",
     DIRECT: "trained on data and validation set",
     VALIDATION_ONLY: "trained on the validation set alone",
 }
@@ -104,7 +104,7 @@ def _flaws(decisions: Sequence[DecisionRecord], known: Mapping[str, Known]) -> d
     return dict(sorted(found.items()))
 
 
-def _arms(history: RunHistory, actions: Mapping[str, int]) -> list[Arm]:
+def _arms(history: RunHistory, actions: Counter[str]) -> list[Arm]:
     models = [m for m in history.models() if m.eval_loss is not None]
     losses = {m.round: m.eval_loss for m in models if m.role == "trained" and m.eval_loss is not None}
     rows = {m.round: int(str(m.detail.get("num_samples", 0))) for m in models if m.role == "trained"}
@@ -116,10 +116,10 @@ def _arms(history: RunHistory, actions: Mapping[str, int]) -> list[Arm]:
 
     arms = [
         Arm("nothing (the base model)", 0, base),
-        arm("what was kept", S),
+        arm("what was kept" + (", and what was answered anew" if actions[Action.REFINE] else ""), S),
         arm("all rows, weights being learnt", D),
         arm("all rows and the validation set (direct mixing)", DIRECT),
         arm("the validation set alone", VALIDATION_ONLY),
-        Arm("random subsets of the same size", actions[Action.KEEP], chance),
+        Arm("random subsets of the same size", actions[Action.KEEP] + actions[Action.REFINE], chance),
     ]
     return [one for one in arms if one.losses]

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from burnish.coordinator.history import RunHistory
 from burnish.report.bds import bds_models, bds_notes, bds_round
+from burnish.report.bmo import bmo_notes, bmo_round
 from burnish.report.clear import clear_notes, clear_round
 from burnish.report.common import timings_of
 from burnish.report.data import BdsRound, ClearRound, FlawTable, MadsRound, MiddoRound, Model, ReportData
@@ -37,9 +38,11 @@ def collect(history: RunHistory, *, truth: str = "") -> ReportData:
     elif run.recipe == "mads":
         rounds = [mads_round(history, *one, steps) for one in decided]
         notes, models = mads_notes(history), mads_models(history)
-    elif run.recipe == "bds":
-        rounds = [bds_round(history, *one, steps, known) for one in decided]
-        notes, models = bds_notes(history), bds_models(history)
+    elif run.recipe in ("bds", "bmo"):
+        make = bds_round if run.recipe == "bds" else bmo_round
+        rounds = [make(history, *one, steps, known) for one in decided]
+        notes = bds_notes(history) if run.recipe == "bds" else bmo_notes(history)
+        models = bds_models(history)
     else:
         rounds = [middo_round(history, *one, steps) for one in decided]
         flaws = [flaw_table(number, decisions, known) for number, _, decisions in decided if known]

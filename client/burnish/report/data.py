@@ -290,6 +290,36 @@ class BdsRound(Round):
 
 
 @dataclass(frozen=True, slots=True)
+class Refresh:
+    """One pause of a self-refining training. `rejected`: answers by what is wrong with them; `stopped`: why nothing was
+    learnt from answers from there on. The others: `policy.refinement.Vitals`."""
+
+    step: int
+    reason: str
+    effective_share: float | None
+    num_questions: int
+    num_answers: int
+    num_accepted: int
+    rejected: Mapping[str, int]
+    entropy: float | None
+    length: float | None
+    distinct: float | None
+    divergence: float | None
+    stopped: str
+
+
+@dataclass(frozen=True, slots=True)
+class BmoRound(BdsRound):
+    """What bilevel selection learnt and kept, and what the model answered anew. Of `num_told` refined rows whose right
+    response is known, `num_right` now have it."""
+
+    refreshes: Sequence[Refresh]
+    refined: Sequence[Correction]
+    num_told: int
+    num_right: int
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """A model that the run used; losses in nats per response token."""
 

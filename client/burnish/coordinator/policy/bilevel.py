@@ -17,6 +17,7 @@ class Action(StrEnum):
 
     KEEP = "keep"  # the validation set asks for it
     DROP = "drop"  # others rank above it
+    REFINE = "refine"  # others rank above it, and the model's own answer takes the place of its response
     VALIDATE = "validate"  # it is in the validation set, or asks the same as one that is
     UNREAD = "unread"  # it could not be trained on, so that it has no weight
 

@@ -9,6 +9,8 @@ from burnish.coordinator.errors import LedgerTooNew
 from burnish.coordinator.recipes.base import RecipeSettings
 from burnish.coordinator.recipes.bds.loop import bds
 from burnish.coordinator.recipes.bds.settings import BdsSettings
+from burnish.coordinator.recipes.bmo.loop import bmo
+from burnish.coordinator.recipes.bmo.settings import BmoSettings
 from burnish.coordinator.recipes.clear.loop import clear
 from burnish.coordinator.recipes.clear.settings import ClearSettings
 from burnish.coordinator.recipes.mads.loop import mads
@@ -17,9 +19,15 @@ from burnish.coordinator.recipes.middo.loop import middo
 from burnish.coordinator.recipes.middo.settings import MiddoSettings
 
 SETTINGS: dict[str, type[RecipeSettings]] = {
-    kind.RECIPE: kind for kind in (MiddoSettings, ClearSettings, MadsSettings, BdsSettings)
+    kind.RECIPE: kind for kind in (MiddoSettings, ClearSettings, MadsSettings, BdsSettings, BmoSettings)
 }
-METHODS: dict[str, Callable[[Any], Awaitable[None]]] = {"middo": middo, "clear": clear, "mads": mads, "bds": bds}
+METHODS: dict[str, Callable[[Any], Awaitable[None]]] = {
+    "middo": middo,
+    "clear": clear,
+    "mads": mads,
+    "bds": bds,
+    "bmo": bmo,
+}
 
 
 def settings_of(recipe: str) -> type[RecipeSettings]:

@@ -70,6 +70,15 @@ async def _scored(run: AnyRun, stage: Stage, model: ModelRef, hashes: Sequence[s
     """Has all of `hashes` scored under `model`; returns the version that did it."""
     if stage.done:
         return version_from(stage.detail)
+    with stage.working():
+        return await score_missing(run, stage, model, hashes)
+
+
+async def score_missing(
+    run: AnyRun, stage: Stage, model: ModelRef, hashes: Sequence[str], *, before: int = 0
+) -> ModelVersion:
+    """Has those of `hashes` scored under `model` that the ledger lacks, as the work of a stage that did `before` items
+    when it was taken earlier; returns the version that did it."""
     findings = run.book.findings
 
     async def send(batch: Sequence[str]) -> ScoreBatch:
@@ -79,11 +88,10 @@ async def _scored(run: AnyRun, stage: Stage, model: ModelRef, hashes: Sequence[s
         same_version(version, reply.model, "scoring")
         findings.add_scores(version, reply.scores)
 
-    with stage.working():
-        version = await run.client.scoring.load_model(model)
-        missing = findings.unscored(hashes, version)
-        stage.expect(len(hashes), known=len(hashes) - len(missing), detail={"model": version_detail(version)})
-        await stage.in_batches(lambda: findings.unscored(hashes, version), send, store)
+    version = await run.client.scoring.load_model(model)
+    known = len(hashes) - len(findings.unscored(hashes, version))
+    stage.expect(before + len(hashes), known=before + known, detail={"model": version_detail(version)})
+    await stage.in_batches(lambda: findings.unscored(hashes, version), send, store)
     return version
 
 

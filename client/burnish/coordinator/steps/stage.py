@@ -122,6 +122,16 @@ class Stage:
             book.end_step(self.round, self.name, "done", self._lap())
         self.run.observer.step_finished(replace(self._shown, seconds=self._seconds))
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """While other steps work in the midst of this one: their time is not this one's."""
+        with self.run.book.transaction():
+            self.advance(0)
+        try:
+            yield
+        finally:
+            self._noted_at = time.monotonic()
+
     def expect(self, total: int, *, known: int = 0, detail: Mapping[str, object] | None = None) -> None:
         """Says how many items the step has, and how many of them the ledger knows already. The first time, these count
         as reused. `detail` is what the findings are keyed by."""

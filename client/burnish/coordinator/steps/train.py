@@ -11,13 +11,13 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from burnish._training import AsyncRun
-from burnish._training_types import BilevelSelection, Lora
+from burnish._training_types import BilevelSelection, Lora, SelfRefinement
 from burnish._types import Hyperparameters, ModelRef, RunEvent, RunResult, RunSpec, RunState
 from burnish.coordinator.atomic import writing_whole
 from burnish.coordinator.content import digest_of, message_list
@@ -26,6 +26,8 @@ from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.records import ModelRecord
 from burnish.coordinator.steps.stage import AnyRun, Stage
 
+# Has a training run that waits in STATE_PAUSED go on.
+AtPause = Callable[[AsyncRun], Awaitable[None]]
 _EVENTS_EVERY = 1.0  # seconds between two commits of training events
 _ROWS_PER_READ = 2000
 
@@ -38,10 +40,13 @@ async def train(
     *,
     hyperparameters: Hyperparameters | None = None,
     bilevel: BilevelSelection | None = None,
+    refinement: SelfRefinement | None = None,
+    at_pause: AtPause | None = None,
 ) -> ModelRef:
     """M_t: `base` fine-tuned on D_t, or on `rows`, as the settings say or by `hyperparameters`, learning weights with
-    `bilevel`. What another run of this ledger trained on the same data in the same way is taken over. Raises StepFailed
-    where training ended badly."""
+    `bilevel`, and with `refinement` from what `at_pause` has the run go on with. What another run of this ledger
+    trained on the same data in the same way, and without a pause, is taken over. Raises StepFailed where training ended
+    badly."""
     stage = run.stage(round_number, "train")
     record = run.book.model(round_number, "trained")
     if stage.done and record is not None:
@@ -58,12 +63,14 @@ async def train(
             hyperparameters=hyperparameters or run.settings.hyperparameters(round_number),
             lora=run.settings.lora(),
             bilevel=bilevel,
+            refinement=refinement,
         )
-        key = digest_of([base.digest, digest, _given(spec.hyperparameters), *_special(spec)])
-        if (there := _trained_already(run, round_number, key)) is not None:
+        # What a run with pauses makes of the same data depends on what it was given at them.
+        key = None if refinement else digest_of([base.digest, digest, _given(spec.hyperparameters), *_special(spec)])
+        if key is not None and (there := _trained_already(run, round_number, key)) is not None:
             return ModelRef(there.uri, there.digest)
         training = await _create(run, round_number, spec)
-        await _watch(run, stage, training)
+        await _watch(run, stage, training, at_pause)
         result = _result(training)
         record = ModelRecord(
             round=round_number,
@@ -97,10 +104,11 @@ def _special(spec: RunSpec) -> list[object]:
     """What makes a training different from a plain one; the validation set counts by its content, not by its place."""
     lora = [] if spec.lora is None else [_given(spec.lora)]
     bilevel = [] if spec.bilevel is None else [_given(replace(spec.bilevel, validation_data_uri=""))]
-    return [*lora, *bilevel]
+    refinement = [] if spec.refinement is None else [_given(spec.refinement)]
+    return [*lora, *bilevel, *refinement]
 
 
-def _given(spec: Hyperparameters | Lora | BilevelSelection) -> dict[str, object]:
+def _given(spec: Hyperparameters | Lora | BilevelSelection | SelfRefinement) -> dict[str, object]:
     """What was asked for; what was not keeps its name out, so that a service with more to ask for changes nothing."""
     return {name: value for name, value in asdict(spec).items() if value is not None}
 
@@ -159,7 +167,7 @@ async def _create(run: AnyRun, round_number: int, spec: RunSpec) -> AsyncRun:
         attempt += 1
 
 
-async def _watch(run: AnyRun, stage: Stage, training: AsyncRun) -> None:
+async def _watch(run: AnyRun, stage: Stage, training: AsyncRun, at_pause: AtPause | None) -> None:
     """Follows the run to its end from the last event that the ledger has, and writes the events down."""
     waiting: list[RunEvent] = []
     committed = time.monotonic()
@@ -176,10 +184,20 @@ async def _watch(run: AnyRun, stage: Stage, training: AsyncRun) -> None:
             waiting.clear()
         committed = time.monotonic()
 
+    async def go_on() -> None:
+        if at_pause is not None and training.snapshot.state is RunState.PAUSED:
+            with stage.aside():
+                await at_pause(training)
+
+    await go_on()  # the event that says so may have been written down by a process that was killed then
     first = run.book.last_training_event(stage.round, training.run_id) + 1
     async with aclosing(training.watch(first)) as events:
         async for event in _until_stopped(events, run.stop):
             waiting.append(event)
+            if event.run.state is RunState.PAUSED:
+                commit()
+                await training.refresh()  # where the run has gone on since, the event is of the past
+                await go_on()
             if time.monotonic() - committed >= _EVENTS_EVERY:
                 commit()
     commit()

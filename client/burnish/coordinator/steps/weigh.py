@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from burnish._errors import NotFound
+from burnish._training import AsyncRun
 from burnish.coordinator.errors import StepFailed
 from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.bilevel import Split, Weight, weigh_rows
+from burnish.coordinator.policy.refinement import consensus, refine_verdicts
+from burnish.coordinator.refinement import OnlineRecord, answer_of
 from burnish.coordinator.steps.stage import AnyRun
 from burnish.coordinator.steps.validation import BdsRun
 
@@ -23,24 +27,59 @@ async def weigh(run: AnyRun, round_number: int) -> Mapping[str, Weight]:
         with stage.working():
             try:
                 training = await run.client.training.get(record.training_run)
-                async for snapshot in training.sample_weights(run.book.last_weight_step(round_number)):
-                    with run.book.transaction():
-                        run.book.add_weights(round_number, snapshot)
-                        stage.advance(len(snapshot.ids), total=stage.items_done + len(snapshot.ids))
-                    stage.show()
-                    run.stop_here()
+                await fetch_weights(run, round_number, training)
             except NotFound as error:
                 raise StepFailed(
                     f"The training service does not know run {record.training_run} any more, and with it the weights"
                     f" that it learnt. Has its state directory changed? Begin a new run with another --out. ({error})"
                 ) from error
+            found = run.book.weights(round_number)
+            with run.book.transaction():
+                stage.advance(len(found), total=len(found))
     return run.book.weights(round_number)
 
 
+async def fetch_weights(run: AnyRun, round_number: int, training: AsyncRun) -> None:
+    """Writes down what a training has learnt since it was last asked."""
+    async for snapshot in training.sample_weights(run.book.last_weight_step(round_number)):
+        with run.book.transaction():
+            run.book.add_weights(round_number, snapshot)
+        run.stop_here()
+
+
+def last_answers(run: AnyRun, round_number: int) -> Mapping[str, tuple[str, str]]:
+    """By row, the sample with the answer that takes the place of its response, and why it is that one: of the answers
+    that the round's training learnt from last."""
+    learnt = [one for one in run.book.refinement.refreshes(round_number) if not one.stopped]
+    if not learnt:
+        return {}
+    records: dict[str, list[OnlineRecord]] = {}
+    for record in run.book.refinement.answers(round_number, learnt[-1].step):
+        records.setdefault(record.row_id, []).append(record)
+    found = {}
+    said = run.book.beliefs.responses([one[0].prompt_hash for one in records.values()], learnt[-1].key)
+    for row_id, asked in records.items():
+        by_number = {one.number: one for one in said[asked[0].prompt_hash]}
+        answers = [answer_of(row_id, by_number[one.number]) for one in asked]
+        best = consensus(answers)
+        if best is not None:
+            answer, votes = best
+            name = next(one.sample_hash for one in asked if one.number == answer.number)
+            assert name is not None
+            found[row_id] = (name, f"The model's own answer takes its place; {votes} of {len(asked)} say the same.")
+    return found
+
+
 def decide_rows(
-    run: BdsRun, round_number: int, rows: Sequence[DataRow], split: Split, weights: Mapping[str, Weight]
+    run: BdsRun,
+    round_number: int,
+    rows: Sequence[DataRow],
+    split: Split,
+    weights: Mapping[str, Weight],
+    answers: Mapping[str, tuple[str, str]] = MappingProxyType({}),
 ) -> None:
-    """One action for every row, written down once."""
+    """One action for every row, written down once; `answers`: of the model's own, by row, as `last_answers` has
+    them."""
     stage = run.stage(round_number, "decide")
     if stage.done:
         return
@@ -49,5 +88,6 @@ def decide_rows(
             return  # killed between the decisions and the note that the step is done
         with run.book.transaction():
             stage.expect_within(len(rows))
-            run.book.add_decisions(round_number, weigh_rows(rows, split, weights, run.settings.keep))
+            verdicts = weigh_rows(rows, split, weights, run.settings.keep)
+            run.book.add_decisions(round_number, refine_verdicts(verdicts, answers))
             stage.advance(len(rows))

@@ -16,13 +16,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from burnish._types import ModelRef
+from burnish.coordinator.policy.bilevel import Split
 from burnish.coordinator.policy.coverage import random_rows
 from burnish.coordinator.steps.arm import measure_arm
 from burnish.coordinator.steps.assemble import assemble_kept
 from burnish.coordinator.steps.measure import base_model, evaluate
 from burnish.coordinator.steps.read import read
 from burnish.coordinator.steps.train import prune, steps_of, train
-from burnish.coordinator.steps.validation import BdsRun, split_validation
+from burnish.coordinator.steps.validation import BdsRun, Validation, split_validation
 from burnish.coordinator.steps.weigh import decide_rows, weigh
 
 D, S, DIRECT, VALIDATION_ONLY, RANDOM = 1, 2, 3, 4, 5
@@ -46,6 +48,12 @@ async def bds(run: BdsRun) -> None:
     prune(run, D)
 
     await evaluate(run, S, await train(run, S, base))
+    await compare(run, base, split, validation)
+
+
+async def compare(run: BdsRun, base: ModelRef, split: Split, validation: Validation) -> None:
+    """Trains on what S is to be compared with, where there is held-out data to compare by."""
+    settings = run.settings
     if not settings.holdout:
         run.observer.noted("Without --holdout there is nothing to compare by; only what was selected is trained on.")
         return

@@ -1,0 +1,92 @@
+"""Collects what a report says of bilevel selection with online self-refinement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+
+from burnish._types import Role
+from burnish.coordinator.history import RunHistory
+from burnish.coordinator.policy.bilevel import Action
+from burnish.coordinator.policy.clear import normal
+from burnish.coordinator.records import DecisionRecord, StepRecord
+from burnish.report.bds import bds_notes, bds_round
+from burnish.report.common import said_by
+from burnish.report.data import BmoRound, Correction, Refresh
+from burnish.report.truth import Known
+
+
+def bmo_round(
+    history: RunHistory,
+    number: int,
+    num_rows: int,
+    decisions: Sequence[DecisionRecord],
+    steps: Sequence[StepRecord],
+    known: Mapping[str, Known],
+) -> BmoRound:
+    """The one round from the ledger."""
+    selection = bds_round(history, number, num_rows, decisions, steps, known)
+    refined = [d for d in decisions if d.actions[0] == Action.REFINE]
+    before = history.samples(d.sample_hash for d in refined)
+    after = history.samples(d.hints[0] for d in refined)
+    told = {d.row_id: known[d.row_id] for d in refined if d.row_id in known and known[d.row_id].response is not None}
+    return BmoRound(
+        **{field.name: getattr(selection, field.name) for field in fields(selection)},
+        refreshes=_refreshes(history, number),
+        refined=[
+            Correction(
+                d.row_id,
+                d.reasons,
+                said_by(before[d.sample_hash][:-1], Role.USER),
+                before[d.sample_hash][-1].content,
+                after[d.hints[0]][-1].content,
+            )
+            for d in refined
+        ],
+        num_told=len(told),
+        num_right=sum(
+            normal(after[d.hints[0]][-1].content) == normal(told[d.row_id].response or "")
+            for d in refined
+            if d.row_id in told
+        ),
+    )
+
+
+def bmo_notes(history: RunHistory) -> list[str]:
+    """What a reader should know before believing the numbers."""
+    settings = history.run.config["settings"]
+    assert isinstance(settings, dict)
+    weighting = {
+        "uniform": "Answers count alike.",
+        "token": "Answers are weighed token by token, as the published trainer has it.",
+    }.get(
+        settings["response_weighting"],
+        "Of the paper only the abstract could be read; what an answer weighs is our derivation from it.",
+    )
+    stopped = [
+        f"After step {one.step} the model's answers were learnt from no more: {one.stopped}."
+        for dataset in history.datasets()
+        for one in history.refinement.refreshes(dataset.round)
+        if one.stopped
+    ]
+    return [*bds_notes(history), weighting, *stopped]
+
+
+def _refreshes(history: RunHistory, number: int) -> list[Refresh]:
+    return [
+        Refresh(
+            step=one.step,
+            reason=one.reason,
+            effective_share=one.effective_share,
+            num_questions=one.vitals.num_questions,
+            num_answers=one.vitals.num_answers,
+            num_accepted=one.vitals.num_accepted,
+            rejected=history.refinement.rejections(number, one.step),
+            entropy=one.vitals.entropy,
+            length=one.vitals.length,
+            distinct=one.vitals.distinct,
+            divergence=one.vitals.divergence,
+            stopped=one.stopped,
+        )
+        for one in history.refinement.refreshes(number)
+    ]
