@@ -1,0 +1,30 @@
+"""Loss curves against those of a loop as plain as the formulas (tests/golden/training.py)."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+GOLDEN = Path("tests/golden/training.json")
+# Where a CPU has AMX, products of float32 matrices round their entries to bfloat16.
+TOLERANCE = 0.02
+
+
+@pytest.mark.engine
+@pytest.mark.slow
+def test_training_follows_the_golden_curves(tmp_path: Path) -> None:
+    """In a process of its own: the trainer makes torch deterministic for good."""
+    out = tmp_path / "curves.json"
+    subprocess.run([sys.executable, "-m", "tests.golden.training", "trained", str(out)], check=True, timeout=200)
+    found, golden = json.loads(out.read_text()), json.loads(GOLDEN.read_text())
+    for name, curve in found.items():
+        expected = golden["plain" if name == "packed" else name]
+        assert len(curve) == len(expected) == 10
+        assert curve == pytest.approx(expected, abs=TOLERANCE), name
+    # The curves are told apart by more than that, or agreeing with them would prove nothing.
+    for one, other in (("plain", "weighted"), ("plain", "bilevel"), ("weighted", "bilevel")):
+        assert max(abs(a - b) for a, b in zip(golden[one], golden[other], strict=True)) > 5 * TOLERANCE
