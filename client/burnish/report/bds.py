@@ -75,13 +75,16 @@ def bds_notes(history: RunHistory) -> list[str]:
 
 def bds_models(history: RunHistory) -> list[Model]:
     """The models by what they were trained on, the one on what was kept last."""
-    found = [Model(_name(m), m.uri, m.digest, m.train_loss, m.eval_loss) for m in history.models()]
+    refined = bool(history.refinement.refreshes(D))
+    found = [Model(_name(m, refined), m.uri, m.digest, m.train_loss, m.eval_loss) for m in history.models()]
     return sorted(found, key=lambda model: model.label == _NAMES[S])
 
 
-def _name(model: ModelRecord) -> str:
+def _name(model: ModelRecord, refined: bool) -> str:
     if model.role == "base":
         return model.role
+    if model.round == D and refined:
+        return "while weights were learnt and questions answered anew"
     return _NAMES.get(model.round, f"trained on random subset {model.round - RANDOM + 1}")
 
 
@@ -109,6 +112,7 @@ def _arms(history: RunHistory, actions: Counter[str]) -> list[Arm]:
     losses = {m.round: m.eval_loss for m in models if m.role == "trained" and m.eval_loss is not None}
     rows = {m.round: int(str(m.detail.get("num_samples", 0))) for m in models if m.role == "trained"}
     base = [m.eval_loss for m in models if m.role == "base" and m.eval_loss is not None]
+    refined = bool(history.refinement.refreshes(D))
     chance = [loss for number, loss in sorted(losses.items()) if number >= RANDOM]
 
     def arm(name: str, number: int) -> Arm:
@@ -117,7 +121,7 @@ def _arms(history: RunHistory, actions: Counter[str]) -> list[Arm]:
     arms = [
         Arm("nothing (the base model)", 0, base),
         arm("what was kept" + (", and what was answered anew" if actions[Action.REFINE] else ""), S),
-        arm("all rows, weights being learnt", D),
+        arm(f"all rows, weights being learnt{' and questions answered anew' if refined else ''}", D),
         arm("all rows and the validation set (direct mixing)", DIRECT),
         arm("the validation set alone", VALIDATION_ONLY),
         Arm("random subsets of the same size", actions[Action.KEEP] + actions[Action.REFINE], chance),
