@@ -8,7 +8,7 @@ byte; on a GPU sequences of similar length are computed together.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,15 +32,13 @@ from burnish_services.engine.sampling import choose_token, new_generator
 
 _GPU_BATCH_TOKENS = 16_384
 _HEAD_ROWS = 512  # positions whose logits are held at a time: rows × vocabulary float32
+# Is given a token and its log-probability in nats, where that is asked for; says whether more are wanted.
+Take = Callable[[int, float | None], bool]
 _PROBE = (1, 2, 3, 5, 8, 13, 21)
 
 
 class Cancelled(RuntimeError):
     """The caller no longer wants the result."""
-
-
-class NotFinite(ArithmeticError):
-    """The model's logits hold NaN, so no token can be drawn."""
 
 
 class TorchModel:
@@ -59,6 +57,7 @@ class TorchModel:
             raise ModelLoadError(f"the weights in {directory} cannot be loaded: {error!r}") from error
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model.to(self.device).eval()
+        self.batch_tokens = 0 if self.device.type == "cpu" else _GPU_BATCH_TOKENS  # 0: every sequence alone
         self.dtype = str(self._model.dtype).removeprefix("torch.")
         config = self._model.config.get_text_config()
         self.vocab_size = int(config.vocab_size)
@@ -102,33 +101,58 @@ class TorchModel:
                 results[index] = mean.cpu().numpy()
         return [results[index] for index in range(len(sequences))]
 
+    def sample(self, requests: Sequence[GenerateRequest], takes: Sequence[Take], cancel: threading.Event) -> set[int]:
+        """Continues each prompt, a token at a time, for as long as its `take` wants more; returns the places of those
+        whose logits were not finite, which ended there."""
+        broken: set[int] = set()
+        for batch in self._batches([request.token_ids for request in requests], cancel):
+            found = self._sample_together(
+                [requests[index] for index in batch], [takes[index] for index in batch], cancel
+            )
+            broken |= {batch[row] for row in found}
+        return broken
+
     @torch.inference_mode()
-    def sample(
-        self, request: GenerateRequest, stop_ids: frozenset[int], cancel: threading.Event
-    ) -> Iterator[tuple[int, float | None]]:
-        """Tokens that follow the prompt, one at a time, ending with one of `stop_ids`; without end otherwise. Where
-        asked for, each with its log-probability (nats) before any sampling parameter."""
-        sampling = request.sampling
-        generator = new_generator(sampling.seed)
-        seen = list(request.token_ids)
-        step, cache = torch.tensor([seen], device=self.device), None
-        while True:
+    def _sample_together(
+        self, requests: Sequence[GenerateRequest], takes: Sequence[Take], cancel: threading.Event
+    ) -> set[int]:
+        longest = max(len(request.token_ids) for request in requests)
+        padding = [longest - len(request.token_ids) for request in requests]
+        padded = [[0] * before + list(one.token_ids) for before, one in zip(padding, requests, strict=True)]
+        step = torch.tensor(padded, device=self.device)
+        # Padding stands on the left, where nothing must see it; without any, a mask would only cost time.
+        mask = (torch.arange(longest, device=self.device) >= torch.tensor(padding, device=self.device)[:, None]).long()
+        places: dict[str, torch.Tensor] = {}
+        generators = [new_generator(request.sampling.seed) for request in requests]
+        seen = [list(request.token_ids) for request in requests]
+        going, broken, cache = set(range(len(requests))), set[int](), None
+        while going:
             _raise_if(cancel)
-            output = self._model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            if any(padding):
+                positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -step.shape[1] :]
+                places = {"attention_mask": mask, "position_ids": positions}
+            output = self._model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1, **places)
             cache = output.past_key_values
-            logits = output.logits[0, -1].float().cpu()
-            if logits.isnan().any():
-                raise NotFinite("the next token's logits are not finite; the weights or the device are at fault")
-            token = choose_token(logits, seen, sampling, generator)
-            yield token, float(_log_softmax(logits)[token]) if request.logprobs else None
-            if token in stop_ids:
-                return
-            seen.append(token)
-            step = torch.tensor([[token]], device=self.device)
+            logits = output.logits[:, -1].float().cpu()
+            chosen = [0] * len(requests)
+            for row in sorted(going):
+                if logits[row].isnan().any():
+                    broken.add(row)
+                    going.remove(row)
+                    continue
+                asked = requests[row]
+                chosen[row] = choose_token(logits[row], seen[row], asked.sampling, generators[row])
+                seen[row].append(chosen[row])
+                logprob = float(_log_softmax(logits[row])[chosen[row]]) if asked.logprobs else None
+                if not takes[row](chosen[row], logprob):
+                    going.remove(row)
+            step = torch.tensor(chosen, device=self.device)[:, None]
+            mask = torch.cat([mask, mask.new_ones(len(requests), 1)], dim=1)
+        return broken
 
     def _batches(self, sequences: Sequence[Sequence[int]], cancel: threading.Event) -> Iterator[list[int]]:
         """Indices of sequences to compute together, longest first, so that too little memory shows at once."""
-        limit = 0 if self.device.type == "cpu" else _GPU_BATCH_TOKENS
+        limit = self.batch_tokens
         batch: list[int] = []
         for index in sorted(range(len(sequences)), key=lambda index: -len(sequences[index])):
             if batch and (len(batch) + 1) * len(sequences[batch[0]]) > limit:

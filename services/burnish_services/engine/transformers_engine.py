@@ -30,6 +30,7 @@ from burnish_services.engine.base import (
     Task,
     TokenScores,
 )
+from burnish_services.engine.continuation import Continuation
 from burnish_services.engine.failures import (
     NOT_FINITE,
     checked,
@@ -41,9 +42,10 @@ from burnish_services.engine.failures import (
 from burnish_services.engine.hf_tokenizer import HfTokenizer
 from burnish_services.engine.models import check_model_directory, check_same_shape, model_digest, resolve_uri, shape_of
 from burnish_services.engine.settings import context_length, count_cores
-from burnish_services.engine.torch_model import NotFinite, TorchModel
+from burnish_services.engine.torch_model import TorchModel
 
 Result = TypeVar("Result")
+_NOT_FINITE = "the next token's logits are not finite; the weights or the device are at fault"
 
 
 class TransformersEngine:
@@ -127,7 +129,7 @@ class TransformersEngine:
 
     async def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation | EngineFailure]:
         """See `Engine`."""
-        return await self._compute(lambda cancel: [self._generate_one(request, cancel) for request in requests])
+        return await self._compute(lambda cancel: self._generate(requests, cancel))
 
     async def embed(self, sequences: Sequence[Sequence[int]]) -> list[NDArray[np.float32] | EngineFailure]:
         """See `Engine`."""
@@ -156,32 +158,19 @@ class TransformersEngine:
         self._torch, self._tokenizer = loaded, tokenizer
         self._model = LoadedModel(str(path), digest, loaded.dtype, length, loaded.vocab_size, loaded.neurons)
 
-    def _generate_one(self, request: GenerateRequest, cancel: threading.Event) -> Generation | EngineFailure:
-        failure = self._refused(request.token_ids, room=1)
-        if failure is not None:
-            return failure
-        try:
-            return checked_generation(self._continue(request, cancel))
-        except NotFinite as error:
-            return EngineFailure(NOT_FINITE, str(error))
-
-    def _continue(self, request: GenerateRequest, cancel: threading.Event) -> Generation:
-        sampling, tokens, chosen = request.sampling, list[int](), list[float]()
-        room = min(sampling.max_tokens, self.model.max_model_len - len(request.token_ids))
-        stop_ids = self.tokenizer.stop_token_ids
-        text = reason = ""
-        for token, logprob in self._loaded.sample(request, stop_ids, cancel):
-            tokens.append(token)
-            chosen += [] if logprob is None else [logprob]
-            text = self.tokenizer.decode(tokens) if sampling.stop else ""
-            found = [at for at in (text.find(stop) for stop in sampling.stop) if at >= 0]
-            if found:
-                text, reason = text[: min(found)], "stop"
-                break
-            if len(tokens) == room or token in stop_ids:
-                text, reason = self.tokenizer.decode(tokens), "stop" if token in stop_ids else "length"
-                break
-        return Generation(text, tuple(tokens), reason, tuple(chosen) if request.logprobs else None)
+    def _generate(
+        self, requests: Sequence[GenerateRequest], cancel: threading.Event
+    ) -> list[Generation | EngineFailure]:
+        failures = [self._refused(request.token_ids, room=1) for request in requests]
+        valid = [request for request, failure in zip(requests, failures, strict=True) if failure is None]
+        context = self.model.max_model_len
+        made = [Continuation(request, context - len(request.token_ids), self.tokenizer) for request in valid]
+        broken = self._loaded.sample(valid, [one.add for one in made], cancel)
+        ended = iter(
+            EngineFailure(NOT_FINITE, _NOT_FINITE) if place in broken else checked_generation(one.generation())
+            for place, one in enumerate(made)
+        )
+        return [failure or next(ended) for failure in failures]
 
     def _refused(self, ids: Sequence[int], room: int = 0) -> EngineFailure | None:
         return refused(ids, self.model.max_model_len - room, self.model.vocab_size)
