@@ -1,0 +1,239 @@
+"""The efficacy bench: what is asked, what is wrong with it, who is on which side, and what weights are worth."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+
+from bench.efficacy.flaws import KINDS, OTHER_SPAN, WHOLE_SENTENCE, other_span, plant, whole_sentence
+from bench.efficacy.measures import auroc, differences, judge_weights, spread
+from bench.efficacy.order import Order, Outcome
+from bench.efficacy.reading import chance, learning
+from bench.efficacy.task import Sizes, TooFew, extractive_qa, write
+from bench.efficacy.tell import ABOVE, LOSS, table, tell
+from bench.efficacy.templates import Question, questions
+from bench.efficacy.work import NOISY, samples
+
+CONTEXT = "In 1901 Anna Berg left Oslo for Paris. She painted 12 large portraits there! Her brother stayed."
+SIZES = Sizes(rows=120, validation=10, held_out=20, noise=0.3)
+
+
+def question(answer: str, context: str = CONTEXT, asked: str = "Who?", wording: int = 0) -> Question:
+    return Question(f"{wording}: {asked} {context}", asked, context, answer)
+
+
+def many(contexts: int = 60, asked: int = 3, wordings: int = 4) -> list[Question]:
+    """Each context has names of its own, so that a row says where it is from."""
+    found = []
+    for number in range(contexts):
+        context = f"City{number} lies on River{number}. Its mayor is Mayor{number}. It was founded in {1000 + number}."
+        answers = [f"River{number}", f"Mayor{number}", str(1000 + number)]
+        found += [
+            question(answers[which], context, f"Question {which}?", wording)
+            for which in range(asked)
+            for wording in range(wordings)
+        ]
+    return found
+
+
+# --- templates
+
+
+@pytest.mark.parametrize(
+    ("task", "instruction"),
+    [
+        ("quoref_Guess_Answer", "The answer to the question: Who? is inside the article: Ann did., can you guess it ?"),
+        (
+            "quoref_Given_Context_Answer_Question",
+            "Who?\n\nAnswer the above question based on the context below:\n\nAnn did.",
+        ),
+        ("adversarial_qa_dbert_question_context_answer", 'Question: "Who?"\n\nContext: "Ann did."\n\nAnswer:'),
+        (
+            "duorc_SelfRC_question_answering",
+            'Question: Who?\nIf there is no answer, please output "None".\nMovie title: T\nContext: Ann did.',
+        ),
+    ],
+)
+def test_question_and_context_are_read_from_a_prompt(task: str, instruction: str) -> None:
+    (found,) = questions([{"task": task, "instruction": instruction, "output": "Ann"}])
+    assert found == Question(instruction, "Who?", "Ann did.", "Ann")
+
+
+def test_what_is_no_span_another_task_or_asked_before_is_left_out() -> None:
+    right = {"task": "quoref_Find_Answer", "output": "Ann"}
+    right["instruction"] = (
+        "The following article contains an answer for the question: Who? , can you please find it? \n\nAnn did."
+    )
+    others = [{**right, "output": "Bob"}, {**right, "task": "quoref_Guess_Title_For_Context"}, {**right, "output": " "}]
+    assert len(list(questions([right, right, *others]))) == 1
+
+
+# --- flaws
+
+
+@pytest.mark.parametrize("answer", ["Anna Berg", "12", "Paris", "She painted"])
+def test_another_span_is_as_long_from_one_sentence_and_apart_from_the_answer(answer: str) -> None:
+    for seed in range(50):
+        span = other_span(question(answer), random.Random(seed))
+        assert span is not None
+        assert span in CONTEXT
+        assert len(span.split()) == len(answer.split())
+        assert answer not in span
+        assert span not in answer
+        assert not any(mark in span for mark in ".!?")
+
+
+def test_another_span_begins_like_the_answer_where_one_does() -> None:
+    assert {other_span(question("1901"), random.Random(seed)) for seed in range(20)} == {"12"}
+    assert other_span(question("7 days", "It took 7 days. No more."), random.Random(0)) in {"It took", "No more"}
+
+
+def test_a_whole_sentence_does_not_hold_the_answer() -> None:
+    found = {whole_sentence(question("Anna Berg"), random.Random(seed)) for seed in range(20)}
+    assert found == {"She painted 12 large portraits there!"}  # the last one is too short
+    assert whole_sentence(question("Ann", "Ann went home at noon."), random.Random(0)) is None
+    assert other_span(question("Ann went home at noon", "Ann went home at noon."), random.Random(0)) is None
+
+
+def test_flaws_are_as_many_as_asked_of_both_kinds_and_the_same_by_seed() -> None:
+    rows = many()
+    flaws = plant(rows, 0.3, random.Random(7))
+    kinds = [flaw.kind for flaw in flaws.values()]
+    assert len(flaws) == round(0.3 * len(rows))
+    assert kinds.count(OTHER_SPAN) == kinds.count(WHOLE_SENTENCE)
+    assert all(flaw.answer != rows[place].answer for place, flaw in flaws.items())
+    assert plant(rows, 0.3, random.Random(7)) == flaws
+    assert plant(rows, 0.3, random.Random(8)) != flaws
+
+
+def test_a_context_that_lacks_one_kind_gets_the_other() -> None:
+    rows = [question("Ann", "Ann went home at noon.", wording=number) for number in range(10)]
+    assert {flaw.kind for flaw in plant(rows, 0.5, random.Random(0)).values()} == {OTHER_SPAN}
+    assert plant([question("Ann", "Ann")], 1.0, random.Random(0)) == {}
+
+
+# --- sides
+
+
+def test_no_context_is_on_two_sides() -> None:
+    made = extractive_qa(many(), SIZES, seed=0)
+    sides = [made.training, made.validation, made.held_out]
+    assert [len(side) for side in sides] == [120, 10, 20]
+    for one, other in combinations(sides, 2):
+        assert not {row.context for row in one} & {row.context for row in other}
+
+
+def test_spaces_and_case_make_no_other_context() -> None:
+    rows = many(contexts=8)
+    same = [replace(row, context=f" {row.context.upper()}  ", prompt=f"{row.prompt}!") for row in rows]
+    made = extractive_qa([*rows, *same], Sizes(0, 10, 10, 0.3), seed=1)
+    contexts = [{" ".join(q.context.casefold().split()) for q in side} for side in (made.training, made.validation)]
+    assert not contexts[0] & contexts[1]
+
+
+def test_sets_that_judge_hold_few_wordings_of_a_question() -> None:
+    made = extractive_qa(many(), SIZES, seed=0)
+    for side in (made.validation, made.held_out):
+        asked = [(row.context, row.question) for row in side]
+        assert max(asked.count(one) for one in asked) <= 2
+
+
+def test_data_are_the_same_by_seed_and_all_rows_are_taken_where_none_are_named() -> None:
+    assert extractive_qa(many(), SIZES, seed=3) == extractive_qa(many(), SIZES, seed=3)
+    assert extractive_qa(many(), SIZES, seed=3) != extractive_qa(many(), SIZES, seed=4)
+    most = extractive_qa(many(), replace(SIZES, rows=0), seed=3)
+    assert len(most.training) > 600
+
+
+def test_too_few_rows_are_told() -> None:
+    with pytest.raises(TooFew, match=r"are left to train on .* 9999 were asked for"):
+        extractive_qa(many(), replace(SIZES, rows=9999), seed=0)
+    with pytest.raises(TooFew, match="of 9999 rows to be held out"):
+        extractive_qa(many(), replace(SIZES, validation=9999), seed=0)
+
+
+def test_the_truth_is_beside_the_rows_and_not_in_them(tmp_path: Path) -> None:
+    made = extractive_qa(many(), SIZES, seed=0)
+    files = write(made, tmp_path)
+    rows = {row.id: row.messages[-1].content for row in samples(files.training)}
+    truth = {one["id"]: one for one in map(json.loads, files.truth.read_text().splitlines())}
+    assert files.flaws() == {name: one["flaw"] for name, one in truth.items()}
+    assert len(truth) == len(made.flaws) == 36
+    for number, (name, answer) in enumerate(rows.items()):
+        right = made.training[number].answer
+        assert (answer != right) == (name in truth)
+        if name in truth:
+            assert truth[name]["response"] == right
+    assert [row.id for row in samples(files.right)] == [name for name in rows if name not in truth]
+    columns = {key for line in files.training.read_text().splitlines() for key in json.loads(line)}
+    assert columns == {"id", "messages"}
+
+
+# --- measures
+
+
+def test_auroc_counts_pairs_and_ties_by_half() -> None:
+    assert auroc([3, 2], [1, 0]) == 1.0
+    assert auroc([0, 1], [2, 3]) == 0.0
+    assert auroc([1, 1], [1, 1, 1]) == 0.5
+    assert auroc([2, 0], [1]) == 0.5
+    rng = random.Random(0)
+    right, wrong = [rng.randrange(9) for _ in range(40)], [rng.randrange(7) for _ in range(30)]
+    pairs = [1.0 if a > b else 0.5 if a == b else 0.0 for a in right for b in wrong]
+    assert auroc(right, wrong) == pytest.approx(sum(pairs) / len(pairs))
+
+
+def test_weights_are_judged_by_kind_of_flaw() -> None:
+    weights = {"a": 2.0, "b": 1.0, "x": 1.5, "y": 0.0}
+    judged = judge_weights(weights, {"a", "x"}, {"x": OTHER_SPAN, "y": WHOLE_SENTENCE}, list(KINDS))
+    assert judged == {
+        "AUROC": 0.75,
+        f"AUROC, {OTHER_SPAN}": 0.5,
+        f"AUROC, {WHOLE_SENTENCE}": 1.0,
+        "wrong rows kept": 0.5,
+        "wrong among kept": 0.5,
+    }
+    assert judge_weights({"a": 1.0}, set(), {}, list(KINDS)) == {}
+
+
+def test_differences_are_paired_by_seed() -> None:
+    losses = [{"a": 1.0, "b": 0.5}, {"a": 3.0, "b": 2.0}, {"a": 9.0}]
+    assert differences(losses, "a", "b") == [0.5, 1.0]
+    assert spread([0.5, 1.5]).mean == 1.0
+    assert spread([0.5]).deviation == 0.0
+
+
+# --- orders, outcomes, the report
+
+
+def test_an_order_and_an_outcome_are_what_was_written(tmp_path: Path) -> None:
+    order = Order(
+        "plain", 1, str(tmp_path), "m", "transformers", "auto", ("bds",), {"num_epochs": 1.0}, {}, float("inf")
+    )
+    assert Order.parse(order.text()) == order
+    assert Outcome.read(order.outcome) == Outcome({}, {}, {})
+    outcome = Outcome({NOISY: 1.5}, {"bds": {"AUROC": 0.9}}, {NOISY: 3.0})
+    outcome.write(order.outcome)
+    assert Outcome.read(order.outcome) == outcome
+
+
+def test_the_report_pairs_by_seed_and_says_nothing_of_what_is_not_there() -> None:
+    recipe, other = {"bds": 1.0, chance("bds"): 1.5}, {learning("bmo"): 1.0, chance("bmo"): 1.25}
+    seeds = [
+        [Outcome({"base": 3.0, **recipe, **other}, {"bds": {"AUROC": 0.9}}, {}), Outcome({NOISY: 2.0}, {}, {})],
+        [Outcome({"base": 3.0, "bds": 2.0, chance("bds"): 2.7}, {}, {}), Outcome({}, {}, {})],
+    ]
+    report = tell(seeds, ["bds", "bmo"])
+    assert report.summary[LOSS]["bds"]["mean"] == 1.5
+    assert report.summary[ABOVE]["bds"]["values"] == pytest.approx((-0.5, -0.7))
+    assert report.summary[ABOVE][learning("bmo")]["values"] == (-0.25,)
+    assert report.summary[ABOVE][NOISY]["values"] == (0.5,)
+    assert chance("bds") not in report.summary[ABOVE]
+    assert report.summary["AUROC"]["bds"]["values"] == (0.9,)
+    assert "training" not in report.summary
+    assert "bds" in table(report)
