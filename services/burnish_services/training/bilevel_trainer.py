@@ -23,7 +23,7 @@ from burnish_services.training import sample_weights
 from burnish_services.training.bilevel.selector import SELECTORS, penalty
 from burnish_services.training.core import Bilevel, Plan, steps_per_epoch, validation_batch
 from burnish_services.training.data import TrainingData, TrainingSample
-from burnish_services.training.loss import ResponseLoss, sample_means
+from burnish_services.training.loss import Batch, ResponseLoss, sample_means
 from burnish_services.training.trainer import SftTrainer
 from burnish_services.training.world import ALONE, World
 
@@ -57,7 +57,8 @@ class BilevelTrainer(SftTrainer):
         self._share = 0.0
         self._validation_batches: list[list[TrainingSample]] = []
         self._validation_count = 0
-        self._found: list[tuple[int, float, float]] = []  # index, loss, and loss under the auxiliary model
+        # Of each batch: places of its samples, their losses, and their losses under the auxiliary model.
+        self._found: list[tuple[list[int], torch.Tensor, torch.Tensor | None]] = []
         if world.is_first:
             sample_weights.write_names(folder, [sample.name for sample in data.samples])
 
@@ -80,13 +81,11 @@ class BilevelTrainer(SftTrainer):
         self.step_tokens += sum(len(available[index].tokens.ids) for index in chosen) if self._share > 0 else 0
         return batches, torch.tensor(len(self.step_samples), device=device)
 
-    def training_step(
-        self, model: Any, inputs: dict[str, torch.Tensor], num_items_in_batch: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def training_step(self, model: Any, inputs: Batch, num_items_in_batch: torch.Tensor | None = None) -> torch.Tensor:
         """See Trainer; adds the gradients of a batch of data, and of the validation samples that go with it."""
         model.train()
         inputs = self._prepare_inputs(inputs)
-        indices = inputs["samples"].tolist()
+        indices = inputs["samples"]
         samples = [self._data.samples[index] for index in indices]
         weights = self.selector.weights(np.array(indices, dtype=np.int64))
         counted = torch.tensor(weights, dtype=torch.float32) * torch.tensor([sample.weight for sample in samples])
@@ -94,11 +93,10 @@ class BilevelTrainer(SftTrainer):
 
         with torch.set_grad_enabled(self._share < 1):
             means = self._sample_losses(self.response_loss, inputs, samples, (1 - self._share) * counted)
-        references = [0.0] * len(samples)
+        references = None
         if self._auxiliary is not None:
-            found = self._sample_losses(self._auxiliary.response_loss, inputs, samples, counted, is_told=False)
-            references = found.tolist()
-        self._found += zip(indices, means.tolist(), references, strict=True)
+            references = self._sample_losses(self._auxiliary.response_loss, inputs, samples, counted, is_told=False)
+        self._found.append((indices, means, references))
 
         validation = self._validation_batches.pop(0)
         if self._share > 0 and (validation or not self.world.is_alone):
@@ -110,7 +108,7 @@ class BilevelTrainer(SftTrainer):
     def _sample_losses(
         self,
         loss: ResponseLoss,
-        batch: dict[str, torch.Tensor],
+        batch: Batch,
         samples: list[TrainingSample],
         weights: torch.Tensor,
         *,
@@ -132,9 +130,12 @@ class BilevelTrainer(SftTrainer):
         super().before_optimizer_step()
         if self._auxiliary is not None:
             self._auxiliary.step(self.optimizer.param_groups[0]["lr"], self.world)
-        indices, losses, references = zip(*self.gathered(self._found), strict=True)
-        under_auxiliary = None if self._auxiliary is None else np.array(references)
-        self.selector.update(np.array(indices), np.array(losses), under_auxiliary)
+        found: list[tuple[int, float, float]] = []
+        for places, means, under_auxiliary in self._found:
+            references = means if under_auxiliary is None else under_auxiliary
+            found += zip(places, means.tolist(), references.tolist(), strict=True)
+        indices, losses, others = map(np.array, zip(*self.gathered(found), strict=True))
+        self.selector.update(indices, losses, None if self._auxiliary is None else others)
 
     def finish_step(self) -> None:
         """See SftTrainer; keeps the weights at the end of an epoch, and of the run."""

@@ -1,6 +1,6 @@
 """The loss: negative log-likelihood of response tokens, with logits computed at their positions only.
 
-Owns batches (padding or packing, labels) and the sums over them; not which tokens are response tokens
+Owns batches (padding or packing, what is predicted where) and the sums over them; not which tokens are response tokens
 (`engine/chat.py`).
 """
 
@@ -14,40 +14,52 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch.utils.checkpoint import checkpoint
 
+from burnish_services.training.attention import packed_arguments
 from burnish_services.training.data import TrainingSample
 
-IGNORED = -100  # label of tokens without a loss, as everywhere in Hugging Face
 # Logits of more response tokens than fit into this are never there at once: they are made a part at a time, and made
-# again in the backward pass. Below it, making them twice would only cost time.
+# again in the backward pass. Below it, making them twice would only cost time. A GPU has the room for larger parts, and
+# each part adds to the gradient of the whole head.
 MAX_LOGITS_BYTES = 1 << 28
-Batch = dict[str, torch.Tensor]
+MAX_LOGITS_BYTES_GPU = 1 << 30
+Batch = dict[str, Any]
 
 
 def collate(samples: Sequence[TrainingSample], *, packing: bool = False) -> Batch:
-    """`input_ids`, `labels` and `owners` of one shape, padded on the right: (samples, longest), or with `packing`
-    (1, all tokens) with `position_ids` that begin anew with each sample. Labels are the tokens themselves at response
-    tokens and IGNORED elsewhere; `owners` says which of the samples a token belongs to.
+    """`input_ids`, padded on the right: (samples, longest), or with `packing` (1, all tokens), with `position_ids` that
+    begin anew with each sample, `starts` of the samples and the end of the last, int32, and `longest`, the tokens of
+    the longest, an int. And, (response tokens,) in reading order: `targets`, the tokens themselves; `positions`, where
+    in the flattened `input_ids` each is predicted; `owners`, which of the samples it belongs to.
 
-    No attention mask: attention is causal, so no real token sees the padding behind it; and transformers keeps packed
-    samples apart by their positions.
+    No attention mask: attention is causal, so no real token sees the padding behind it; and packed samples are kept
+    apart by `attention.py` or, from their positions, by transformers.
     """
     lengths = [len(sample.tokens.ids) for sample in samples]
-    shape = (1, sum(lengths)) if packing else (len(samples), max(lengths))
-    ids, owners = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
-    labels = torch.full(shape, IGNORED, dtype=torch.long)
-    start = 0
+    ids = torch.zeros((1, sum(lengths)) if packing else (len(samples), max(lengths)), dtype=torch.long)
+    flat, starts = ids.view(-1), [0]
+    positions, targets, owners = [], [], []
     for number, sample in enumerate(samples):
-        row, first = (0, start) if packing else (number, 0)
+        start = starts[-1] if packing else number * ids.shape[1]
         tokens = torch.tensor(sample.tokens.ids)
-        ids[row, first : first + len(tokens)] = tokens
-        owners[row, first : first + len(tokens)] = number
+        flat[start : start + len(tokens)] = tokens
         for turn in sample.tokens.turns:
-            labels[row, first + turn.start : first + turn.end] = tokens[turn.start : turn.end]
-        start += len(tokens)
-    batch = {"input_ids": ids, "labels": labels, "owners": owners}
+            begin = max(turn.start, 1)  # nothing predicts a sample's first token
+            # The token at t is predicted at t - 1.
+            positions.append(torch.arange(start + begin - 1, start + turn.end - 1))
+            targets.append(tokens[begin : turn.end])
+            owners.append(torch.full((turn.end - begin,), number))
+        starts.append(starts[-1] + len(tokens))
+    batch: Batch = {"input_ids": ids}
+    batch |= {"positions": torch.cat(positions), "targets": torch.cat(targets), "owners": torch.cat(owners)}
     if packing:
         batch["position_ids"] = torch.cat([torch.arange(length) for length in lengths])[None]
+        batch |= {"starts": torch.tensor(starts, dtype=torch.int32), "longest": max(lengths)}
     return batch
+
+
+def without_targets(batch: Batch) -> Batch:
+    """The same tokens, none of which is learnt."""
+    return {**batch, **{name: batch[name][:0] for name in ("positions", "targets", "owners")}}
 
 
 class ResponseLoss:
@@ -67,11 +79,9 @@ class ResponseLoss:
     def nll(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Negative log-likelihood in nats, float32, of every response token of the batch in reading order, and the
         sample, by its place in the batch, that each belongs to."""
-        # The token at t is predicted at t - 1.
-        rows, columns = (batch["labels"][:, 1:] != IGNORED).nonzero(as_tuple=True)
-        targets, owners = batch["labels"][rows, columns + 1], batch["owners"][rows, columns + 1]
-        positions = rows * batch["labels"].shape[1] + columns
-        part = max(1, MAX_LOGITS_BYTES // (4 * self._head.weight.shape[0]))
+        positions, targets, owners = batch["positions"], batch["targets"], batch["owners"]
+        most = MAX_LOGITS_BYTES_GPU if targets.is_cuda else MAX_LOGITS_BYTES
+        part = max(1, most // (4 * self._head.weight.shape[0]))
         if len(targets) > part and self._plain(batch, positions):
             with self._without_head():
                 hidden = self._forward(batch, positions)
@@ -82,11 +92,12 @@ class ResponseLoss:
     def _forward(self, batch: Batch, positions: torch.Tensor) -> torch.Tensor:
         """What the model makes at these positions: (positions, vocabulary), or hidden states without its head."""
         inputs = {name: batch[name] for name in ("input_ids", "position_ids") if name in batch}
+        packed = packed_arguments(self.model.config, batch)
         with self._at(positions):
-            made: torch.Tensor = self.model(**inputs, use_cache=False).logits
+            made: torch.Tensor = self.model(**inputs, **packed, use_cache=False).logits
         if made.shape[:2] != (1, len(positions)):
             raise RuntimeError(f"{type(self.model).__name__} does not make its logits by its output embeddings alone")
-        return made[0]
+        return made.squeeze(0)  # unlike [0] nothing that the gradient is copied for
 
     def _head_nll(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return _nll(self._head(hidden), targets)
@@ -100,8 +111,12 @@ class ResponseLoss:
             logits = self._forward(batch, positions[:2])
             with self._without_head():
                 hidden = self._forward(batch, positions[:2])
-            self._is_plain = hidden.shape[1] == self._head.weight.shape[1] and torch.equal(self._head(hidden), logits)
+            self._is_plain = hidden.shape[1] == self._head.weight.shape[1] and torch.equal(
+                self._head(hidden).to(logits.dtype), logits
+            )
             self.model.train(training)
+            # Autocast keeps the weights that it rounded, here without a way back for gradients.
+            torch.clear_autocast_cache()
         return self._is_plain
 
     @contextmanager
@@ -129,7 +144,8 @@ class ResponseLoss:
 
 
 def _nll(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return F.cross_entropy(logits.float(), targets, reduction="none")
+    # As `cross_entropy` of float32 logits, which are not written first where they come in bfloat16.
+    return F.nll_loss(F.log_softmax(logits, dim=-1, dtype=torch.float32), targets, reduction="none")
 
 
 def sample_means(losses: torch.Tensor, owners: torch.Tensor, num_samples: int) -> torch.Tensor:

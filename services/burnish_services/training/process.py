@@ -140,6 +140,8 @@ def _environment(threads: int) -> dict[str, str]:
         "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
         # Without it cuBLAS may give other bits each time.
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        # Batches differ in size, and would leave a GPU's memory in pieces of which none fits the next.
+        "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
     }
     fixed = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": str(threads)}
     # A server that shares its process with vLLM may have bound its threads to cores.

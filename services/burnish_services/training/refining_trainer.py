@@ -28,7 +28,7 @@ from burnish_services.training.bilevel.importance import (
 )
 from burnish_services.training.bilevel_trainer import BilevelTrainer
 from burnish_services.training.core import steps_per_epoch
-from burnish_services.training.loss import sample_means
+from burnish_services.training.loss import Batch, sample_means
 from burnish_services.training.pool import EMPTY, Pool, PooledResponse
 
 _RECENT = "recent.json"
@@ -73,18 +73,16 @@ class RefiningTrainer(BilevelTrainer):
         recent = json.loads((checkpoint / _RECENT).read_text(encoding="utf-8"))
         self._recent.extend(np.array(weights) for weights in recent)
 
-    def _collate(self, indices: list[int]) -> dict[str, torch.Tensor]:
+    def _collate(self, indices: list[int]) -> Batch:
         """See SftTrainer; the batch is of the samples that are not in the pool."""
         plain = [index for index in indices if index not in self.pool.responses]
         asked = [index for index in indices if index in self.pool.responses]
-        return {**super()._collate(plain), "questions": torch.tensor(asked, dtype=torch.long)}
+        return {**super()._collate(plain), "questions": asked}
 
-    def training_step(
-        self, model: Any, inputs: dict[str, torch.Tensor], num_items_in_batch: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def training_step(self, model: Any, inputs: Batch, num_items_in_batch: torch.Tensor | None = None) -> torch.Tensor:
         """See BilevelTrainer; adds the gradients of the model's own responses."""
         part = super().training_step(model, inputs, num_items_in_batch)
-        for index in inputs["questions"].tolist():
+        for index in inputs["questions"]:
             self._learn_from(self.pool.responses[index])
         return part
 

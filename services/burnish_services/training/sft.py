@@ -21,6 +21,7 @@ from burnish_services.engine.base import ModelLoadError
 from burnish_services.engine.hf_tokenizer import HfTokenizer
 from burnish_services.engine.models import CARD_FILE
 from burnish_services.training import checkpoints, publish, weights
+from burnish_services.training.attention import use_packed
 from burnish_services.training.bilevel.importance import Weighting
 from burnish_services.training.bilevel_trainer import BilevelTrainer
 from burnish_services.training.books import RunCallback
@@ -154,6 +155,7 @@ def _load(job: Job, base: Path) -> Any:
         )
     except Exception as error:
         raise ModelLoadError(f"the weights in {base} cannot be loaded: {error!r}") from error
+    use_packed(model)
     return model if lora is None else add_adapters(model, lora, plan.seed)
 
 

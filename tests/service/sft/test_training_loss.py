@@ -101,3 +101,27 @@ def test_a_model_that_does_something_to_its_logits_makes_them_whole(
     whole = measure(model, samples, packing=False)
     monkeypatch.setattr(module, "MAX_LOGITS_BYTES", 1)
     torch.testing.assert_close(measure(model, samples, packing=False)[0], whole[0], atol=1e-6, rtol=1e-6)
+
+
+def test_mixed_precision_too_never_has_all_logits_at_once(
+    base: Path, samples: list[TrainingSample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from accelerate.utils import convert_outputs_to_fp32
+
+    from burnish_services.training import loss as module
+
+    model = load(base)
+    # As accelerate has it: the model's forward pass under autocast, and float32 of what comes out.
+    rounded = torch.autocast("cpu", torch.bfloat16)
+    model.forward = convert_outputs_to_fp32(rounded(model.forward))
+    monkeypatch.setattr(module, "MAX_LOGITS_BYTES", 4 * model.config.vocab_size * 5)  # of five tokens
+    largest: list[int] = []
+    model.get_output_embeddings().register_forward_hook(lambda *given: largest.append(given[2].numel()))
+    with torch.autocast("cpu", torch.bfloat16):
+        losses, _, gradient = measure(model, samples, packing=True)
+    assert max(largest) <= max(5 * model.config.vocab_size, model.config.hidden_size * len(losses))
+    exact = measure(load(base), samples, packing=True)
+    assert losses.dtype is torch.float32
+    torch.testing.assert_close(losses, exact[0], atol=0.05, rtol=0.01)
+    assert (gradient - exact[2]).norm() < 0.05 * exact[2].norm()
