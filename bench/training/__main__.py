@@ -30,9 +30,14 @@ prompt and response, padding not counted; memory is the most that the process ha
 Loading, saving and publishing are in neither. So that faster cannot mean to learn less, the weights that come out are
 judged by the same code: by their loss on rows held out.
 
-TRL is no dependency of this project: the bench looks for it in `--peers-dir` and says how to put it there. On a GPU a
-Llama of a billion random weights is trained as well, and its tokens are told as operations a second and as a share of
-what the device does in bfloat16 products: those that training takes, not those that were done (`flops.py`).
+TRL is no dependency of this project: the bench looks for it in `--peers-dir` and says how to put it there. Where
+Liger's kernels are installed, and a GPU for them, all use them: ours by itself, the others by their setting.
+
+On a GPU a Llama of a billion random weights is trained as well, in larger steps, and its tokens are told as operations
+a second and as a share of what the device does in bfloat16 products: those that training takes, not those that were
+done (`flops.py`). `--courses large` trains nothing else and takes a `--model` without weights. Its data are those that
+are named, or else the bundled set; where there are too few rows they come again, since there is nothing to learn from
+them. Device memory is what was taken of it by the end of a run, which a framework's allocator holds on to.
 """
 
 from __future__ import annotations
@@ -80,6 +85,7 @@ class Size:
 
 
 SIZES = {"small": Size(6, 2), "full": Size(12, 3)}
+GIVEN, LARGE = "given", "large"  # the model that is named, and one of a billion weights
 
 
 def arguments() -> argparse.Namespace:
@@ -89,28 +95,33 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--size", choices=sorted(SIZES), default="small")
     parser.add_argument("--data", nargs="+", type=Path, default=[], help="files, besides the bundled set")
     parser.add_argument("--peers-dir", type=Path, default=Path("build/peers"), help="where peers were installed")
+    parser.add_argument("--courses", nargs="+", choices=[GIVEN, LARGE], default=[GIVEN, LARGE], help="large: on a GPU")
     parser.add_argument("--contenders", nargs="+", choices=[*OURS, *PEERS], default=[*OURS, *PEERS])
     parser.add_argument("--turns", type=int)
     parser.add_argument("--steps", type=int, help="of the optimiser; the first two are not timed")
     parser.add_argument("--samples", type=int, default=16, help="of an optimiser step")
     parser.add_argument("--per-device", type=int, default=4, help="samples of a forward pass")
     parser.add_argument("--max-tokens", type=int, default=1024, help="of a sample; longer ones are left out")
+    parser.add_argument("--large-samples", type=int, default=256, help="--samples of the large course")
+    parser.add_argument("--large-per-device", type=int, default=32, help="its --per-device")
+    parser.add_argument("--large-max-tokens", type=int, default=512, help="its --max-tokens")
     parser.add_argument("--learning-rate", type=float, default=2e-5)
     given = parser.parse_args()
     if given.steps is not None and given.steps <= WARMUP:
         parser.error(f"--steps must be more than {WARMUP}")
-    if given.samples % given.per_device:
+    if given.samples % given.per_device or given.large_samples % given.large_per_device:
         parser.error("--samples must be a multiple of --per-device")
     return given
 
 
 @dataclass(frozen=True)
 class Course:
-    """One model that is trained on one data set."""
+    """One model that is trained on one data set in one way."""
 
     name: str
     base: Path
     work: Workload
+    recipe: Recipe
     flops: int = 0  # that an epoch takes; 0: not told
 
 
@@ -126,10 +137,10 @@ class Processes:
 class Bench:
     """The runs of the contenders, and what is said of them."""
 
-    def __init__(self, given: argparse.Namespace, recipe: Recipe, folder: Path, processes: Processes) -> None:
+    def __init__(self, given: argparse.Namespace, folder: Path, processes: Processes) -> None:
         self.report = Report()
+        self._given = given
         self._peers_dir = given.peers_dir.resolve()
-        self._recipe = recipe
         self._turns = given.turns or SIZES[given.size].turns
         self._folder = folder
         self._processes = processes
@@ -146,29 +157,52 @@ class Bench:
             say(f"without {' and '.join(missing)}; {command}")
         return [name for name in names if name not in missing]
 
-    def courses(self, model: Path, works: Sequence[Workload]) -> list[Course]:
+    def courses(self) -> list[Course]:
         """Each data set with the model, and on a GPU with a larger one as well."""
+        model = self._given.model.resolve()
+        courses = self._given_courses(model) if GIVEN in self._given.courses else []
+        if LARGE in self._given.courses and self._peak["device"]:
+            courses += self._large_courses(model)
+        if not courses:
+            raise SystemExit("there is no GPU to train the large model on")
+        return courses
+
+    def _given_courses(self, model: Path) -> list[Course]:
         base = self._folder / "base"
         self._judge.ask({"make": str(model), "out": str(base)})
-        courses = [Course(work.name, base, work) for work in works]
-        if self._peak["device"]:
-            large = self._folder / "large"
-            made = self._judge.ask({"make_random": str(model), "out": str(large)})
-            self.report.notes["gpu"] = {
-                "peak_bf16_flops": self._peak["flops"],
-                **made,
-                "device": self._peak["device"],
-            }
-            for work in works:
-                flops = training_flops(ONE_BILLION, work.lengths, work.response_tokens)
-                courses.append(Course(f"{work.name}, 1B", large, work, flops))
+        recipe = recipe_of(self._given)
+        works = self._works(recipe, "data", [None, *self._given.data])
+        return [Course(work.name, base, work, recipe) for work in works]
+
+    def _large_courses(self, model: Path) -> list[Course]:
+        base = self._folder / "large"
+        made = self._judge.ask({"make_random": str(model), "out": str(base)})
+        peak, device = self._peak["flops"], self._peak["device"]
+        self.report.notes["gpu"] = {"peak_bf16_flops": peak, "device": device, "shape": made["shape"]}
+        recipe = recipe_of(self._given, large=True)
+        courses = []
+        for work in self._works(recipe, "large-data", self._given.data or [None], repeat=True):
+            flops = training_flops(ONE_BILLION, work.lengths, work.response_tokens)
+            courses.append(Course(f"{work.name}, 1B", base, work, recipe, flops))
         return courses
+
+    def _works(
+        self, recipe: Recipe, name: str, paths: Sequence[Path | None], *, repeat: bool = False
+    ) -> list[Workload]:
+        """Of data files, or None for the bundled set."""
+        tokenizer = HfTokenizer(self._given.model.resolve())
+        sizes = (recipe.num_samples, HELD_OUT, recipe.max_tokens)
+        return [
+            workload(path, tokenizer, sizes, self._folder / f"{name}-{number}", repeat=repeat)
+            for number, path in enumerate(paths)
+        ]
 
     def run(self, course: Course) -> None:
         """All turns of all contenders."""
         say(f"{course.name}: {len(course.work.lengths)} samples of {course.work.num_tokens} tokens a run")
         before = self._held_out(course, course.base)
-        self.report.note("data", course.name, tokens=course.work.num_tokens, responses=course.work.response_tokens)
+        counts = {"tokens": course.work.num_tokens, "responses": course.work.response_tokens}
+        self.report.note("data", course.name, **counts, recipe=vars(course.recipe))
         self.report.add(course.name, "before", "held-out loss", "nats", [before])
         timed: dict[str, list[Trained]] = {name: [] for name in self._contenders}
         losses: dict[str, list[float]] = {name: [] for name in self._contenders}
@@ -183,7 +217,8 @@ class Bench:
     def _once(self, name: str, course: Course, turn: int) -> tuple[Trained, float]:
         folder = self._folder / "run"
         folder.mkdir()
-        task = Task(course.base, course.work, self._recipe, turn, folder)
+        at_rest = self._device_mib()
+        task = Task(course.base, course.work, course.recipe, turn, folder, lambda: self._device_mib() - at_rest)
         try:
             if name in OURS:
                 one = train_ours(self._processes.client, self._processes.server, OURS[name], task)
@@ -195,6 +230,10 @@ class Bench:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
+    def _device_mib(self) -> float:
+        """Memory of the GPU that is taken, by whomever; 0 where there is none."""
+        return float(self._judge.ask({"device_memory": True})["mib"])
+
     def _held_out(self, course: Course, model: Path) -> float:
         return float(self._judge.ask({"loss": str(model), "held_out": str(course.work.held_out)})["loss"])
 
@@ -204,6 +243,8 @@ class Bench:
             add = self.report.add
             add(course.name, name, "tokens", "per second", rates[name])
             add(course.name, name, "peak memory", "MiB", [one.peak_mib for one in turns])
+            if self._peak["device"]:
+                add(course.name, name, "device memory", "MiB", [one.device_mib for one in turns])
             add(course.name, name, "training loss", "nats", [one.train_loss for one in turns])
             add(course.name, name, "held-out loss", "nats", losses[name])
             if course.flops:
@@ -259,36 +300,32 @@ def processes(stack: ExitStack, folder: Path, threads: int) -> Processes:
     return Processes(client, services.pids[0], judge)
 
 
-def works(given: argparse.Namespace, recipe: Recipe, folder: Path) -> list[Workload]:
-    """The bundled data set, then those that were named."""
-    tokenizer = HfTokenizer(given.model.resolve())
-    sizes = (recipe.num_samples, HELD_OUT, recipe.max_tokens)
-    paths = [None, *given.data]
-    return [workload(path, tokenizer, sizes, folder / f"data-{number}") for number, path in enumerate(paths)]
+def recipe_of(given: argparse.Namespace, *, large: bool = False) -> Recipe:
+    """What the command line asks for, of the given course or of the large one."""
+    return Recipe(
+        steps=given.steps or SIZES[given.size].steps,
+        samples_per_step=given.large_samples if large else given.samples,
+        per_device=given.large_per_device if large else given.per_device,
+        learning_rate=given.learning_rate,
+        max_tokens=given.large_max_tokens if large else given.max_tokens,
+        threads=len(os.sched_getaffinity(0)),
+    )
 
 
 def main() -> None:
     """See the module."""
     given = arguments()
-    recipe = Recipe(
-        steps=given.steps or SIZES[given.size].steps,
-        samples_per_step=given.samples,
-        per_device=given.per_device,
-        learning_rate=given.learning_rate,
-        max_tokens=given.max_tokens,
-        threads=len(os.sched_getaffinity(0)),
-    )
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        bench = Bench(given, recipe, folder, processes(stack, folder, recipe.threads))
-        for course in bench.courses(given.model.resolve(), works(given, recipe, folder)):
+        bench = Bench(given, folder, processes(stack, folder, len(os.sched_getaffinity(0))))
+        for course in bench.courses():
             try:
                 bench.run(course)
             except SystemExit as failure:  # the other data sets still have something to say
                 bench.report.problems.append(f"{course.name}: {failure}")
     report = bench.report
     print(table(report.results, report.ratios), *report.problems, sep="\n", file=sys.stderr)
-    write("training", report.results, report.ratios, {"size": given.size, "recipe": vars(recipe), **report.notes})
+    write("training", report.results, report.ratios, {"size": given.size, **report.notes})
     if report.problems:
         raise SystemExit("; ".join(report.problems))
 

@@ -23,18 +23,19 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
+from transformers.utils import is_liger_kernel_available
 
 from bench.training.recipe import IGNORED, WARMUP, Recipe
 
 Examples = list[dict[str, list[int]]]
-PACKAGES = ("transformers", "torch", "accelerate", "trl", "datasets")
+PACKAGES = ("transformers", "torch", "accelerate", "trl", "datasets", "liger-kernel")
 
 
 class Reports(TrainerCallback):
     """Tells each step to whoever started the process."""
 
     def __init__(self, descriptor: int, recipe: Recipe) -> None:
-        self.tokens = 0
+        self.tokens: Any = 0  # a number, or on its way to one on a GPU, which is not waited for
         self._pipe = os.fdopen(descriptor, "w")
         self._recipe = recipe
 
@@ -42,9 +43,11 @@ class Reports(TrainerCallback):
         print(json.dumps(message), file=self._pipe, flush=True)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if torch.cuda.is_available() and state.global_step in (WARMUP, self._recipe.steps):
-            torch.cuda.synchronize()  # where the clock is read, and nowhere else
-        self.send({"kind": "progressed", "progress": {"step": state.global_step, "tokens": self.tokens}})
+        if state.global_step in (WARMUP, self._recipe.steps):  # where the clock is read, and nowhere else
+            self.tokens = int(self.tokens)
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            self.send({"kind": "progressed", "progress": {"step": state.global_step, "tokens": self.tokens}})
 
 
 def counting(kind: type[Any], reports: Reports) -> type[Any]:
@@ -55,7 +58,8 @@ def counting(kind: type[Any], reports: Reports) -> type[Any]:
             batches, items = super().get_batch_samples(*arguments)
             for batch in batches:
                 # Without a mask there is no padding.
-                reports.tokens += int(batch.get("attention_mask", torch.ones_like(batch["input_ids"])).sum())
+                mask = batch.get("attention_mask")
+                reports.tokens += batch["input_ids"].numel() if mask is None else mask.sum()
             return batches, items
 
     return Counting
@@ -81,7 +85,8 @@ def settings(recipe: Recipe, out: str, seed: int, **others: Any) -> dict[str, An
         "save_strategy": "no",
         "report_to": "none",
         "disable_tqdm": True,
-        "dataloader_pin_memory": False,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "use_liger_kernel": torch.cuda.is_available() and is_liger_kernel_available(),
         **others,
     }
 
@@ -129,11 +134,13 @@ def block_for(examples: Examples, recipe: Recipe) -> tuple[int, int]:
     data = Dataset.from_list(examples)
     lengths = [len(example["input_ids"]) for example in examples]
     least = max(*lengths, recipe.per_device * sum(lengths) // len(lengths))
-    for block in range(least, max(least, sum(lengths)) + 1):
+    block = least
+    while block <= max(least, sum(lengths)):
         num_rows = len(pack_dataset(data, block, "bfd"))
         per_step = math.ceil(num_rows / recipe.steps)
         if num_rows > (recipe.steps - 0.5) * per_step:  # so that the last step has at least half of its rows
             return block, per_step
+        block += max(1, block // 200)
     raise SystemExit(f"{sum(lengths)} tokens cannot be packed into {recipe.steps} steps")
 
 

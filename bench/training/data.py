@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 
 from bench.training.recipe import IGNORED
@@ -44,16 +45,20 @@ class Workload:
         return sum(self.lengths)
 
 
-def workload(path: Path | None, tokenizer: HfTokenizer, sizes: tuple[int, int, int], folder: Path) -> Workload:
+def workload(
+    path: Path | None, tokenizer: HfTokenizer, sizes: tuple[int, int, int], folder: Path, *, repeat: bool = False
+) -> Workload:
     """Of a data file, or None for the bundled set. `sizes`: training rows, rows held out, and the most tokens of one;
     both kinds of rows are drawn at random from the file, but the bundled set has a file held out by itself. Raises
-    SystemExit where there are too few."""
+    SystemExit where there are too few, unless training rows may `repeat`."""
     count, num_held_out, limit = sizes
     name = BUNDLED if path is None else path.stem
     drawn = rows(path or bundled("demo.jsonl"), tokenizer, limit)
-    training = [row for row, _ in zip(drawn, range(count), strict=False)]
     others = rows(bundled("demo_holdout.jsonl"), tokenizer, limit) if path is None else drawn
-    held_out = [row for row, _ in zip(others, range(num_held_out), strict=False)]
+    held_out = list(islice(others, num_held_out))
+    training = list(islice(drawn, count))
+    if repeat and training:
+        training = list(islice(cycle(training), count))
     if len(training) < count or not held_out:
         raise SystemExit(f"{name}: {len(training)} rows of at most {limit} tokens, and {count} are needed")
     folder.mkdir()

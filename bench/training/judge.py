@@ -48,7 +48,9 @@ def make_random(model: Path, out: Path, shape: Shape) -> Order:
         head_dim=shape.head_dim,
         tie_word_embeddings=True,
     )
-    LlamaForCausalLM(config).save_pretrained(out)
+    with torch.device(DEVICE):
+        model = LlamaForCausalLM(config)
+    model.save_pretrained(out)
     return {"shape": asdict(shape)}
 
 
@@ -90,24 +92,39 @@ def peak() -> Order:
     return {"device": torch.cuda.get_device_name(), "flops": 2 * _SIDE**3 / statistics.median(seconds)}
 
 
+def device_memory() -> Order:
+    """What is taken of the GPU's memory, by all processes; 0 where there is none."""
+    if DEVICE == "cpu":
+        return {"mib": 0.0}
+    free, total = torch.cuda.mem_get_info()
+    return {"mib": (total - free) / 2**20}
+
+
 def prepare(threads: int) -> Callable[[Order], Order]:
-    """Answers orders `{"make": …}`, `{"make_random": …}`, `{"loss": …}` and `{"peak": …}`."""
+    """Answers orders `{"make": …}`, `{"make_random": …}`, `{"loss": …}`, `{"device_memory": …}` and `{"peak": …}`."""
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(threads)
 
     def run(order: Order) -> Order:
-        if "make" in order:
-            return make(Path(order["make"]), Path(order["out"]))
-        if "make_random" in order:
-            return make_random(Path(order["make_random"]), Path(order["out"]), ONE_BILLION)
-        if "loss" in order:
-            answer = loss(Path(order["loss"]), json.loads(Path(order["held_out"]).read_text(encoding="utf-8")))
-            if DEVICE == "cuda":
-                torch.cuda.empty_cache()  # the next contender needs it
-            return answer
-        return peak()
+        answer = answer_to(order)
+        if DEVICE == "cuda":
+            torch.cuda.empty_cache()  # the next contender needs it
+        return answer
 
     return run
+
+
+def answer_to(order: Order) -> Order:
+    """See `prepare`."""
+    if "make" in order:
+        return make(Path(order["make"]), Path(order["out"]))
+    if "make_random" in order:
+        return make_random(Path(order["make_random"]), Path(order["out"]), ONE_BILLION)
+    if "loss" in order:
+        return loss(Path(order["loss"]), json.loads(Path(order["held_out"]).read_text(encoding="utf-8")))
+    if "device_memory" in order:
+        return device_memory()
+    return peak()
 
 
 if __name__ == "__main__":

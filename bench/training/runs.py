@@ -6,8 +6,8 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class Task:
     recipe: Recipe
     seed: int
     folder: Path  # an empty one
+    device_mib: Callable[[], float] = float  # memory of the GPU that this run has taken by now
 
     @property
     def model(self) -> Path:
@@ -46,6 +47,7 @@ class Trained:
     tokens: float
     seconds: float
     peak_mib: float  # resident memory of the process during these steps
+    device_mib: float  # of the GPU's memory, taken by the end of these steps
     train_loss: float  # mean over all steps, in nats
     remarks: dict[str, Any]  # what the contender says besides
 
@@ -59,7 +61,8 @@ class Watch:
     warm_at: float = 0.0  # seconds on the clock of whoever notes
     last_at: float = 0.0
     warm_tokens: float = 0.0  # trained on by then
-    peak_mib: float = field(default=0.0)
+    peak_mib: float = 0.0
+    device_mib: float = 0.0
 
     def note(self, progress: Mapping[str, Any], at: float, pids: Sequence[int]) -> None:
         """What was reported at a time, by processes that are still there."""
@@ -73,6 +76,7 @@ class Watch:
                 peak_mib(pid)  # forgets what loading took
         elif step == self.task.recipe.steps:
             self.last_at, self.peak_mib = at, sum(peak_mib(pid) for pid in pids)
+            self.device_mib = self.task.device_mib()
 
     def trained(self, train_loss: float, num_tokens: int, remarks: dict[str, Any]) -> Trained:
         """The whole. Raises SystemExit where the run was another than it should have been."""
@@ -81,7 +85,8 @@ class Watch:
             raise SystemExit(
                 f"it took {self.steps} steps over {num_tokens} tokens instead of {wanted[0]} over {wanted[1]}"
             )
-        return Trained(num_tokens - self.warm_tokens, self.last_at - self.warm_at, self.peak_mib, train_loss, remarks)
+        tokens, seconds = num_tokens - self.warm_tokens, self.last_at - self.warm_at
+        return Trained(tokens, seconds, self.peak_mib, self.device_mib, train_loss, remarks)
 
 
 def tokens_by(progress: Mapping[str, Any]) -> float:
