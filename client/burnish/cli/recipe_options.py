@@ -77,6 +77,10 @@ TRAINING: Table = {
         "training.gradient_checkpointing",
         option(bool, "--gradient-checkpointing", "Less memory, more time.", _TRAIN),
     ),
+    "packing": (
+        "training.packing",
+        option(bool, "--packing", "Lay samples end to end instead of padding them; for GPUs.", _TRAIN),
+    ),
     "max_loss_ratio": (
         "training.max_loss_ratio",
         option(float, "--max-loss-ratio", "Stop at a loss so many times the last 100; default 3, 0: never.", _TRAIN),

@@ -41,9 +41,6 @@ def train(
     publish_best: Annotated[
         bool | None, typer.Option("--publish-best", help="Publish the weights that were best on it, not the last ones.")
     ] = None,
-    packing: Annotated[
-        bool | None, typer.Option("--packing", help="Lay samples end to end instead of padding them.")
-    ] = None,
     weight_column: Annotated[
         str | None, typer.Option("--weight-column", help="Column that says what each row counts.", metavar="NAME")
     ] = None,
@@ -71,9 +68,7 @@ def train(
         data_uri=str(train_file),
         data_digest=digest,
         output_uri=str(out),
-        hyperparameters=replace(
-            how.hyperparameters(), seed=seed, eval_steps=eval_steps, publish_best=publish_best, packing=packing
-        ),
+        hyperparameters=replace(how.hyperparameters(), seed=seed, eval_steps=eval_steps, publish_best=publish_best),
         lora=how.lora(),
         eval_data_uri=str(eval_file or ""),
     )

@@ -61,6 +61,7 @@ class TrainingSettings(BaseModel):
     checkpoint_steps: int | None = Field(None, ge=1)
     gradient_checkpointing: bool | None = None
     max_loss_ratio: float | None = Field(None, ge=0, description="stop where a step's loss is so much above all others")
+    packing: bool | None = Field(None, description="lay samples end to end instead of padding them")
     lora_rank: int | None = Field(None, ge=1, le=1024, description="train low-rank adapters of this rank")
     lora_alpha: float | None = Field(None, gt=0)
     lora_dropout: float | None = Field(None, ge=0, lt=1)
@@ -91,7 +92,7 @@ class TrainingSettings(BaseModel):
 # Settings that came later: left out of what an id is made from where they are not used, so that runs that began before
 # are still the same.
 _OF_ADAPTERS = {"lora_rank", "lora_alpha", "lora_dropout", "lora_modules"}
-_LATER_TRAINING = _OF_ADAPTERS | {"max_loss_ratio"}
+_LATER_TRAINING = _OF_ADAPTERS | {"max_loss_ratio", "packing"}
 
 
 class RecipeSettings(BaseModel):

@@ -57,7 +57,8 @@ def last_answers(run: AnyRun, round_number: int) -> Mapping[str, tuple[str, str]
     for record in run.book.refinement.answers(round_number, learnt[-1].step):
         records.setdefault(record.row_id, []).append(record)
     found = {}
-    said = run.book.beliefs.responses([one[0].prompt_hash for one in records.values()], learnt[-1].key)
+    prompts = list(dict.fromkeys(one[0].prompt_hash for one in records.values()))
+    said = run.book.beliefs.responses(prompts, learnt[-1].key)
     for row_id, asked in records.items():
         by_number = {one.number: one for one in said[asked[0].prompt_hash]}
         answers = [answer_of(row_id, by_number[one.number]) for one in asked]
