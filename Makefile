@@ -47,8 +47,13 @@ demo: setup model ## one real closed loop with four services here, and its repor
 	$(BIN)/burnish demo --model $(MODEL) $(if $(filter separate,$(ROLES)),--separate --out runs/demo-separate,--out runs/demo)
 
 .PHONY: test
-test: setup model check ## check, then every test, on two cores and without a GPU (ARGS=… goes to pytest)
+test: setup model check ## check, then every test: those that want all cores, then the others side by side (ARGS=… goes to pytest instead)
+ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
+else
+	$(BIN)/python -m pytest -m "engine and not light"
+	$(BIN)/python -m pytest -m "not engine or light" --numprocesses 2 --dist loadfile
+endif
 
 .PHONY: check
 check: format lint types imports protos-check ## formatting, lint, types, architecture, protos; quick
@@ -96,8 +101,8 @@ protos-check: generated
 
 # Minutes, on an otherwise idle machine; each writes bench/results/<name>.json.
 .PHONY: bench bench-%
-bench: bench-scoring bench-judging bench-overhead bench-embedding bench-training ## every bench, one after the other (SIZE=full takes longer)
-bench-%: setup model ## one bench against its named peers: bench-scoring, bench-judging, bench-overhead, bench-embedding, bench-training (SIZE=small|full)
+bench: bench-scoring bench-judging bench-overhead bench-embedding bench-training ## every bench against peers, one after the other (SIZE=full takes longer)
+bench-%: setup model ## one bench: bench-scoring, -judging, -overhead, -embedding, -training against named peers, -efficacy of recipes (SIZE=small|full)
 	$(BIN)/python -m bench.$* --size $(SIZE)
 
 .PHONY: docs

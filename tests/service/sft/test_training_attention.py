@@ -10,7 +10,7 @@ import pytest
 from burnish_services.training.data import TrainingSample
 from tests.service.sft.test_training_loss import load, measure, samples
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow]
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.light]
 __all__ = ["samples"]
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from burnish_services.training.core import Plan
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow]
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.light]
 
 LENGTHS = [100 + 7 * number for number in range(22)]
 PLAN = Plan(per_device_batch_size=4, gradient_accumulation_steps=4)

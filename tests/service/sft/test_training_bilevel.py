@@ -14,7 +14,7 @@ from burnish.api.training.v1 import training_pb2
 from burnish_services.runtime.config import ServerSettings
 from tests.service.training_support import Client, client_of, sample, spec, worker_process, write_jsonl
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow]
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.light]
 
 HOW: dict[str, Any] = {
     "per_device_batch_size": 4,

@@ -16,6 +16,7 @@ TOLERANCE = 0.02
 
 @pytest.mark.engine
 @pytest.mark.slow
+@pytest.mark.light
 def test_training_follows_the_golden_curves(tmp_path: Path) -> None:
     """In a process of its own: the trainer makes torch deterministic for good."""
     out = tmp_path / "curves.json"

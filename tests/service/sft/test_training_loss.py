@@ -14,7 +14,7 @@ from burnish_services.engine.tokenizer import ChatMessage
 from burnish_services.training.data import TrainingSample
 from tests.service.training_support import sample
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow]
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.light]
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from burnish_services.engine.tokenizer import ChatMessage
 from burnish_services.runtime.config import ServerSettings
 from tests.service.training_support import ENDED, Client, client_of, sample, spec, worker_process, write_jsonl
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow]
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.light]
 
 ROWS = [sample(index) for index in range(24)]
 ASKED = ("s1", "s5", "s9")  # the questions that are answered anew

@@ -18,7 +18,7 @@ from burnish_services.engine.models import model_digest
 from burnish_services.runtime.config import ServerSettings
 from tests.service.training_support import Client, client_of, sample, spec, worker_process, write_jsonl
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow]
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.light]
 
 # Fifteen steps over three epochs, whose last step has but one batch.
 HOW = {
