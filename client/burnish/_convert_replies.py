@@ -236,6 +236,7 @@ def _progress(progress: training_pb2.Progress) -> t.RunProgress:
         eval_loss=optional_float(progress, "eval_loss"),
         seconds_left=seconds(progress.time_left) if progress.HasField("time_left") else None,
         memory_bytes=progress.memory_bytes,
+        device_memory_bytes=progress.device_memory_bytes,
     )
 
 

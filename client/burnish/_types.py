@@ -481,6 +481,7 @@ class RunProgress:
     eval_loss: float | None = None
     seconds_left: float | None = None
     memory_bytes: int = 0
+    device_memory_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

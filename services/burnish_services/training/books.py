@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from burnish_services.training import checkpoints
@@ -86,6 +87,7 @@ class RunCallback(TrainerCallback):
             eval_loss=eval_loss,
             seconds_left=(self._steps - step) * seconds / len(self._recent) if seconds else None,
             memory_bytes=self._process.memory_info().rss,
+            device_memory_bytes=torch.cuda.memory_reserved() if torch.cuda.is_available() else 0,
         )
         self._job.report.send(Progressed(progress))
 

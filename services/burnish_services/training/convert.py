@@ -152,6 +152,7 @@ def _progress_message(progress: Progress) -> training_pb2.Progress:
         eval_loss=progress.eval_loss,
         time_left=_duration(progress.seconds_left),
         memory_bytes=progress.memory_bytes,
+        device_memory_bytes=progress.device_memory_bytes,
     )
 
 

@@ -770,6 +770,7 @@ class Progress(_message.Message):
     EVAL_LOSS_FIELD_NUMBER: _builtins.int
     TIME_LEFT_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    DEVICE_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     """Optimiser steps done."""
     total_steps: _builtins.int
@@ -786,6 +787,8 @@ class Progress(_message.Message):
     """
     memory_bytes: _builtins.int
     """Resident memory of the worker, bytes."""
+    device_memory_bytes: _builtins.int
+    """Memory of its GPU that the worker holds, bytes, what it keeps for later included; 0 where it has none."""
     @_builtins.property
     def time_left(self) -> _duration_pb2.Duration:
         """Estimated time left."""
@@ -801,10 +804,11 @@ class Progress(_message.Message):
         eval_loss: _builtins.float | None = ...,
         time_left: _duration_pb2.Duration | None = ...,
         memory_bytes: _builtins.int = ...,
+        device_memory_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_eval_loss", b"_eval_loss", "_learning_rate", b"_learning_rate", "_loss", b"_loss", "_tokens_per_second", b"_tokens_per_second", "eval_loss", b"eval_loss", "learning_rate", b"learning_rate", "loss", b"loss", "time_left", b"time_left", "tokens_per_second", b"tokens_per_second"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_eval_loss", b"_eval_loss", "_learning_rate", b"_learning_rate", "_loss", b"_loss", "_tokens_per_second", b"_tokens_per_second", "eval_loss", b"eval_loss", "learning_rate", b"learning_rate", "loss", b"loss", "memory_bytes", b"memory_bytes", "step", b"step", "time_left", b"time_left", "tokens_per_second", b"tokens_per_second", "total_steps", b"total_steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_eval_loss", b"_eval_loss", "_learning_rate", b"_learning_rate", "_loss", b"_loss", "_tokens_per_second", b"_tokens_per_second", "device_memory_bytes", b"device_memory_bytes", "eval_loss", b"eval_loss", "learning_rate", b"learning_rate", "loss", b"loss", "memory_bytes", b"memory_bytes", "step", b"step", "time_left", b"time_left", "tokens_per_second", b"tokens_per_second", "total_steps", b"total_steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__eval_loss: _TypeAlias = _typing.Literal["eval_loss"]  # noqa: Y015
     _WhichOneofArgType__eval_loss: _TypeAlias = _typing.Literal["_eval_loss", b"_eval_loss"]  # noqa: Y015
