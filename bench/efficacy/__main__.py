@@ -86,6 +86,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--learning-rate", type=float, default=5e-5)
     parser.add_argument("--batch-size", type=int, default=16, help="samples of an optimiser step")
     parser.add_argument("--per-device", type=int, default=4, help="samples of a forward pass")
+    parser.add_argument("--packing", action="store_true", help="lay samples end to end: for GPUs")
     parser.add_argument("--checkpoint-steps", type=int, help="default: the training service's")
     parser.add_argument("--jobs", type=int, default=1, help="parts of seeds, two of each, worked at a time")
     parser.add_argument("--max-seconds", type=float, default=float("inf"), help="after which no model is begun")
@@ -137,6 +138,7 @@ def orders(given: argparse.Namespace, there: Sequence[Question]) -> list[Order]:
         "per_device_batch_size": given.per_device,
         "gradient_accumulation_steps": given.batch_size // given.per_device,
         "checkpoint_steps": given.checkpoint_steps,
+        "packing": given.packing,
     }
     settings = {"all": {"keep": given.keep, "random_subsets": given.random_subsets}, **given.settings}
     sizes = Sizes(given.rows, given.validation_rows, given.held_out_rows, given.noise)
