@@ -51,8 +51,10 @@ test: setup model check ## check, then every test: those that want all cores, th
 ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
 else
-	$(BIN)/python -m pytest -m "engine and not light"
-	$(BIN)/python -m pytest -m "not engine or light" --numprocesses 2 --dist loadfile
+	@failed=0; \
+	$(BIN)/python -m pytest -m "engine and not light" || failed=1; \
+	$(BIN)/python -m pytest -m "not engine or light" --numprocesses 2 --dist loadfile || failed=1; \
+	exit $$failed
 endif
 
 .PHONY: check

