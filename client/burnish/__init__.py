@@ -79,6 +79,7 @@ if TYPE_CHECKING:
     from burnish._response_types import FinishReason, GeneratedResponse, Prompt, PromptResponses, ResponseBatch
     from burnish._rewriting import AsyncRewriting, Rewriting
     from burnish._scoring import AsyncScoring, Scoring
+    from burnish._security import Security
     from burnish._settings import Settings, load_settings
     from burnish._training import AsyncRun, AsyncTraining, Run, Training
     from burnish._training_types import BilevelSelection, Lora, SampleWeights, SelfRefinement, UploadedData
@@ -230,6 +231,7 @@ _HOMES = {
     "ScoreBatch": "burnish._types",
     "Scoring": "burnish._scoring",
     "ScoringInfo": "burnish._types",
+    "Security": "burnish._security",
     "SelectedSample": "burnish._coverage_types",
     "SelfRefinement": "burnish._training_types",
     "ServerInfo": "burnish._types",
@@ -354,6 +356,7 @@ __all__ = [
     "ScoreBatch",
     "Scoring",
     "ScoringInfo",
+    "Security",
     "SelectedSample",
     "SelfRefinement",
     "ServerInfo",

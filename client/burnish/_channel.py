@@ -20,7 +20,7 @@ import logging
 import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 import grpc
@@ -30,6 +30,7 @@ from google.protobuf.message import Message as ProtoMessage
 from burnish import __version__
 from burnish._endpoints import Endpoints
 from burnish._errors import MalformedReply, ServiceError, UsageError
+from burnish._security import Metadata, Security
 from burnish._status import CallStatus, read_status, service_error
 from burnish._window import Window
 
@@ -66,7 +67,7 @@ class Unary(Protocol[RequestT, ReplyT]):
     """A stub's method that answers once."""
 
     def __call__(
-        self, request: RequestT, /, *, timeout: float | None, wait_for_ready: bool | None
+        self, request: RequestT, /, *, timeout: float | None, metadata: Metadata, wait_for_ready: bool | None
     ) -> grpc.aio.UnaryUnaryCall[RequestT, ReplyT]:
         """Begins the call."""
 
@@ -75,7 +76,7 @@ class Stream(Protocol[RequestT, ReplyT]):
     """A stub's method that answers with a stream."""
 
     def __call__(
-        self, request: RequestT, /, *, timeout: float | None, wait_for_ready: bool | None
+        self, request: RequestT, /, *, timeout: float | None, metadata: Metadata, wait_for_ready: bool | None
     ) -> grpc.aio.UnaryStreamCall[RequestT, ReplyT]:
         """Begins the call."""
 
@@ -84,7 +85,7 @@ class Upstream(Protocol[RequestT, ReplyT]):
     """A stub's method that takes a stream and answers once."""
 
     def __call__(
-        self, *, timeout: float | None, wait_for_ready: bool | None
+        self, *, timeout: float | None, metadata: Metadata, wait_for_ready: bool | None
     ) -> grpc.aio.StreamUnaryCall[RequestT, ReplyT]:
         """Begins the call."""
 
@@ -97,7 +98,7 @@ class ClientOptions:
     answer may be away. `request_timeout`: deadline of every request, None for the defaults of each RPC.
     `max_in_flight`: requests in progress at a time, per service. `max_message_bytes`: largest message sent or
     received. `max_batch_items`: most items in one request, None for what the server allows. `keepalive_seconds`: how
-    often a quiet connection is checked, at least 10.
+    often a quiet connection is checked, at least 10. `security`: TLS and who the client is.
     """
 
     connect_timeout: float = 10.0
@@ -109,6 +110,7 @@ class ClientOptions:
     keepalive_seconds: float = 30.0
     initial_backoff: float = 0.2
     max_backoff: float = 5.0
+    security: Security = field(default_factory=Security)
 
     def __post_init__(self) -> None:
         for name in ("connect_timeout", "reconnect_timeout", "keepalive_seconds", "initial_backoff", "max_backoff"):
@@ -148,10 +150,17 @@ class Connections:
         self._loop = loop
         if address not in self._channels:
             target = address if ":/" in address or address.startswith(("unix:", "ipv4:", "ipv6:")) else None
-            self._channels[address] = grpc.aio.insecure_channel(
-                target or f"dns:///{address}", options=channel_options(address, self.options)
-            )
+            target, options = target or f"dns:///{address}", channel_options(address, self.options)
+            if self.options.security.encrypted:
+                credentials = self.options.security.credentials()
+                self._channels[address] = grpc.aio.secure_channel(target, credentials, options=options)
+            else:
+                self._channels[address] = grpc.aio.insecure_channel(target, options=options)
         return self._channels[address]
+
+    def metadata(self, address: str) -> Metadata:
+        """What goes with every call to `address`. Raises UsageError."""
+        return self.options.security.metadata(address, local=_is_local(address))
 
     async def close(self) -> None:
         """Closes every channel; calls in progress are cancelled. Safe to call twice."""
@@ -177,6 +186,8 @@ def channel_options(address: str, options: ClientOptions) -> list[tuple[str, str
         ("grpc.max_reconnect_backoff_ms", 5000),
         ("grpc.primary_user_agent", f"burnish-python/{__version__}"),
     ]
+    if options.security.server_name:
+        arguments.append(("grpc.ssl_target_name_override", options.security.server_name))
     if _is_local(address):
         arguments.append(("grpc.enable_http_proxy", 0))  # a proxy of the environment can't reach this machine
     return arguments
@@ -237,7 +248,9 @@ class ServiceLink:
     ) -> ReplyT:
         """One unary call. Raises ServiceError, or UsageError for a bad timeout."""
         return await self._answered(
-            method, lambda seconds: rpc(request, timeout=seconds, wait_for_ready=False), timeout
+            method,
+            lambda seconds: rpc(request, timeout=seconds, metadata=self._metadata(), wait_for_ready=False),
+            timeout,
         )
 
     async def send(
@@ -252,7 +265,7 @@ class ServiceLink:
         call. Raises ServiceError, or UsageError for a bad timeout."""
 
         async def attempt(seconds: float | None) -> ReplyT:
-            call, whole = rpc(timeout=seconds, wait_for_ready=False), False
+            call, whole = rpc(timeout=seconds, metadata=self._metadata(), wait_for_ready=False), False
             try:
                 async with contextlib.aclosing(requests()) as parts:
                     whole = await _written(call, parts)
@@ -298,7 +311,7 @@ class ServiceLink:
         while True:
             try:
                 if (failure := await self._connect(Deadline(None))) is None:
-                    call = rpc(request(), timeout=None, wait_for_ready=False)
+                    call = rpc(request(), timeout=None, metadata=self._metadata(), wait_for_ready=False)
                     try:
                         async for item in call:
                             self._connections.answered.add(self.address)
@@ -313,6 +326,9 @@ class ServiceLink:
                 self._raise_if_closed(method)
                 raise
             await retry.wait_or_raise(failure)
+
+    def _metadata(self) -> Metadata:
+        return self._connections.metadata(self.address)
 
     def error(self, status: CallStatus, method: str, timeout: float | None) -> ServiceError:
         """The error that a failed call of this service becomes."""

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -26,6 +26,7 @@ from pydantic_settings import (
 from burnish._channel import ClientOptions
 from burnish._endpoints import SERVICES, Endpoints
 from burnish._errors import SettingsError, UsageError
+from burnish._security import Security
 
 if TYPE_CHECKING:
     from burnish.local import EngineOptions
@@ -48,6 +49,14 @@ class Settings(BaseSettings):
     embedding_endpoint: str = Field("", description="address of the embedding service, host:port")
     rewriting_endpoint: str = Field("", description="address of the rewriting service, host:port")
     training_endpoint: str = Field("", description="address of the training service, host:port")
+
+    tls: bool = Field(False, description="reach services by TLS")
+    tls_ca: Path | None = Field(None, description="authorities to trust, PEM, instead of the usual ones; turns TLS on")
+    tls_cert: Path | None = Field(None, description="certificate to show, PEM; turns TLS on")
+    tls_key: Path | None = Field(None, description="its key, PEM")
+    tls_server_name: str = Field("", description="whom the servers' certificates name, where not the address")
+    token: SecretStr = Field(SecretStr(""), description="token to show with every call")
+    token_file: Path | None = Field(None, description="file with that token, read at every call")
 
     connect_timeout: float = Field(10.0, gt=0, description="how long an address that never answered is tried")
     reconnect_timeout: float = Field(120.0, gt=0, description="how long a service that answered may be away")
@@ -84,6 +93,15 @@ class Settings(BaseSettings):
             max_in_flight=self.max_in_flight,
             max_message_bytes=self.max_message_bytes,
             max_batch_items=self.max_batch_items,
+            security=Security(
+                tls=self.tls,
+                ca_file=self.tls_ca,
+                cert_file=self.tls_cert,
+                key_file=self.tls_key,
+                server_name=self.tls_server_name,
+                token=self.token.get_secret_value(),
+                token_file=self.token_file,
+            ),
         )
 
     @property

@@ -61,8 +61,13 @@ def build_parser() -> argparse.ArgumentParser:
     where.add_argument("--host", help="address to bind (default: 127.0.0.1)")
     where.add_argument("--port", type=int, help="0 takes a free one (default: 0)")
     where.add_argument(
-        "--insecure", action="store_true", help="allow a --host that other machines reach; there is no login"
+        "--insecure", action="store_true", help="let other machines reach --host without encryption or login"
     )
+    where.add_argument("--tls-cert", metavar="FILE", help="certificate and chain, PEM; read anew when it changes")
+    where.add_argument("--tls-key", metavar="FILE", help="its key, PEM, without a password")
+    where.add_argument("--tls-client-ca", metavar="FILE", help="clients must show a certificate of these authorities")
+    where.add_argument("--tokens", metavar="FILE", help="TOML file of the tokens that callers show; see docs/access.md")
+    where.add_argument("--guard-health", action="store_true", help="health checks must show a token as well")
     where.add_argument(
         "--max-connection-age",
         type=float,

@@ -19,6 +19,7 @@ import typer
 from burnish._client import Client
 from burnish._endpoints import SERVICES, Endpoints
 from burnish._errors import UsageError
+from burnish._security import Security
 from burnish._settings import Settings, load_settings
 from burnish.cli.output import errors
 from burnish.local import EngineOptions, LocalServices
@@ -40,6 +41,13 @@ OPTIONS: dict[str, Any] = {
         )
         for service in SERVICES
     },
+    "tls": _option(bool | None, "--tls/--no-tls", "Reach them by TLS.", _WHERE),
+    "tls_ca": _option(Path | None, "--tls-ca", "Authorities to trust, PEM; turns TLS on.", _WHERE, metavar="FILE"),
+    "tls_cert": _option(Path | None, "--tls-cert", "Certificate to show, PEM; turns TLS on.", _WHERE, metavar="FILE"),
+    "tls_key": _option(Path | None, "--tls-key", "Its key, PEM.", _WHERE, metavar="FILE"),
+    "token_file": _option(
+        Path | None, "--token-file", "Token to show with every call; or BURNISH_TOKEN.", _WHERE, metavar="FILE"
+    ),
     "config": _option(Path | None, "--config", "Settings file instead of ./burnish.toml.", _WHERE, metavar="FILE"),
     "engine": _option(str | None, "--engine", "vllm, transformers or fake; default: the best installed.", _LOCAL),
     "dtype": _option(str | None, "--dtype", "auto, bfloat16, float16 or float32.", _LOCAL),
@@ -105,7 +113,9 @@ class ServiceChoice:
             for first, group in groups.items():
                 started = stack.enter_context(self._local(group, first, state_dir, quiet=quiet))
                 addresses |= {role: started.endpoints.address(role) for role in group}
-            yield stack.enter_context(Client(Endpoints(**addresses), options=self.settings.client_options))
+            # These are on this machine, and ask nobody who they are.
+            options = replace(self.settings.client_options, security=Security())
+            yield stack.enter_context(Client(Endpoints(**addresses), options=options))
 
     def _local(self, roles: Sequence[str], model: str, state_dir: Path, *, quiet: bool) -> LocalServices:
         return LocalServices(

@@ -27,6 +27,11 @@ class ServerSettings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=0, ge=0, le=65535)
     insecure: bool = False
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    tokens: Path | None = None
+    guard_health: bool = False
     state_dir: Path = Path("burnish-state")
     ready_file: Path | None = None
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
@@ -66,18 +71,32 @@ class ServerSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _safe_to_expose(self) -> ServerSettings:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("a certificate and its key go together: give both --tls-cert and --tls-key")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError("clients show certificates over TLS only: --tls-client-ca needs --tls-cert and --tls-key")
+        if self.guard_health and self.tokens is None:
+            raise ValueError("health checks can be guarded by tokens only: --guard-health needs --tokens")
         if not self.insecure and not is_loopback(self.host):
-            raise ValueError(
-                f"host {self.host} can be reached from other machines, and these services have neither encryption "
-                "nor a login: anyone who reaches the port can read model directories and use the device. Bind to "
-                "127.0.0.1, or, on a network that only trusted machines reach, add --insecure"
-            )
+            self._check_exposed()
         if self.needs_engine and not self.model:
             raise ValueError(
                 "no model named; roles other than training need --model DIR, a directory with config.json, "
                 "*.safetensors and tokenizer files"
             )
         return self
+
+    def _check_exposed(self) -> None:
+        """Raises ValueError where other machines could call without being asked who they are."""
+        missing = [] if self.tls_cert is not None else ["encryption (--tls-cert and --tls-key)"]
+        if self.tokens is None and self.tls_client_ca is None:
+            missing.append("a way to tell who calls (--tokens, or --tls-client-ca)")
+        if missing:
+            raise ValueError(
+                f"host {self.host} can be reached from other machines, and there is not {' or '.join(missing)}: anyone"
+                " who reaches the port could read model directories and use the device. Give what is missing, bind to"
+                " 127.0.0.1, or, on a network that only trusted machines reach, add --insecure"
+            )
 
     @property
     def needs_engine(self) -> bool:

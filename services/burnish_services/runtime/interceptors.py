@@ -18,6 +18,7 @@ from google.protobuf.message import Message
 
 from burnish_services.engine.base import EngineDead
 from burnish_services.runtime.admission import Admission
+from burnish_services.runtime.authentication import caller
 from burnish_services.runtime.calls import CallRecord, open_call
 from burnish_services.runtime.errors import InternalError, ServiceError, Unavailable, abort_status, service_error
 from burnish_services.runtime.lifecycle import Lifecycle
@@ -167,6 +168,7 @@ def _log_call(record: CallRecord, code: grpc.StatusCode) -> None:
         "call",
         extra={
             "method": record.method,
+            "caller": caller.get(),
             "code": code.name,
             "seconds": round(record.seconds, 4),
             "items": record.items,

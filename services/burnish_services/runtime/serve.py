@@ -20,7 +20,7 @@ from burnish_services.engine.factory import EngineUnavailable, create_engine
 from burnish_services.runtime.config import ServerSettings
 from burnish_services.runtime.lifecycle import Lifecycle
 from burnish_services.runtime.role import RoleUnavailable
-from burnish_services.runtime.server import BindError, Server
+from burnish_services.runtime.server import AccessError, BindError, Server
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ async def serve(settings: ServerSettings) -> int:
     """Serves until stopped and returns the exit code; problems are told on standard error."""
     try:
         server = Server(settings, partial(create_engine, settings.engine), version=burnish_version())
-    except (ModelLoadError, EngineUnavailable, RoleUnavailable) as error:
+    except (AccessError, ModelLoadError, EngineUnavailable, RoleUnavailable) as error:
         return _complain(error, EXIT_USAGE)
     lifecycle = server.lifecycle
     _stop_on_signals(lifecycle)

@@ -21,15 +21,22 @@ from grpc_reflection.v1alpha import reflection
 from burnish_services.engine.base import Engine, EngineSettings
 from burnish_services.runtime import health
 from burnish_services.runtime.admission import Admission
+from burnish_services.runtime.authentication import Authentication
 from burnish_services.runtime.config import ServerSettings
 from burnish_services.runtime.engines import EnginePool
 from burnish_services.runtime.interceptors import CallGuard
 from burnish_services.runtime.lifecycle import Lifecycle
 from burnish_services.runtime.role import Role, RoleContext, create_role
+from burnish_services.runtime.tls import TlsFiles, server_credentials
+from burnish_services.runtime.tokens import Tokens
 
 log = logging.getLogger(__name__)
 
 EngineFactory = Callable[[EngineSettings], Engine]
+
+
+class AccessError(RuntimeError):
+    """The files that say who may call cannot be used."""
 
 
 class BindError(RuntimeError):
@@ -60,7 +67,8 @@ class Server:
     def __init__(
         self, settings: ServerSettings, create_engine: EngineFactory, *, version: str, roles: tuple[Role, ...] = ()
     ) -> None:
-        """`roles` are added to those that the settings name; tests put their own there."""
+        """`roles` are added to those that the settings name; tests put their own there. Raises AccessError, and what
+        creating a role does."""
         self.settings = settings
         self.lifecycle = Lifecycle()
         self.engines = EnginePool(create_engine, engine_settings(settings), settings.engine_restarts)
@@ -68,7 +76,11 @@ class Server:
         self.roles = (*(create_role(name, context) for name in settings.roles), *roles)
         self.address = ""
         self._health = health.HealthServicer([role.service_full_name for role in self.roles])
-        self._server = self._build()
+        try:
+            self._credentials = _credentials(settings)
+            self._server = self._build()
+        except (OSError, ValueError) as error:
+            raise AccessError(str(error)) from error
         self._stopped = False
 
     def _build(self) -> grpc.aio.Server:
@@ -76,8 +88,13 @@ class Server:
             role.service_full_name: Admission(role.name, role.max_concurrent_requests, role.max_tokens_in_flight)
             for role in self.roles
         }
+        interceptors: list[grpc.aio.ServerInterceptor] = [CallGuard(self.lifecycle, admissions)]
+        if self.settings.tokens is not None:
+            roles = {role.service_full_name: role.name for role in self.roles}
+            tokens = Tokens.of(self.settings.tokens)
+            interceptors.insert(0, Authentication(tokens, roles, guard_health=self.settings.guard_health))
         server = grpc.aio.server(
-            interceptors=[CallGuard(self.lifecycle, admissions)],
+            interceptors=interceptors,
             options=channel_options(self.settings.max_message_bytes, self.settings.max_connection_age),
         )
         for role in self.roles:
@@ -121,7 +138,10 @@ class Server:
         host = host.replace("[[", "[").replace("]]", "]")
         wanted = f"{host}:{self.settings.port}"
         try:
-            port = self._server.add_insecure_port(wanted)
+            if self._credentials is None:
+                port = self._server.add_insecure_port(wanted)
+            else:
+                port = self._server.add_secure_port(wanted, self._credentials)
         except RuntimeError as error:
             raise BindError(
                 f"cannot listen on {wanted}: the port is taken or the address is not this machine's; choose another "
@@ -142,6 +162,12 @@ class Server:
     def _remove_ready_file(self) -> None:
         if self.settings.ready_file is not None:
             self.settings.ready_file.unlink(missing_ok=True)
+
+
+def _credentials(settings: ServerSettings) -> grpc.ServerCredentials | None:
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    return server_credentials(TlsFiles(settings.tls_cert, settings.tls_key, settings.tls_client_ca))
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -1,0 +1,89 @@
+"""Who may call: every call but health checks shows a token that is good for it, where the server has a file of them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextvars import ContextVar
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from burnish_services.runtime.errors import ServiceError, abort_status
+from burnish_services.runtime.health import SERVICE_NAME as HEALTH
+from burnish_services.runtime.tokens import Tokens
+
+_SCHEME = "bearer "
+# The name of the token that the call at hand showed; empty where the server asks for none.
+caller: ContextVar[str] = ContextVar("burnish_caller", default="")
+
+Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
+
+
+class Authentication(grpc.aio.ServerInterceptor):
+    """Refuses calls without a token of `tokens` that allows them. `roles` are by full service name; of other services,
+    such as reflection, any token may call anything. Health is exempt unless `guard_health`."""
+
+    def __init__(self, tokens: Tokens, roles: Mapping[str, str], *, guard_health: bool = False) -> None:
+        self._tokens = tokens
+        self._roles = roles
+        self._exempt = frozenset() if guard_health else frozenset([HEALTH])
+
+    async def intercept_service(
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """See ServerInterceptor."""
+        _, service, method = handler_call_details.method.split("/", 2)
+        if service in self._exempt:
+            return await continuation(handler_call_details)
+        try:
+            caller.set(self._checked(service, method, handler_call_details.invocation_metadata))
+        except ServiceError as refusal:
+            return _refusing(await continuation(handler_call_details), refusal)
+        return await continuation(handler_call_details)
+
+    def _checked(self, service: str, method: str, metadata: Any) -> str:
+        """The name of the token. Raises ServiceError."""
+        shown = next((value for key, value in metadata or () if key == "authorization"), "")
+        if not isinstance(shown, str) or not shown.lower().startswith(_SCHEME):
+            raise ServiceError(
+                grpc.StatusCode.UNAUTHENTICATED,
+                "TOKEN_MISSING",
+                "this server asks for a token, and none was sent; expected metadata `authorization: Bearer TOKEN`"
+                " (BURNISH_TOKEN, or token_file in burnish.toml)",
+            )
+        token = self._tokens.find(shown[len(_SCHEME) :].strip())
+        if token is None:
+            raise ServiceError(
+                grpc.StatusCode.UNAUTHENTICATED,
+                "TOKEN_UNKNOWN",
+                "the token that was sent is none of this server's; it may have been taken out. Ask who runs the server",
+            )
+        role = self._roles.get(service)
+        if role is not None and not token.allows(role, method):
+            raise ServiceError(
+                grpc.StatusCode.PERMISSION_DENIED,
+                "SCOPE_MISSING",
+                f"token {token.name!r} is not good for {method} of the {role} service; it has the scopes"
+                f" {', '.join(token.scopes)}",
+            )
+        return token.name
+
+
+def _refusing(handler: grpc.RpcMethodHandler[Any, Any] | None, refusal: ServiceError) -> Any:
+    """A handler of the same kind that answers with the refusal."""
+    status = abort_status(refusal)
+
+    async def refuse(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        await context.abort(status.code, status.details, status.trailing_metadata)
+
+    async def refuse_stream(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+        yield await refuse(request, context)
+
+    make: Any
+    if handler is not None and handler.response_streaming:
+        make = (grpc.unary_stream_rpc_method_handler, grpc.stream_stream_rpc_method_handler)[handler.request_streaming]
+        return make(refuse_stream)
+    is_upstream = handler is not None and handler.request_streaming
+    make = (grpc.unary_unary_rpc_method_handler, grpc.stream_unary_rpc_method_handler)[is_upstream]
+    return make(refuse)
