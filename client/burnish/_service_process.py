@@ -21,6 +21,7 @@ from burnish._endpoints import SERVICES
 from burnish._errors import StartFailed
 
 _LOG_LINES = 20
+_ASKING = ("BURNISH_SERVER_TLS_", "BURNISH_SERVER_TOKENS", "BURNISH_SERVER_GUARD_HEALTH")
 _POLL_SECONDS = 0.1
 _TELL_SECONDS = 1.0
 
@@ -43,6 +44,7 @@ class ServiceProcess:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                env=_environment(),
             )
 
     @property
@@ -129,3 +131,9 @@ class ServiceProcess:
             log.seek(max(self._log_start, size - 16 * 1024))
             lines = log.read().decode(errors="replace").rstrip().splitlines()
         return "\n".join(lines[-count:])
+
+
+def _environment() -> dict[str, str]:
+    """This process's, without what has a server ask callers who they are: services started here are this one's own, and
+    listen on this machine alone."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(_ASKING)}

@@ -16,8 +16,9 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from pydantic import ValidationError
 
 import burnish
-from burnish import AsyncClient, ClientOptions, Endpoints, Message, Role, RunSpec, Sample, Security
+from burnish import AsyncClient, Client, ClientOptions, Endpoints, Message, Role, RunSpec, Sample, Security
 from burnish.api.training.v1 import training_pb2, training_pb2_grpc
+from burnish.local import LocalServices
 from burnish_services.engine.factory import create_engine
 from burnish_services.runtime import tokens
 from burnish_services.runtime.config import ALL_ROLES, ServerSettings
@@ -269,3 +270,14 @@ def test_every_method_is_known_to_change_something_or_not() -> None:
         (service,) = proto.DESCRIPTOR.services_by_name.values()
         methods |= {method.name for method in service.methods}
     assert methods == known
+
+
+def test_services_started_here_ask_nobody_whatever_the_environment_says(
+    model: Path, token_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BURNISH_SERVER_TOKENS", str(token_file))
+    with (
+        LocalServices(["scoring"], engine="fake", model=model, state_dir=tmp_path / "here") as local,
+        Client(local.endpoints) as user,
+    ):
+        assert user.scoring.score([SAMPLE]).scores[0].status.ok
