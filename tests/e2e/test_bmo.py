@@ -41,10 +41,17 @@ def files(tmp_path: Path) -> dict[str, str]:
 
 
 def refined(
-    client: Client, out: Path, files: dict[str, str], watcher: Watcher | None = None, **more: Any
+    client: Client,
+    out: Path,
+    files: dict[str, str],
+    watcher: Watcher | None = None,
+    *,
+    in_flight: int = 4,
+    **more: Any,
 ) -> RunSummary:
     settings = BmoSettings(**({"model": "base", "seed": 7} | files | more))
-    return run_recipe(settings, client, out, options=RunOptions(batch_size=10), observer=watcher)
+    options = RunOptions(batch_size=10, max_in_flight=in_flight)
+    return run_recipe(settings, client, out, options=options, observer=watcher)
 
 
 def test_at_every_pause_the_model_of_that_moment_answers_what_weighs_least(
@@ -124,14 +131,18 @@ def test_a_run_stopped_in_the_midst_of_a_pause_asks_only_for_what_is_missing(
 
     out = tmp_path / "out"
     with pytest.raises(Interrupted):
-        refined(client, out, files, Stop(), compare=False, online_share=0.5)
-    asked = sum(len(request.prompts) for request in fakes.requests("GenerateResponses"))
-    refined(client, out, files, compare=False, online_share=0.5)
-    prompts = [prompt.id for request in fakes.requests("GenerateResponses") for prompt in request.prompts]
+        refined(client, out, files, Stop(), in_flight=1, compare=False, online_share=0.5)
+    (first,) = fakes.requests("GenerateResponses")
+    assert len(first.prompts) == 10, "of twice as many"
+    refined(client, out, files, in_flight=1, compare=False, online_share=0.5)
+    asked = [(r.model.uri, prompt.id) for r in fakes.requests("GenerateResponses") for prompt in r.prompts]
     with history(out) as h:
-        expected = sum(one.vitals.num_questions for one in h.refinement.refreshes(1))
-    assert asked > 0
-    assert len(prompts) <= expected + 3 * 10, "batches on the way when it stopped, and no more"
+        expected = {
+            (one.key.model_digest, answer.prompt_hash)
+            for one in h.refinement.refreshes(1)
+            for answer in h.refinement.answers(1, one.step)
+        }
+    assert len(asked) == len(set(asked)) == len(expected), "each question once at each pause"
     assert len(fakes.requests("CreateRun")) == 3, "the same training run is found, and another one is of what it left"
 
 

@@ -9,7 +9,9 @@ import pytest
 
 from burnish.api.common.v1 import common_pb2
 from burnish.api.rewriting.v1 import rewriting_pb2, rewriting_pb2_grpc
-from burnish_services.rewriting.convert import reject_responses
+from burnish_services.engine.base import Generation
+from burnish_services.engine.tokenizer import ChatMessage
+from burnish_services.rewriting.responding import rejection_of
 from tests.service.support import failure_of, sample
 
 ANSWER = "An answer that the rewriter must never see: xylophone."
@@ -213,13 +215,8 @@ async def test_what_is_wrong_with_a_response_is_said_where_it_is_asked_for(stub)
     ],
 )
 def test_responses_are_checked_as_answers_in_rewrites_are(text: str, rejection: str) -> None:
-    prompt = rewriting_pb2.Prompt(id="p", messages=sample("x", "What is tea?", "Hi").messages[:1])
-    stop = rewriting_pb2.FINISH_REASON_STOP
-    message = rewriting_pb2.PromptResponses(
-        prompt_id="p", responses=[rewriting_pb2.GeneratedResponse(text=text, finish_reason=stop)]
-    )
-    reject_responses(message, prompt)
-    assert rewriting_pb2.Rejection.Name(message.responses[0].rejection) == f"REJECTION_{rejection}"
+    found = rejection_of([ChatMessage("user", "What is tea?")], Generation(text, (1,), "stop", (-0.1,)))
+    assert ("UNSPECIFIED" if found is None else found.rejection) == rejection
 
 
 async def test_bad_prompts_fail_alone(stub) -> None:

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from bench.efficacy.flaws import KINDS, OTHER_SPAN, WHOLE_SENTENCE, other_span, plant, whole_sentence
-from bench.efficacy.measures import auroc, differences, judge_weights, spread
+from bench.efficacy.measures import differences, judge_weights, spread
 from bench.efficacy.order import Order, Outcome
 from bench.efficacy.reading import chance, learning
 from bench.efficacy.task import Sizes, TooFew, extractive_qa, write
 from bench.efficacy.tell import ABOVE, LOSS, table, tell
 from bench.efficacy.templates import Question, questions
 from bench.efficacy.work import NOISY, samples
+from burnish.report.calibration import auroc
 
 CONTEXT = "In 1901 Anna Berg left Oslo for Paris. She painted 12 large portraits there! Her brother stayed."
 SIZES = Sizes(rows=120, validation=10, held_out=20, noise=0.3)
@@ -178,14 +179,17 @@ def test_the_truth_is_beside_the_rows_and_not_in_them(tmp_path: Path) -> None:
 
 
 def test_auroc_counts_pairs_and_ties_by_half() -> None:
-    assert auroc([3, 2], [1, 0]) == 1.0
-    assert auroc([0, 1], [2, 3]) == 0.0
-    assert auroc([1, 1], [1, 1, 1]) == 0.5
-    assert auroc([2, 0], [1]) == 0.5
+    def of(right: list[int], wrong: list[int]) -> float | None:
+        return auroc([*right, *wrong], [False] * len(right) + [True] * len(wrong))
+
+    assert of([3, 2], [1, 0]) == 1.0
+    assert of([0, 1], [2, 3]) == 0.0
+    assert of([1, 1], [1, 1, 1]) == 0.5
+    assert of([2, 0], [1]) == 0.5
     rng = random.Random(0)
     right, wrong = [rng.randrange(9) for _ in range(40)], [rng.randrange(7) for _ in range(30)]
     pairs = [1.0 if a > b else 0.5 if a == b else 0.0 for a in right for b in wrong]
-    assert auroc(right, wrong) == pytest.approx(sum(pairs) / len(pairs))
+    assert of(right, wrong) == pytest.approx(sum(pairs) / len(pairs))
 
 
 def test_weights_are_judged_by_kind_of_flaw() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +12,7 @@ from burnish.api.rewriting.v1 import rewriting_pb2
 from burnish_services.engine.base import EngineFailure, Generation, Sampling
 from burnish_services.rewriting.core import Attempt, Item, Outcome, item_of
 from burnish_services.rewriting.strategies import Strategy
-from burnish_services.rewriting.validation import Original, Rejected, Rules, check_response
+from burnish_services.rewriting.validation import Rejected, Rejection, Rules
 from burnish_services.runtime import wire
 from burnish_services.runtime.errors import InvalidRequest, item_status
 
@@ -95,34 +95,30 @@ def requested_responses(request: rewriting_pb2.GenerateResponsesRequest, samplin
 
 
 def responses_message(
-    prompt_id: str, result: Sequence[Generation] | EngineFailure, *, return_tokens: bool
+    prompt_id: str,
+    result: Sequence[Generation] | EngineFailure,
+    rejection_of: Callable[[Generation], Rejected | None],
+    *,
+    return_tokens: bool,
 ) -> rewriting_pb2.PromptResponses:
-    """The reply's entry for one prompt."""
+    """The reply's entry for one prompt; `rejection_of` says what is wrong with a response."""
     if isinstance(result, EngineFailure):
         return rewriting_pb2.PromptResponses(prompt_id=prompt_id, status=item_status(result))
-    responses = [_response_message(generation, return_tokens) for generation in result]
+    responses = [_response_message(generation, rejection_of(generation), return_tokens) for generation in result]
     return rewriting_pb2.PromptResponses(prompt_id=prompt_id, status=common_pb2.ItemStatus(), responses=responses)
 
 
-def reject_responses(message: rewriting_pb2.PromptResponses, prompt: rewriting_pb2.Prompt) -> None:
-    """Says of every response to a prompt what is wrong with it, if anything is."""
-    asked = "\n\n".join(turn.content for turn in prompt.messages if turn.role == common_pb2.ROLE_USER)
-    for response in message.responses:
-        finish_reason = "length" if response.finish_reason == rewriting_pb2.FINISH_REASON_LENGTH else "stop"
-        try:
-            check_response(response.text, finish_reason, asked, Original(asked), Rules())
-        except Rejected as rejected:
-            response.rejection = rewriting_pb2.Rejection.Value(f"REJECTION_{rejected.rejection}")
-            response.rejection_detail = rejected.detail
-
-
-def _response_message(generation: Generation, return_tokens: bool) -> rewriting_pb2.GeneratedResponse:
+def _response_message(
+    generation: Generation, rejected: Rejected | None, return_tokens: bool
+) -> rewriting_pb2.GeneratedResponse:
     logprobs = np.asarray(generation.logprobs, dtype="<f4")
     message = rewriting_pb2.GeneratedResponse(
         text=generation.text,
         finish_reason=_FINISH_REASONS[generation.finish_reason],
         num_tokens=len(generation.token_ids),
         mean_logprob=float(logprobs.mean(dtype=np.float64)),
+        rejection=_rejection(None if rejected is None else rejected.rejection),
+        rejection_detail=rejected.detail if rejected is not None else "",
     )
     if return_tokens:
         message.token_ids = np.asarray(generation.token_ids, dtype="<i4").tobytes()
@@ -141,12 +137,15 @@ def rewrite_message(sample_id: str, outcome: Outcome) -> rewriting_pb2.Rewrite:
 
 
 def _attempt_message(attempt: Attempt) -> rewriting_pb2.Attempt:
-    rejection = rewriting_pb2.REJECTION_UNSPECIFIED
-    if attempt.rejection is not None:
-        rejection = rewriting_pb2.Rejection.Value(f"REJECTION_{attempt.rejection}")
     return rewriting_pb2.Attempt(
-        rejection=rejection,
+        rejection=_rejection(attempt.rejection),
         detail=attempt.detail,
         prompt_reply=attempt.prompt_reply,
         response_reply=attempt.response_reply,
     )
+
+
+def _rejection(rejection: Rejection | None) -> rewriting_pb2.Rejection.ValueType:
+    if rejection is None:
+        return rewriting_pb2.REJECTION_UNSPECIFIED
+    return rewriting_pb2.Rejection.Value(f"REJECTION_{rejection}")

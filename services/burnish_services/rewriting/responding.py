@@ -1,4 +1,4 @@
-"""Responds to prompts as they stand: nothing is added to a prompt, nothing checked in a reply. Knows no RPC."""
+"""Responds to prompts as they stand, and says what is wrong with a reply. Knows no RPC."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from burnish_services.engine.base import Engine, EngineFailure, GenerateRequest, Generation, Sampling
 from burnish_services.engine.chat import TOO_LONG, SampleError, prompt_ids
 from burnish_services.engine.tokenizer import ChatMessage
+from burnish_services.rewriting.validation import Original, Rejected, Rules, check_response
 from burnish_services.runtime.calls import CallRecord
 from burnish_services.runtime.seeds import content_key, derive_seed
 
@@ -58,3 +59,13 @@ class Responder:
             GenerateRequest(ids, replace(sampling, seed=derive_seed(sampling.seed, key, "respond", n)), logprobs=True)
             for n in range(self.count)
         ]
+
+
+def rejection_of(prompt: Sequence[ChatMessage], generation: Generation) -> Rejected | None:
+    """What is wrong with a response, by the rules that answers in rewrites must satisfy; None where nothing is."""
+    asked = "\n\n".join(turn.content for turn in prompt if turn.role == "user")
+    try:
+        check_response(generation.text, generation.finish_reason, asked, Original(asked), Rules())
+    except Rejected as rejected:
+        return rejected
+    return None

@@ -4,6 +4,7 @@ core.py, what it must satisfy in validation.py; plain responses are made in resp
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import grpc.aio
@@ -14,7 +15,7 @@ from burnish_services.engine.hosting import ModelHost
 from burnish_services.rewriting import convert
 from burnish_services.rewriting.config import RewritingSettings
 from burnish_services.rewriting.core import REWRITE_SAMPLING, Rewriter
-from burnish_services.rewriting.responding import RESPONSE_SAMPLING, Responder
+from burnish_services.rewriting.responding import RESPONSE_SAMPLING, Responder, rejection_of
 from burnish_services.rewriting.strategies import RewritePrompts, Strategy
 from burnish_services.runtime import wire
 from burnish_services.runtime.calls import current_call
@@ -90,14 +91,13 @@ class RewritingServicer(rewriting_pb2_grpc.RewritingServiceServicer):
         async with self._host.using(request.model) as held:
             record.swap_seconds = held.swap_seconds
             responder = Responder(self._host.engine, sampling, count, record)
-            results = await responder.respond([wire.messages(prompt.messages) for prompt in request.prompts])
+            prompts = [wire.messages(prompt.messages) for prompt in request.prompts]
+            results = await responder.respond(prompts)
         record.failed_items = sum(isinstance(result, EngineFailure) for result in results)
         reply = rewriting_pb2.GenerateResponsesResponse(model=wire.model_version(held), timing=wire.timing(record))
-        for prompt, result in zip(request.prompts, results, strict=True):
-            message = convert.responses_message(prompt.id, result, return_tokens=request.return_tokens)
-            if request.check:
-                convert.reject_responses(message, prompt)
-            reply.results.append(message)
+        for name, prompt, result in zip(ids, prompts, results, strict=True):
+            check = partial(rejection_of, prompt) if request.check else lambda _: None
+            reply.results.append(convert.responses_message(name, result, check, return_tokens=request.return_tokens))
         return reply
 
 

@@ -168,7 +168,7 @@ def _log_call(record: CallRecord, code: grpc.StatusCode) -> None:
         "call",
         extra={
             "method": record.method,
-            "caller": caller.get(),
+            **({"caller": caller.get()} if caller.get() else {}),
             "code": code.name,
             "seconds": round(record.seconds, 4),
             "items": record.items,

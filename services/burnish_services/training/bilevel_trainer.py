@@ -87,9 +87,8 @@ class BilevelTrainer(SftTrainer):
         inputs = self._prepare_inputs(inputs)
         indices = inputs["samples"]
         samples = [self._data.samples[index] for index in indices]
-        weights = self.selector.weights(np.array(indices, dtype=np.int64))
-        counted = torch.tensor(weights, dtype=torch.float32) * torch.tensor([sample.weight for sample in samples])
-        counted = counted.to(self.args.device) / len(self.step_samples)
+        learnt = torch.tensor(self.selector.weights(np.array(indices, dtype=np.int64)), dtype=torch.float32)
+        counted = learnt.to(self.args.device) * inputs["weights"] / len(self.step_samples)
 
         with torch.set_grad_enabled(self._share < 1):
             means = self._sample_losses(self.response_loss, inputs, samples, (1 - self._share) * counted)

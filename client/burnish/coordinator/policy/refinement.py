@@ -119,12 +119,10 @@ def divergence(answers: Sequence[Answer], base_losses: Mapping[tuple[str, int], 
 
 def collapse(now: Vitals, first: Vitals, limits: Limits) -> str:
     """Why the model's answers may not be learnt from any more, in words; empty where they may."""
-    if not now.num_accepted or now.num_accepted < limits.min_accepted * now.num_answers:
-        return (
-            f"{now.num_accepted} of {now.num_answers} answers pass the checks, fewer than {limits.min_accepted:.0%}"
-            if now.num_accepted
-            else "not one answer passes the checks"
-        )
+    if not now.num_accepted:
+        return "not one answer passes the checks"
+    if now.num_accepted < limits.min_accepted * now.num_answers:
+        return f"{now.num_accepted} of {now.num_answers} answers pass the checks, fewer than {limits.min_accepted:.0%}"
     if _below(now.entropy, limits.min_entropy, first.entropy):
         return f"the entropy of the answers fell from {first.entropy:.3f} to {now.entropy:.3f} nats per token"
     if _below(now.length, 1 / _MOST_LENGTH_CHANGE, first.length) or _below(
@@ -157,9 +155,12 @@ def consensus(answers: Sequence[Answer]) -> tuple[Answer, int] | None:
 def refine_verdicts(verdicts: Sequence[Verdict], answers: Mapping[str, tuple[str, str]]) -> list[Verdict]:
     """The verdicts of the selection, with what would be left out answered anew where that can be: `answers` has, by
     row, the sample with the model's answer and why it is that one."""
-    return [
-        replace(one, actions=(Action.REFINE,), hints=(answers[one.row_id][0],), reasons=(*one.reasons, why))
-        if one.actions == (Action.DROP,) and (why := answers.get(one.row_id, ("", ""))[1])
-        else one
-        for one in verdicts
-    ]
+    return [_refined(one, *answers[one.row_id]) if _may_be_refined(one, answers) else one for one in verdicts]
+
+
+def _may_be_refined(verdict: Verdict, answers: Mapping[str, tuple[str, str]]) -> bool:
+    return verdict.actions == (Action.DROP,) and verdict.row_id in answers
+
+
+def _refined(verdict: Verdict, sample: str, why: str) -> Verdict:
+    return replace(verdict, actions=(Action.REFINE,), hints=(sample,), reasons=(*verdict.reasons, why))

@@ -14,9 +14,11 @@ with, which has models but no data set of its own.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from burnish._types import ModelRef
+from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.bilevel import Split
 from burnish.coordinator.policy.coverage import random_rows
 from burnish.coordinator.steps.arm import measure_arm
@@ -32,23 +34,26 @@ D, S, DIRECT, VALIDATION_ONLY, RANDOM = 1, 2, 3, 4, 5
 
 async def bds(run: BdsRun) -> None:
     """Learns weights, selects S, trains on it, and, where there is held-out data, on what it is to be compared with."""
-    settings = run.settings
-    await read(run)
-    rows = run.book.rows(D)
-    split, validation = await split_validation(run, D, rows)
-    base = await base_model(run)
-    await evaluate(run, 0, base)
-
-    learning = replace(settings.hyperparameters(D), num_epochs=settings.selection_epochs, max_steps=None)
-    selection = settings.selection(str(run.paths.validation), validation.digest)
-    learnt = await train(run, D, base, split.training, hyperparameters=learning, bilevel=selection)
-    await evaluate(run, D, learnt)
+    rows, split, validation, base = await begin(run)
+    selection = run.settings.selection(str(run.paths.validation), validation.digest)
+    how = run.settings.learning_hyperparameters(D)
+    await evaluate(run, D, await train(run, D, base, split.training, hyperparameters=how, bilevel=selection))
     decide_rows(run, D, rows, split, await weigh(run, D))
     assemble_kept(run, D, rows)
     prune(run, D)
 
     await evaluate(run, S, await train(run, S, base))
     await compare(run, base, split, validation)
+
+
+async def begin(run: BdsRun) -> tuple[Sequence[DataRow], Split, Validation, ModelRef]:
+    """The rows of D, which of them are trained on, V, and the base model, which is measured."""
+    await read(run)
+    rows = run.book.rows(D)
+    split, validation = await split_validation(run, D, rows)
+    base = await base_model(run)
+    await evaluate(run, 0, base)
+    return rows, split, validation, base
 
 
 async def compare(run: BdsRun, base: ModelRef, split: Split, validation: Validation) -> None:

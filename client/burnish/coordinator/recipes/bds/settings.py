@@ -7,6 +7,7 @@ losses, is our derivation; docs/bilevel.md says why. The method itself is writte
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -85,3 +86,7 @@ class BdsSettings(RecipeSettings):
     def hyperparameters(self, round_number: int) -> Hyperparameters:
         """All models that are compared are trained alike, with the same seed."""
         return super().hyperparameters(0)
+
+    def learning_hyperparameters(self, round_number: int) -> Hyperparameters:
+        """How the model that weights are learnt with is trained."""
+        return replace(self.hyperparameters(round_number), num_epochs=self.selection_epochs, max_steps=None)

@@ -13,33 +13,24 @@ The published method is known from its abstract; what is our derivation is named
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from burnish.coordinator.recipes.bds.loop import D, S, compare
+from burnish.coordinator.recipes.bds.loop import D, S, begin, compare
 from burnish.coordinator.steps.assemble import assemble_kept
-from burnish.coordinator.steps.measure import base_model, evaluate
-from burnish.coordinator.steps.read import read
+from burnish.coordinator.steps.measure import evaluate
 from burnish.coordinator.steps.refresh import BmoRun, Refresher
 from burnish.coordinator.steps.train import train
-from burnish.coordinator.steps.validation import split_validation
 from burnish.coordinator.steps.weigh import decide_rows, last_answers, weigh
 
 
 async def bmo(run: BmoRun) -> None:
     """Trains M, assembles S, trains on it, and, where there is held-out data, on what it is to be compared with."""
     settings = run.settings
-    await read(run)
-    rows = run.book.rows(D)
-    split, validation = await split_validation(run, D, rows)
-    base = await base_model(run)
-    await evaluate(run, 0, base)
-
+    rows, split, validation, base = await begin(run)
     refined = await train(
         run,
         D,
         base,
         split.training,
-        hyperparameters=replace(settings.hyperparameters(D), num_epochs=settings.selection_epochs, max_steps=None),
+        hyperparameters=settings.learning_hyperparameters(D),
         bilevel=settings.selection(str(run.paths.validation), validation.digest),
         refinement=settings.refinement(),
         at_pause=Refresher(run, D, base, split.training).at_pause,
