@@ -68,6 +68,8 @@ def build_parser() -> argparse.ArgumentParser:
     where.add_argument("--tls-client-ca", metavar="FILE", help="clients must show a certificate of these authorities")
     where.add_argument("--tokens", metavar="FILE", help="TOML file of the tokens that callers show; see docs/access.md")
     where.add_argument("--guard-health", action="store_true", help="health checks must show a token as well")
+    where.add_argument("--read-roots", metavar="DIR,…", help="callers may name models and data in there only")
+    where.add_argument("--write-roots", metavar="DIR,…", help="… have models written in there only, and read them")
     where.add_argument(
         "--max-connection-age",
         type=float,

@@ -12,6 +12,7 @@ import pytest
 
 from burnish_services.engine.chat import tokenize_sample
 from burnish_services.engine.fake import FakeTokenizer
+from burnish_services.engine.places import Roots
 from burnish_services.engine.tokenizer import ChatMessage
 from burnish_services.training.data import check_digest, file_digest, read_data, resolve_file
 from burnish_services.training.state import RunError
@@ -71,10 +72,10 @@ def test_data_without_any_sample_is_refused_with_the_reasons(tmp_path: Path) -> 
 
 def test_files_are_found_by_path_and_uri_and_checked(tmp_path: Path) -> None:
     path = write(tmp_path, line())
-    assert resolve_file(str(path), "data_uri") == resolve_file(path.as_uri(), "data_uri") == path
+    assert resolve_file(str(path), "data_uri", Roots()) == resolve_file(path.as_uri(), "data_uri", Roots()) == path
     for uri in (str(tmp_path), "gs://bucket/x", str(path) + "x"):
         with pytest.raises(RunError, match="data_uri") as error:
-            resolve_file(uri, "data_uri")
+            resolve_file(uri, "data_uri", Roots())
         assert error.value.failure.code == "NOT_FOUND"
     assert check_digest(path, "", "data_digest") == check_digest(path, file_digest(path), "data_digest")
     with pytest.raises(RunError, match="expected sha256:1"):

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from burnish_services.engine.places import Roots
 from burnish_services.training import sources
 from burnish_services.training.core import SpecError
 from burnish_services.training.data_store import DataStore, LineCount, StoredFile
@@ -142,7 +143,7 @@ def test_whoever_goes_away_stops_the_fetching(
 
     monkeypatch.setattr(sources, "read_remote", endless)
     with pytest.raises(Abandoned):
-        Sources(("s3",), store).locate("s3://bucket/key", "", "data_uri", abandoned)
+        Sources(("s3",), store, Roots()).locate("s3://bucket/key", "", "data_uri", abandoned)
     assert names(tmp_path) == []
 
 
@@ -157,7 +158,7 @@ def test_no_uri_can_choose_another_host_or_carry_a_password(store: DataStore) ->
         "s3://id:secret@bucket/key",
     ):
         with pytest.raises(SpecError, match="data_uri") as error:
-            Sources(("s3",), store).locate(uri, "", "data_uri", threading.Event())
+            Sources(("s3",), store, Roots()).locate(uri, "", "data_uri", threading.Event())
         assert "secret" not in str(error.value)
 
 

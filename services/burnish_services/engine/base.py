@@ -169,6 +169,12 @@ class ModelNotFound(ModelLoadError):
     reason = "MODEL_NOT_FOUND"
 
 
+class ModelNotAllowed(ModelLoadError):
+    """The uri is not among the places that callers may name."""
+
+    reason = "PATH_NOT_ALLOWED"
+
+
 class ModelDigestMismatch(ModelLoadError):
     """The model's content is not what the request said it must be."""
 

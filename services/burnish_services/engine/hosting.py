@@ -20,6 +20,7 @@ from typing import Protocol
 from burnish_services.engine import canary
 from burnish_services.engine.base import Engine, EngineDead, EngineRestarting, ModelDigestMismatch, ModelLoadError
 from burnish_services.engine.models import ModelDigests, model_digests, resolve_uri
+from burnish_services.engine.places import Roots
 from burnish_services.engine.restarts import Restarts
 
 log = logging.getLogger(__name__)
@@ -82,12 +83,18 @@ class ModelHost:
 
     An engine whose process ends takes down what is in flight; it is then started anew on the same weights, while who
     comes waits. `again` makes the engine for a model directory; without it, or beyond `restarts`, the host is dead.
+    Users may name models in `roots` (None: anywhere).
     """
 
     def __init__(
-        self, engine: Engine, again: Callable[[str], Engine] | None = None, restarts: Restarts | None = None
+        self,
+        engine: Engine,
+        again: Callable[[str], Engine] | None = None,
+        restarts: Restarts | None = None,
+        roots: Roots | None = None,
     ) -> None:
         self._engine = engine
+        self._roots = roots
         self._again = again
         self._restarts = restarts or Restarts(0)
         self._reviving = False
@@ -161,9 +168,9 @@ class ModelHost:
     async def using(self, name: ModelName | None = None) -> AsyncIterator[ModelVersion]:
         """Holds the named weights still for the body of the `async with`, swapping them in where needed.
 
-        Raises ModelLoadError (ModelNotFound, ModelDigestMismatch, ModelMismatch, CanaryFailed), after which the
-        weights held before serve on, EngineRestarting where the engine's process ends meanwhile, and EngineDead where
-        it cannot be started anew.
+        Raises ModelLoadError (ModelNotFound, ModelNotAllowed, ModelDigestMismatch, ModelMismatch, CanaryFailed), after
+        which the weights held before serve on, EngineRestarting where the engine's process ends meanwhile, and
+        EngineDead where it cannot be started anew.
         """
         arrived = time.monotonic()
         wanted = await self._resolve(name or ModelReference())
@@ -184,7 +191,7 @@ class ModelHost:
     async def _resolve(self, name: ModelName) -> _Wanted:
         if not name.uri:
             return _Wanted(None, None)
-        path = await asyncio.to_thread(resolve_uri, name.uri)
+        path = await asyncio.to_thread(resolve_uri, name.uri, self._roots)
         digests = await asyncio.to_thread(model_digests, path)
         if name.digest and name.digest != digests.model:
             raise ModelDigestMismatch(

@@ -15,9 +15,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
-from burnish_services.engine.base import ModelLoadError, ModelMismatch, ModelNotFound
+from burnish_services.engine.base import ModelLoadError, ModelMismatch, ModelNotAllowed, ModelNotFound
+from burnish_services.engine.places import NotLocal, OutsideRoots, Roots, local_path
 
 FAKE_MODEL_FILE = "fake_model.json"
 CARD_FILE = "burnish.json"  # what the training service states about a model; not part of its content
@@ -60,22 +60,21 @@ _digests: dict[tuple[Path, _Stamp], ModelDigests] = {}
 _lock = threading.Lock()
 
 
-def resolve_uri(uri: str) -> Path:
-    """The directory that a path or `file://` URI names, absolute. Raises ModelNotFound for anything else."""
-    parts = urlsplit(uri)
-    if parts.scheme == "file":
-        if parts.netloc not in ("", "localhost"):
-            raise ModelNotFound(f"{uri!r} names another host; expected file:///path, which this server can read")
-        path = Path(unquote(parts.path))
-    elif "://" in uri:
-        raise ModelNotFound(f"{uri!r} has scheme {parts.scheme!r}; expected a path or a file:// URI of a directory")
-    else:
-        path = Path(uri).expanduser()
-    if not uri or not path.is_dir():
+def resolve_uri(uri: str, roots: Roots | None = None) -> Path:
+    """The directory that a path or `file://` URI names, absolute, for who may name what is in `roots` (None: anything).
+    Raises ModelNotFound for anything else, ModelNotAllowed for what is elsewhere."""
+    try:
+        path = (roots or Roots()).check_readable_model(local_path(uri))
+        found = path.is_dir()
+    except OutsideRoots as error:
+        raise ModelNotAllowed(f"model {error}") from None
+    except (NotLocal, OSError, RuntimeError) as error:  # a name that is too long, a loop of links, an unknown ~user
+        raise ModelNotFound(f"model {error}") from None
+    if not found:
         raise ModelNotFound(
             f"no model directory at {uri!r}; expected a directory in the Hugging Face layout that this server can read"
         )
-    return path.resolve()
+    return path
 
 
 def check_model_directory(path: Path) -> None:

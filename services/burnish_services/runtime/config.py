@@ -13,6 +13,8 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from burnish_services.engine.places import Roots
+
 ALL_ROLES = ("scoring", "embedding", "rewriting", "training")
 
 
@@ -32,6 +34,8 @@ class ServerSettings(BaseSettings):
     tls_client_ca: Path | None = None
     tokens: Path | None = None
     guard_health: bool = False
+    read_roots: Annotated[tuple[Path, ...] | None, NoDecode] = None
+    write_roots: Annotated[tuple[Path, ...] | None, NoDecode] = None
     state_dir: Path = Path("burnish-state")
     ready_file: Path | None = None
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
@@ -48,6 +52,21 @@ class ServerSettings(BaseSettings):
     max_message_bytes: int = Field(default=64 * 2**20, ge=2**16, lt=2**31)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
+
+    @field_validator("read_roots", "write_roots", mode="before")
+    @classmethod
+    def _split_roots(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(Path(part.strip()).expanduser() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("read_roots", "write_roots")
+    @classmethod
+    def _existing_roots(cls, value: tuple[Path, ...] | None) -> tuple[Path, ...] | None:
+        for root in value or ():
+            if not root.is_dir():
+                raise ValueError(f"{root} is no directory; expected directories that exist, separated by commas")
+        return value
 
     @field_validator("roles", mode="before")
     @classmethod
@@ -97,6 +116,16 @@ class ServerSettings(BaseSettings):
                 " who reaches the port could read model directories and use the device. Give what is missing, bind to"
                 " 127.0.0.1, or, on a network that only trusted machines reach, add --insecure"
             )
+
+    @property
+    def roots(self) -> Roots:
+        """Where the files are that callers may name. A server that other machines reach and that was given none reads
+        the model that it was started with and what it trained; one on loopback reads and writes what its user may."""
+        if self.read_roots is None and self.write_roots is None and is_loopback(self.host):
+            return Roots()
+        own = (self.state_dir / "training", *([Path(self.model).expanduser()] if self.model else []))
+        writable = self.write_roots or ()
+        return Roots(readable=(*(self.read_roots or ()), *writable, *own), writable=writable)
 
     @property
     def needs_engine(self) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from burnish_services.engine.base import Engine, EngineSettings, Task
 from burnish_services.engine.hosting import ModelHost
+from burnish_services.engine.places import Roots
 from burnish_services.engine.restarts import Restarts
 
 log = logging.getLogger(__name__)
@@ -24,11 +25,19 @@ _HEALTH_INTERVAL_SECONDS = 5.0
 class EnginePool:
     """Hands out one ModelHost per task."""
 
-    def __init__(self, create: Callable[[EngineSettings], Engine], settings: EngineSettings, restarts: int = 0) -> None:
-        """`restarts`: how often each engine may be started anew within ten minutes where its process ended."""
+    def __init__(
+        self,
+        create: Callable[[EngineSettings], Engine],
+        settings: EngineSettings,
+        restarts: int = 0,
+        roots: Roots | None = None,
+    ) -> None:
+        """`restarts`: how often each engine may be started anew within ten minutes where its process ended. `roots`:
+        where the models are that calls may name."""
         self._create = create
         self._settings = settings
         self._restarts = restarts
+        self._roots = roots
         self._hosts: dict[Task, ModelHost] = {}
 
     def host(self, task: Task) -> ModelHost:
@@ -38,7 +47,8 @@ class EnginePool:
             def create(model: str) -> Engine:
                 return self._create(dataclasses.replace(self._settings, task=task, model=model))
 
-            self._hosts[task] = ModelHost(create(self._settings.model), create, Restarts(self._restarts))
+            restarts = Restarts(self._restarts)
+            self._hosts[task] = ModelHost(create(self._settings.model), create, restarts, self._roots)
         return self._hosts[task]
 
     async def start(self) -> None:

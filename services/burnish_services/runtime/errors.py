@@ -4,6 +4,7 @@
     ├── InvalidRequest              INVALID_ARGUMENT      no
     ├── NotFound                    NOT_FOUND             no
     ├── AlreadyExists               ALREADY_EXISTS        no
+    ├── PermissionDenied        PERMISSION_DENIED     no
     ├── PreconditionFailed          FAILED_PRECONDITION   no
     ├── Overloaded                  RESOURCE_EXHAUSTED    yes, after `retry_after` seconds
     ├── Unavailable                 UNAVAILABLE           yes, elsewhere or later
@@ -25,7 +26,14 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from burnish.api.common.v1 import common_pb2
-from burnish_services.engine.base import EngineDead, EngineFailure, EngineRestarting, ModelLoadError, ModelNotFound
+from burnish_services.engine.base import (
+    EngineDead,
+    EngineFailure,
+    EngineRestarting,
+    ModelLoadError,
+    ModelNotAllowed,
+    ModelNotFound,
+)
 
 DOMAIN = "burnish"
 
@@ -75,6 +83,13 @@ class AlreadyExists(ServiceError):
         super().__init__(grpc.StatusCode.ALREADY_EXISTS, reason, message)
 
 
+class PermissionDenied(ServiceError):
+    """The caller may not have what it asks for."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(grpc.StatusCode.PERMISSION_DENIED, reason, message)
+
+
 class PreconditionFailed(ServiceError):
     """The state of the server or of what the request names does not allow the call."""
 
@@ -117,6 +132,8 @@ def service_error(error: Exception) -> ServiceError:
         return Unavailable("ENGINE_DEAD", f"the engine has died ({error}); this server stops, ask another replica")
     if isinstance(error, EngineRestarting):
         return Unavailable("ENGINE_RESTARTING", str(error), retry_after=1.0)
+    if isinstance(error, ModelNotAllowed):
+        return PermissionDenied(error.reason, str(error))
     if isinstance(error, ModelNotFound):
         return NotFound(error.reason, str(error))
     if isinstance(error, ModelLoadError):

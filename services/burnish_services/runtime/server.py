@@ -71,7 +71,7 @@ class Server:
         creating a role does."""
         self.settings = settings
         self.lifecycle = Lifecycle()
-        self.engines = EnginePool(create_engine, engine_settings(settings), settings.engine_restarts)
+        self.engines = EnginePool(create_engine, engine_settings(settings), settings.engine_restarts, settings.roots)
         context = RoleContext(settings=settings, engines=self.engines, version=version)
         self.roles = (*(create_role(name, context) for name in settings.roles), *roles)
         self.address = ""

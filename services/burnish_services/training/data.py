@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from burnish_services.engine.chat import SampleError, TokenizedSample, tokenize_sample
+from burnish_services.engine.places import NotLocal, OutsideRoots, Roots, local_path
 from burnish_services.engine.tokenizer import ChatMessage, ChatTokenizer
 from burnish_services.training.state import RunError
 
@@ -62,25 +62,23 @@ class TrainingData:
         return [len(sample.tokens.ids) for sample in self.samples]
 
 
-def resolve_file(uri: str, field: str) -> Path:
-    """The file that a path or `file://` URI names, absolute. Raises RunError(NOT_FOUND) for anything else."""
-    parts = urlsplit(uri)
-    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
-        path = Path(unquote(parts.path))
-    elif "://" in uri:
-        raise RunError(
-            "NOT_FOUND", "DATA_NOT_FOUND", f"{field} {uri!r} is no path or file:///path URI that this server can read"
-        )
-    else:
-        path = Path(uri).expanduser()
-    if not path.is_file():
+def resolve_file(uri: str, field: str, roots: Roots) -> Path:
+    """The file in `roots` that a path or `file://` URI names, absolute. Raises RunError for anything else."""
+    try:
+        path = roots.check_readable(local_path(uri))
+        found = path.is_file()
+    except OutsideRoots as error:
+        raise RunError("PERMISSION_DENIED", "PATH_NOT_ALLOWED", f"{field} {error}, or upload the data") from None
+    except (NotLocal, OSError, RuntimeError) as error:
+        raise RunError("NOT_FOUND", "DATA_NOT_FOUND", f"{field} {error}") from None
+    if not found:
         raise RunError(
             "NOT_FOUND",
             "DATA_NOT_FOUND",
             f"no file at {field} {uri!r}; expected a JSONL file that the training service can read by that path, or "
             "the URI of an upload (UploadData, client.training.upload)",
         )
-    return path.resolve()
+    return path
 
 
 def file_digest(path: Path) -> str:

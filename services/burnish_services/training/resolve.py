@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from burnish_services.engine.base import ModelDigestMismatch
 from burnish_services.engine.fake import read_fake_model
 from burnish_services.engine.models import check_model_directory, model_digest, resolve_uri
+from burnish_services.engine.places import NotLocal, OutsideRoots, Roots, local_path
 from burnish_services.training.core import Plan, RunSpec, check_processes, plan_bilevel, plan_lora, plan_refinement
 from burnish_services.training.publish import check_output_free
 from burnish_services.training.runs import Resolved, Selection
@@ -38,7 +38,7 @@ def resolve(spec: RunSpec, plan: Plan, site: Site, default_output: Path, abandon
     lora = None if spec.lora is None else plan_lora(spec.lora)
     how = None if spec.bilevel is None else plan_bilevel(spec.bilevel)
     refinement = None if spec.refinement is None else plan_refinement(spec, site.processes)
-    base = resolve_uri(spec.base_uri)
+    base = resolve_uri(spec.base_uri, site.sources.roots)
     if site.trainer == "fake":
         read_fake_model(base)
     else:
@@ -64,7 +64,7 @@ def resolve(spec: RunSpec, plan: Plan, site: Site, default_output: Path, abandon
         data=data.path,
         data_digest=data.digest,
         eval_data=eval_data,
-        output=_output(spec.output_uri) if spec.output_uri else default_output,
+        output=_output(spec.output_uri, site.sources.roots) if spec.output_uri else default_output,
         trainer=site.trainer,
         chat_template=site.chat_template,
         processes=site.processes,
@@ -76,19 +76,14 @@ def resolve(spec: RunSpec, plan: Plan, site: Site, default_output: Path, abandon
     return resolved
 
 
-def _output(uri: str) -> Path:
-    parts = urlsplit(uri)
-    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
-        path = Path(unquote(parts.path))
-    elif "://" in uri:
-        raise RunError("INVALID_ARGUMENT", "BAD_OUTPUT", f"output_uri {uri!r}: expected a path or file:///path")
-    else:
-        path = Path(uri).expanduser()
-    path = path.absolute()
+def _output(uri: str, roots: Roots) -> Path:
     try:
+        path = roots.check_writable(local_path(uri))
         path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(
-            "INVALID_ARGUMENT", "BAD_OUTPUT", f"output_uri: {path.parent} cannot be made: {error}"
-        ) from error
+    except OutsideRoots as error:
+        raise RunError("PERMISSION_DENIED", "PATH_NOT_ALLOWED", f"output_uri {error}") from None
+    except NotLocal as error:
+        raise RunError("INVALID_ARGUMENT", "BAD_OUTPUT", f"output_uri {error}") from None
+    except (OSError, RuntimeError) as error:
+        raise RunError("INVALID_ARGUMENT", "BAD_OUTPUT", f"output_uri: {uri!r} cannot be made: {error}") from error
     return path

@@ -16,6 +16,7 @@ import grpc
 import grpc.aio
 
 from burnish.api.training.v1 import training_pb2, training_pb2_grpc
+from burnish_services.engine.places import Roots
 from burnish_services.runtime import wire
 from burnish_services.runtime.errors import AlreadyExists, InvalidRequest, NotFound, PreconditionFailed, ServiceError
 from burnish_services.runtime.role import Role, RoleContext, RoleUnavailable
@@ -229,7 +230,7 @@ class TrainingRole(Role):
         site = Site(
             trainer="fake" if fake else "sft",
             chat_template=context.settings.chat_template,
-            sources=_sources(settings, self._data),
+            sources=_sources(settings, self._data, context.settings.roots),
             processes=1 if fake else settings.worker_processes,
         )
         self._store = RunStore(state)
@@ -260,14 +261,14 @@ class TrainingRole(Role):
         await self._supervisor.close()
 
 
-def _sources(settings: TrainingSettings, store: DataStore) -> Sources:
+def _sources(settings: TrainingSettings, store: DataStore, roots: Roots) -> Sources:
     for scheme in settings.data_schemes:
         if scheme != LOCAL and (missing := why_not_readable(scheme)) is not None:
             raise RoleUnavailable(
                 f"data cannot be read from {scheme}:// URIs here: {missing}; install what is missing, or take "
                 f"{scheme} out of BURNISH_TRAINING_DATA_SCHEMES"
             )
-    return Sources(settings.data_schemes, store)
+    return Sources(settings.data_schemes, store, roots)
 
 
 def create(context: RoleContext) -> Role:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from burnish_services.engine.places import Roots
 from burnish_services.training.core import SpecError, is_digest
 from burnish_services.training.data import check_digest, resolve_file
 from burnish_services.training.data_store import DataStore, StoredFile
@@ -37,10 +38,12 @@ class Located:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What this server reads: URIs of `schemes` (`file` stands for paths, too), and uploads, which are in `store`."""
+    """What this server reads: URIs of `schemes` (`file` stands for paths, too, which lie in `roots`), and uploads,
+    which are in `store`."""
 
     schemes: Sequence[str]
     store: DataStore
+    roots: Roots
 
     def locate(self, uri: str, expected: str, field: str, abandoned: threading.Event) -> Located:
         """The file that `uri`, the value of `field`, names, fetched where it is not on this machine. `expected` is
@@ -51,7 +54,7 @@ class Sources:
         if scheme not in self.schemes:
             raise RunError("NOT_FOUND", "DATA_NOT_FOUND", self._not_allowed(uri, scheme, field))
         if scheme == LOCAL:
-            return _local(uri, expected, field)
+            return _local(uri, expected, field, self.roots)
         if expected and (path := self.store.find(expected)) is not None:
             return Located(path, expected)
         _refuse_password(uri, field)
@@ -119,9 +122,9 @@ class Sources:
         )
 
 
-def _local(uri: str, expected: str, field: str) -> Located:
+def _local(uri: str, expected: str, field: str, roots: Roots) -> Located:
     try:
-        path = resolve_file(uri, field)
+        path = resolve_file(uri, field, roots)
         return Located(path, check_digest(path, expected, field))
     except OSError as error:
         raise RunError(

@@ -72,6 +72,7 @@ class ModelRef(_message.Message):
     uri: _builtins.str
     """Where the model is: a path that the service can read, or a `file://` URI, of a directory in the Hugging Face
     layout (config.json, *.safetensors, tokenizer files). Empty: whatever the replica holds now; the reply says which.
+    Outside of the directories that the server lets callers name: PERMISSION_DENIED, reason PATH_NOT_ALLOWED.
     """
     digest: _builtins.str
     """Digest that the content must have, as `sha256:` and 64 hexadecimal digits. Empty: not checked, only reported.

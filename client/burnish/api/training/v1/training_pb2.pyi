@@ -190,7 +190,8 @@ class RunSpec(_message.Message):
     """Training data: a JSONL file, one object a line with `messages` (a list of {role, content}) and optionally `id` and
     `weight` (a number >= 0, default 1: what each of the sample's response tokens counts in the loss; a sample of weight
     0 is left out). Required. Named by
-      - a path or `file://` URI, as the service sees it: read where it is, and needed until the run has ended;
+      - a path or `file://` URI, as the service sees it: read where it is, and needed until the run has ended; outside of
+        the directories that the server lets callers name it is refused with PERMISSION_DENIED, reason PATH_NOT_ALLOWED;
       - the URI that UploadData returned, `upload:sha256:…`;
       - `s3://BUCKET/KEY`, `gs://BUCKET/OBJECT` or `az://CONTAINER/BLOB`, with what it takes to reach it in the server's
         environment, or any other URI that the server was set up to read (BURNISH_TRAINING_DATA_SCHEMES): fetched once,
@@ -202,7 +203,7 @@ class RunSpec(_message.Message):
     """
     output_uri: _builtins.str
     """Directory that the trained model is published to, written whole or not at all. Empty: inside the service's own
-    run directory; the result says where.
+    run directory; the result says where. Confined like data_uri.
     """
     eval_data_uri: _builtins.str
     """Where progress is measured besides training loss: data in the same form and named in the same ways as data_uri, or

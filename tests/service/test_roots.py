@@ -1,0 +1,124 @@
+"""Which files callers may name: models and data in the server's roots only, wherever a path leads, over real gRPC."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from burnish import AccessDenied, AsyncClient, Message, ModelRef, NotFound, Role, RunSpec, Sample
+from burnish_services.engine.factory import create_engine
+from burnish_services.engine.fake import write_fake_model
+from burnish_services.runtime.config import ALL_ROLES, ServerSettings
+from burnish_services.runtime.server import running
+
+SAMPLES = [Sample("s", (Message(Role.USER, "Hi"), Message(Role.ASSISTANT, "Hello!")))]
+ROW = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]}
+
+
+class Site:
+    """A server's folders: what its callers may name, and a secret beside them."""
+
+    def __init__(self, base: Path) -> None:
+        self.read, self.write, self.secret = base / "read", base / "write", base / "secret"
+        for folder in (self.read, self.write, self.secret):
+            folder.mkdir()
+        self.held = write_fake_model(base / "held")
+        self.model, self.hidden = write_fake_model(self.read / "model", seed=1), write_fake_model(self.secret / "model")
+        self.data, self.private = self.read / "data.jsonl", self.secret / "data.jsonl"
+        for path in (self.data, self.private):
+            path.write_text(json.dumps(ROW) + "\n")
+
+    def ways_out(self) -> list[str]:
+        """Names of the hidden model that look as though they were allowed, or are no path at all."""
+        (self.read / "link").symlink_to(self.hidden)
+        patchwork = self.read / "patchwork"
+        patchwork.mkdir()
+        (patchwork / "fake_model.json").symlink_to(self.hidden / "fake_model.json")
+        return [
+            str(self.hidden),
+            self.hidden.as_uri(),
+            f"{self.read}/../secret/model",
+            f"file://localhost{self.read}/%2e%2e/secret/model",
+            str(self.read / "link"),
+            str(patchwork),
+            str(self.secret / "there is nothing here"),
+        ]
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+@pytest.fixture
+async def client(site: Site, tmp_path: Path) -> AsyncIterator[AsyncClient]:
+    settings = ServerSettings(
+        roles=ALL_ROLES,
+        engine="fake",
+        model=str(site.held),
+        state_dir=tmp_path / "state",
+        grace=2.0,
+        read_roots=f"{site.read}",
+        write_roots=f"{site.write}",
+    )
+    async with running(settings, partial(create_engine, "fake")) as server, AsyncClient(server.address) as made:
+        yield made
+
+
+async def test_models_are_read_in_the_roots_and_nowhere_else(client: AsyncClient, site: Site) -> None:
+    for allowed in (site.model, site.held):
+        batch = await client.scoring.score(SAMPLES, model=ModelRef(str(allowed)))
+        assert batch.scores[0].status.ok
+    for uri in site.ways_out():
+        for call in (
+            client.scoring.score(SAMPLES, model=ModelRef(uri)),
+            client.rewriting.load_model(ModelRef(uri)),
+            client.embedding.load_model(ModelRef(uri)),
+            client.training.create(RunSpec(ModelRef(uri), str(site.data))),
+        ):
+            with pytest.raises(AccessDenied, match=r"callers may name \(.*--read-roots.*PATH_NOT_ALLOWED"):
+                await call
+    assert (await client.scoring.score(SAMPLES)).scores[0].status.ok
+
+
+async def test_data_is_read_and_models_are_written_in_the_roots_only(client: AsyncClient, site: Site) -> None:
+    (site.read / "rows.jsonl").symlink_to(site.private)
+    for uri in (str(site.private), site.private.as_uri(), str(site.read / "rows.jsonl"), str(site.secret / "no.jsonl")):
+        with pytest.raises(AccessDenied, match=r"data_uri .*PATH_NOT_ALLOWED"):
+            await client.training.create(RunSpec(ModelRef(str(site.model)), uri))
+        with pytest.raises(AccessDenied, match="eval_data_uri"):
+            await client.training.create(RunSpec(ModelRef(str(site.model)), str(site.data), eval_data_uri=uri))
+    (site.write / "link").symlink_to(site.secret)
+    for output in (site.secret / "new", site.read / "new", site.write / "link" / "new", site.write / ".." / "new"):
+        with pytest.raises(AccessDenied, match=r"output_uri .*--write-roots"):
+            await client.training.create(RunSpec(ModelRef(str(site.model)), str(site.data), output_uri=str(output)))
+    assert sorted(entry.name for entry in site.secret.iterdir()) == ["data.jsonl", "model"]
+
+
+async def test_what_was_trained_may_be_named_wherever_it_was_put(client: AsyncClient, site: Site) -> None:
+    for output in (str(site.write / "deep" / "down"), ""):
+        spec = RunSpec(ModelRef(str(site.model)), str(site.data), output_uri=output)
+        result = await (await client.training.create(spec)).result()
+        batch = await client.scoring.score(SAMPLES, model=result.model)
+        assert batch.model.digest == result.model.digest
+
+
+async def test_names_that_no_file_can_have_are_refused_by_name(client: AsyncClient, site: Site) -> None:
+    for uri in ("a\0b", "x" * 5000, "s3://bucket/model", "file://elsewhere/model", "~nobody-at-all/model"):
+        with pytest.raises((NotFound, AccessDenied), match="model"):
+            await client.scoring.score(SAMPLES, model=ModelRef(uri))
+
+
+def test_only_a_server_on_loopback_reads_whatever_its_user_may(site: Site, tmp_path: Path) -> None:
+    common = {"engine": "fake", "model": str(site.held), "state_dir": tmp_path / "state", "insecure": True}
+    assert ServerSettings(**common).roots.readable is None
+    exposed = ServerSettings(**common, host="0.0.0.0").roots
+    assert exposed.readable == (tmp_path / "state" / "training", site.held)
+    assert exposed.writable == ()
+    with pytest.raises(ValidationError, match="is no directory"):
+        ServerSettings(**common, read_roots=str(tmp_path / "gone"))
