@@ -152,6 +152,18 @@ def test_details_travel_in_the_status() -> None:
     assert retry.retry_delay.ToTimedelta().total_seconds() == 1.5
 
 
+@pytest.mark.parametrize("quoted", ["x" * 5000, "%" * 5000, "茶" * 5000, "\0" * 5000, "\ud800" * 5000])
+def test_a_message_that_quotes_too_much_fits_the_trailers_and_keeps_both_ends(quoted: str) -> None:
+    status = abort_status(InvalidRequest("BAD_SPEC", f"the field is {quoted!r}, expected less"))
+    ((_, details),) = status.trailing_metadata
+    percent_encoded = sum(1 if " " <= c <= "~" and c != "%" else 3 * len(c.encode()) for c in status.details)
+    assert percent_encoded + len(details) * 4 / 3 < 8000 / 1.5
+    assert status.details.startswith("the field is ")
+    assert status.details.endswith(", expected less")
+    short = abort_status(InvalidRequest("BAD_SPEC", "the field is 茶 or 50%"))
+    assert short.details == "the field is 茶 or 50%"
+
+
 def test_an_item_reason_that_nobody_listed_is_internal() -> None:
     assert item_status(EngineFailure("TOO_LONG", "x")).code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
     assert item_status(EngineFailure("WHATEVER", "x", True)).code == grpc.StatusCode.INTERNAL.value[0]

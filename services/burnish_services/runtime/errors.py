@@ -17,6 +17,7 @@ its traceback in the server's log. What became of one item of a batch is not an 
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from dataclasses import dataclass
 
@@ -36,6 +37,8 @@ from burnish_services.engine.base import (
 )
 
 DOMAIN = "burnish"
+# What a message may take in a call's trailers, where it stands twice: clients refuse trailers at random from 8 KiB on.
+_MAX_MESSAGE_BYTES = 2000
 
 
 class ServiceError(Exception):
@@ -151,17 +154,32 @@ class AbortStatus:
 
 
 def abort_status(error: ServiceError) -> AbortStatus:
-    """The wire form of an error: code, message and google.rpc details in `grpc-status-details-bin`."""
+    """The wire form of an error: code, message, shortened where it quotes too much, and google.rpc details in
+    `grpc-status-details-bin`."""
+    message = _shortened(error.message)
     info = error_details_pb2.ErrorInfo(
         reason=error.reason, domain=DOMAIN, metadata={"retryable": "true" if error.retryable else "false"}
     )
-    status = status_pb2.Status(code=error.code.value[0], message=error.message)
+    status = status_pb2.Status(code=error.code.value[0], message=message)
     status.details.append(_packed(info))
     if error.retry_after is not None:
         delay = Duration()
         delay.FromMilliseconds(max(0, round(error.retry_after * 1000)))
         status.details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
-    return AbortStatus(error.code, error.message, (("grpc-status-details-bin", status.SerializeToString()),))
+    return AbortStatus(error.code, message, (("grpc-status-details-bin", status.SerializeToString()),))
+
+
+def _shortened(message: str) -> str:
+    """The message without its middle, where it is longer than fits: what was expected stands at the end."""
+    # Lone surrogates have no place on the wire at all.
+    message = message.encode(errors="replace").decode()
+    sizes = [1 if " " <= c <= "~" and c != "%" else 3 * len(c.encode()) for c in message]  # percent-encoded
+    if sum(sizes) <= _MAX_MESSAGE_BYTES:
+        return message
+    half = _MAX_MESSAGE_BYTES // 2
+    begin = sum(1 for total in itertools.accumulate(sizes) if total <= half)
+    end = sum(1 for total in itertools.accumulate(reversed(sizes)) if total <= half)
+    return f"{message[:begin]} … {message[-end:]}"
 
 
 def _packed(message: error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo) -> AnyMessage:
