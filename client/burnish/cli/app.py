@@ -10,6 +10,7 @@ import typer
 from burnish.cli import capabilities, inspect_run, run, serve, sweep
 from burnish.cli.confidence import confidence
 from burnish.cli.explain import explain
+from burnish.cli.repair import repair_command
 from burnish.cli.respond import respond
 from burnish.cli.select import select
 from burnish.cli.train import train
@@ -34,6 +35,7 @@ app.command(rich_help_panel=_RUNS)(inspect_run.status)
 app.command(rich_help_panel=_RUNS)(inspect_run.report)
 app.command(rich_help_panel=_RUNS)(explain)
 app.command("export", rich_help_panel=_RUNS)(inspect_run.export_command)
+app.command("repair", rich_help_panel=_RUNS)(repair_command)
 app.command(rich_help_panel=_RUNS)(run.demo)
 app.command(rich_help_panel=_ONE)(capabilities.score)
 app.command(rich_help_panel=_ONE)(capabilities.judge)

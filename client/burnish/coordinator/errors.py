@@ -8,6 +8,7 @@
         ├── LedgerError           1    the ledger cannot be used
         │   ├── LedgerBusy        1    another process holds it
         │   ├── LedgerTooNew      1    made by a newer Burnish
+        │   ├── LedgerDamaged     1    something else changed its file; `burnish repair` saves what is whole
         │   └── DiskFull          1    nothing more can be written; nothing is lost
         ├── StepFailed            1    a step could not be done; running again goes on from there
         └── Interrupted           130  stopped on request; running again goes on from there
@@ -58,6 +59,10 @@ class LedgerBusy(LedgerError):
 
 class LedgerTooNew(LedgerError):
     """The ledger's schema is newer than this Burnish knows."""
+
+
+class LedgerDamaged(LedgerError):
+    """The ledger's file is not as it was written. What is whole in it can be saved (`burnish repair`)."""
 
 
 class DiskFull(LedgerError):

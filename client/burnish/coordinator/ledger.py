@@ -19,11 +19,13 @@ import duckdb
 import pyarrow as pa
 
 from burnish.coordinator.atomic import disk_full
-from burnish.coordinator.errors import LedgerBusy, LedgerError, LedgerTooNew
+from burnish.coordinator.errors import LedgerBusy, LedgerDamaged, LedgerError, LedgerTooNew
 
 # Nothing is fetched from elsewhere at run time: what the ledger needs is built into duckdb.
 _CONFIG = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
 _FULL = ("No space left on device", "Disk quota exceeded", "File too large")
+# How duckdb says that a file is not as it wrote it: by its checksums, or because what it reads makes no sense.
+_DAMAGED = ("Corrupt", "checksum", "replaying WAL", "Serialization Error", "INTERNAL Error", "has been invalidated")
 
 
 class Ledger:
@@ -185,6 +187,26 @@ class Ledger:
                 self.execute("INSERT INTO schema_version VALUES (?)", [number])
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keeps everybody else from writing the ledger at `path`. Raises LedgerBusy."""
+    lock = _take_lock(path)
+    try:
+        yield
+    finally:
+        lock.close()
+
+
+@contextmanager
+def connected(path: Path) -> Iterator[Ledger]:
+    """The ledger at `path` as it is, for reading, whatever its version, by who has locked it. Raises LedgerError."""
+    ledger = Ledger(path, _connect(path, read_only=True), None)
+    try:
+        yield ledger
+    finally:
+        ledger.close()
+
+
 def migrations() -> tuple[str, ...]:
     """The schema files in order; the last one's number is the schema's version."""
     folder = resources.files("burnish.coordinator.schema")
@@ -280,7 +302,16 @@ def _translated(path: Path, error: duckdb.Error) -> LedgerError:
     if "Could not set lock" in text or "Conflicting lock" in text:
         return _busy(path, 0)
     if "not a valid DuckDB database file" in text:
-        return LedgerError(f"{path}: is no ledger ({text}). Expected the folder of a run; choose another --out.")
+        return LedgerError(
+            f"{path}: is no ledger ({text}). Expected the folder of a run; choose another --out. If it was one, its"
+            " beginning is destroyed: put a copy back, or move it away and run the same command, which begins anew."
+        )
+    if any(words in text for words in _DAMAGED):
+        return LedgerDamaged(
+            f"{path} is damaged: {text.strip().splitlines()[0]}. It is not as it was written; look after the disk."
+            f" `burnish repair {path.parent}` saves what is whole in it, and the same command as before then does only"
+            " what is missing; or put a copy of the file back."
+        )
     if "database file with version" in text or "storage version" in text.lower():
         return LedgerTooNew(f"{path} was made by a newer DuckDB than the one installed here: {text}")
     return LedgerError(f"{path}: the ledger failed: {text}")

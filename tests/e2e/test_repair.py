@@ -1,0 +1,160 @@
+"""A ledger that a disk or a copy has damaged: it is said so, what is whole is saved, and the same command goes on."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from burnish import Client
+from burnish.cli.app import app
+from burnish.coordinator.errors import LedgerDamaged, LedgerError
+from burnish.coordinator.ledger import Ledger, connected
+from burnish.coordinator.loop import run_recipe
+from burnish.coordinator.repair import KEYED_BY_CONTENT, repair
+from tests.e2e.conftest import FakeEngineServices
+from tests.e2e.support import Watcher, alpaca, digest_of_final, run, settings, write_jsonl
+
+BLOCK = 262_144  # bytes, DuckDB's
+HEADERS = 3 * 4096
+
+
+@pytest.fixture(scope="module")
+def finished(services: FakeEngineServices, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data and a run that nothing has disturbed."""
+    folder = tmp_path_factory.mktemp("finished")
+    write_jsonl(folder / "data.jsonl", alpaca(24, duplicates=3))
+    with Client(services.address) as client:
+        run(client, folder / "out", folder / "data.jsonl", model=str(services.model))
+    return folder
+
+
+@pytest.fixture
+def client(services: FakeEngineServices) -> Iterator[Client]:
+    with Client(services.address) as made:
+        yield made
+
+
+def overwrite(path: Path, position: int, rng: random.Random) -> None:
+    with path.open("r+b") as stream:
+        stream.seek(position)
+        stream.write(rng.randbytes(64))
+
+
+def block_of(path: Path, text: bytes) -> int:
+    """Where the file has a text, in a block of rows."""
+    position = path.read_bytes().find(text)
+    assert position > HEADERS
+    return position
+
+
+def test_a_damaged_run_is_repaired_and_ends_as_though_nothing_had_been(
+    finished: Path, services: FakeEngineServices, client: Client, tmp_path: Path
+) -> None:
+    rng, noticed, expected = random.Random(4), 0, digest_of_final(finished / "out")
+    for number in range(4):
+        out = tmp_path / f"out{number}"
+        shutil.copytree(finished / "out", out)
+        ledger = out / "ledger.duckdb"
+        overwrite(ledger, rng.randrange(2 * BLOCK, ledger.stat().st_size), rng)
+        done = repair(ledger)
+        if done.moved_to is None:
+            continue  # a block that nothing is in
+        assert done.moved_to.name == "ledger.duckdb.damaged-1"
+        assert {saved.table for saved in done.tables} == {*KEYED_BY_CONTENT, "run"}
+        assert sum(saved.kept for saved in done.tables) > 0
+        noticed += 1
+        run(client, out, finished / "data.jsonl", model=str(services.model))
+        assert digest_of_final(out) == expected
+        assert repair(ledger).moved_to is None
+    assert noticed >= 2, "the damage hit nothing; the test proves little"
+
+
+def test_where_nothing_can_be_read_the_ledger_is_moved_away_and_all_is_done_anew(
+    finished: Path, services: FakeEngineServices, client: Client, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished / "out", out)
+    ledger = out / "ledger.duckdb"
+    overwrite(ledger, HEADERS + 100, random.Random(1))  # what says where everything is
+    with pytest.raises(LedgerDamaged, match=r"nothing of it can be read .*move it away and run the same command"):
+        repair(ledger)
+    ledger.rename(out / "broken")
+    run(client, out, finished / "data.jsonl", model=str(services.model))
+    assert digest_of_final(out) == digest_of_final(finished / "out")
+
+
+def test_only_what_was_lost_is_asked_for_again(
+    finished: Path, services: FakeEngineServices, client: Client, tmp_path: Path
+) -> None:
+    out, watcher = tmp_path / "out", Watcher()
+    shutil.copytree(finished / "out", out)
+    ledger = out / "ledger.duckdb"
+    # The source's own text stands in the tables of rows and samples, not among scores.
+    overwrite(ledger, block_of(ledger, b"Tell me about"), random.Random(1))
+    with connected(ledger) as opened, pytest.raises(LedgerDamaged, match=r"burnish repair .*out`"):
+        opened.select("SELECT sample.messages, source_row.record FROM sample, source_row")
+    result = CliRunner().invoke(app, ["repair", str(out)])
+    assert result.exit_code == 0, result.output
+    assert f"Go on with: burnish resume {out}" in result.output
+    run_recipe(settings(finished / "data.jsonl", model=str(services.model)), client, out, observer=watcher)
+    scored = watcher.step(1, "score_pre")
+    assert scored.reused == scored.total > 0
+    assert digest_of_final(out) == digest_of_final(finished / "out")
+    again = CliRunner().invoke(app, ["repair", str(out), "--json"])
+    assert '"moved_to": null' in again.output
+
+
+def test_what_is_whole_of_the_write_ahead_log_is_saved(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.duckdb"
+    code = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from burnish.coordinator.ledger import Ledger\n"
+        "ledger = Ledger.open(Path(sys.argv[1]))\n"
+        "for i in range(40):\n"
+        "    with ledger.transaction():\n"
+        "        ledger.append('sample', ('sample_hash', 'messages'), [(f's{i}', '[]' + ' ' * 500)])\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode == -signal.SIGKILL
+    wal = path.with_name("ledger.duckdb.wal")
+    overwrite(wal, wal.read_bytes().find(b"s30"), random.Random(1))
+    with pytest.raises(LedgerDamaged, match="is damaged"):
+        Ledger.open(path)
+    done = repair(path)
+    assert done.moved_to is not None
+    (samples,) = [saved for saved in done.tables if saved.table == "sample"]
+    assert samples.kept == 30
+    assert done.moved_to.with_name(done.moved_to.name + ".wal").exists()
+    assert not wal.exists()
+
+
+def test_rows_around_a_hole_are_saved(tmp_path: Path) -> None:
+    path, rng = tmp_path / "ledger.duckdb", random.Random(1)
+    with Ledger.open(path) as ledger, ledger.transaction():
+        rows = [(f"s{i:06}", f'["{rng.randbytes(40).hex()}"]') for i in range(60_000)]
+        ledger.append("sample", ("sample_hash", "messages"), rows)
+    overwrite(path, path.stat().st_size // 2, rng)
+    (samples,) = [saved for saved in repair(path).tables if saved.table == "sample"]
+    assert 0 < samples.lost < 30_000
+    assert samples.kept + samples.lost == 60_000
+    with Ledger.open(path) as ledger:
+        found = dict(ledger.select("SELECT sample_hash, messages FROM sample"))
+        assert len(found) == samples.kept
+        assert found.items() <= dict(rows).items()
+
+
+def test_a_file_that_is_no_ledger_at_all_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.duckdb"
+    path.write_bytes(b"\0" * 100_000)
+    with pytest.raises(LedgerError, match="put a copy back, or move it away"):
+        Ledger.open(path)
+    with pytest.raises(LedgerError, match="put a copy back, or move it away"):
+        repair(path)
