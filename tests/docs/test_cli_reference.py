@@ -23,6 +23,7 @@ RUNS = [
     "report",
     "explain",
     "export",
+    "repair",
     "demo",
 ]
 ALL = [*RUNS, "score", "judge", "confidence", "embed", "select", "rewrite", "respond", "train"]

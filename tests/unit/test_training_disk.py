@@ -159,6 +159,32 @@ def test_only_a_sealed_checkpoint_counts(tmp_path: Path) -> None:
     assert names(tmp_path) == ["checkpoint-20"]
 
 
+@pytest.mark.parametrize("harm", ["flip", "cut", "remove", "seal"])
+def test_a_damaged_checkpoint_is_named_and_not_used(
+    tmp_path: Path, harm: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = checkpoints.checkpoint_path(tmp_path, 9)
+    (path / "part").mkdir(parents=True)
+    weights = path / "part" / "weights"
+    weights.write_bytes(bytes(10_000))
+    checkpoints.seal(path)
+    assert checkpoints.newest(tmp_path) == path
+    if harm == "flip":
+        weights.write_bytes(bytes(5_000) + b"\1" + bytes(4_999))
+    elif harm == "cut":
+        weights.write_bytes(bytes(9_999))
+    elif harm == "remove":
+        weights.unlink()
+    else:
+        (path / "sealed.json").write_bytes(b"\0" * 30)
+    assert checkpoints.newest(tmp_path, clean=False) is None
+    assert "checkpoint-9 is damaged" in caplog.text
+    assert ("part/weights" in caplog.text) == (harm != "seal")
+    assert path.exists()
+    assert checkpoints.newest(tmp_path) is None
+    assert not path.exists()
+
+
 def write_model(staging: Path) -> dict[str, Any]:
     write_fake_model(staging, seed=5)
     return {"canary": {}}

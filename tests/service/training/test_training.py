@@ -178,6 +178,26 @@ async def test_a_server_that_stops_hands_its_runs_to_the_next(
         assert (await client.finished(second.run_id)).state == training_pb2.STATE_SUCCEEDED
 
 
+async def test_a_checkpoint_that_the_disk_has_changed_costs_steps_and_nothing_else(
+    settings: ServerSettings, base: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BURNISH_TRAINING_FAKE_STEP_SECONDS", "0.02")
+    how = {"per_device_batch_size": 1, "gradient_accumulation_steps": 2, "num_epochs": 2, "checkpoint_steps": 5}
+    async with client_of(settings) as client:
+        calm = await client.finished((await client.create("calm", spec(base, data, **how))).run_id)
+        run = await client.create("disturbed", spec(base, data, **how))
+        await client.until_step(run.run_id, 8)
+    folder = settings.state_dir / "training" / run.run_id
+    (checkpoint,) = (folder / "checkpoints").iterdir()
+    state = next(path for path in checkpoint.iterdir() if path.name != "sealed.json")
+    state.write_bytes(state.read_bytes().replace(b'"step"', b'"stop"'))
+    async with client_of(settings) as client:
+        ended = await client.finished(run.run_id)
+        assert ended.state == training_pb2.STATE_SUCCEEDED, ended.error
+        assert ended.result.model.digest == calm.result.model.digest
+    assert f"{checkpoint} is damaged" in (folder / "worker.log").read_text()
+
+
 async def test_a_watcher_is_sent_away_when_the_server_stops(
     settings: ServerSettings, base: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
