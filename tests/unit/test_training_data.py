@@ -14,9 +14,10 @@ from burnish_services.engine.chat import tokenize_sample
 from burnish_services.engine.fake import FakeTokenizer
 from burnish_services.engine.places import Roots
 from burnish_services.engine.tokenizer import ChatMessage
+from burnish_services.runtime.disks import is_disk_full
 from burnish_services.training.data import check_digest, file_digest, read_data, resolve_file
 from burnish_services.training.state import RunError
-from burnish_services.training.worker import is_disk_full, unexpected_failure
+from burnish_services.training.worker import unexpected_failure
 
 
 def line(answer: str = "fine", **fields: object) -> str:

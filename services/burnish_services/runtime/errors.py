@@ -6,6 +6,7 @@
     ├── AlreadyExists               ALREADY_EXISTS        no
     ├── PermissionDenied        PERMISSION_DENIED     no
     ├── PreconditionFailed          FAILED_PRECONDITION   no
+    ├── DiskFull                RESOURCE_EXHAUSTED    no
     ├── Overloaded                  RESOURCE_EXHAUSTED    yes, after `retry_after` seconds
     ├── Unavailable                 UNAVAILABLE           yes, elsewhere or later
     └── InternalError               INTERNAL              no
@@ -35,6 +36,7 @@ from burnish_services.engine.base import (
     ModelNotAllowed,
     ModelNotFound,
 )
+from burnish_services.runtime.disks import is_disk_full
 
 DOMAIN = "burnish"
 # What a message may take in a call's trailers, where it stands twice: clients refuse trailers at random from 8 KiB on.
@@ -107,6 +109,18 @@ class Overloaded(ServiceError):
         super().__init__(grpc.StatusCode.RESOURCE_EXHAUSTED, reason, message, retryable=True, retry_after=retry_after)
 
 
+class DiskFull(ServiceError):
+    """Nothing more can be written. What was there before the call is unchanged."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            "DISK_FULL",
+            f"the server's disk is full, or over its quota, and nothing of the call was kept ({cause}); make room below"
+            " its --state-dir and send the call again",
+        )
+
+
 class Unavailable(ServiceError):
     """The server starts, stops or has lost its engine; another replica, or this one later, may answer."""
 
@@ -141,6 +155,8 @@ def service_error(error: Exception) -> ServiceError:
         return NotFound(error.reason, str(error))
     if isinstance(error, ModelLoadError):
         return PreconditionFailed(error.reason, str(error))
+    if is_disk_full(error):
+        return DiskFull(str(error))
     return InternalError(uuid.uuid4().hex[:12])
 
 

@@ -10,7 +10,6 @@ business of `data.py`, and where they come from of `sources.py` and `uploads.py`
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import logging
 import os
@@ -22,12 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from burnish_services.runtime.disks import is_disk_full
 from burnish_services.training.runs import sync_directory
 from burnish_services.training.state import RunError
 
 log = logging.getLogger(__name__)
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _INCOMING = ".incoming-"
 
 
@@ -200,7 +199,7 @@ class LineCount:
 
 
 def _not_written(place: Path, what: str, error: OSError) -> RunError:
-    if error.errno in _FULL:
+    if is_disk_full(error):
         return RunError(
             "RESOURCE_EXHAUSTED",
             "DISK_FULL",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
-import errno
 import logging
 import os
 import signal
@@ -19,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from burnish_services.engine.base import ModelLoadError
+from burnish_services.runtime.disks import is_disk_full
 from burnish_services.training import messages, publish
 from burnish_services.training.job import Job, StoppedEarly
 from burnish_services.training.messages import Message, Reporter
@@ -30,8 +30,6 @@ from burnish_services.training.world import World
 log = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1
-# Full, over quota, and over the size that this process may write.
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -122,18 +120,6 @@ def unexpected_failure(error: BaseException, place: Path) -> Failure:
             "gradient_checkpointing, or a smaller max_sequence_tokens",
         )
     return Failure("INTERNAL", "TRAINING_FAILED", f"{type(error).__name__}: {error}")
-
-
-def is_disk_full(error: BaseException | None) -> bool:
-    """True where the exception, or one that led to it, says that nothing more could be written. The writers of
-    safetensors and torch give the operating system's number as text only."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in _DISK_FULL:
-            return True
-        if any(f"os error {number}" in str(error) or os.strerror(number) in str(error) for number in _DISK_FULL):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def die_with(parent: int) -> None:
