@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class Lora:
-    """Low-rank adapters, merged into the weights when the model is published; None takes the service's default."""
+    """Low-rank adapters, merged into the weights when the model is published unless `adapter_only`; None takes the
+    service's default."""
 
     rank: int | None = None
     alpha: float | None = None
     dropout: float | None = None
     target_modules: tuple[str, ...] = ()
+    adapter_only: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

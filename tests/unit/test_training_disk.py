@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from burnish_services.engine.fake import write_fake_model
-from burnish_services.engine.models import model_digest
+from burnish_services.engine.models import copy_all_but_weights, model_digest
 from burnish_services.training import checkpoints, publish
 from burnish_services.training.core import Hyperparameters, Plan, RunSpec
 from burnish_services.training.events import EventLog
@@ -239,7 +239,7 @@ def test_everything_but_weights_comes_from_the_base(tmp_path: Path) -> None:
         (base / name).write_text("base")
     (base / "model.safetensors.index.json").write_text("base")
     (staging / "config.json").write_text("trained")
-    publish.copy_all_but_weights(base, staging)
+    copy_all_but_weights(base, staging)
     assert {path.name: path.read_text() for path in staging.iterdir()} == dict.fromkeys(
         ("config.json", "tokenizer.json", "merges.txt", "LICENSE"), "base"
     )

@@ -107,6 +107,10 @@ TRAINING: Table = {
             metavar="NAME,NAME",
         ),
     ),
+    "lora_adapter_only": (
+        "training.lora_adapter_only",
+        option(bool, "--lora-adapter-only", "Publish them alone instead of merged into the model.", _TRAIN),
+    ),
 }
 WORK: Table = {
     "items_per_batch": (

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 from burnish_services.engine import canary
+from burnish_services.engine.adapters import MergedModels
 from burnish_services.engine.base import Engine, EngineDead, EngineRestarting, ModelDigestMismatch, ModelLoadError
 from burnish_services.engine.models import ModelDigests, model_digests, resolve_uri
 from burnish_services.engine.places import Roots
@@ -83,7 +84,8 @@ class ModelHost:
 
     An engine whose process ends takes down what is in flight; it is then started anew on the same weights, while who
     comes waits. `again` makes the engine for a model directory; without it, or beyond `restarts`, the host is dead.
-    Users may name models in `roots` (None: anywhere).
+    Users may name models in `roots` (None: anywhere), and adapters, where there is a place for the models `merged` from
+    them.
     """
 
     def __init__(
@@ -92,9 +94,11 @@ class ModelHost:
         again: Callable[[str], Engine] | None = None,
         restarts: Restarts | None = None,
         roots: Roots | None = None,
+        merged: MergedModels | None = None,
     ) -> None:
         self._engine = engine
         self._roots = roots
+        self._merged = merged
         self._again = again
         self._restarts = restarts or Restarts(0)
         self._reviving = False
@@ -102,6 +106,8 @@ class ModelHost:
         self._held: ModelVersion | None = None
         self._digests: ModelDigests | None = None
         self._readings: dict[str, canary.Reading] = {}
+        # Of what was loaded last: the digest of the tensors, an adapter's merged into its base's.
+        self._last: tuple[str, canary.Reading] | None = None
         self._queue: list[_Waiter] = []
         self._active = 0
         self._left = asyncio.Event()  # somebody has; `_active` says whether all
@@ -140,7 +146,7 @@ class ModelHost:
         self._score_method = self._engine.score_method
         path = await asyncio.to_thread(resolve_uri, self._engine.model.uri)
         self._digests = await asyncio.to_thread(model_digests, path)
-        await self._check_canary(path, self._digests)
+        await self._check_canary(path, self._digests, self._digests.weights)
         self._held = self._describe()
 
     async def close(self) -> None:
@@ -287,7 +293,8 @@ class ModelHost:
                 self._left.clear()
                 await self._left.wait()
             await self._engine.close()
-            self._engine, self._digests = again(uri), None
+            self._engine, self._digests = again(str(await asyncio.to_thread(self._whole, Path(uri)))), None
+            self._last = None
             await self.start()
             log.warning("engine started anew on %s", uri)
         except Exception as error:
@@ -348,22 +355,26 @@ class ModelHost:
             log.exception("the weights held before, %s, could not be restored; none are held now", path)
 
     async def _load(self, path: Path, digests: ModelDigests) -> None:
-        await self._engine.swap(str(path), digests.model)
+        whole = await asyncio.to_thread(self._whole, path)
+        await self._engine.swap(str(whole), digests.model)
         if await asyncio.to_thread(model_digests, path) != digests:
             raise ModelLoadError(f"{path} changed while it was loaded; publish models by renaming a finished directory")
-        await self._check_canary(path, digests)
+        await self._check_canary(path, digests, (await asyncio.to_thread(model_digests, whole)).weights)
         self._digests = digests
-        self._held = self._describe()
+        self._held = replace(self._describe(), uri=str(path))
 
-    async def _check_canary(self, path: Path, digests: ModelDigests) -> None:
+    def _whole(self, path: Path) -> Path:
+        return path if self._merged is None else self._merged.whole(path)
+
+    async def _check_canary(self, path: Path, digests: ModelDigests, weights: str) -> None:
         reading = await canary.read(self._engine, canary.canary_ids(self._engine.tokenizer))
         before = self._readings.get(digests.model)
         if before is not None:
             canary.check_repeats(reading, before)
-        elif self._digests is not None and self._digests.weights != digests.weights:
-            canary.check_differs(reading, self._readings[self._digests.model])
+        elif self._last is not None and self._last[0] != weights:
+            canary.check_differs(reading, self._last[1])
         await canary.check_card(self._engine, path)
-        self._readings[digests.model] = reading
+        self._readings[digests.model], self._last = reading, (weights, reading)
 
     def _describe(self) -> ModelVersion:
         model = self._engine.model

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import shutil
 import struct
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from burnish_services.engine.base import ModelLoadError, ModelMismatch, ModelNotAllowed, ModelNotFound
 from burnish_services.engine.places import NotLocal, OutsideRoots, Roots, local_path
@@ -38,6 +40,11 @@ _CONTENT_FILES = (
     "tokenizer_config.json",
     "vocab.json",
 )
+ADAPTER_FILE = "adapter_config.json"
+_ADAPTER_BASE = "base_model_name_or_path"
+# Weights in any format; all else in a model's directory belongs to models that are trained from it, too.
+_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".index.json")
+_MAX_COPIED_BYTES = 1 << 28
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")
 # What must agree for one model's weights to fit into another's memory.
 _SHAPE_KEYS = (
@@ -53,6 +60,14 @@ class ModelDigests:
 
     model: str  # weights, configuration, tokenizer, chat template: what requests name
     weights: str  # the tensors alone
+
+
+class _Tensor(TypedDict):
+    """An entry of a safetensors header; offsets in bytes, from the header's end."""
+
+    dtype: str
+    shape: list[int]
+    data_offsets: tuple[int, int]
 
 
 _Stamp = tuple[tuple[str, int, int], ...]
@@ -77,8 +92,47 @@ def resolve_uri(uri: str, roots: Roots | None = None) -> Path:
     return path
 
 
+def adapter_base(path: Path, roots: Roots | None = None) -> Path | None:
+    """The base model, in `roots`, of a low-rank adapter's directory; None where `path` holds a whole model. Raises
+    ModelNotFound where the base is not where the adapter says, ModelNotAllowed, ModelLoadError."""
+    if not (path / ADAPTER_FILE).is_file() or (path / "config.json").is_file():
+        return None
+    named = read_json(path / ADAPTER_FILE).get(_ADAPTER_BASE)
+    if not isinstance(named, str):
+        raise ModelLoadError(f"{path / ADAPTER_FILE} names no {_ADAPTER_BASE}; expected the base model's directory")
+    try:
+        return resolve_uri(named, roots)
+    except ModelNotFound as error:
+        raise ModelNotFound(f"the base model of the adapter in {path}: {error}") from None
+
+
+def copy_all_but_weights(base: Path, into: Path) -> None:
+    """Copies configuration, tokenizer, chat template and licence byte for byte, so that an engine that holds the
+    base model can take the new weights in place. Raises OSError."""
+    for path in sorted(base.iterdir()):
+        weights = path.name.endswith(_WEIGHT_SUFFIXES)
+        if path.is_file() and not weights and path.name != CARD_FILE and path.stat().st_size <= _MAX_COPIED_BYTES:
+            shutil.copyfile(path, into / path.name)
+
+
+def stored_format(path: Path) -> str:
+    """What most of a model's weights are stored as, in safetensors' words, such as `BF16`. Raises ModelLoadError."""
+    sizes: dict[str, int] = {}
+    for file in sorted(path.glob("*.safetensors")):
+        for tensor in _header(file).values():
+            sizes[tensor["dtype"]] = sizes.get(tensor["dtype"], 0) + math.prod(tensor["shape"])
+    if not sizes:
+        raise ModelLoadError(f"{path} holds no *.safetensors")
+    return max(sizes, key=lambda name: sizes[name])
+
+
 def check_model_directory(path: Path) -> None:
     """Raises ModelLoadError naming what is missing for a Hugging Face model: configuration, weights, tokenizer."""
+    if adapter_base(path) is not None:
+        raise ModelLoadError(
+            f"{path} is a low-rank adapter, where a whole model was expected: start from its base model, and name the"
+            " adapter in requests; or publish it merged"
+        )
     missing = []
     if not (path / "config.json").is_file():
         missing.append("config.json")
@@ -153,11 +207,17 @@ def _content_files(path: Path) -> list[Path]:
 
 
 def _stamp(path: Path) -> _Stamp:
-    stats = [(file.name, file.stat()) for file in _content_files(path)]
-    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+    base = adapter_base(path)
+    files = _content_files(path) if base is None else [path / ADAPTER_FILE, *_content_files(path)]
+    stats = [(file.name, file.stat()) for file in files]
+    own = tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+    return own if base is None else own + _stamp(base)
 
 
 def _compute_digests(path: Path) -> ModelDigests:
+    base = adapter_base(path)
+    if base is not None:
+        return _adapter_digests(path, model_digests(base))
     files = _content_files(path)
     if not files:
         raise ModelLoadError(f"{path} holds no model: expected config.json, *.safetensors and a tokenizer")
@@ -173,12 +233,35 @@ def _compute_digests(path: Path) -> ModelDigests:
     return ModelDigests(model=_digest_of(tensors + others), weights=_digest_of(tensors))
 
 
+def _adapter_digests(path: Path, base: ModelDigests) -> ModelDigests:
+    """Of what the adapter makes of its base, wherever that is."""
+    how = {key: value for key, value in read_json(path / ADAPTER_FILE).items() if key != _ADAPTER_BASE}
+    lines = [f"adapter {hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest()}"]
+    for file in sorted(path.glob("*.safetensors")):
+        lines += [f"tensor {line}" for line in _tensor_lines(file)]
+    return ModelDigests(
+        model=_digest_of([*lines, f"base {base.model}"]), weights=_digest_of([*lines, f"base {base.weights}"])
+    )
+
+
 def _digest_of(lines: list[str]) -> str:
     return "sha256:" + hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
 def _tensor_lines(file: Path) -> Iterator[str]:
     """Name, type, shape and content of each tensor, so that how weights are split into files does not matter."""
+    header = _header(file)
+    with file.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        base = 8 + length
+        for name, tensor in sorted(header.items()):
+            begin, end = tensor["data_offsets"]
+            digest = _range_digest(file, stream, base + begin, base + end)
+            yield f"{name} {tensor['dtype']} {tensor['shape']} {digest}"
+
+
+def _header(file: Path) -> dict[str, _Tensor]:
+    """What a safetensors file holds, by name. Raises ModelLoadError where it is none."""
     with file.open("rb") as stream:
         try:
             (length,) = struct.unpack("<Q", stream.read(8))
@@ -186,13 +269,15 @@ def _tensor_lines(file: Path) -> Iterator[str]:
                 raise ValueError("the header is longer than the file")
             header = json.loads(stream.read(length))
             header.pop("__metadata__", None)
-            base = 8 + length
-            for name, tensor in sorted(header.items()):
-                begin, end = tensor["data_offsets"]
-                digest = _range_digest(file, stream, base + begin, base + end)
-                yield f"{name} {tensor['dtype']} {tensor['shape']} {digest}"
+            return {name: _tensor(entry) for name, entry in header.items()}
         except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelLoadError(f"{file} is not a readable safetensors file: {error}") from error
+
+
+def _tensor(entry: Any) -> _Tensor:
+    begin, end = entry["data_offsets"]
+    shape = [int(size) for size in entry["shape"]]
+    return {"dtype": str(entry["dtype"]), "shape": shape, "data_offsets": (int(begin), int(end))}
 
 
 def _range_digest(file: Path, stream: Any, begin: int, end: int) -> str:

@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from burnish_services.engine.adapters import MergedModels
 from burnish_services.engine.base import Engine, EngineSettings, Task
 from burnish_services.engine.hosting import ModelHost
 from burnish_services.engine.places import Roots
@@ -31,13 +32,15 @@ class EnginePool:
         settings: EngineSettings,
         restarts: int = 0,
         roots: Roots | None = None,
+        merged: MergedModels | None = None,
     ) -> None:
         """`restarts`: how often each engine may be started anew within ten minutes where its process ended. `roots`:
-        where the models are that calls may name."""
+        where the models are that calls may name. `merged`: where those go that adapters make of them."""
         self._create = create
         self._settings = settings
         self._restarts = restarts
         self._roots = roots
+        self._merged = merged
         self._hosts: dict[Task, ModelHost] = {}
 
     def host(self, task: Task) -> ModelHost:
@@ -48,7 +51,8 @@ class EnginePool:
                 return self._create(dataclasses.replace(self._settings, task=task, model=model))
 
             restarts = Restarts(self._restarts)
-            self._hosts[task] = ModelHost(create(self._settings.model), create, restarts, self._roots)
+            engine = create(self._settings.model)
+            self._hosts[task] = ModelHost(engine, create, restarts, self._roots, self._merged)
         return self._hosts[task]
 
     async def start(self) -> None:

@@ -18,6 +18,7 @@ import grpc.aio
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from burnish_services.engine.adapters import MergedModels
 from burnish_services.engine.base import Engine, EngineSettings
 from burnish_services.runtime import health
 from burnish_services.runtime.admission import Admission
@@ -71,7 +72,10 @@ class Server:
         creating a role does."""
         self.settings = settings
         self.lifecycle = Lifecycle()
-        self.engines = EnginePool(create_engine, engine_settings(settings), settings.engine_restarts, settings.roots)
+        merged = MergedModels(settings.state_dir / "merged", settings.roots)
+        self.engines = EnginePool(
+            create_engine, engine_settings(settings), settings.engine_restarts, settings.roots, merged
+        )
         context = RoleContext(settings=settings, engines=self.engines, version=version)
         self.roles = (*(create_role(name, context) for name in settings.roles), *roles)
         self.address = ""

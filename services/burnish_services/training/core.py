@@ -64,6 +64,7 @@ class LoraSpec:
     alpha: float | None = None
     dropout: float | None = None
     target_modules: tuple[str, ...] = ()
+    adapter_only: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +110,14 @@ class RunSpec:
 
 @dataclass(frozen=True, slots=True)
 class Lora:
-    """Low-rank adapters with every default taken; merged into the weights when the model is published."""
+    """Low-rank adapters with every default taken; merged into the weights when the model is published, unless they are
+    to be published alone."""
 
     rank: int = 16
     alpha: float = 32.0
     dropout: float = 0.0
     target_modules: tuple[str, ...] = ()  # names of linear layers; empty: all but the head
+    adapter_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)

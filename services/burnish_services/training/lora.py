@@ -1,11 +1,16 @@
-"""Low-rank adapters: put into a model before it is trained, and merged into its weights when it is published."""
+"""Low-rank adapters: put into a model before it is trained, and merged into its weights, or taken out alone, when it is
+published."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors.torch import save_file
 
 from burnish_services.training.core import Lora
 from burnish_services.training.state import RunError
@@ -40,7 +45,37 @@ def add_adapters(model: Any, lora: Lora, seed: int) -> PeftModel:
 def merge_adapters(model: Any) -> Any:
     """The model with its adapters added to its weights, in float32, so that small updates are not rounded away here;
     one without adapters as it is."""
-    return model.float().merge_and_unload() if isinstance(model, PeftModel) else model
+    if not isinstance(model, PeftModel):
+        return model
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")  # as whoever merges them later does
+    try:
+        return model.float().merge_and_unload()
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@dataclass(frozen=True, slots=True)
+class Adapters:
+    """Adapters apart from their model."""
+
+    config: LoraConfig
+    weights: dict[str, torch.Tensor]
+
+    @classmethod
+    def of(cls, model: PeftModel, base: Path) -> Adapters:
+        """A copy of those in a model, for the base model in `base`."""
+        (config,) = model.peft_config.values()
+        taken = get_peft_model_state_dict(model)
+        return cls(
+            replace(config, base_model_name_or_path=str(base), inference_mode=True),
+            {name: weight.detach().cpu().clone().contiguous() for name, weight in taken.items()},
+        )
+
+    def write(self, folder: Path) -> None:
+        """Writes them in peft's layout. Raises OSError."""
+        self.config.save_pretrained(folder)
+        save_file(self.weights, folder / SAFETENSORS_WEIGHTS_NAME)
 
 
 def _is_linear(part: torch.nn.Module) -> bool:

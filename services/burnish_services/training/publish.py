@@ -22,23 +22,10 @@ from burnish_services.training.checkpoints import sync_tree
 from burnish_services.training.runs import Resolved, RunDirectory, RunRecord, sync_directory
 from burnish_services.training.state import Result, RunError
 
-# Weights in any format; all else in a model's directory belongs to the trained model, too.
-_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".index.json")
-_MAX_COPIED_BYTES = 1 << 28
-
 
 def staging_path(output: Path, run_id: str) -> Path:
     """Where a model is put together: beside its place, so that a rename brings it there."""
     return output.parent / f".{output.name}.{run_id}"
-
-
-def copy_all_but_weights(base: Path, staging: Path) -> None:
-    """Copies configuration, tokenizer, chat template and licence byte for byte, so that an engine that holds the
-    base model can take the new weights in place."""
-    for path in sorted(base.iterdir()):
-        weights = path.name.endswith(_WEIGHT_SUFFIXES)
-        if path.is_file() and not weights and path.name != CARD_FILE and path.stat().st_size <= _MAX_COPIED_BYTES:
-            shutil.copyfile(path, staging / path.name)
 
 
 def card(
@@ -69,6 +56,8 @@ def _origin(resolved: Resolved) -> dict[str, Any]:
     special: dict[str, Any] = {}
     if resolved.lora is not None:
         special["lora"] = asdict(resolved.lora)
+        if not resolved.lora.adapter_only:
+            del special["lora"]["adapter_only"]  # as in cards from before there was a choice
     if resolved.selection is not None:
         how = asdict(resolved.selection.how)
         special["bilevel"] = {**how, "validation_digest": resolved.selection.validation_digest}

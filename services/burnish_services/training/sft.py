@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from burnish_services.engine.base import ModelLoadError
 from burnish_services.engine.hf_tokenizer import HfTokenizer
+from burnish_services.engine.merging import SEED, stored_dtype
 from burnish_services.engine.models import CARD_FILE
 from burnish_services.training import checkpoints, publish, weights
 from burnish_services.training.attention import use_packed
@@ -28,7 +29,7 @@ from burnish_services.training.books import RunCallback
 from burnish_services.training.core import total_steps
 from burnish_services.training.data import TrainingData
 from burnish_services.training.job import Job, StoppedEarly
-from burnish_services.training.lora import add_adapters, merge_adapters
+from burnish_services.training.lora import Adapters, add_adapters, merge_adapters
 from burnish_services.training.loss import ResponseLoss, mean_nll
 from burnish_services.training.pausing import PausedRun, newest_pool, publish_paused
 from burnish_services.training.pool import EMPTY, read_pool
@@ -50,7 +51,7 @@ def train(job: Job) -> Result | None:
     max_tokens = min(plan.max_sequence_tokens, _context(base))
     data = job.read_training_data(tokenizer, max_tokens)
     eval_data = job.read_eval_data(tokenizer, max_tokens)
-    stored = weights.stored_dtype(base)
+    stored = stored_dtype(base)
 
     checkpoint = checkpoints.newest(job.directory.checkpoints, clean=job.world.is_first)
     trainer = _trainer(job, _load(job, base), data, tokenizer, max_tokens)
@@ -88,9 +89,11 @@ def train(job: Job) -> Result | None:
         return None
     if plan.publish_best:
         books.best.restore(model)
-    # What is measured is what is published: the rounding comes first.
+    lora = record.resolved.lora
+    adapters = Adapters.of(model, base) if lora is not None and lora.adapter_only else None
+    # What is measured is what is published, or what services make of it: the rounding comes first.
     model = merge_adapters(model)
-    weights.round_weights(model, stored, plan.seed)
+    weights.round_weights(model, stored, plan.seed if adapters is None else SEED)
     eval_loss = _eval_loss(trainer, ResponseLoss(model), eval_data, plan.per_device_batch_size)
     if eval_loss is not None:
         books.report(steps, eval_loss)
@@ -98,12 +101,17 @@ def train(job: Job) -> Result | None:
     train_loss = sums.loss / steps
 
     def write(staging: Path) -> dict[str, Any]:
-        weights.write_model(model, stored, base, staging)
+        if adapters is not None:
+            adapters.write(staging)
+            canary = weights.prove_adapter(staging, base, record.resolved.chat_template, job.directory.checkpoints)
+        else:
+            weights.write_model(model, stored, base, staging)
+            canary = weights.prove(staging, record.resolved.chat_template)
         return publish.card(
             record,
-            canary=weights.prove(staging, record.resolved.chat_template),
+            canary=canary,
             training={"train_loss": train_loss, "eval_loss": eval_loss, "num_samples": len(data.samples)},
-            packages=["torch", "transformers", "accelerate"] + ["peft"] * (record.resolved.lora is not None),
+            packages=["torch", "transformers", "accelerate"] + ["peft"] * (lora is not None),
             device=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         )
 
@@ -198,7 +206,7 @@ def _pause(job: Job, trainer: SftTrainer, books: RunCallback, step: int, checkpo
     def write(staging: Path) -> None:
         if checkpoint is not None:
             trainer._load_from_checkpoint(str(checkpoint))
-        stored = weights.stored_dtype(resolved.base)
+        stored = stored_dtype(resolved.base)
         model = merge_adapters(trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False))
         weights.round_weights(model, stored, resolved.plan.seed)
         weights.write_model(model, stored, resolved.base, staging)

@@ -66,6 +66,7 @@ class TrainingSettings(BaseModel):
     lora_alpha: float | None = Field(None, gt=0)
     lora_dropout: float | None = Field(None, ge=0, lt=1)
     lora_modules: tuple[str, ...] = Field((), description="linear layers that get one; default all but the head")
+    lora_adapter_only: bool | None = Field(None, description="publish the adapters alone instead of merged")
 
     @field_validator("lora_modules", mode="before")
     @classmethod
@@ -74,8 +75,12 @@ class TrainingSettings(BaseModel):
 
     @model_validator(mode="after")
     def _of_adapters(self) -> Self:
-        if self.lora_rank is None and (self.lora_alpha or self.lora_dropout or self.lora_modules):
-            raise ValueError("lora_alpha, lora_dropout and lora_modules are of adapters; give lora_rank as well")
+        if self.lora_rank is None and (
+            self.lora_alpha or self.lora_dropout or self.lora_modules or self.lora_adapter_only
+        ):
+            raise ValueError(
+                "lora_alpha, lora_dropout, lora_modules and lora_adapter_only are of adapters; give lora_rank as well"
+            )
         return self
 
     def hyperparameters(self) -> Hyperparameters:
@@ -86,12 +91,12 @@ class TrainingSettings(BaseModel):
         """The adapters that are trained; None: all weights are."""
         if self.lora_rank is None:
             return None
-        return Lora(self.lora_rank, self.lora_alpha, self.lora_dropout, self.lora_modules)
+        return Lora(self.lora_rank, self.lora_alpha, self.lora_dropout, self.lora_modules, self.lora_adapter_only)
 
 
 # Settings that came later: left out of what an id is made from where they are not used, so that runs that began before
 # are still the same.
-_OF_ADAPTERS = {"lora_rank", "lora_alpha", "lora_dropout", "lora_modules"}
+_OF_ADAPTERS = {"lora_rank", "lora_alpha", "lora_dropout", "lora_modules", "lora_adapter_only"}
 _LATER_TRAINING = _OF_ADAPTERS | {"max_loss_ratio", "packing"}
 
 

@@ -71,7 +71,8 @@ class ModelRef(_message.Message):
     DIGEST_FIELD_NUMBER: _builtins.int
     uri: _builtins.str
     """Where the model is: a path that the service can read, or a `file://` URI, of a directory in the Hugging Face
-    layout (config.json, *.safetensors, tokenizer files). Empty: whatever the replica holds now; the reply says which.
+    layout (config.json, *.safetensors, tokenizer files), or of low-rank adapters in peft's layout, whose base model is
+    where they say. Empty: whatever the replica holds now; the reply says which.
     Outside of the directories that the server lets callers name: PERMISSION_DENIED, reason PATH_NOT_ALLOWED.
     """
     digest: _builtins.str

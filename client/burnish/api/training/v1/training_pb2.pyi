@@ -378,12 +378,18 @@ class Lora(_message.Message):
     ALPHA_FIELD_NUMBER: _builtins.int
     DROPOUT_FIELD_NUMBER: _builtins.int
     TARGET_MODULES_FIELD_NUMBER: _builtins.int
+    ADAPTER_ONLY_FIELD_NUMBER: _builtins.int
     rank: _builtins.int
     """Rank of the adapters, in [1, 1024]; default 16."""
     alpha: _builtins.float
     """The adapters' output is multiplied by alpha / rank, > 0; default 32."""
     dropout: _builtins.float
     """Share of the adapters' inputs dropped while training, in [0, 1); default 0."""
+    adapter_only: _builtins.bool
+    """Publish the adapters alone, in peft's layout, instead of a model that they are merged into; default false. Every
+    service takes such a directory for a model: it merges it into the base model, which it must be able to read where
+    the adapters say that it is. Training goes on from whole models only.
+    """
     @_builtins.property
     def target_modules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the linear layers that get one, such as `q_proj`; default all but the head."""
@@ -395,17 +401,22 @@ class Lora(_message.Message):
         alpha: _builtins.float | None = ...,
         dropout: _builtins.float | None = ...,
         target_modules: _abc.Iterable[_builtins.str] | None = ...,
+        adapter_only: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_dropout", b"_dropout", "_rank", b"_rank", "alpha", b"alpha", "dropout", b"dropout", "rank", b"rank"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_adapter_only", b"_adapter_only", "_alpha", b"_alpha", "_dropout", b"_dropout", "_rank", b"_rank", "adapter_only", b"adapter_only", "alpha", b"alpha", "dropout", b"dropout", "rank", b"rank"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_dropout", b"_dropout", "_rank", b"_rank", "alpha", b"alpha", "dropout", b"dropout", "rank", b"rank", "target_modules", b"target_modules"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_adapter_only", b"_adapter_only", "_alpha", b"_alpha", "_dropout", b"_dropout", "_rank", b"_rank", "adapter_only", b"adapter_only", "alpha", b"alpha", "dropout", b"dropout", "rank", b"rank", "target_modules", b"target_modules"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__adapter_only: _TypeAlias = _typing.Literal["adapter_only"]  # noqa: Y015
+    _WhichOneofArgType__adapter_only: _TypeAlias = _typing.Literal["_adapter_only", b"_adapter_only"]  # noqa: Y015
     _WhichOneofReturnType__alpha: _TypeAlias = _typing.Literal["alpha"]  # noqa: Y015
     _WhichOneofArgType__alpha: _TypeAlias = _typing.Literal["_alpha", b"_alpha"]  # noqa: Y015
     _WhichOneofReturnType__dropout: _TypeAlias = _typing.Literal["dropout"]  # noqa: Y015
     _WhichOneofArgType__dropout: _TypeAlias = _typing.Literal["_dropout", b"_dropout"]  # noqa: Y015
     _WhichOneofReturnType__rank: _TypeAlias = _typing.Literal["rank"]  # noqa: Y015
     _WhichOneofArgType__rank: _TypeAlias = _typing.Literal["_rank", b"_rank"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__adapter_only) -> _WhichOneofReturnType__adapter_only | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__alpha) -> _WhichOneofReturnType__alpha | None: ...
     @_typing.overload
