@@ -71,6 +71,13 @@ def build_parser() -> argparse.ArgumentParser:
     where.add_argument("--read-roots", metavar="DIR,…", help="callers may name models and data in there only")
     where.add_argument("--write-roots", metavar="DIR,…", help="… have models written in there only, and read them")
     where.add_argument(
+        "--metrics-port",
+        type=int,
+        metavar="PORT",
+        help="serve metrics to Prometheus here, without login; 0 takes a free one (default: no metrics)",
+    )
+    where.add_argument("--metrics-host", metavar="HOST", help="address of that port (default: that of --host)")
+    where.add_argument(
         "--max-connection-age",
         type=float,
         metavar="SECONDS",
@@ -80,7 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--max-message-bytes", type=int, metavar="N", help="largest message received or sent (default: 64 MiB)"
     )
     where.add_argument(
-        "--ready-file", metavar="FILE", help="written as JSON (pid, address, roles) once calls are answered"
+        "--ready-file", metavar="FILE", help="written as JSON (pid, address, roles, metrics) once calls are answered"
     )
     device = parser.add_argument_group("device")
     device.add_argument("--dtype", choices=["auto", "bfloat16", "float16", "float32"], help="default: auto")

@@ -22,7 +22,7 @@ from burnish_services.embedding.storage import StoreUnavailable
 from burnish_services.embedding.store import VectorStore
 from burnish_services.embedding.tables import Tables
 from burnish_services.embedding.worker import Worker
-from burnish_services.engine.base import EngineFailure, Task
+from burnish_services.engine.base import Task
 from burnish_services.engine.hosting import ModelHost
 from burnish_services.runtime import wire
 from burnish_services.runtime.calls import current_call
@@ -148,7 +148,6 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
             return_vectors=request.return_vectors,
         )
         results = filled.results
-        record.failed_items = sum(isinstance(result, EngineFailure) for result in results.values())
         return embedding_pb2.EmbedSamplesResponse(
             model=convert.weights_message(filled.weights),
             embeddings=[convert.embedding_message(item, results[item], filled.vectors.get(item)) for item in samples],
@@ -265,7 +264,6 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
         samples = {sample.id: wire.chat_messages(sample) for sample in request.samples}
         record = current_call()
         measured = await self._filler.measure(request.model, name, samples, record)
-        record.failed_items = sum(isinstance(result, EngineFailure) for result in measured.results.values())
         return embedding_pb2.MeasureSamplesResponse(
             model=convert.weights_message(measured.weights),
             measurements=[convert.measurement_message(item, measured.results[item]) for item in samples],

@@ -136,6 +136,11 @@ class ModelHost:
         return len(self._queue)
 
     @property
+    def restarts(self) -> int:
+        """How often the engine has been started anew."""
+        return self._restarts.total
+
+    @property
     def dead(self) -> EngineDead | None:
         """Why the engine can never work again, once that is known."""
         return self._dead
@@ -351,8 +356,8 @@ class ModelHost:
             await self._load(path, digests)
         except EngineDead:
             raise
-        except Exception:
-            log.exception("the weights held before, %s, could not be restored; none are held now", path)
+        except Exception as error:
+            log.exception("the weights held before, %s, could not be restored (%r); none are held now", path, error)
 
     async def _load(self, path: Path, digests: ModelDigests) -> None:
         whole = await asyncio.to_thread(self._whole, path)

@@ -15,6 +15,7 @@ class Restarts:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._taken: deque[float] = deque()
+        self.total = 0  # since the server began
 
     def take(self) -> bool:
         """Whether one more is allowed; counts it if so."""
@@ -24,4 +25,5 @@ class Restarts:
         if len(self._taken) >= self._limit:
             return False
         self._taken.append(now)
+        self.total += 1
         return True

@@ -10,7 +10,7 @@ from typing import Any
 import grpc.aio
 
 from burnish.api.rewriting.v1 import rewriting_pb2, rewriting_pb2_grpc
-from burnish_services.engine.base import EngineFailure, Task
+from burnish_services.engine.base import Task
 from burnish_services.engine.hosting import ModelHost
 from burnish_services.rewriting import convert
 from burnish_services.rewriting.config import RewritingSettings
@@ -71,7 +71,6 @@ class RewritingServicer(rewriting_pb2_grpc.RewritingServiceServicer):
             record.swap_seconds = held.swap_seconds
             rewriter = Rewriter(self._host.engine, self._prompts, strategy, rules, sampling, attempts, record)
             outcomes = await rewriter.rewrite([convert.requested_item(item, strategy) for item in request.items])
-        record.failed_items = sum(outcome.failure is not None for outcome in outcomes)
         return rewriting_pb2.RewriteSamplesResponse(
             model=wire.model_version(held),
             rewrites=[convert.rewrite_message(*pair) for pair in zip(ids, outcomes, strict=True)],
@@ -93,7 +92,6 @@ class RewritingServicer(rewriting_pb2_grpc.RewritingServiceServicer):
             responder = Responder(self._host.engine, sampling, count, record)
             prompts = [wire.messages(prompt.messages) for prompt in request.prompts]
             results = await responder.respond(prompts)
-        record.failed_items = sum(isinstance(result, EngineFailure) for result in results)
         reply = rewriting_pb2.GenerateResponsesResponse(model=wire.model_version(held), timing=wire.timing(record))
         for name, prompt, result in zip(ids, prompts, results, strict=True):
             check = partial(rejection_of, prompt) if request.check else lambda _: None

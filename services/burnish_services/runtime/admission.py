@@ -28,6 +28,11 @@ class Admission:
         """Calls in progress."""
         return self._running
 
+    @property
+    def limit(self) -> int:
+        """Most calls at a time."""
+        return self._limit
+
     @contextmanager
     def slot(self) -> Iterator[None]:
         """Holds a slot for the block. Raises Overloaded where none is free."""
@@ -65,6 +70,11 @@ class TokenBudget:
     def held(self) -> int:
         """Tokens in the engines now."""
         return self._held
+
+    @property
+    def limit(self) -> int:
+        """Most tokens at a time."""
+        return self._limit
 
     def check(self, tokens: int) -> None:
         """Raises Overloaded where `tokens` more are too many."""

@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextvars import ContextVar
 from typing import Any
 
 import grpc
 import grpc.aio
 
+from burnish_services.runtime.calls import caller
 from burnish_services.runtime.errors import ServiceError, abort_status
 from burnish_services.runtime.health import SERVICE_NAME as HEALTH
+from burnish_services.runtime.reporting import CallReporter
 from burnish_services.runtime.tokens import Tokens
 
 _SCHEME = "bearer "
-# The name of the token that the call at hand showed; empty where the server asks for none.
-caller: ContextVar[str] = ContextVar("burnish_caller", default="")
 
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
 
 
 class Authentication(grpc.aio.ServerInterceptor):
     """Refuses calls without a token of `tokens` that allows them. `roles` are by full service name; of other services,
-    such as reflection, any token may call anything. Health is exempt unless `guard_health`."""
+    such as reflection, any token may call anything. Health is exempt unless `guard_health`. What it refuses, `reporter`
+    tells of: no other interceptor sees it."""
 
-    def __init__(self, tokens: Tokens, roles: Mapping[str, str], *, guard_health: bool = False) -> None:
+    def __init__(
+        self, tokens: Tokens, roles: Mapping[str, str], reporter: CallReporter, *, guard_health: bool = False
+    ) -> None:
         self._tokens = tokens
         self._roles = roles
+        self._reporter = reporter
         self._exempt = frozenset() if guard_health else frozenset([HEALTH])
 
     async def intercept_service(
@@ -39,8 +42,14 @@ class Authentication(grpc.aio.ServerInterceptor):
         try:
             caller.set(self._checked(service, method, handler_call_details.invocation_metadata))
         except ServiceError as refusal:
-            return _refusing(await continuation(handler_call_details), refusal)
+            handler = await continuation(handler_call_details)
+            return _refusing(handler, self._report(refusal, handler_call_details, known=handler is not None))
         return await continuation(handler_call_details)
+
+    def _report(self, refusal: ServiceError, details: grpc.HandlerCallDetails, *, known: bool) -> ServiceError:
+        record = self._reporter.open(details.method, details.invocation_metadata, known=known)
+        self._reporter.close(record, refusal.code, refusal.reason)
+        return refusal
 
     def _checked(self, service: str, method: str, metadata: Any) -> str:
         """The name of the token. Raises ServiceError."""

@@ -7,6 +7,7 @@ line and the reply's Timing should say.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
@@ -24,19 +25,49 @@ class Budget(Protocol):
         """Counts them as in progress for the block."""
 
 
+class Span(Protocol):
+    """A call as a trace has it; `tracing.CallSpan` is one."""
+
+    @property
+    def trace_id(self) -> str:
+        """32 hexadecimal digits."""
+
+    def close(self, record: CallRecord, code: str, reason: str) -> None:
+        """Ends it with what the record knows by then."""
+
+
+OK = "ok"
+# The name of the token that the call at hand showed; empty where the server asks for none.
+caller: ContextVar[str] = ContextVar("burnish_caller", default="")
+# Stretches of engine work that a call remembers one by one; a call whose items take turns may have many.
+_MOST_STRETCHES = 64
+
+
 @dataclass(slots=True)
 class CallRecord:
-    """One call. Times are seconds of the monotonic clock."""
+    """One call. Times are seconds of the monotonic clock.
+
+    `service` is the service's word and `method` the RPC's name. `request_id` finds the call in the caller's log and in
+    this server's, `run` is the run that the caller works on, empty where it works on none. `outcomes` counts the
+    reply's items: `ok`, or the reason of their failure. `is_stream`: it answers for as long as somebody listens.
+    """
 
     method: str
     budget: Budget | None = None
+    service: str = ""
+    request_id: str = ""
+    run: str = ""
+    is_stream: bool = False
+    span: Span | None = None
     items: int = 0
-    failed_items: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
     arrival: float = field(default_factory=time.monotonic)
     engine_seconds: float = 0.0
     swap_seconds: float = 0.0
     prompt_tokens: int = 0
     generated_tokens: int = 0
+    # When engine work began and ended, stretch by stretch.
+    stretches: list[tuple[float, float]] = field(default_factory=list)
     _engine_entered: float | None = None
     _in_engine: int = 0
     _busy_since: float = 0.0
@@ -60,7 +91,20 @@ class CallRecord:
         finally:
             self._in_engine -= 1
             if not self._in_engine:
-                self.engine_seconds += time.monotonic() - self._busy_since
+                now = time.monotonic()
+                self.engine_seconds += now - self._busy_since
+                if len(self.stretches) < _MOST_STRETCHES:
+                    self.stretches.append((self._busy_since, now))
+
+    @property
+    def engine_entered(self) -> float | None:
+        """When the first item entered the engine; None where none did."""
+        return self._engine_entered
+
+    @property
+    def failed_items(self) -> int:
+        """Items of the reply that have no result."""
+        return self.outcomes.total() - self.outcomes[OK]
 
     @property
     def queue_seconds(self) -> float:

@@ -36,6 +36,9 @@ class ServerSettings(BaseSettings):
     guard_health: bool = False
     read_roots: Annotated[tuple[Path, ...] | None, NoDecode] = None
     write_roots: Annotated[tuple[Path, ...] | None, NoDecode] = None
+    # None: no metrics.
+    metrics_port: int | None = Field(default=None, ge=0, le=65535)
+    metrics_host: str = ""  # empty: `host`
     state_dir: Path = Path("burnish-state")
     ready_file: Path | None = None
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
@@ -98,6 +101,12 @@ class ServerSettings(BaseSettings):
             raise ValueError("health checks can be guarded by tokens only: --guard-health needs --tokens")
         if not self.insecure and not is_loopback(self.host):
             self._check_exposed()
+        if not self.insecure and self.metrics_host and not is_loopback(self.metrics_host) and self.tls_cert is None:
+            raise ValueError(
+                f"metrics host {self.metrics_host} can be reached from other machines, and metrics are encrypted with"
+                " the server's own certificate, of which there is none: give --tls-cert and --tls-key, take"
+                " 127.0.0.1, or, on a network that only trusted machines reach, add --insecure"
+            )
         if self.needs_engine and not self.model:
             raise ValueError(
                 "no model named; roles other than training need --model DIR, a directory with config.json, "

@@ -55,6 +55,10 @@ class EnginePool:
             self._hosts[task] = ModelHost(engine, create, restarts, self._roots, self._merged)
         return self._hosts[task]
 
+    def hosts(self) -> list[tuple[Task, ModelHost]]:
+        """The hosts of all engines that were asked for."""
+        return list(self._hosts.items())
+
     async def start(self) -> None:
         """Starts every engine asked for, one after the other: two at once would fight for the same cores and memory.
         Raises ModelLoadError or EngineDead."""

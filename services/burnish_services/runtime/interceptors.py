@@ -1,7 +1,4 @@
-"""What happens around every call: phase, admission, errors, and one log line. Knows no domain.
-
-The log line has the method, status code, duration and counts; never the text of a sample.
-"""
+"""What happens around every call: phase, admission, errors, and telling of it. Knows no domain."""
 
 from __future__ import annotations
 
@@ -18,10 +15,10 @@ from google.protobuf.message import Message
 
 from burnish_services.engine.base import EngineDead
 from burnish_services.runtime.admission import Admission
-from burnish_services.runtime.authentication import caller
 from burnish_services.runtime.calls import CallRecord, open_call
 from burnish_services.runtime.errors import InternalError, ServiceError, Unavailable, abort_status, service_error
 from burnish_services.runtime.lifecycle import Lifecycle
+from burnish_services.runtime.reporting import CallReporter, count_outcomes
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +31,10 @@ Context = grpc.aio.ServicerContext[Message, Message]
 class CallGuard(grpc.aio.ServerInterceptor):
     """Guards the calls of the services named in `admissions`; lets health and reflection through."""
 
-    def __init__(self, lifecycle: Lifecycle, admissions: dict[str, Admission]) -> None:
+    def __init__(self, lifecycle: Lifecycle, admissions: dict[str, Admission], reporter: CallReporter) -> None:
         self._lifecycle = lifecycle
         self._admissions = admissions
+        self._reporter = reporter
 
     async def intercept_service(
         self,
@@ -45,52 +43,53 @@ class CallGuard(grpc.aio.ServerInterceptor):
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Wraps the handler, if it is one of ours."""
         handler = await continuation(handler_call_details)
-        _, service, method = handler_call_details.method.split("/", 2)
-        admission = self._admissions.get(service)
+        admission = self._admissions.get(handler_call_details.method.split("/", 2)[1])
         if handler is None or admission is None:
             return handler
-        name = f"{service.rsplit('.', 1)[-1]}/{method}"
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
-                self._guard_stream(name, handler.unary_stream),
+                self._guard_stream(handler_call_details, handler.unary_stream),
                 request_deserializer=handler.request_deserializer,
                 response_serializer=handler.response_serializer,
             )
         if handler.request_streaming:
             return grpc.stream_unary_rpc_method_handler(
-                self._guard_unary(name, admission, self._while_serving(handler.stream_unary)),
+                self._guard_unary(handler_call_details, admission, self._while_serving(handler.stream_unary)),
                 request_deserializer=handler.request_deserializer,
                 response_serializer=handler.response_serializer,
             )
         return grpc.unary_unary_rpc_method_handler(
-            self._guard_unary(name, admission, handler.unary_unary),
+            self._guard_unary(handler_call_details, admission, handler.unary_unary),
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
 
-    def _guard_unary(self, name: str, admission: Admission, inner: Any) -> Any:
+    def _guard_unary(self, details: grpc.HandlerCallDetails, admission: Admission, inner: Any) -> Any:
         # GetInfo must answer on a busy server, and on one that is still loading.
-        always = name.endswith("/GetInfo")
+        always = details.method.endswith("/GetInfo")
 
         async def call(request: Message | AsyncIterator[Message], context: Context) -> Message:
-            record = CallRecord(method=name, budget=admission.tokens, items=_count_items(request))
+            record = self._reporter.open(details.method, details.invocation_metadata)
+            record.budget, record.items = admission.tokens, _count_items(request)
             open_call(record)
-            code = grpc.StatusCode.OK
+            code, reason = grpc.StatusCode.OK, ""
             try:
                 if always:
                     return await inner(request, context)
                 self._lifecycle.check_serving()
                 with admission.slot():
-                    return await inner(request, context)
+                    reply: Message = await inner(request, context)
+                record.outcomes = count_outcomes(reply)
+                return reply
             except asyncio.CancelledError:
                 code = _cancellation(context)
                 raise
             except Exception as error:
-                failure = self._failure(error, name)
-                code = failure.code
+                failure = self._failure(error, record)
+                code, reason = failure.code, failure.reason
                 await _abort(context, failure)
             finally:
-                _log_call(record, code)
+                self._reporter.close(record, code, reason)
 
         return call
 
@@ -106,11 +105,11 @@ class CallGuard(grpc.aio.ServerInterceptor):
 
         return call
 
-    def _guard_stream(self, name: str, inner: Any) -> Any:
+    def _guard_stream(self, details: grpc.HandlerCallDetails, inner: Any) -> Any:
         async def call(request: Message, context: Context) -> AsyncIterator[Message]:
-            record = CallRecord(method=name)
+            record = self._reporter.open(details.method, details.invocation_metadata, is_stream=True)
             open_call(record)
-            code = grpc.StatusCode.OK
+            code, reason = grpc.StatusCode.OK, ""
             try:
                 self._lifecycle.check_serving()
                 async with aclosing(_until_drained(inner(request, context), self._lifecycle)) as messages:
@@ -121,15 +120,15 @@ class CallGuard(grpc.aio.ServerInterceptor):
                 code = _cancellation(context)
                 raise
             except Exception as error:
-                failure = self._failure(error, name)
-                code = failure.code
+                failure = self._failure(error, record)
+                code, reason = failure.code, failure.reason
                 await _abort(context, failure)
             finally:
-                _log_call(record, code)
+                self._reporter.close(record, code, reason)
 
         return call
 
-    def _failure(self, error: Exception, name: str) -> ServiceError:
+    def _failure(self, error: Exception, record: CallRecord) -> ServiceError:
         """What to answer for `error`, after telling the log and the lifecycle what they must know."""
         if isinstance(error, ExceptionGroup):
             # A task group in a handler; its other errors are those of tasks that were cancelled along.
@@ -138,7 +137,8 @@ class CallGuard(grpc.aio.ServerInterceptor):
             self._lifecycle.fail(error)
         failure = service_error(error)
         if isinstance(failure, InternalError):
-            log.error("unexpected error", extra={"method": name, "id": failure.error_id}, exc_info=error)
+            found_by = {"method": record.method, "request": record.request_id, "run": record.run}
+            log.error("unexpected error", extra={**found_by, "id": failure.error_id}, exc_info=error)
         return failure
 
 
@@ -159,26 +159,6 @@ def _count_items(request: Message | AsyncIterator[Message]) -> int:
     if not isinstance(request, Message):
         return 0
     return max((len(value) for field, value in request.ListFields() if field.is_repeated), default=0)
-
-
-def _log_call(record: CallRecord, code: grpc.StatusCode) -> None:
-    failed = code not in (grpc.StatusCode.OK, grpc.StatusCode.CANCELLED)
-    log.log(
-        logging.WARNING if failed else logging.INFO,
-        "call",
-        extra={
-            "method": record.method,
-            **({"caller": caller.get()} if caller.get() else {}),
-            "code": code.name,
-            "seconds": round(record.seconds, 4),
-            "items": record.items,
-            "failed_items": record.failed_items,
-            "queue_seconds": round(record.queue_seconds, 4),
-            "engine_seconds": round(record.engine_seconds, 4),
-            "prompt_tokens": record.prompt_tokens,
-            "generated_tokens": record.generated_tokens,
-        },
-    )
 
 
 async def _until_drained(stream: AsyncIterator[Message], lifecycle: Lifecycle) -> AsyncGenerator[Message]:

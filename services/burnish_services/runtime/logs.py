@@ -1,6 +1,8 @@
 """How the server logs: one line per record on standard error, as `key=value` text or as JSON.
 
-What a record says beyond its message stands in `extra`. Sample text is never logged above DEBUG.
+What a record says beyond its message stands in `extra`. Sample text is never logged above DEBUG. Nobody knows what the
+message of an unforeseen exception quotes, be it ours, a library's or asyncio's: so tracebacks come without, with their
+frames and types alone, unless the level is DEBUG.
 """
 
 from __future__ import annotations
@@ -8,7 +10,11 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import traceback
 from datetime import UTC, datetime
+from types import TracebackType
+
+ExceptionInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 _FORMATTED = {"message", "asctime", "taskName"}
 
@@ -16,7 +22,8 @@ _FORMATTED = {"message", "asctime", "taskName"}
 def configure(level: str, form: str) -> None:
     """Sends all records of `level` and above to standard error; `form` is `text` or `json`."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
+    whole = level == "debug"
+    handler.setFormatter(JsonFormatter(whole) if form == "json" else TextFormatter(whole))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
@@ -33,7 +40,30 @@ def _time(record: logging.LogRecord) -> str:
     return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-class TextFormatter(logging.Formatter):
+class _Formatter(logging.Formatter):
+    """`whole`: tracebacks have what the exceptions say."""
+
+    def __init__(self, whole: bool = False) -> None:
+        super().__init__()
+        self._whole = whole
+
+    def formatException(self, ei: ExceptionInfo) -> str:  # noqa: N802
+        """See Formatter."""
+        if self._whole or ei[1] is None:
+            return super().formatException(ei)
+        return _without_words(traceback.TracebackException.from_exception(ei[1]))
+
+
+def _without_words(told: traceback.TracebackException) -> str:
+    """Frames and types of an exception, of what caused it, and of those in its group."""
+    causes = [told.__cause__, None if told.__suppress_context__ or told.__cause__ else told.__context__]
+    before = "".join(f"{_without_words(one)}\nthen:\n" for one in causes if one is not None)
+    inside = "".join(f"\nof which:\n{_without_words(one)}" for one in told.exceptions or ())
+    kind = told.exc_type.__qualname__ if told.exc_type is not None else "exception"
+    return f"{before}Traceback (most recent call last):\n{''.join(told.stack.format())}{kind}{inside}"
+
+
+class TextFormatter(_Formatter):
     """`2026-11-05T10:00:00.000Z INFO call method=ScoringService/GetInfo code=OK`."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -43,7 +73,7 @@ class TextFormatter(logging.Formatter):
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
-class JsonFormatter(logging.Formatter):
+class JsonFormatter(_Formatter):
     """One JSON object per line, with `time`, `level`, `logger`, `message` and the extras."""
 
     def format(self, record: logging.LogRecord) -> str:

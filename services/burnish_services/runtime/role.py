@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import grpc.aio
 
 from burnish_services.runtime.config import ServerSettings
 from burnish_services.runtime.engines import EnginePool
+from burnish_services.runtime.readings import Reading
 
 
 class RoleUnavailable(RuntimeError):
@@ -55,6 +57,10 @@ class Role(ABC):
     @abstractmethod
     def add_to_server(self, server: grpc.aio.Server) -> None:
         """Registers the servicer."""
+
+    def readings(self) -> Iterable[Reading]:
+        """What metrics show of it at this moment, beside its calls. Asked in another thread. Default: nothing."""
+        return ()
 
     async def start(self) -> None:  # noqa: B027 - optional
         """Takes up work once the engines are ready, before SERVING is announced. Default: nothing to do."""

@@ -1,11 +1,12 @@
 """One gRPC server with a set of roles: built, started, drained. Signals and exit codes are `serve.py`'s.
 
 A stop, in order: health says NOT_SERVING, new calls are refused, streams end, running calls finish within the
-grace, roles close, engines close.
+grace, roles close, engines close; metrics tell of it until then.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -27,6 +28,7 @@ from burnish_services.runtime.config import ServerSettings
 from burnish_services.runtime.engines import EnginePool
 from burnish_services.runtime.interceptors import CallGuard
 from burnish_services.runtime.lifecycle import Lifecycle
+from burnish_services.runtime.observability import Observability
 from burnish_services.runtime.role import Role, RoleContext, create_role
 from burnish_services.runtime.tls import TlsFiles, server_credentials
 from burnish_services.runtime.tokens import Tokens
@@ -79,6 +81,13 @@ class Server:
         context = RoleContext(settings=settings, engines=self.engines, version=version)
         self.roles = (*(create_role(name, context) for name in settings.roles), *roles)
         self.address = ""
+        self._admissions = {
+            role.service_full_name: Admission(role.name, role.max_concurrent_requests, role.max_tokens_in_flight)
+            for role in self.roles
+        }
+        self.observability = Observability(
+            settings, version, self.roles, self._admissions, self.lifecycle, self.engines
+        )
         self._health = health.HealthServicer([role.service_full_name for role in self.roles])
         try:
             self._credentials = _credentials(settings)
@@ -88,15 +97,12 @@ class Server:
         self._stopped = False
 
     def _build(self) -> grpc.aio.Server:
-        admissions = {
-            role.service_full_name: Admission(role.name, role.max_concurrent_requests, role.max_tokens_in_flight)
-            for role in self.roles
-        }
-        interceptors: list[grpc.aio.ServerInterceptor] = [CallGuard(self.lifecycle, admissions)]
+        reporter = self.observability.reporter
+        interceptors: list[grpc.aio.ServerInterceptor] = [CallGuard(self.lifecycle, self._admissions, reporter)]
         if self.settings.tokens is not None:
             roles = {role.service_full_name: role.name for role in self.roles}
             tokens = Tokens.of(self.settings.tokens)
-            interceptors.insert(0, Authentication(tokens, roles, guard_health=self.settings.guard_health))
+            interceptors.insert(0, Authentication(tokens, roles, reporter, guard_health=self.settings.guard_health))
         server = grpc.aio.server(
             interceptors=interceptors,
             options=channel_options(self.settings.max_message_bytes, self.settings.max_connection_age),
@@ -113,6 +119,7 @@ class Server:
         raises; `stop` must be called then, too."""
         self._remove_ready_file()
         self.address = self._bind()
+        self._show()
         await self._server.start()
         log.info("listening", extra={"address": self.address, "roles": ",".join(self._role_names())})
         await self.engines.start()
@@ -135,6 +142,7 @@ class Server:
         for role in self.roles:
             await role.close()
         await self.engines.close()
+        await asyncio.to_thread(self.observability.close)
         log.info("stopped")
 
     def _bind(self) -> str:
@@ -153,15 +161,28 @@ class Server:
             ) from error
         return f"{host}:{port}"
 
+    def _show(self) -> None:
+        """Opens the port of the metrics, where they are wanted. Raises BindError."""
+        try:
+            self.observability.start()
+        except OSError as error:
+            raise BindError(
+                f"cannot serve metrics on port {self.settings.metrics_port}: {error}; choose another --metrics-port (0 "
+                "takes a free one) or --metrics-host"
+            ) from error
+        if self.observability.metrics_address:
+            log.info("metrics", extra={"address": self.observability.metrics_address})
+
     def _role_names(self) -> list[str]:
         return [role.name for role in self.roles]
 
     def _write_ready_file(self) -> None:
         path = self.settings.ready_file
         if path is not None:
-            write_atomically(
-                path, json.dumps({"pid": os.getpid(), "address": self.address, "roles": self._role_names()}) + "\n"
-            )
+            ready = {"pid": os.getpid(), "address": self.address, "roles": self._role_names()}
+            if self.observability.metrics_address:
+                ready["metrics"] = self.observability.metrics_address
+            write_atomically(path, json.dumps(ready) + "\n")
 
     def _remove_ready_file(self) -> None:
         if self.settings.ready_file is not None:

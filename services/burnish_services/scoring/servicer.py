@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import grpc.aio
 
 from burnish.api.scoring.v1 import scoring_pb2, scoring_pb2_grpc
-from burnish_services.engine.base import EngineFailure, ModelLoadError, Task
+from burnish_services.engine.base import ModelLoadError, Task
 from burnish_services.engine.hosting import ModelHost
 from burnish_services.runtime import wire
 from burnish_services.runtime.calls import current_call
@@ -96,7 +96,6 @@ class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
         async with host.using(request.model) as held:
             record.swap_seconds = held.swap_seconds
             results = await score_conversations(host.engine, conversations, wanted, record)
-        record.failed_items = sum(isinstance(result, EngineFailure) for result in results)
         return scoring_pb2.ScoreSamplesResponse(
             model=wire.model_version(held),
             scores=[
@@ -127,7 +126,6 @@ class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
                 results = await judge_conversations(
                     host.engine, self._judge_prompts, conversations, dimensions, targets, sampling, record
                 )
-        record.failed_items = sum(isinstance(result, EngineFailure) for result in results)
         return scoring_pb2.JudgeSamplesResponse(
             model=wire.model_version(held),
             judgments=[
@@ -148,7 +146,6 @@ class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
         record = current_call()
         estimator = Estimator(self._scorer, self._generate, self._prompts, self._nli)
         held, results = await estimator.estimate(request.model, conversations, asked, record)
-        record.failed_items = sum(isinstance(result, EngineFailure) for result in results)
         return scoring_pb2.EstimateConfidenceResponse(
             model=wire.model_version(held),
             estimates=[
@@ -170,7 +167,6 @@ class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
         async with host.using(request.model) as held:
             record.swap_seconds = held.swap_seconds
             results = await compare_pairs(host.engine, self._prompts, pairs, rules, record)
-        record.failed_items = sum(isinstance(result, EngineFailure) for result in results)
         return scoring_pb2.ComparePairsResponse(
             model=wire.model_version(held),
             preferences=[

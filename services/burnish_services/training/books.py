@@ -88,6 +88,7 @@ class RunCallback(TrainerCallback):
             seconds_left=(self._steps - step) * seconds / len(self._recent) if seconds else None,
             memory_bytes=self._process.memory_info().rss,
             device_memory_bytes=torch.cuda.memory_reserved() if torch.cuda.is_available() else 0,
+            num_tokens=self.sums.num_tokens,
         )
         self._job.report.send(Progressed(progress))
 

@@ -158,6 +158,7 @@ class _FakeRun:
             eval_loss=eval_loss,
             seconds_left=(self.steps - self.step) * seconds,
             memory_bytes=_MEMORY_BYTES,
+            num_tokens=self.num_tokens,
         )
         self._job.report.send(Progressed(progress))
 

@@ -67,7 +67,7 @@ class WorkerProcess:
             try:
                 message = messages.decode(line)
             except ValidationError:
-                log.error("worker %d said something that is no message: %r", self.pid, line[:200])
+                log.error("worker %d said something that is no message, of %d bytes", self.pid, len(line))
                 continue
             yield message
             if isinstance(message, messages.LAST):

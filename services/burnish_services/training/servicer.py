@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,14 @@ from burnish.api.training.v1 import training_pb2, training_pb2_grpc
 from burnish_services.engine.places import Roots
 from burnish_services.runtime import wire
 from burnish_services.runtime.errors import AlreadyExists, InvalidRequest, NotFound, PreconditionFailed, ServiceError
+from burnish_services.runtime.readings import Reading
 from burnish_services.runtime.role import Role, RoleContext, RoleUnavailable
 from burnish_services.training import convert, state, uploads
 from burnish_services.training.config import TrainingSettings
 from burnish_services.training.core import MAX_REQUEST_ID, RunSpec, SpecError, check_spec
 from burnish_services.training.data_store import DataStore
 from burnish_services.training.pausing import write_pool
+from burnish_services.training.readings import read_training
 from burnish_services.training.remote import why_not_readable
 from burnish_services.training.resolve import Site, resolve
 from burnish_services.training.runs import RequestConflict, Resolved, Run, RunStore
@@ -249,6 +251,10 @@ class TrainingRole(Role):
     def add_to_server(self, server: grpc.aio.Server) -> None:
         """See Role."""
         training_pb2_grpc.add_TrainingServiceServicer_to_server(self._servicer, server)
+
+    def readings(self) -> Iterable[Reading]:
+        """See Role."""
+        return read_training(self._store, self._supervisor.tally)
 
     async def start(self) -> None:
         """Takes up the runs that an earlier server left."""

@@ -44,6 +44,7 @@ class Progress:
     seconds_left: float | None = None
     memory_bytes: int = 0
     device_memory_bytes: int = 0
+    num_tokens: int = 0  # of all steps so far, padding not counted
 
 
 @dataclass(frozen=True, slots=True)

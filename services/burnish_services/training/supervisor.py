@@ -16,6 +16,7 @@ from burnish_services.training.config import TrainingSettings
 from burnish_services.training.data_store import DataStore
 from burnish_services.training.messages import LAST, Checkpointed, Done, Failed, Message, Paused, Progressed, Stopped
 from burnish_services.training.process import WorkerProcess, describe_exit
+from burnish_services.training.readings import Tally
 from burnish_services.training.runs import Run, RunStore
 from burnish_services.training.state import Failure, RestartLimits, RunState
 
@@ -30,6 +31,7 @@ class Supervisor:
         self._data = data
         self._settings = settings
         self._limits = RestartLimits(worker_crashes=settings.max_restarts)
+        self.tally = Tally()
         self._queue: asyncio.Queue[Run] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
@@ -135,6 +137,7 @@ class Supervisor:
 
     def _take(self, run: Run, message: Message) -> None:
         if isinstance(message, Progressed):
+            self.tally.advance(run.snapshot.progress, message.progress)
             run.update(state.progressed(run.snapshot, message.progress), time.time())
         elif isinstance(message, Checkpointed):
             run.update(state.checkpointed(run.snapshot), time.time())
@@ -168,6 +171,7 @@ class Supervisor:
 
     def _crash(self, run: Run, worker: WorkerProcess, code: int) -> Failure:
         step = run.snapshot.progress.step
+        self.tally.crashes += 1
         words = worker.last_words()
         log.warning("run %s: worker %d %s after step %d", run.record.run_id, worker.pid, describe_exit(code), step)
         return Failure(

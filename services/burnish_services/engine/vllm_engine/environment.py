@@ -32,6 +32,8 @@ _ALWAYS = {
     # One position more than the model's context, for the token that a scored sequence is "continued" with.
     "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1",
 }
+# With it, vLLM's processes trace on their own how they load, apart from the traces that Burnish makes.
+_TRACED = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"]
 # Nor do they repeat what Python and torch warn of in code that is not ours.
 _QUIET = {"PYTHONWARNINGS": "ignore", "TORCH_LOGS": "-all"}
 
@@ -61,6 +63,8 @@ def for_children(cores: tuple[int, ...] | None) -> Iterator[None]:
     before = dict(os.environ)
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
+    for name in _TRACED:
+        os.environ.pop(name, None)
     if cores is not None:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         os.environ[_BIND] = ",".join(map(str, cores))
