@@ -30,6 +30,7 @@ from google.protobuf.message import Message as ProtoMessage
 from burnish import __version__
 from burnish._endpoints import Endpoints
 from burnish._errors import MalformedReply, ServiceError, UsageError
+from burnish._outgoing import Outgoing, outgoing
 from burnish._security import Metadata, Security
 from burnish._status import CallStatus, read_status, service_error
 from burnish._window import Window
@@ -249,7 +250,7 @@ class ServiceLink:
         """One unary call. Raises ServiceError, or UsageError for a bad timeout."""
         return await self._answered(
             method,
-            lambda seconds: rpc(request, timeout=seconds, metadata=self._metadata(), wait_for_ready=False),
+            lambda seconds, metadata: rpc(request, timeout=seconds, metadata=metadata, wait_for_ready=False),
             timeout,
         )
 
@@ -264,8 +265,8 @@ class ServiceLink:
         """One call with a stream of requests, which `requests` makes anew for each attempt; what it raises ends the
         call. Raises ServiceError, or UsageError for a bad timeout."""
 
-        async def attempt(seconds: float | None) -> ReplyT:
-            call, whole = rpc(timeout=seconds, metadata=self._metadata(), wait_for_ready=False), False
+        async def attempt(seconds: float | None, metadata: Metadata) -> ReplyT:
+            call, whole = rpc(timeout=seconds, metadata=metadata, wait_for_ready=False), False
             try:
                 async with contextlib.aclosing(requests()) as parts:
                     whole = await _written(call, parts)
@@ -282,57 +283,67 @@ class ServiceLink:
     async def _answered(
         self,
         method: str,
-        attempt: Callable[[float | None], Awaitable[ReplyT]],
+        attempt: Callable[[float | None, Metadata], Awaitable[ReplyT]],
         timeout: float | None,  # noqa: ASYNC109
     ) -> ReplyT:
         """The reply to a call that is attempted, with the seconds left, under the policy."""
         deadline = Deadline(self._seconds(method, timeout))
-        retry = _Retry(self, method, deadline)
-        while True:
-            try:
-                if (failure := await self._connect(deadline)) is None:
-                    reply = await attempt(deadline.left())
-                    self._connections.answered.add(self.address)
-                    self.window.answered()
-                    return reply
-            except grpc.aio.AioRpcError as error:
-                failure = read_status(error)
-            except asyncio.CancelledError:
-                self._raise_if_closed(method)
-                raise
-            await retry.wait_or_raise(failure)
+        with outgoing(self.service, method, self.address) as call:
+            retry = _Retry(self, method, deadline, call)
+            while True:
+                try:
+                    if (failure := await self._connect(deadline)) is None:
+                        reply = await attempt(deadline.left(), self._metadata(call))
+                        self._connections.answered.add(self.address)
+                        self.window.answered()
+                        return reply
+                except grpc.aio.AioRpcError as error:
+                    failure = read_status(error)
+                except asyncio.CancelledError:
+                    self._raise_if_closed(method)
+                    raise
+                await retry.wait_or_raise(failure)
 
     async def stream(
         self, method: str, rpc: Stream[RequestT, Item], request: Callable[[], RequestT]
     ) -> AsyncGenerator[Item, None]:
         """A server stream without a deadline, begun anew under the retry policy when it breaks. `request` makes the
         request each time, so that the caller, who knows what came last, says where to go on. Raises ServiceError."""
-        retry = _Retry(self, method, Deadline(None))
-        while True:
-            try:
-                if (failure := await self._connect(Deadline(None))) is None:
-                    call = rpc(request(), timeout=None, metadata=self._metadata(), wait_for_ready=False)
-                    try:
-                        async for item in call:
-                            self._connections.answered.add(self.address)
-                            retry = _Retry(self, method, Deadline(None))
-                            yield item
-                    finally:
-                        call.cancel()
-                    return
-            except grpc.aio.AioRpcError as error:
-                failure = read_status(error)
-            except asyncio.CancelledError:
-                self._raise_if_closed(method)
-                raise
-            await retry.wait_or_raise(failure)
+        with outgoing(self.service, method, self.address) as outgoing_call:
+            retry = _Retry(self, method, Deadline(None), outgoing_call)
+            while True:
+                try:
+                    if (failure := await self._connect(Deadline(None))) is None:
+                        metadata = self._metadata(outgoing_call)
+                        call = rpc(request(), timeout=None, metadata=metadata, wait_for_ready=False)
+                        try:
+                            async for item in call:
+                                self._connections.answered.add(self.address)
+                                retry = _Retry(self, method, Deadline(None), outgoing_call)
+                                yield item
+                        finally:
+                            call.cancel()
+                        return
+                except grpc.aio.AioRpcError as error:
+                    failure = read_status(error)
+                except asyncio.CancelledError:
+                    self._raise_if_closed(method)
+                    raise
+                await retry.wait_or_raise(failure)
 
-    def _metadata(self) -> Metadata:
-        return self._connections.metadata(self.address)
+    def _metadata(self, call: Outgoing) -> Metadata:
+        return (*self._connections.metadata(self.address), *call.metadata())
 
-    def error(self, status: CallStatus, method: str, timeout: float | None) -> ServiceError:
+    def error(self, status: CallStatus, method: str, timeout: float | None, request_id: str = "") -> ServiceError:
         """The error that a failed call of this service becomes."""
-        return service_error(status, service=self.service, address=self.address, method=method, timeout=timeout)
+        return service_error(
+            status,
+            service=self.service,
+            address=self.address,
+            method=method,
+            timeout=timeout,
+            request_id=request_id,
+        )
 
     def malformed(self, method: str, problem: object) -> MalformedReply:
         """The error for a reply that breaks the contract."""
@@ -412,26 +423,31 @@ _NOT_YET = (grpc.ChannelConnectivity.IDLE, grpc.ChannelConnectivity.CONNECTING)
 class _Retry:
     """How one call waits between its attempts."""
 
-    def __init__(self, link: ServiceLink, method: str, deadline: Deadline) -> None:
+    def __init__(self, link: ServiceLink, method: str, deadline: Deadline, call: Outgoing) -> None:
         self._link = link
         self._method = method
         self._deadline = deadline
+        self._call = call
         self._attempt = 0
         self._away_since: float | None = None
 
     async def wait_or_raise(self, status: CallStatus) -> None:
         """Returns when the call may be tried again. Raises the ServiceError where it may not."""
         wait = self._next_wait(status)
+        happened = {"rpc.grpc.status": status.code.name, "burnish.reason": status.reason}
+        self._call.span.event("attempt failed", happened)
         if not self._may_retry(status, wait) or not self._deadline.allows(wait):
-            raise self._link.error(status, self._method, self._deadline.seconds) from None
+            request_id = self._call.request_id
+            raise self._link.error(status, self._method, self._deadline.seconds, request_id) from None
         log.info(
-            "%s service at %s: %s failed (%s, %s), trying again in %.1f s",
+            "%s service at %s: %s failed (%s, %s), trying again in %.1f s (request %s)",
             self._link.service,
             self._link.address,
             self._method,
             status.code.name,
             status.text,
             wait,
+            self._call.request_id,
         )
         await asyncio.sleep(wait)
 

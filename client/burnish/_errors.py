@@ -75,7 +75,8 @@ class ServiceError(BurnishError):
     """A call to a service failed as a whole.
 
     `service` is the service's word (`scoring`), `address` where it was called, `code` the status code, `reason` the
-    stable upper-case word that the server gave (empty if none), `retryable` whether the same call may succeed later.
+    stable upper-case word that the server gave (empty if none), `retryable` whether the same call may succeed later,
+    `request_id` what the server's log has of the call (empty where it was not sent).
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class ServiceError(BurnishError):
         code: grpc.StatusCode = grpc.StatusCode.UNKNOWN,
         reason: str = "",
         retryable: bool = False,
+        request_id: str = "",
     ) -> None:
         super().__init__(message)
         self.service = service
@@ -94,6 +96,7 @@ class ServiceError(BurnishError):
         self.code = code
         self.reason = reason
         self.retryable = retryable
+        self.request_id = request_id
 
 
 class Unreachable(ServiceError):

@@ -71,21 +71,25 @@ def _details(
 
 
 def service_error(
-    status: CallStatus, *, service: str, address: str, method: str, timeout: float | None
+    status: CallStatus, *, service: str, address: str, method: str, timeout: float | None, request_id: str = ""
 ) -> ServiceError:
-    """The error that a failed call becomes. `timeout` is the deadline that the call had, in seconds."""
+    """The error that a failed call becomes. `timeout` is the deadline that the call had, in seconds; `request_id` the
+    id that it was sent with."""
     kind = MessageTooLarge if status.too_large else ERRORS_BY_CODE.get(status.code, ServiceFault)
     return kind(
-        _message(status, service, address, method, timeout),
+        _message(status, service, address, method, timeout, request_id),
         service=service,
         address=address,
         code=status.code,
         reason=status.reason,
         retryable=status.retryable or status.code is grpc.StatusCode.UNAVAILABLE,
+        request_id=request_id,
     )
 
 
-def _message(status: CallStatus, service: str, address: str, method: str, timeout: float | None) -> str:
+def _message(
+    status: CallStatus, service: str, address: str, method: str, timeout: float | None, request_id: str
+) -> str:
     who = f"{service} service at {address}"
     text = status.text.strip() or "no explanation given"
     code = grpc.StatusCode
@@ -110,7 +114,8 @@ def _message(status: CallStatus, service: str, address: str, method: str, timeou
     label = status.code.name + (f", {status.reason}" if status.reason else "")
     hint = ""
     if status.code in (code.INTERNAL, code.UNKNOWN, code.DATA_LOSS, code.OK):
-        hint = ". This is a defect in the service, not in the request; its log says more"
+        found = f" under request {request_id}" if request_id else ""
+        hint = f". This is a defect in the service, not in the request; its log says more{found}"
     elif status.code is code.RESOURCE_EXHAUSTED and (status.retryable or not status.from_server):
         hint = ". Send fewer requests at a time, or allow a longer timeout"
     return f"{who}: {text.rstrip('.') if hint else text}{hint} [{label}]"

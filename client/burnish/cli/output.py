@@ -19,6 +19,7 @@ import typer
 from rich.console import Console
 
 from burnish._errors import BurnishError
+from burnish._tracing import span
 
 EXIT_INTERRUPTED = 130
 
@@ -34,7 +35,9 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            function(*args, **kwargs)
+            name = guarded.__name__.removesuffix("_command").replace("_", " ")
+            with span(f"burnish {name}"):
+                function(*args, **kwargs)
         except BurnishError as error:
             complain(str(error), as_json=bool(kwargs.get("json_output")), kind=type(error).__name__)
             raise typer.Exit(error.exit_code) from None

@@ -87,7 +87,7 @@ def recipe_command(kind: type[RecipeSettings], table: Table, text: str) -> Calla
         values = with_data(settings, data, model, holdout, skip_bad_rows=skip_bad_rows)
         _run(services, kind, values, work, out, json_output=json_output)
 
-    run_it.__doc__ = text
+    run_it.__name__, run_it.__doc__ = f"run_{kind.RECIPE}", text
     return run_it
 
 

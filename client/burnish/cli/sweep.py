@@ -70,6 +70,7 @@ def sweep_command(kind: type[RecipeSettings], table: Table, text: str) -> Callab
         values = with_data(settings, data, model, holdout, skip_bad_rows=skip_bad_rows)
         _sweep(services, kind, table, values, vary, work, out, json_output=json_output)
 
+    sweep_it.__name__ = f"sweep_{kind.RECIPE}"
     sweep_it.__doc__ = (
         f"{text}\n\nInterrupted or killed, the same command goes on where it stopped. Every point is a run directory of"
         " its own."

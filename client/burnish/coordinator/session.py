@@ -18,6 +18,8 @@ from typing import Any
 from burnish import __version__
 from burnish._client import AsyncClient
 from burnish._errors import PreconditionFailed
+from burnish._outgoing import working_on
+from burnish._tracing import span
 from burnish.coordinator.atomic import write_json
 from burnish.coordinator.book import RunBook
 from burnish.coordinator.content import digest_of
@@ -206,7 +208,8 @@ async def _working(
     )
     observers.run_started(book.run_id, paths.out, resumed)
     try:
-        yield run
+        with working_on(book.run_id), span(f"run {settings.RECIPE}", {"burnish.run_id": book.run_id}):
+            yield run
     except PreconditionFailed as error:
         observers.run_ended(error)
         if error.reason == "MODEL_DIGEST_MISMATCH":

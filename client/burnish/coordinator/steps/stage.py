@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from burnish._client import AsyncClient
+from burnish._tracing import span
 from burnish._types import ModelVersion
 from burnish.coordinator.book import RunBook
 from burnish.coordinator.errors import Interrupted, LedgerError, StepFailed
@@ -111,7 +112,9 @@ class Stage:
         )
         self.run.observer.step_started(self._shown)
         try:
-            yield
+            with span(f"step {self.name}", {"burnish.round": self.round, "burnish.run_id": book.run_id}) as seen:
+                yield
+                seen.set("burnish.items", self._done)
         except Interrupted:
             raise
         except Exception:
