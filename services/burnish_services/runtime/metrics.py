@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any
 from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, start_http_server
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    start_http_server,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.registry import Collector
 
@@ -37,6 +44,7 @@ class Metrics:
     """The metrics of one server. `read` gives the readings of the moment."""
 
     def __init__(self, version: str, read: Callable[[], Iterable[Reading]]) -> None:
+        disable_created_metrics()  # of each counter the time that it began, as a series of its own
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self.registry.register(_Readings(version, read))
