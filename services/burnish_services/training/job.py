@@ -81,6 +81,7 @@ def _read(field: str, path: Path, digest: str, tokenizer: ChatTokenizer, max_tok
             f"{field}: {path} has digest {data.digest}; it had {digest} when the run was created",
         )
     for skipped in data.skipped:
-        log.warning("%s: left out %s: %s: %s", field, skipped.name, skipped.reason, skipped.message)
+        log.warning("%s: left out %s: %s", field, skipped.name, skipped.reason)
+        log.debug("%s: %s: %s", field, skipped.name, skipped.message)  # may quote the sample
     log.info("%s: %d samples, %d left out, %d tokens", field, len(data.samples), len(data.skipped), sum(data.lengths))
     return data

@@ -69,7 +69,8 @@ def read_pool(path: Path, tokenizer: ChatTokenizer, max_tokens: int, names: Sequ
             for response in responses:
                 found.setdefault(place[name], []).append(_response(name, prompt, response, max_tokens))
         except SampleError as error:
-            log.warning("pool, line %d: left out: %s: %s", number, error.reason, error.message)
+            log.warning("pool, line %d: left out: %s", number, error.reason)
+            log.debug("pool, line %d: %s", number, error.message)  # may quote the sample
     return Pool(found)
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from burnish_services.engine.base import ModelLoadError
 from burnish_services.runtime.disks import is_disk_full
+from burnish_services.runtime import logs
 from burnish_services.training import messages, publish
 from burnish_services.training.job import Job, StoppedEarly
 from burnish_services.training.messages import Message, Reporter
@@ -41,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     reporter = Reporter(_take_standard_output(world))
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.configure("info", "text")
     directory = RunDirectory(options.run)
     job = Job(
         directory,
