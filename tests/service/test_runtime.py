@@ -20,6 +20,7 @@ from burnish_services.engine.base import EngineSettings
 from burnish_services.engine.factory import create_engine
 from burnish_services.engine.fake import FakeEngine, write_fake_model
 from burnish_services.runtime.config import ServerSettings
+from burnish_services.runtime.lifecycle import Phase
 from burnish_services.runtime.server import BindError, Server, running
 from tests.service.support import failure_of, sample
 from tests.waiting import until
@@ -235,6 +236,35 @@ async def test_a_drain_finishes_calls_refuses_new_ones_and_ends_watches(settings
         await stopping
         # Long before the grace of 2 s is over: nothing held it up.
         assert time.monotonic() - began < 1.5
+
+
+@pytest.mark.parametrize("end", ["drain", "fail"])
+async def test_health_says_not_serving_before_the_first_call_is_refused(server, channel, monkeypatch, end) -> None:
+    """Whoever watches health stops sending calls before any is lost; also where the engine has died."""
+    watches = [
+        health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=name))
+        for name in ("", SCORING, REWRITING)
+    ]
+    assert [(await watch.read()).status for watch in watches] == [SERVING] * 3
+    go = asyncio.Event()
+    monkeypatch.setattr(FakeEngine, "_work", lambda _: go.wait())
+    stub = scoring_pb2_grpc.ScoringServiceStub(channel)
+    running_call = asyncio.ensure_future(stub.ScoreSamples(scoring_request()))
+    admission = server._admissions[SCORING]
+    await until(lambda: admission.running == 1)
+
+    phases = []
+    told = server.lifecycle.before_drain
+    monkeypatch.setattr(server.lifecycle, "before_drain", lambda: (phases.append(server.lifecycle.phase), told())[1])
+    server.lifecycle.drain() if end == "drain" else server.lifecycle.fail(RuntimeError("gone"))
+    assert phases == [Phase.SERVING]
+    assert [(await watch.read()).status for watch in watches] == [NOT_SERVING] * 3
+    # The call that was there goes on while health has said so and new ones are refused.
+    assert (await failure_of(stub.ScoreSamples(scoring_request()))).code is grpc.StatusCode.UNAVAILABLE
+    assert [await check(channel, name) for name in ("", SCORING, REWRITING)] == [NOT_SERVING] * 3
+    assert not running_call.done()
+    go.set()
+    assert (await running_call).scores[0].status.code == 0
 
 
 async def test_two_watchers_both_hear_after_one_has_left(server, channel) -> None:

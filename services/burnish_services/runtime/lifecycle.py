@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from enum import StrEnum
 
 from burnish_services.runtime.errors import Unavailable
@@ -27,6 +28,8 @@ class Lifecycle:
         self.draining = asyncio.Event()
         self.stop_requested = asyncio.Event()
         self.failure: BaseException | None = None
+        # Tells the world, before the first call is refused.
+        self.before_drain: Callable[[], None] = lambda: None
 
     def serving(self) -> None:
         """Starting is over."""
@@ -34,6 +37,7 @@ class Lifecycle:
 
     def drain(self) -> None:
         """From now on calls are refused and streams end."""
+        self.before_drain()
         self.phase = Phase.DRAINING
         self.draining.set()
 

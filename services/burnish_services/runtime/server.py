@@ -89,6 +89,7 @@ class Server:
             settings, version, self.roles, self._admissions, self.lifecycle, self.engines
         )
         self._health = health.HealthServicer([role.service_full_name for role in self.roles])
+        self.lifecycle.before_drain = self._health.set_stopping
         try:
             self._credentials = _credentials(settings)
             self._server = self._build()
@@ -136,7 +137,6 @@ class Server:
             return
         self._stopped = True
         self._remove_ready_file()
-        self._health.set_stopping()
         self.lifecycle.drain()
         await self._server.stop(self.settings.grace if grace is None else grace)
         for role in self.roles:
