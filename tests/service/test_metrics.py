@@ -18,7 +18,7 @@ from burnish.api.scoring.v1 import scoring_pb2, scoring_pb2_grpc
 from burnish_services.engine.fake import FakeEngine
 from burnish_services.runtime.config import ServerSettings
 from burnish_services.runtime.server import BindError
-from tests.service.seeing import EMPTY, GOOD, page, seen_services, settled_page, value, work
+from tests.service.seeing import EMPTY, GOOD, WORKED, page, page_with, seen_services, value, work
 from tests.service.support import failure_of, sample
 from tests.service.test_access import Authority, write_tokens
 from tests.waiting import until
@@ -30,7 +30,7 @@ REQUEST = scoring_pb2.ScoreSamplesRequest(samples=[sample("a", "Hello", "Hi")])
 async def test_what_was_done_is_counted(tmp_path: Path) -> None:
     async with seen_services(tmp_path) as server:
         await work(server, tmp_path)
-        text = await settled_page(server)
+        text = await page_with(server, *WORKED)
 
         assert value(text, "burnish_requests_total", **SCORE, code="OK") == 2
         assert value(text, "burnish_requests_total", **SCORE, code="INVALID_ARGUMENT") == 1
@@ -45,8 +45,11 @@ async def test_what_was_done_is_counted(tmp_path: Path) -> None:
         assert value(text, "burnish_model_swap_seconds_total", **SCORE) > 0
         assert value(text, "burnish_model_info", task="pool") == 1
         assert value(text, "burnish_engine_restarts_total") == 0
+        assert value(text, "burnish_server_faults_total") == 0
         assert {value(text, "burnish_serving", service=role) for role in server.settings.roles} == {1}
         assert value(text, "burnish_training_runs", state="succeeded") == 1
+        assert value(text, "burnish_training_runs_ended_total", state="succeeded") == 1
+        assert value(text, "burnish_training_runs_ended_total", state="failed") == 0
         assert value(text, "burnish_training_steps_total") >= 1
         assert value(text, "burnish_training_tokens_total") > 8
         assert value(text, "process_resident_memory_bytes") > 2**20
@@ -76,7 +79,7 @@ async def test_what_is_in_progress_is_told_while_it_is(tmp_path: Path, monkeypat
             await until(lambda: budget is not None and budget.held > 0)
             failure = await failure_of(stub.ScoreSamples(REQUEST))
             assert failure.reason == "TOO_MANY_REQUESTS"
-            text = await page(server)
+            text = await page_with(server, 'reason="TOO_MANY_REQUESTS"')
             assert value(text, "burnish_concurrent_requests", service="scoring") == 1
             assert value(text, "burnish_tokens_in_flight", service="scoring") > 0
             assert value(text, "burnish_refused_requests_total", service="scoring", reason="TOO_MANY_REQUESTS") == 1
@@ -109,7 +112,7 @@ async def test_refusals_for_want_of_a_token_are_logged_and_counted(
         for name in ("One", "Two"):  # what nobody offers makes no series of its own
             made_up = channel.unary_unary(f"/made.up.{name}/Call{name}")
             assert (await failure_of(made_up(b""))).code is grpc.StatusCode.UNAUTHENTICATED
-        text = await page(server)
+        text = await page(server)  # these are counted before they are answered
         assert value(text, "burnish_refused_requests_total", service="scoring", reason="TOKEN_MISSING") == 1
         assert value(text, "burnish_requests_total", service="unknown", method="unknown") == 2
         assert "made" not in text

@@ -35,21 +35,25 @@ _BUCKETS = (
 _CALL = ("service", "method")
 # Refusals for the server's state or the caller's rights, which another moment, replica or token may change.
 _REFUSALS = ("RESOURCE_EXHAUSTED", "UNAVAILABLE", "UNAUTHENTICATED", "PERMISSION_DENIED")
+_FAULTS = ("INTERNAL", "UNKNOWN")
 _SILENT_SECONDS = 30.0  # that a connection may say nothing
 
 Families = GaugeMetricFamily | CounterMetricFamily
 
 
 class Metrics:
-    """The metrics of one server. `read` gives the readings of the moment."""
+    """The metrics of one server with these services. `read` gives the readings of the moment."""
 
-    def __init__(self, version: str, read: Callable[[], Iterable[Reading]]) -> None:
+    def __init__(self, version: str, services: Iterable[str], read: Callable[[], Iterable[Reading]]) -> None:
         disable_created_metrics()  # of each counter the time that it began, as a series of its own
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self.registry.register(_Readings(version, read))
         self._requests = self._counter("requests", "Calls that have ended, by gRPC code.", (*_CALL, "code"))
         self._refused = self._counter("refused_requests", "Calls refused unworked, by reason.", ("service", "reason"))
+        self._faults = self._counter("server_faults", "Calls that met a defect of the server's own.", ("service",))
+        for service in services:
+            self._faults.labels(service)  # from 0 on, or Prometheus would not see the first one as a rise
         self._seconds = self._histogram("request_duration_seconds", "From arrival to end; streams left out.")
         self._queue = self._histogram("request_queue_seconds", "From arrival to the engine, of calls that came there.")
         self._engine = self._counter(
@@ -72,6 +76,8 @@ class Metrics:
         self._requests.labels(*labels, code).inc()
         if code in _REFUSALS:
             self._refused.labels(record.service, reason or code).inc()
+        if code in _FAULTS:
+            self._faults.labels(record.service).inc()
         if not record.is_stream:
             self._seconds.labels(*labels).observe(record.seconds)
         if record.engine_entered is not None:

@@ -40,7 +40,7 @@ class Observability:
             yield from read_children()
 
         self._settings = settings
-        self._metrics = None if settings.metrics_port is None else Metrics(version, read)
+        self._metrics = None if settings.metrics_port is None else Metrics(version, names, read)
         self._server: MetricsServer | None = None
         self._tracing = Tracing.from_environment(names)
         self.reporter = CallReporter(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from burnish_services.runtime.readings import Reading
 from burnish_services.training.runs import RunStore
@@ -18,6 +18,7 @@ class Tally:
     steps: int = 0
     tokens: int = 0
     crashes: int = 0
+    ended: Counter[RunState] = field(default_factory=Counter)
 
     def advance(self, before: Progress, after: Progress) -> None:
         """A run went from `before` to `after`."""
@@ -30,7 +31,16 @@ def read_training(store: RunStore, tally: Tally) -> Iterator[Reading]:
     snapshots = [run.snapshot for run in store.oldest_first()]
     states = Counter(snapshot.state for snapshot in snapshots)
     for state in RunState:
-        yield Reading("training_runs", "Runs that the server knows, by state.", states[state], {"state": str(state)})
+        yield Reading(
+            "training_runs",
+            "Runs that the server knows, earlier servers' included.",
+            states[state],
+            {"state": str(state)},
+        )
+    for state in RunState:
+        if state.ended:
+            ended = tally.ended[state]
+            yield Reading("training_runs_ended", "Runs that have ended.", ended, {"state": str(state)}, "counter")
     yield Reading("training_steps", "Optimiser steps done.", tally.steps, kind="counter")
     yield Reading("training_tokens", "Tokens trained on, padding left out.", tally.tokens, kind="counter")
     yield Reading("training_worker_crashes", "Worker processes that died.", tally.crashes, kind="counter")

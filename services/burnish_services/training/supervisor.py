@@ -18,7 +18,7 @@ from burnish_services.training.messages import LAST, Checkpointed, Done, Failed,
 from burnish_services.training.process import WorkerProcess, describe_exit
 from burnish_services.training.readings import Tally
 from burnish_services.training.runs import Run, RunStore
-from burnish_services.training.state import Failure, RestartLimits, RunState
+from burnish_services.training.state import Failure, RestartLimits, RunState, Snapshot
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Supervisor:
         """Queues what an earlier server left unfinished, oldest first, and begins to work."""
         for run in self._store.oldest_first():
             if run.snapshot.state is RunState.RUNNING:
-                run.update(state.orphaned(run.snapshot, run.last.time, self._limits), time.time())
+                self._update(run, state.orphaned(run.snapshot, run.last.time, self._limits))
             if run.snapshot.state.ended:
                 await asyncio.to_thread(_clean_up, run)
             elif run.snapshot.state is RunState.PENDING:
@@ -77,7 +77,7 @@ class Supervisor:
                 self._worker.kill()
         elif not run.snapshot.state.ended:
             _clean_up(run)
-            run.update(state.cancelled(run.snapshot, time.time()), time.time())
+            self._update(run, state.cancelled(run.snapshot, time.time()))
 
     async def _work_queue(self) -> None:
         closing = asyncio.ensure_future(self._closing.wait())
@@ -98,7 +98,7 @@ class Supervisor:
             except Exception as error:
                 log.exception("run %s could not be worked", run.record.run_id)
                 failure = Failure("INTERNAL", "WORKER_NOT_STARTED", f"the worker could not be started: {error!r}")
-                run.update(state.failed(run.snapshot, time.time(), failure), time.time())
+                self._update(run, state.failed(run.snapshot, time.time(), failure))
             finally:
                 self._current = None
             if run.snapshot.state is RunState.PENDING:
@@ -162,8 +162,14 @@ class Supervisor:
         if after.state.ended:
             # First, so that a disk that was full has room for the event.
             await asyncio.to_thread(_clean_up, run)
-        run.update(after, now)
+        self._update(run, after)
         log.info("run %s: %s", run.record.run_id, after.state)
+
+    def _update(self, run: Run, after: Snapshot) -> None:
+        """Notes what may be a run's end."""
+        if after.state.ended and not run.snapshot.state.ended:
+            self.tally.ended[after.state] += 1
+        run.update(after, time.time())
 
     async def _sweep_data(self) -> None:
         """Removes copies of data that were only needed by runs that have ended."""
