@@ -87,13 +87,17 @@ async def page(server: Server, context: ssl.SSLContext | None = None) -> str:
     return await asyncio.to_thread(get)
 
 
-async def settled_page(server: Server) -> str:
-    """What it says once `work` is over: a call is counted when its reply is out, so that the caller is a moment
+# On the page once `work` is over.
+WORKED = ('method="WatchRun",service="training"} 1.0', 'code="INVALID_ARGUMENT"')
+
+
+async def page_with(server: Server, *parts: str) -> str:
+    """What it says once all of these are on it: a call is counted when its reply is out, so that the caller is a moment
     ahead."""
     give_up = time.monotonic() + 30
     while True:
         text = await page(server)
-        if 'method="WatchRun",service="training"} 1.0' in text and 'code="INVALID_ARGUMENT"' in text:
+        if all(part in text for part in parts):
             return text
         assert time.monotonic() < give_up, text
 
