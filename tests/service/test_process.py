@@ -20,6 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from burnish.api.scoring.v1 import scoring_pb2, scoring_pb2_grpc
 from burnish_services.engine.fake import write_fake_model
 from tests.service.support import sample
+from tests.waiting import until
 
 COMMAND = [sys.executable, "-m", "burnish_services"]
 
@@ -123,6 +124,22 @@ def test_the_end_of_standard_input_stops_the_server(start) -> None:
     process.wait_ready()
     process.popen.stdin.close()
     assert process.exit_code() == 0
+
+
+async def test_both_ways_of_asking_to_stop_are_one_wish(start, tmp_path: Path) -> None:
+    """As those who started it do it: they close the pipe and send a signal, which is no second one."""
+    process = start("--exit-with-parent", model=write_fake_model(tmp_path / "slow", latency_seconds=1.0))
+    address = await asyncio.to_thread(process.wait_ready)
+    async with grpc.aio.insecure_channel(address) as channel:
+        call = asyncio.ensure_future(score(channel))
+        await asyncio.sleep(0.3)
+        assert process.popen.stdin is not None
+        process.popen.stdin.close()
+        await until(lambda: "stopping" in process.log)
+        process.popen.send_signal(signal.SIGTERM)
+        assert (await call).scores[0].status.code == 0
+    assert await asyncio.to_thread(process.exit_code) == 0, process.log
+    assert process.log.rstrip().endswith("stopped")
 
 
 def test_standard_input_means_nothing_unless_asked(start) -> None:

@@ -91,10 +91,13 @@ def _complain(error: BaseException, code: int) -> int:
 
 def _stop_on_signals(lifecycle: Lifecycle) -> None:
     loop = asyncio.get_running_loop()
+    came: list[signal.Signals] = []
 
     def on_signal(number: signal.Signals) -> None:
-        if lifecycle.stop_requested.is_set():
+        # Not any wish before it: a parent closes the pipe of --exit-with-parent and sends a signal, to be sure.
+        if came:
             os._exit(128 + number)
+        came.append(number)
         lifecycle.request_stop(number.name)
 
     for number in (signal.SIGTERM, signal.SIGINT):
