@@ -118,26 +118,32 @@ async def test_refusals_for_want_of_a_token_are_logged_and_counted(
         assert "made" not in text
 
 
-async def test_metrics_are_encrypted_with_the_servers_certificate_and_it_is_renewed(tmp_path: Path) -> None:
+async def test_metrics_are_encrypted_with_the_servers_certificate_and_it_is_renewed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     before, after = Authority(tmp_path / "before"), Authority(tmp_path / "after")
     certificate, key = before.issue()
-    trusting_both = ssl.create_default_context(cafile=str(before.root))
+    trusting_old = ssl.create_default_context(cafile=str(before.root))
     trusting_new = ssl.create_default_context(cafile=str(after.root))
     async with seen_services(tmp_path, roles=("scoring",), tls_cert=certificate, tls_key=key) as server:
         host, _, port = server.observability.metrics_address.rpartition(":")
         # One that connects and says nothing keeps nobody out.
         with socket.create_connection((host, int(port))):
-            assert "burnish_serving" in await page(server, trusting_both)
+            assert "burnish_serving" in await page(server, trusting_old)
+        with socket.create_connection((host, int(port))) as plain:
+            plain.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            await asyncio.to_thread(plain.recv, 1)
         key.write_text("no key")
-        assert "burnish_serving" in await page(server, trusting_both)
-        assert "burnish_serving" in await page(server, trusting_both), "what was good before stays in force"
+        assert "burnish_serving" in await page(server, trusting_old)
+        assert "burnish_serving" in await page(server, trusting_old), "what was good before stays in force"
         newer, its_key = after.issue()
         certificate.write_bytes(newer.read_bytes())
         key.write_bytes(its_key.read_bytes())
-        await page(server, trusting_both)  # the last with the old one, which has the new one read
+        await page(server, trusting_old)  # the last with the old one, which has the new one read
         assert "burnish_serving" in await page(server, trusting_new)
         with pytest.raises(OSError, match="CERTIFICATE_VERIFY_FAILED"):
-            await page(server, trusting_both)
+            await page(server, trusting_old)
+    assert "Traceback" not in capfd.readouterr().err, "whoever speaks no TLS fills no log"
 
 
 async def test_the_ready_file_tells_where_metrics_are_and_a_taken_port_stops_the_start(tmp_path: Path) -> None:

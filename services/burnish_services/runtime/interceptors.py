@@ -18,7 +18,7 @@ from burnish_services.runtime.admission import Admission
 from burnish_services.runtime.calls import CallRecord, open_call
 from burnish_services.runtime.errors import InternalError, ServiceError, Unavailable, abort_status, service_error
 from burnish_services.runtime.lifecycle import Lifecycle
-from burnish_services.runtime.reporting import CallReporter, count_outcomes
+from burnish_services.runtime.reporting import CallReporter, count_outcomes, ids_of
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
             self._lifecycle.fail(error)
         failure = service_error(error)
         if isinstance(failure, InternalError):
-            found_by = {"method": record.method, "request": record.request_id, "run": record.run}
+            found_by = {"method": record.method, **ids_of(record)}
             log.error("unexpected error", extra={**found_by, "id": failure.error_id}, exc_info=error)
         return failure
 

@@ -6,6 +6,7 @@ process register globally (vLLM does) is not told twice. Labels are words of our
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -26,6 +27,8 @@ from prometheus_client.registry import Collector
 from burnish_services.runtime.calls import CallRecord
 from burnish_services.runtime.readings import Reading
 from burnish_services.runtime.watched import Watched
+
+log = logging.getLogger(__name__)
 
 # Seconds: from a lookup, over a batch, to a request that swaps models and waits for others' batches.
 _BUCKETS = (
@@ -126,6 +129,7 @@ class MetricsServer:
         self._server: WSGIServer = server
         handler: Any = server.RequestHandlerClass
         server.RequestHandlerClass = type("Handler", (handler,), {"timeout": _SILENT_SECONDS})
+        vars(server)["handle_error"] = _not_worth_a_traceback
         if files is not None:
             assert isinstance(server.socket, ssl.SSLSocket)
             # In the thread of each connection, lest one that says nothing keep all others out.
@@ -154,6 +158,11 @@ class MetricsServer:
         metrics.registry.register(Renewal())
 
     def close(self) -> None:
-        """Stops listening; safe to call once."""
+        """Stops listening; to be called once."""
         self._server.shutdown()
         self._server.server_close()
+
+
+def _not_worth_a_traceback(request: object, address: object) -> None:
+    """A connection that broke off, said nothing for too long, or spoke no TLS; else socketserver prints it."""
+    log.debug("no answer to a scrape", extra={"peer": str(address)}, exc_info=True)

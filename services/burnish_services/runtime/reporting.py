@@ -80,6 +80,12 @@ def count_outcomes(reply: Message) -> Counter[str]:
     return found
 
 
+def ids_of(record: CallRecord) -> dict[str, str]:
+    """What finds a call again, for a log line: the request, and the run and the trace where there are any."""
+    trace = record.span.trace_id if record.span is not None else ""
+    return {"request": record.request_id} | {k: v for k, v in (("run", record.run), ("trace", trace)) if v}
+
+
 def _well_formed(sent: str | None) -> str:
     return sent if sent is not None and _ID.fullmatch(sent) else ""
 
@@ -91,9 +97,7 @@ def _log_call(record: CallRecord, code: grpc.StatusCode, reason: str) -> None:
         "call",
         extra={
             "method": record.method,
-            "request": record.request_id,
-            **({"run": record.run} if record.run else {}),
-            **({"trace": record.span.trace_id} if record.span is not None else {}),
+            **ids_of(record),
             **({"caller": caller.get()} if caller.get() else {}),
             "code": code.name,
             **({"reason": reason} if reason else {}),

@@ -18,8 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from burnish_services.engine.base import ModelLoadError
-from burnish_services.runtime.disks import is_disk_full
 from burnish_services.runtime import logs
+from burnish_services.runtime.disks import is_disk_full
 from burnish_services.training import messages, publish
 from burnish_services.training.job import Job, StoppedEarly
 from burnish_services.training.messages import Message, Reporter
