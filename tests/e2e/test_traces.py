@@ -72,10 +72,8 @@ def test_a_run_is_one_trace_from_the_command_to_the_engine(collector: Collector,
         below[span.parent].append(span)
         if span.parent:
             assert span.parent in by_id, f"{span.name} hangs in the air"
-            # Clocks of one machine; a call's parts are written down after it.
-            assert (
-                by_id[span.parent].begin - 2_000_000 <= span.begin <= span.end <= by_id[span.parent].end + 2_000_000_000
-            )
+        if span.name in ("queue", "engine"):
+            assert by_id[span.parent].begin <= span.begin <= span.end <= by_id[span.parent].end
     calls = [span for span in spans if span.service == "burnish" and "rpc.method" in span.attributes]
     served = [span for span in spans if span.service == "burnish-services" and "rpc.method" in span.attributes]
     assert {span.name for span in calls} >= {
@@ -88,7 +86,8 @@ def test_a_run_is_one_trace_from_the_command_to_the_engine(collector: Collector,
         assert server.name == call.name
         assert server.attributes["burnish.request_id"] == call.attributes["burnish.request_id"]
         assert server.attributes["burnish.run_id"] == run_id
-        assert server.attributes["rpc.grpc.status"] == "OK"
+        left = {"CANCELLED"} if call.name.endswith("/WatchRun") else set()
+        assert server.attributes["rpc.grpc.status"] in {"OK", *left}
         assert not server.failed
     for scoring in [span for span in served if span.attributes["rpc.method"] == "ScoreSamples"]:
         names = [span.name for span in below[scoring.id]]

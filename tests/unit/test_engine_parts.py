@@ -142,3 +142,11 @@ def test_an_engine_that_is_not_started_says_so() -> None:
     for kind in ("vllm", "transformers", "fake"):
         with pytest.raises(RuntimeError, match="not started"):
             _ = create_engine(kind, EngineSettings("/no/model")).model
+
+
+def test_vllms_own_tracing_stays_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+    monkeypatch.setenv(name, "http://collector:4317")
+    with environment.for_children(None):
+        assert name not in os.environ
+    assert os.environ[name] == "http://collector:4317"

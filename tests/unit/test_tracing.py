@@ -9,7 +9,6 @@ import sys
 import pytest
 
 from burnish import _tracing as client
-from burnish_services.engine.vllm_engine import environment
 from burnish_services.runtime import tracing as services
 
 
@@ -74,11 +73,3 @@ def test_a_program_that_traces_itself_has_our_spans_in_its_traces() -> None:
         [sys.executable, "-c", _PROGRAM], env=environ, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
-
-
-def test_vllms_own_tracing_stays_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    name = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
-    monkeypatch.setenv(name, "http://collector:4317")
-    with environment.for_children(None):
-        assert name not in os.environ
-    assert os.environ[name] == "http://collector:4317"

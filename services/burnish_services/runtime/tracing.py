@@ -70,8 +70,10 @@ class Tracing:
         """The span of a call that has just come, under the caller's where the metadata name it."""
         from opentelemetry.trace import SpanKind
 
+        clock = _WallClock()
         span = self._tracer.start_span(
             record.method,
+            start_time=clock.nanoseconds(record.arrival),
             context=self._propagator.extract(metadata),
             kind=SpanKind.SERVER,
             attributes={
@@ -83,7 +85,7 @@ class Tracing:
                 **({"burnish.run_id": record.run} if record.run else {}),
             },
         )
-        return CallSpan(self._tracer, span)
+        return CallSpan(self._tracer, span, clock)
 
     def close(self) -> None:
         """Sends what is left, for a few seconds at most: a collector that is away holds nobody up."""
@@ -92,14 +94,24 @@ class Tracing:
         closing.join(_CLOSE_SECONDS)
 
 
+class _WallClock:
+    """The time of day for moments of the monotonic clock, which records have. One for each call: its spans then fit."""
+
+    def __init__(self) -> None:
+        self._offset = time.time() - time.monotonic()
+
+    def nanoseconds(self, moment: float) -> int:
+        """Since the epoch."""
+        return round((moment + self._offset) * 1e9)
+
+
 class CallSpan:
     """A call's span. Those below it, of waiting and of the engine, are made once it is over, when all is known."""
 
-    def __init__(self, tracer: Any, span: Span) -> None:
+    def __init__(self, tracer: Any, span: Span, clock: _WallClock) -> None:
         self._tracer = tracer
         self._span = span
-        # Records have the monotonic clock's times.
-        self._offset = time.time() - time.monotonic()
+        self._clock = clock
 
     @property
     def trace_id(self) -> str:
@@ -114,13 +126,13 @@ class CallSpan:
         if self._span.is_recording():
             inside = set_span_in_context(self._span)
             if record.engine_entered is not None:
-                self._child("queue", inside, record.arrival, record.engine_entered, {})
+                self._child("queue", inside, record.arrival, record.engine_entered)
             for begin, end in record.stretches:
-                self._child("engine", inside, begin, end, {})
+                self._child("engine", inside, begin, end)
             if record.swap_seconds:
                 swapped = record.engine_entered or time.monotonic()
                 seconds = {"burnish.seconds": round(record.swap_seconds, 4)}
-                self._span.add_event("model swapped", seconds, timestamp=self._nanoseconds(swapped))
+                self._span.add_event("model swapped", seconds, timestamp=self._clock.nanoseconds(swapped))
             self._span.set_attributes(
                 {
                     "rpc.grpc.status": code,
@@ -130,16 +142,13 @@ class CallSpan:
                     "burnish.generated_tokens": record.generated_tokens,
                 }
             )
-            if code != "OK":
+            if code not in ("OK", "CANCELLED"):  # whoever listened to a stream may leave
                 self._span.set_status(Status(StatusCode.ERROR, reason or code))
-        self._span.end()
+        self._span.end(self._clock.nanoseconds(time.monotonic()))
 
-    def _child(self, name: str, inside: Context, begin: float, end: float, attributes: dict[str, str]) -> None:
-        span = self._tracer.start_span(name, context=inside, start_time=self._nanoseconds(begin), attributes=attributes)
-        span.end(self._nanoseconds(end))
-
-    def _nanoseconds(self, moment: float) -> int:
-        return round((moment + self._offset) * 1e9)
+    def _child(self, name: str, inside: Context, begin: float, end: float) -> None:
+        span = self._tracer.start_span(name, context=inside, start_time=self._clock.nanoseconds(begin))
+        span.end(self._clock.nanoseconds(end))
 
 
 def _provider(names: list[str], roles: list[str]) -> TracerProvider:
@@ -149,9 +158,8 @@ def _provider(names: list[str], roles: list[str]) -> TracerProvider:
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     attributes: dict[str, str] = {"burnish.roles": ",".join(roles)}
-    if not os.environ.get("OTEL_SERVICE_NAME") and "service.name=" not in os.environ.get(
-        "OTEL_RESOURCE_ATTRIBUTES", ""
-    ):
+    named = os.environ.get("OTEL_SERVICE_NAME") or "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
+    if not named:
         attributes["service.name"] = f"burnish-{roles[0]}" if len(roles) == 1 else "burnish-services"
     provider = TracerProvider(resource=Resource.create(attributes), shutdown_on_exit=False)
     installed = entry_points(group="opentelemetry_traces_exporter")
