@@ -4,7 +4,8 @@ Every RPC of the API is safe to repeat (writes carry an id or are keyed by conte
 
 * on UNAVAILABLE: no connection, or a server that starts, stops or lost its engine. For `connect_timeout` seconds where
   the address has not answered yet, for `reconnect_timeout` where it has (a replica may be restarting);
-* on RESOURCE_EXHAUSTED where the server says that trying again can help, after the wait it asks for;
+* on RESOURCE_EXHAUSTED, and ABORTED (a request that was sent too slowly), where the server says that trying again can
+  help, after the wait it asks for;
 
 with exponential backoff and jitter, and never past the call's deadline. Any other failure is final at once.
 Each call has a deadline: the caller's `timeout`, else `request_timeout` of the options, else the table below.
@@ -460,6 +461,8 @@ class _Retry:
     def _may_retry(self, status: CallStatus, wait: float) -> bool:
         if status.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
             self._link.window.refused()
+            return status.retryable
+        if status.code is grpc.StatusCode.ABORTED:
             return status.retryable
         if status.code is not grpc.StatusCode.UNAVAILABLE:
             return False

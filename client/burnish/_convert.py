@@ -210,6 +210,8 @@ def limits_from_proto(limits: pb.Limits) -> t.Limits:
         limits.max_sequence_tokens,
         limits.max_concurrent_requests,
         limits.max_tokens_in_flight,
+        limits.max_bytes_in_flight,
+        limits.max_concurrent_streams,
     )
 
 

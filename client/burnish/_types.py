@@ -182,6 +182,8 @@ class Limits:
     max_sequence_tokens: int
     max_concurrent_requests: int
     max_tokens_in_flight: int = 0  # not limited
+    max_bytes_in_flight: int = 0  # not stated
+    max_concurrent_streams: int = 0  # none, or not stated
 
 
 @dataclass(frozen=True, slots=True)

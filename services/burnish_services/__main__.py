@@ -87,6 +87,16 @@ def build_parser() -> argparse.ArgumentParser:
         "--max-message-bytes", type=int, metavar="N", help="largest message received or sent (default: 64 MiB)"
     )
     where.add_argument(
+        "--max-bytes-in-flight", type=int, metavar="N", help="in messages of all calls in progress (default: 1 GiB)"
+    )
+    where.add_argument("--max-calls", type=int, metavar="N", help="calls and streams in progress (default: 1024)")
+    where.add_argument(
+        "--receive-timeout", type=float, metavar="SECONDS", help="that a message may take to arrive (default: 60)"
+    )
+    where.add_argument(
+        "--keepalive", type=float, metavar="SECONDS", help="between pings that find stuck clients (default: 60)"
+    )
+    where.add_argument(
         "--ready-file", metavar="FILE", help="written as JSON (pid, address, roles, metrics) once calls are answered"
     )
     device = parser.add_argument_group("device")

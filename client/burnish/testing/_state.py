@@ -59,6 +59,8 @@ class FakeState:
             max_sequence_tokens=self.limits.max_sequence_tokens,
             max_concurrent_requests=self.limits.max_concurrent_requests,
             max_tokens_in_flight=self.limits.max_tokens_in_flight,
+            max_bytes_in_flight=self.limits.max_bytes_in_flight,
+            max_concurrent_streams=self.limits.max_concurrent_streams,
         )
         return common_pb2.ServerInfo(
             version="0.0.0", engine="fake/0", model=self.version(common_pb2.ModelRef()), limits=limits

@@ -17,6 +17,8 @@ class EmbeddingSettings(BaseSettings):
     max_items: int = Field(default=256, ge=1)
     # Requests in progress at a time.
     max_concurrent_requests: int = Field(default=16, ge=1)
+    # Prompt tokens in its engine at a time, over all requests.
+    max_tokens_in_flight: int = Field(default=1 << 20, ge=1)
     # Where an exact search for neighbours multiplies: auto (a GPU where torch finds one), cpu or cuda.
     search_device: Literal["auto", "cpu", "cuda"] = "auto"
     # Where collections are kept: a directory, or s3://, gs:// or az:// with bucket and prefix, of this server alone.

@@ -26,6 +26,7 @@ from burnish_services.engine.base import Task
 from burnish_services.engine.hosting import ModelHost
 from burnish_services.runtime import wire
 from burnish_services.runtime.calls import current_call
+from burnish_services.runtime.config import ServerSettings
 from burnish_services.runtime.errors import InvalidRequest
 from burnish_services.runtime.role import Role, RoleContext, RoleUnavailable
 
@@ -50,7 +51,7 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
         searching: Worker,
         propose: Propose,
         version: str,
-        max_message_bytes: int,
+        process: ServerSettings,
     ) -> None:
         self._host = host
         self._store = store
@@ -60,7 +61,7 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
         self._searching = searching
         self._propose = propose
         self._version = version
-        self._max_message_bytes = max_message_bytes
+        self._process = process
         self._filler = Filler(host, store, calibrations, storing, searching)
         self._one_search = asyncio.Semaphore(1)
 
@@ -71,8 +72,9 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
             engine=self._host.engine.name,
             held=self._host.version,
             max_items=self._settings.max_items,
-            max_message_bytes=self._max_message_bytes,
+            process=self._process,
             max_concurrent_requests=self._settings.max_concurrent_requests,
+            max_tokens_in_flight=self._settings.max_tokens_in_flight,
         )
         return embedding_pb2.GetInfoResponse(info=info)
 
@@ -162,10 +164,10 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
         name, k = checked_name(request.collection), convert.num_neighbors(request.k)
         metric, recall = convert.METRICS.word(request.metric, Metric.COSINE), convert.recall(request.recall)
         wanted = list(dict.fromkeys(request.sample_ids))
-        convert.check_reply_fits(wanted, k, self._max_message_bytes)
+        convert.check_reply_fits(wanted, k, self._process.max_message_bytes)
         async with self._one_search:
             collection, ids, vectors = await self._storing.run(self._store.read, name, wanted or None)
-            convert.check_reply_fits(ids, k, self._max_message_bytes)
+            convert.check_reply_fits(ids, k, self._process.max_message_bytes)
             found = await self._searching.run_while_wanted(
                 lambda check: nearest_neighbors(
                     vectors,
@@ -193,7 +195,9 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
         candidates = convert_selection.candidates(request)
         async with self._one_search:
             stored = await self._storing.run(read_stored, self._store, name, candidates, settings)
-            convert_selection.check_reply_fits(stored.ids, len(candidates.selected), settings, self._max_message_bytes)
+            convert_selection.check_reply_fits(
+                stored.ids, len(candidates.selected), settings, self._process.max_message_bytes
+            )
             kind = settings.objective_for(stored.collection.layout)
             rows = await self._searching.run(rows_of, stored, candidates)
             outcome = await self._searching.run_while_wanted(lambda check: select(settings, kind, rows, check))
@@ -288,6 +292,7 @@ class EmbeddingRole(Role):
 
     def __init__(self, context: RoleContext, settings: EmbeddingSettings) -> None:
         self.max_concurrent_requests = settings.max_concurrent_requests
+        self.max_tokens_in_flight = settings.max_tokens_in_flight
         propose = _propose(context.settings.engine, settings.search_device)
         place = settings.store_uri or context.state_directory(self.name)
         self._tables = Tables(place, compact_after=settings.compact_after)
@@ -301,7 +306,7 @@ class EmbeddingRole(Role):
             searching=self._searching,
             propose=propose,
             version=context.version,
-            max_message_bytes=context.settings.max_message_bytes,
+            process=context.settings,
         )
 
     def add_to_server(self, server: grpc.aio.Server) -> None:

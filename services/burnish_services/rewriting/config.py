@@ -15,3 +15,5 @@ class RewritingSettings(BaseSettings):
     max_items: int = Field(default=256, ge=1)
     # Requests in progress at a time.
     max_concurrent_requests: int = Field(default=16, ge=1)
+    # Prompt tokens in its engine at a time, over all requests.
+    max_tokens_in_flight: int = Field(default=1 << 20, ge=1)

@@ -69,6 +69,12 @@ class _Work:
     outcome: Outcome = field(default_factory=Outcome)
     prompt: str = ""
     lead_in: str = ""  # what the assistant's turn of the next first call begins with
+    first: GenerateRequest | EngineFailure | None = None  # what is asked first, until it is
+
+    @property
+    def tokens(self) -> int:
+        """Of what is asked first."""
+        return len(self.first.token_ids) if isinstance(self.first, GenerateRequest) else 0
 
     @property
     def attempt(self) -> Attempt:
@@ -103,12 +109,21 @@ class Rewriter:
         """One outcome per item, in order. Failures: those that stand in an item's place already, REJECTED
         after the last attempt, TOO_LONG and TEMPLATE_FAILED where nothing could be asked, and the engine's
         own."""
-        return await asyncio.gather(*map(self._outcome, items))
+        works = await asyncio.to_thread(lambda: [self._begin(item) for item in items])
+        # A later question has about as many tokens as the first, and replaces it.
+        with self.record.admitted(sum(work.tokens for work in works if isinstance(work, _Work))):
+            return await asyncio.gather(*map(self._outcome, works))
 
-    async def _outcome(self, item: Item | EngineFailure) -> Outcome:
+    def _begin(self, item: Item | EngineFailure) -> _Work | EngineFailure:
         if isinstance(item, EngineFailure):
-            return Outcome(failure=item)
+            return item
         work = _Work(item, self.prompts.original(self.strategy, item.material))
+        work.first = self._request(work, "prompt", 0, self._first_call(work))
+        return work
+
+    async def _outcome(self, work: _Work | EngineFailure) -> Outcome:
+        if isinstance(work, EngineFailure):
+            return Outcome(failure=work)
         for number in range(self.max_attempts):
             work.outcome.attempts.append(Attempt())
             if await self._passes(work, "prompt", number, self._first_call, self._take_prompt):
@@ -128,7 +143,9 @@ class Rewriter:
     ) -> bool:
         """Asks the engine and validates its reply. Where there is no reply the item has got its failure; where it did
         not pass, its attempt says why."""
-        request = await asyncio.to_thread(lambda: self._request(work, call, number, question(work)))
+        request, work.first = work.first, None
+        if request is None:
+            request = await asyncio.to_thread(lambda: self._request(work, call, number, question(work)))
         if isinstance(request, EngineFailure):
             self._fail(work, request)
             return False

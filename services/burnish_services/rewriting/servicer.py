@@ -19,6 +19,7 @@ from burnish_services.rewriting.responding import RESPONSE_SAMPLING, Responder, 
 from burnish_services.rewriting.strategies import RewritePrompts, Strategy
 from burnish_services.runtime import wire
 from burnish_services.runtime.calls import current_call
+from burnish_services.runtime.config import ServerSettings
 from burnish_services.runtime.role import Role, RoleContext
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -27,11 +28,11 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class RewritingServicer(rewriting_pb2_grpc.RewritingServiceServicer):
     """Implements burnish.api.rewriting.v1.RewritingService on one ModelHost."""
 
-    def __init__(self, host: ModelHost, settings: RewritingSettings, version: str, max_message_bytes: int) -> None:
+    def __init__(self, host: ModelHost, settings: RewritingSettings, version: str, process: ServerSettings) -> None:
         self._host = host
         self._settings = settings
         self._version = version
-        self._max_message_bytes = max_message_bytes
+        self._process = process
         self._prompts = RewritePrompts()
 
     async def GetInfo(self, request: rewriting_pb2.GetInfoRequest, context: Context) -> rewriting_pb2.GetInfoResponse:
@@ -41,8 +42,9 @@ class RewritingServicer(rewriting_pb2_grpc.RewritingServiceServicer):
             engine=self._host.engine.name,
             held=self._host.version,
             max_items=self._settings.max_items,
-            max_message_bytes=self._max_message_bytes,
+            process=self._process,
             max_concurrent_requests=self._settings.max_concurrent_requests,
+            max_tokens_in_flight=self._settings.max_tokens_in_flight,
         )
         versions = {str(strategy): self._prompts.version(strategy) for strategy in Strategy}
         return rewriting_pb2.GetInfoResponse(info=info, prompt_versions=versions)
@@ -107,8 +109,9 @@ class RewritingRole(Role):
 
     def __init__(self, context: RoleContext, settings: RewritingSettings) -> None:
         self.max_concurrent_requests = settings.max_concurrent_requests
+        self.max_tokens_in_flight = settings.max_tokens_in_flight
         host = context.engines.host(Task.GENERATE)
-        self._servicer = RewritingServicer(host, settings, context.version, context.settings.max_message_bytes)
+        self._servicer = RewritingServicer(host, settings, context.version, context.settings)
 
     def add_to_server(self, server: grpc.aio.Server) -> None:
         """See Role."""

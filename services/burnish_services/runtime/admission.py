@@ -16,12 +16,14 @@ _LONGEST_WAIT = 30.0
 class Admission:
     """Slots of one service, and its budget of tokens where it has one."""
 
-    def __init__(self, service: str, limit: int, max_tokens: int | None = None) -> None:
+    def __init__(self, service: str, limit: int, max_tokens: int | None = None, max_streams: int = 256) -> None:
         self.tokens = None if max_tokens is None else TokenBudget(service, max_tokens)
         self._service = service
         self._limit = limit
         self._running = 0
         self._typical_seconds = 1.0
+        self._max_streams = max_streams
+        self._streams = 0
 
     @property
     def running(self) -> int:
@@ -51,6 +53,22 @@ class Admission:
             self._running -= 1
             # A moving average: the wait suggested should follow the load, not the last call.
             self._typical_seconds += 0.2 * (time.monotonic() - began - self._typical_seconds)
+
+    @contextmanager
+    def stream(self) -> Iterator[None]:
+        """Counts a watch or an upload for the block: they last, so that they would leave no slot to anybody. Raises
+        Overloaded where there are too many."""
+        if self._streams >= self._max_streams:
+            raise Overloaded(
+                "TOO_MANY_STREAMS",
+                f"{self._service} has {self._streams} watches and uploads in progress and takes no more; wait and retry"
+                ", or keep fewer open (Limits.max_concurrent_streams)",
+            )
+        self._streams += 1
+        try:
+            yield
+        finally:
+            self._streams -= 1
 
     def _wait(self) -> float:
         return min(max(self._typical_seconds / self._limit, _SHORTEST_WAIT), _LONGEST_WAIT)

@@ -71,6 +71,19 @@ class CallRecord:
     _engine_entered: float | None = None
     _in_engine: int = 0
     _busy_since: float = 0.0
+    _admitted: bool = False
+
+    @contextmanager
+    def admitted(self, prompt_tokens: int) -> Iterator[None]:
+        """Counts so many tokens as in progress for the block, in which `in_engine` counts none: for calls that go to
+        the engine item by item. Raises Overloaded where they are more than the service takes."""
+        if self.budget is None:
+            yield
+            return
+        self.budget.check(prompt_tokens)
+        with self.budget.holding(prompt_tokens):
+            self._admitted = True
+            yield
 
     @contextmanager
     def in_engine(self, prompt_tokens: int) -> Iterator[None]:
@@ -78,15 +91,16 @@ class CallRecord:
 
         Raises Overloaded where the call's first tokens are more than the service takes; once let in it is let finish.
         """
-        if self.budget is not None and self._engine_entered is None:
-            self.budget.check(prompt_tokens)
+        budget = None if self._admitted else self.budget
+        if budget is not None and self._engine_entered is None:
+            budget.check(prompt_tokens)
         if not self._in_engine:
             self._busy_since = time.monotonic()
             self._engine_entered = self._engine_entered or self._busy_since
         self._in_engine += 1
         self.prompt_tokens += prompt_tokens
         try:
-            with self.budget.holding(prompt_tokens) if self.budget is not None else nullcontext():
+            with budget.holding(prompt_tokens) if budget is not None else nullcontext():
                 yield
         finally:
             self._in_engine -= 1

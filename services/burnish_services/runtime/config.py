@@ -53,6 +53,14 @@ class ServerSettings(BaseSettings):
     max_connection_age: float = Field(default=0.0, ge=0)
     # Largest message received or sent. gRPC itself takes less than 2 GiB.
     max_message_bytes: int = Field(default=64 * 2**20, ge=2**16, lt=2**31)
+    # Bytes of the messages of all calls in progress: requests from when they arrive, replies until they are taken.
+    max_bytes_in_flight: int = Field(default=2**30, ge=2**16)
+    # Calls and streams in progress at a time, of all services and clients.
+    max_calls: int = Field(default=1024, ge=1)
+    # Seconds that a message may take to arrive.
+    receive_timeout: float = Field(default=60.0, gt=0)
+    # Seconds between the pings by which the server finds connections whose other end is gone or stuck.
+    keepalive: float = Field(default=60.0, ge=1)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
 

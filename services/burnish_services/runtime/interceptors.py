@@ -48,7 +48,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
             return handler
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
-                self._guard_stream(handler_call_details, handler.unary_stream),
+                self._guard_stream(handler_call_details, admission, handler.unary_stream),
                 request_deserializer=handler.request_deserializer,
                 response_serializer=handler.response_serializer,
             )
@@ -77,7 +77,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
                 if always:
                     return await inner(request, context)
                 self._lifecycle.check_serving()
-                with admission.slot():
+                with admission.slot() if isinstance(request, Message) else admission.stream():
                     reply: Message = await inner(request, context)
                 record.outcomes = count_outcomes(reply)
                 return reply
@@ -105,17 +105,18 @@ class CallGuard(grpc.aio.ServerInterceptor):
 
         return call
 
-    def _guard_stream(self, details: grpc.HandlerCallDetails, inner: Any) -> Any:
+    def _guard_stream(self, details: grpc.HandlerCallDetails, admission: Admission, inner: Any) -> Any:
         async def call(request: Message, context: Context) -> AsyncIterator[Message]:
             record = self._reporter.open(details.method, details.invocation_metadata, is_stream=True)
             open_call(record)
             code, reason = grpc.StatusCode.OK, ""
             try:
                 self._lifecycle.check_serving()
-                async with aclosing(_until_drained(inner(request, context), self._lifecycle)) as messages:
-                    async for message in messages:
-                        record.items += 1
-                        yield message
+                with admission.stream():
+                    async with aclosing(_until_drained(inner(request, context), self._lifecycle)) as messages:
+                        async for message in messages:
+                            record.items += 1
+                            yield message
             except (asyncio.CancelledError, GeneratorExit):
                 code = _cancellation(context)
                 raise

@@ -51,6 +51,8 @@ class Role(ABC):
     # Most unary calls in progress at a time, GetInfo not counted; further ones are answered
     # RESOURCE_EXHAUSTED.
     max_concurrent_requests: int = 64
+    # Most calls with a stream on either side in progress at a time, not counted among those above; answered alike.
+    max_concurrent_streams: int = 256
     # Most prompt tokens of its calls in the engines at a time; None: as many as the calls bring.
     max_tokens_in_flight: int | None = None
 

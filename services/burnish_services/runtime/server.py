@@ -26,6 +26,7 @@ from burnish_services.runtime.admission import Admission
 from burnish_services.runtime.authentication import Authentication
 from burnish_services.runtime.config import ServerSettings
 from burnish_services.runtime.engines import EnginePool
+from burnish_services.runtime.intake import Intake, IntakeLimits
 from burnish_services.runtime.interceptors import CallGuard
 from burnish_services.runtime.lifecycle import Lifecycle
 from burnish_services.runtime.observability import Observability
@@ -46,21 +47,41 @@ class BindError(RuntimeError):
     """The address can't be listened on."""
 
 
-def channel_options(max_message_bytes: int, max_connection_age: float = 0.0) -> list[tuple[str, int]]:
+# Calls at a time on one connection; further ones wait at the client. SDKs need their window and a watch or two.
+_MAX_CALLS_OF_A_CONNECTION = 128
+# Seconds after which a connection without calls is closed; clients connect again where they have one.
+_MAX_IDLE = 1800.0
+# Seconds that the calls of a connection which is too old may still take; the longest deadline of the SDK's own.
+_AGE_GRACE = 3600.0
+
+
+def channel_options(
+    max_message_bytes: int, max_connection_age: float = 0.0, keepalive: float = 60.0
+) -> list[tuple[str, int]]:
     """Options of the listening side. A client may ping every 10 s or more, calls or none, without being sent
-    away: gRPC's default of 300 s ends connections in the middle of long calls."""
+    away: gRPC's default of 300 s ends connections in the middle of long calls. The server itself pings every
+    `keepalive` seconds and ends a connection on which nothing comes back for 20 s, or as long where that is less."""
     options = [
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.keepalive_time_ms", 60_000),
-        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.keepalive_time_ms", round(keepalive * 1000)),
+        ("grpc.keepalive_timeout_ms", round(min(20.0, keepalive) * 1000)),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.max_concurrent_streams", _MAX_CALLS_OF_A_CONNECTION),
+        ("grpc.max_connection_idle_ms", round(_MAX_IDLE * 1000)),
+        # What may come of a message that nobody asks for yet must not grow with the connection's speed, up to megabytes
+        # a call; once it is asked for (runtime/intake.py), gRPC makes room for all of it.
+        ("grpc.http2.bdp_probe", 0),
+        # No compressed messages (bit 0: as it is): a few bytes could become gigabytes before anything counts them.
+        ("grpc.compression_enabled_algorithms_bitset", 1),
         # Two servers on one port would share calls by chance instead of the second one failing.
         ("grpc.so_reuseport", 0),
     ]
     if max_connection_age > 0:
         options.append(("grpc.max_connection_age_ms", round(max_connection_age * 1000)))
+        options.append(("grpc.max_connection_age_grace_ms", round(_AGE_GRACE * 1000)))
     return options
 
 
@@ -81,13 +102,13 @@ class Server:
         context = RoleContext(settings=settings, engines=self.engines, version=version)
         self.roles = (*(create_role(name, context) for name in settings.roles), *roles)
         self.address = ""
-        self._admissions = {
-            role.service_full_name: Admission(role.name, role.max_concurrent_requests, role.max_tokens_in_flight)
+        self.admissions = {
+            role.service_full_name: Admission(
+                role.name, role.max_concurrent_requests, role.max_tokens_in_flight, role.max_concurrent_streams
+            )
             for role in self.roles
         }
-        self.observability = Observability(
-            settings, version, self.roles, self._admissions, self.lifecycle, self.engines
-        )
+        self.observability = Observability(settings, version, self.roles, self.admissions, self.lifecycle, self.engines)
         self._health = health.HealthServicer([role.service_full_name for role in self.roles])
         self.lifecycle.before_drain = self._health.set_stopping
         try:
@@ -99,14 +120,17 @@ class Server:
 
     def _build(self) -> grpc.aio.Server:
         reporter = self.observability.reporter
-        interceptors: list[grpc.aio.ServerInterceptor] = [CallGuard(self.lifecycle, self._admissions, reporter)]
+        interceptors: list[grpc.aio.ServerInterceptor] = [CallGuard(self.lifecycle, self.admissions, reporter)]
         if self.settings.tokens is not None:
             roles = {role.service_full_name: role.name for role in self.roles}
             tokens = Tokens.of(self.settings.tokens)
             interceptors.insert(0, Authentication(tokens, roles, reporter, guard_health=self.settings.guard_health))
+        self.intake = Intake(intake_limits(self.settings))
         server = grpc.aio.server(
-            interceptors=interceptors,
-            options=channel_options(self.settings.max_message_bytes, self.settings.max_connection_age),
+            interceptors=[self.intake, *interceptors],
+            options=channel_options(
+                self.settings.max_message_bytes, self.settings.max_connection_age, self.settings.keepalive
+            ),
         )
         for role in self.roles:
             role.add_to_server(server)
@@ -201,6 +225,16 @@ def write_atomically(path: Path, text: str) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     beside.write_text(text, encoding="utf-8")
     beside.replace(path)
+
+
+def intake_limits(settings: ServerSettings) -> IntakeLimits:
+    """What the process takes in at a time."""
+    return IntakeLimits(
+        max_calls=settings.max_calls,
+        max_bytes=settings.max_bytes_in_flight,
+        max_message_bytes=settings.max_message_bytes,
+        receive_seconds=settings.receive_timeout,
+    )
 
 
 def engine_settings(settings: ServerSettings) -> EngineSettings:

@@ -11,6 +11,7 @@ from burnish_services.engine.base import Sampling
 from burnish_services.engine.hosting import ModelVersion
 from burnish_services.engine.tokenizer import ChatMessage
 from burnish_services.runtime.calls import CallRecord
+from burnish_services.runtime.config import ServerSettings
 from burnish_services.runtime.errors import InvalidRequest
 
 _ROLE_WORDS = {
@@ -114,14 +115,15 @@ def server_info(
     engine: str,
     held: ModelVersion | None,
     max_items: int,
-    max_message_bytes: int,
+    process: ServerSettings,
     max_concurrent_requests: int,
     max_sequence_tokens: int | None = None,
     max_tokens_in_flight: int = 0,
+    max_concurrent_streams: int = 0,
     notes: Sequence[str] = (),
 ) -> common_pb2.ServerInfo:
     """What GetInfo answers. `max_sequence_tokens` None: the held model's context, 0 while none is held.
-    `max_tokens_in_flight` 0: not limited."""
+    `max_tokens_in_flight` 0: not limited. `process` has the limits of all services together."""
     if max_sequence_tokens is None:
         max_sequence_tokens = held.max_model_len if held is not None else 0
     return common_pb2.ServerInfo(
@@ -130,10 +132,12 @@ def server_info(
         model=None if held is None else model_version(held),
         limits=common_pb2.Limits(
             max_items=max_items,
-            max_message_bytes=max_message_bytes,
+            max_message_bytes=process.max_message_bytes,
             max_sequence_tokens=max_sequence_tokens,
             max_concurrent_requests=max_concurrent_requests,
             max_tokens_in_flight=max_tokens_in_flight,
+            max_bytes_in_flight=process.max_bytes_in_flight,
+            max_concurrent_streams=max_concurrent_streams,
         ),
         notes=notes,
     )

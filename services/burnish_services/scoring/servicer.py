@@ -12,6 +12,7 @@ from burnish_services.engine.base import ModelLoadError, Task
 from burnish_services.engine.hosting import ModelHost
 from burnish_services.runtime import wire
 from burnish_services.runtime.calls import current_call
+from burnish_services.runtime.config import ServerSettings
 from burnish_services.runtime.prompts import PromptFiles
 from burnish_services.runtime.role import Role, RoleContext, RoleUnavailable
 from burnish_services.scoring import convert, convert_confidence
@@ -40,14 +41,14 @@ class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
         generate: ModelHost,
         settings: ScoringSettings,
         version: str,
-        max_message_bytes: int,
+        process: ServerSettings,
         nli: Contradictions | None = None,
     ) -> None:
         self._pool = pool
         self._generate = generate
         self._settings = settings
         self._version = version
-        self._max_message_bytes = max_message_bytes
+        self._process = process
         self._nli = nli
         self._judge_prompts = JudgePrompts()
         self._prompts = PromptFiles("burnish_services.scoring")
@@ -59,7 +60,7 @@ class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
             engine=self._scorer.engine.name,
             held=self._scorer.version,
             max_items=self._settings.max_items,
-            max_message_bytes=self._max_message_bytes,
+            process=self._process,
             max_concurrent_requests=self._settings.max_concurrent_requests,
             max_tokens_in_flight=self._settings.max_tokens_in_flight,
         )
@@ -195,9 +196,7 @@ class ScoringRole(Role):
         self.max_tokens_in_flight = settings.max_tokens_in_flight
         pool, generate = (context.engines.host(task) for task in (Task.POOL, Task.GENERATE))
         self._nli = _nli_model(settings)
-        self._servicer = ScoringServicer(
-            pool, generate, settings, context.version, context.settings.max_message_bytes, self._nli
-        )
+        self._servicer = ScoringServicer(pool, generate, settings, context.version, context.settings, self._nli)
 
     def add_to_server(self, server: grpc.aio.Server) -> None:
         """See Role."""

@@ -19,6 +19,8 @@ class TrainingSettings(BaseSettings):
 
     # Unary requests in progress at a time.
     max_concurrent_requests: int = Field(default=64, ge=1)
+    # Watches, readers of weights and uploads in progress at a time.
+    max_concurrent_streams: int = Field(default=256, ge=1)
     # Threads that a worker computes with on a CPU; None: the cores that this process may use.
     threads: int | None = Field(default=None, ge=1)
     # Processes that train a run together, under torchrun, each holding a part of weights, gradients and moments (FSDP);

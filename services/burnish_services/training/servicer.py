@@ -226,6 +226,7 @@ class TrainingRole(Role):
 
     def __init__(self, context: RoleContext, settings: TrainingSettings) -> None:
         self.max_concurrent_requests = settings.max_concurrent_requests
+        self.max_concurrent_streams = settings.max_concurrent_streams
         fake = context.settings.engine == "fake"
         state = context.state_directory("training")
         self._data = DataStore(state / "data", settings.max_data_bytes, settings.keep_data_seconds)
@@ -242,11 +243,13 @@ class TrainingRole(Role):
             engine=f"fake/{context.version}" if fake else f"transformers/{metadata.version('transformers')}",
             held=None,
             max_items=1,
-            max_message_bytes=context.settings.max_message_bytes,
+            process=context.settings,
             max_concurrent_requests=settings.max_concurrent_requests,
+            max_concurrent_streams=settings.max_concurrent_streams,
             notes=("the fake trainer only pretends to train",) if fake else (),
         )
-        self._servicer = TrainingServicer(self._store, self._supervisor, site, training_pb2.GetInfoResponse(info=info))
+        said = training_pb2.GetInfoResponse(info=info, max_data_bytes=settings.max_data_bytes)
+        self._servicer = TrainingServicer(self._store, self._supervisor, site, said)
 
     def add_to_server(self, server: grpc.aio.Server) -> None:
         """See Role."""

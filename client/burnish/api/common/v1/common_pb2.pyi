@@ -345,6 +345,8 @@ class Limits(_message.Message):
     MAX_SEQUENCE_TOKENS_FIELD_NUMBER: _builtins.int
     MAX_CONCURRENT_REQUESTS_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    MAX_BYTES_IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    MAX_CONCURRENT_STREAMS_FIELD_NUMBER: _builtins.int
     max_items: _builtins.int
     """Most items in one request."""
     max_message_bytes: _builtins.int
@@ -357,6 +359,15 @@ class Limits(_message.Message):
     """Most prompt tokens of all requests in progress; a request that would pass it is answered RESOURCE_EXHAUSTED (reason
     TOO_MANY_TOKENS) with a RetryInfo, unless nothing else is in progress. 0: not limited.
     """
+    max_bytes_in_flight: _builtins.int
+    """Most bytes in the messages of all calls in progress in the server's process, replies that have not been taken
+    included; a call that would pass it is answered RESOURCE_EXHAUSTED (reason TOO_MANY_BYTES) with a RetryInfo, unless
+    nothing else is in progress.
+    """
+    max_concurrent_streams: _builtins.int
+    """Most streams of the service in progress at a time: watches, streamed replies and uploads, which are not counted among
+    max_concurrent_requests. Further ones are answered RESOURCE_EXHAUSTED (reason TOO_MANY_STREAMS). 0: there are none.
+    """
     def __init__(
         self,
         *,
@@ -365,10 +376,12 @@ class Limits(_message.Message):
         max_sequence_tokens: _builtins.int = ...,
         max_concurrent_requests: _builtins.int = ...,
         max_tokens_in_flight: _builtins.int = ...,
+        max_bytes_in_flight: _builtins.int = ...,
+        max_concurrent_streams: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_concurrent_requests", b"max_concurrent_requests", "max_items", b"max_items", "max_message_bytes", b"max_message_bytes", "max_sequence_tokens", b"max_sequence_tokens", "max_tokens_in_flight", b"max_tokens_in_flight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_bytes_in_flight", b"max_bytes_in_flight", "max_concurrent_requests", b"max_concurrent_requests", "max_concurrent_streams", b"max_concurrent_streams", "max_items", b"max_items", "max_message_bytes", b"max_message_bytes", "max_sequence_tokens", b"max_sequence_tokens", "max_tokens_in_flight", b"max_tokens_in_flight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

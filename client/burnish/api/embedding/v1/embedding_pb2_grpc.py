@@ -28,6 +28,9 @@ if _version_not_supported:
 class EmbeddingServiceStub:
     """Embeds samples into collections and answers questions about a collection's geometry.
 
+    All RPCs are safe to repeat, whether or not the first attempt arrived: what they write is named, or keyed by sample id
+    and text, so that the second time changes nothing.
+
     Collections live in one LanceDB database with one writer. Codes for whole calls, besides those of the scoring
     service: NOT_FOUND (no such collection or calibration), ALREADY_EXISTS (one of that name with other settings),
     FAILED_PRECONDITION (filled by other weights; ids that are not in it; a calibration that is not finished, or is).
@@ -123,6 +126,9 @@ class EmbeddingServiceStub:
 
 class EmbeddingServiceServicer:
     """Embeds samples into collections and answers questions about a collection's geometry.
+
+    All RPCs are safe to repeat, whether or not the first attempt arrived: what they write is named, or keyed by sample id
+    and text, so that the second time changes nothing.
 
     Collections live in one LanceDB database with one writer. Codes for whole calls, besides those of the scoring
     service: NOT_FOUND (no such collection or calibration), ALREADY_EXISTS (one of that name with other settings),
@@ -336,6 +342,9 @@ def add_EmbeddingServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class EmbeddingService:
     """Embeds samples into collections and answers questions about a collection's geometry.
+
+    All RPCs are safe to repeat, whether or not the first attempt arrived: what they write is named, or keyed by sample id
+    and text, so that the second time changes nothing.
 
     Collections live in one LanceDB database with one writer. Codes for whole calls, besides those of the scoring
     service: NOT_FOUND (no such collection or calibration), ALREADY_EXISTS (one of that name with other settings),

@@ -29,6 +29,9 @@ GRPC_VERSION: str
 class EmbeddingServiceStub:
     """Embeds samples into collections and answers questions about a collection's geometry.
 
+    All RPCs are safe to repeat, whether or not the first attempt arrived: what they write is named, or keyed by sample id
+    and text, so that the second time changes nothing.
+
     Collections live in one LanceDB database with one writer. Codes for whole calls, besides those of the scoring
     service: NOT_FOUND (no such collection or calibration), ALREADY_EXISTS (one of that name with other settings),
     FAILED_PRECONDITION (filled by other weights; ids that are not in it; a calibration that is not finished, or is).
@@ -79,6 +82,9 @@ class EmbeddingServiceStub:
 class EmbeddingServiceAsyncStub(EmbeddingServiceStub):
     """Embeds samples into collections and answers questions about a collection's geometry.
 
+    All RPCs are safe to repeat, whether or not the first attempt arrived: what they write is named, or keyed by sample id
+    and text, so that the second time changes nothing.
+
     Collections live in one LanceDB database with one writer. Codes for whole calls, besides those of the scoring
     service: NOT_FOUND (no such collection or calibration), ALREADY_EXISTS (one of that name with other settings),
     FAILED_PRECONDITION (filled by other weights; ids that are not in it; a calibration that is not finished, or is).
@@ -124,6 +130,9 @@ class EmbeddingServiceAsyncStub(EmbeddingServiceStub):
 
 class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
     """Embeds samples into collections and answers questions about a collection's geometry.
+
+    All RPCs are safe to repeat, whether or not the first attempt arrived: what they write is named, or keyed by sample id
+    and text, so that the second time changes nothing.
 
     Collections live in one LanceDB database with one writer. Codes for whole calls, besides those of the scoring
     service: NOT_FOUND (no such collection or calibration), ALREADY_EXISTS (one of that name with other settings),

@@ -88,6 +88,9 @@ class GetInfoResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     INFO_FIELD_NUMBER: _builtins.int
+    MAX_DATA_BYTES_FIELD_NUMBER: _builtins.int
+    max_data_bytes: _builtins.int
+    """Most bytes in a file that is uploaded or fetched; a larger one is refused (reason DATA_TOO_LARGE)."""
     @_builtins.property
     def info(self) -> _common_pb2.ServerInfo:
         """What the server is and can do."""
@@ -96,10 +99,11 @@ class GetInfoResponse(_message.Message):
         self,
         *,
         info: _common_pb2.ServerInfo | None = ...,
+        max_data_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["info", b"info"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["info", b"info"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["info", b"info", "max_data_bytes", b"max_data_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -29,6 +29,8 @@ class TrainingServiceStub:
     """Creates, watches and cancels training runs. A run is worked in a process of its own; it survives a crash of that
     process, and of the server, by going on from its last checkpoint.
 
+    All RPCs are safe to repeat, whether or not the first attempt arrived; each says below what makes it so.
+
     Codes for whole calls: INVALID_ARGUMENT (malformed spec; says which field), NOT_FOUND (no such run, model or data),
     ALREADY_EXISTS (a request id used before with another spec), FAILED_PRECONDITION (digest mismatch, data that cannot be
     fetched), RESOURCE_EXHAUSTED (no room on the disk for the data),
@@ -91,6 +93,8 @@ class TrainingServiceStub:
 class TrainingServiceServicer:
     """Creates, watches and cancels training runs. A run is worked in a process of its own; it survives a crash of that
     process, and of the server, by going on from its last checkpoint.
+
+    All RPCs are safe to repeat, whether or not the first attempt arrived; each says below what makes it so.
 
     Codes for whole calls: INVALID_ARGUMENT (malformed spec; says which field), NOT_FOUND (no such run, model or data),
     ALREADY_EXISTS (a request id used before with another spec), FAILED_PRECONDITION (digest mismatch, data that cannot be
@@ -231,6 +235,8 @@ def add_TrainingServiceServicer_to_server(servicer, server):
 class TrainingService:
     """Creates, watches and cancels training runs. A run is worked in a process of its own; it survives a crash of that
     process, and of the server, by going on from its last checkpoint.
+
+    All RPCs are safe to repeat, whether or not the first attempt arrived; each says below what makes it so.
 
     Codes for whole calls: INVALID_ARGUMENT (malformed spec; says which field), NOT_FOUND (no such run, model or data),
     ALREADY_EXISTS (a request id used before with another spec), FAILED_PRECONDITION (digest mismatch, data that cannot be

@@ -32,6 +32,8 @@ class TrainingServiceStub:
     """Creates, watches and cancels training runs. A run is worked in a process of its own; it survives a crash of that
     process, and of the server, by going on from its last checkpoint.
 
+    All RPCs are safe to repeat, whether or not the first attempt arrived; each says below what makes it so.
+
     Codes for whole calls: INVALID_ARGUMENT (malformed spec; says which field), NOT_FOUND (no such run, model or data),
     ALREADY_EXISTS (a request id used before with another spec), FAILED_PRECONDITION (digest mismatch, data that cannot be
     fetched), RESOURCE_EXHAUSTED (no room on the disk for the data),
@@ -82,6 +84,8 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     """Creates, watches and cancels training runs. A run is worked in a process of its own; it survives a crash of that
     process, and of the server, by going on from its last checkpoint.
 
+    All RPCs are safe to repeat, whether or not the first attempt arrived; each says below what makes it so.
+
     Codes for whole calls: INVALID_ARGUMENT (malformed spec; says which field), NOT_FOUND (no such run, model or data),
     ALREADY_EXISTS (a request id used before with another spec), FAILED_PRECONDITION (digest mismatch, data that cannot be
     fetched), RESOURCE_EXHAUSTED (no room on the disk for the data),
@@ -127,6 +131,8 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
 class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
     """Creates, watches and cancels training runs. A run is worked in a process of its own; it survives a crash of that
     process, and of the server, by going on from its last checkpoint.
+
+    All RPCs are safe to repeat, whether or not the first attempt arrived; each says below what makes it so.
 
     Codes for whole calls: INVALID_ARGUMENT (malformed spec; says which field), NOT_FOUND (no such run, model or data),
     ALREADY_EXISTS (a request id used before with another spec), FAILED_PRECONDITION (digest mismatch, data that cannot be

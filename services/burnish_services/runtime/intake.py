@@ -1,0 +1,194 @@
+"""How much of clients' messages is in this process's memory at a time, and how long a client may take to send one.
+
+gRPC reads the message of a unary call whole before it asks any handler, so that whoever begins many large calls and
+stops in the middle fills the memory of a server that has not counted them. Here a message is asked for only once there
+is a place for it; until then HTTP/2's flow control leaves it with the client. What has come is counted until its call
+has ended and the client has taken the reply.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError
+
+from burnish_services.runtime.errors import InvalidRequest, Overloaded, ServiceError, abort_status
+from burnish_services.runtime.places import PATIENCE, Places, Stalled
+
+log = logging.getLogger(__name__)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+# Messages up to this size are never refused, so that questions about health and limits are answered under load.
+_SMALL = 64 * 2**10
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeLimits:
+    """`max_calls`: in progress at a time, of every kind. `max_bytes`: in messages of calls in progress.
+    `max_message_bytes`: in one. `receive_seconds`: until one has arrived."""
+
+    max_calls: int
+    max_bytes: int
+    max_message_bytes: int
+    receive_seconds: float
+
+    @property
+    def places(self) -> int:
+        """Messages that may be arriving at a time, so many that they have at most `max_bytes` together; >= 1."""
+        return max(1, self.max_bytes // self.max_message_bytes)
+
+
+@dataclass(eq=False, slots=True)
+class _Call:
+    """What one call holds of the limits."""
+
+    context: Context
+    read: Callable[[bytes], Any]
+    bytes: int = 0
+
+
+class Intake(grpc.aio.ServerInterceptor):
+    """Stands before all other interceptors and every service, health and reflection included."""
+
+    def __init__(self, limits: IntakeLimits) -> None:
+        self._limits = limits
+        self._places = Places(limits.places, limits.receive_seconds)
+        self.calls = 0
+        self.bytes = 0
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Wraps the handler in one that asks for its messages itself; on the wire that is the same."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        # Without serializers, gRPC hands over the bytes.
+        if handler.response_streaming:
+            inner = handler.stream_stream if handler.request_streaming else handler.unary_stream
+            return grpc.stream_stream_rpc_method_handler(self._stream(handler_call_details.method, handler, inner))
+        inner = handler.stream_unary if handler.request_streaming else handler.unary_unary
+        return grpc.stream_unary_rpc_method_handler(self._unary(handler_call_details.method, handler, inner))
+
+    def _unary(self, method: str, handler: grpc.RpcMethodHandler[Any, Any], inner: Any) -> Any:
+        write = handler.response_serializer or bytes
+
+        async def call(_: AsyncIterator[bytes], context: Context) -> bytes:
+            try:
+                one = self._begin(context, handler)
+                request = self._messages(one) if handler.request_streaming else await self._only_message(one)
+                reply = write(await inner(request, context))
+            except ServiceError as refusal:
+                await _abort(context, method, refusal)
+            self._count(one, len(reply))
+            return reply
+
+        return call
+
+    def _stream(self, method: str, handler: grpc.RpcMethodHandler[Any, Any], inner: Any) -> Any:
+        write = handler.response_serializer or bytes
+
+        async def call(_: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+            try:
+                one = self._begin(context, handler)
+                request = self._messages(one) if handler.request_streaming else await self._only_message(one)
+                async with aclosing(inner(request, context)) as replies:
+                    async for reply in replies:
+                        yield write(reply)
+            except ServiceError as refusal:
+                await _abort(context, method, refusal)
+
+        return call
+
+    def _begin(self, context: Context, handler: grpc.RpcMethodHandler[Any, Any]) -> _Call:
+        if self.calls >= self._limits.max_calls:
+            raise Overloaded(
+                "TOO_MANY_CALLS",
+                f"this server has {self.calls} calls and streams in progress and takes no more (--max-calls); wait and "
+                "retry, keep fewer open, or add replicas",
+            )
+        self.calls += 1
+        call = _Call(context, handler.request_deserializer or bytes)
+        # gRPC's task for a call lives until the client has taken the reply, or has gone.
+        task = asyncio.current_task()
+        assert task is not None
+        task.add_done_callback(lambda _: self._end(call))
+        return call
+
+    def _end(self, call: _Call) -> None:
+        self.calls -= 1
+        self._count(call, -call.bytes)
+
+    def _count(self, call: _Call, size: int) -> None:
+        call.bytes += size
+        self.bytes += size
+
+    async def _only_message(self, call: _Call) -> Any:
+        raw = await self._receive(call)
+        if raw is grpc.aio.EOF:
+            raise InvalidRequest("NO_MESSAGE", "the call ended without a request message; expected one")
+        return _parsed(call, raw)
+
+    async def _messages(self, call: _Call) -> AsyncIterator[Any]:
+        while (raw := await self._receive(call)) is not grpc.aio.EOF:
+            size = len(raw)
+            yield _parsed(call, raw)
+            self._count(call, -size)
+
+    async def _receive(self, call: _Call) -> Any:
+        """The next message's bytes, counted, or EOF. Raises Stalled, Overloaded."""
+        try:
+            raw = await self._places.arrived(call.context.peer(), call.context.read)
+        except Stalled as stalled:
+            raise self._too_slow(stalled) from None
+        if raw is grpc.aio.EOF:
+            return raw
+        size = len(raw)
+        if self.bytes and self.bytes + size > self._limits.max_bytes and size > _SMALL:
+            raise Overloaded(
+                "TOO_MANY_BYTES",
+                f"the messages of calls in progress have {self.bytes} of at most {self._limits.max_bytes} bytes "
+                f"(Limits.max_bytes_in_flight), replies that were not fetched included; {size} more are too many. Wait "
+                "and retry, send smaller batches, or add replicas",
+            )
+        self._count(call, size)
+        return raw
+
+    def _too_slow(self, stalled: Stalled) -> ServiceError:
+        waited = "while others waited for its place" if stalled.displaced else "in time"
+        return ServiceError(
+            grpc.StatusCode.ABORTED,
+            "CLIENT_STALLED",
+            f"the request did not arrive {waited}; expected within {self._limits.receive_seconds:g} s "
+            f"(--receive-timeout), or {PATIENCE:g} s where the server is receiving as much as it can. Send it again, "
+            "in smaller parts where the connection is slow",
+            retryable=True,
+            retry_after=1.0,
+        )
+
+
+def _parsed(call: _Call, raw: bytes) -> Any:
+    try:
+        return call.read(raw)
+    except DecodeError:
+        raise InvalidRequest(
+            "BAD_MESSAGE",
+            f"the {len(raw)} bytes of the request are no message of this method's request type; generate the client "
+            "from the server's protos",
+        ) from None
+
+
+async def _abort(context: Context, method: str, refusal: ServiceError) -> NoReturn:
+    log.warning("refused", extra={"method": method, "code": refusal.code.name, "reason": refusal.reason})
+    status = abort_status(refusal)
+    await context.abort(status.code, status.details, status.trailing_metadata)
