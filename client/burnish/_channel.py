@@ -182,6 +182,8 @@ def channel_options(address: str, options: ClientOptions) -> list[tuple[str, str
         ("grpc.http2.max_pings_without_data", 0),
         # Replicas behind a headless Service are all connected to and used in turn.
         ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
+        # When one of them is gone, gRPC asks for the name anew; of itself it would wait 30 s, longer than many a deadline.
+        ("grpc.dns_min_time_between_resolutions_ms", 2000),
         ("grpc.enable_retries", 0),  # retries are ours, above; two policies would multiply
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.min_reconnect_backoff_ms", 1000),
@@ -196,8 +198,14 @@ def channel_options(address: str, options: ClientOptions) -> list[tuple[str, str
 
 
 def _is_local(address: str) -> bool:
-    host = address.removeprefix("dns:///").rpartition(":")[0].strip("[]")
-    if host == "localhost" or address.startswith("unix"):
+    if address.startswith("unix"):
+        return True
+    addresses = address.removeprefix("dns:///").removeprefix("ipv4:").removeprefix("ipv6:").split(",")
+    return all(_is_loopback(one.rpartition(":")[0].strip("[]")) for one in addresses)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
         return True
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback

@@ -42,7 +42,16 @@ def test_grpc_targets_pass(address: str) -> None:
 
 @pytest.mark.parametrize(
     ("address", "direct"),
-    [("127.0.0.1:1", True), ("localhost:1", True), ("[::1]:1", True), ("unix:/x", True), ("scoring:50051", False)],
+    [
+        ("127.0.0.1:1", True),
+        ("localhost:1", True),
+        ("[::1]:1", True),
+        ("unix:/x", True),
+        ("ipv4:127.0.0.1:1,127.0.0.1:2", True),
+        ("ipv6:[::1]:1,[::1]:2", True),
+        ("ipv4:127.0.0.1:1,10.0.0.1:2", False),
+        ("scoring:50051", False),
+    ],
 )
 def test_only_this_machine_is_called_past_the_proxy(address: str, direct: bool) -> None:
     assert (("grpc.enable_http_proxy", 0) in channel_options(address, ClientOptions())) is direct
