@@ -1,6 +1,6 @@
 """The floor: a bare grpc.aio server that answers every method with so many bytes and does nothing else.
 
-    python -m bench.load.floor SIZES --ready-file FILE, where SIZES is JSON: {"/package.Service/Method": bytes}
+python -m bench.load.floor SIZES --ready-file FILE, where SIZES is JSON: {"/package.Service/Method": bytes}
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ async def main() -> None:
     server.add_generic_rpc_handlers((_Handlers(sizes),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    ready_file.write_text(json.dumps({"address": f"127.0.0.1:{port}"}))
+    await asyncio.to_thread(ready_file.write_text, json.dumps({"address": f"127.0.0.1:{port}"}))
     await server.wait_for_termination()
 
 

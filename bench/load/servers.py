@@ -1,4 +1,4 @@
-"""Processes under load: servers on addresses of the loopback network, and a name server that says which of them there are.
+"""Processes under load: servers on addresses of the loopback network, and a name server that says which there are.
 
 A name with several addresses is what a headless Service of Kubernetes gives; here it is `dns://127.0.0.1:PORT/NAME:PORT`,
 gRPC's way to name a name server.
@@ -7,6 +7,7 @@ gRPC's way to name a name server.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -32,11 +33,14 @@ def free_port() -> int:
 
 
 class Serving:
-    """`python -m MODULE … --ready-file`, until stopped; ready once made."""
+    """`python -m MODULE … --ready-file FILE`, until stopped."""
+
+    host = "127.0.0.1"
 
     def __init__(self, folder: Path, name: str, *arguments: str, environment: dict[str, str] | None = None) -> None:
         self.ready_file = folder / f"{name}.json"
-        self._log = (folder / f"{name}.log").open("ab")
+        self.log = folder / f"{name}.log"
+        self._log = self.log.open("ab")
         self.process = subprocess.Popen(
             [sys.executable, "-m", *arguments, "--ready-file", str(self.ready_file)],
             stdout=self._log,
@@ -53,6 +57,16 @@ class Serving:
         return self
 
     @property
+    def address(self) -> str:
+        """Where it listens, once it is ready."""
+        return str(json.loads(self.ready_file.read_text())["address"])
+
+    @property
+    def calls(self) -> int:
+        """Calls of its model that its log tells of; it must be one that logs them."""
+        return self.log.read_text().count("method=ScoringService/ScoreSamples code=OK")
+
+    @property
     def pid(self) -> int:
         """The process id."""
         return self.process.pid
@@ -66,14 +80,25 @@ class Serving:
         self._log.close()
 
 
-def replica(folder: Path, name: str, model: Path, host: str, port: int, roles: str = "scoring", **limits: int) -> Serving:
-    """A server of Burnish on the fake engine; it may not be ready yet."""
-    environment = {name: str(value) for name, value in limits.items()}
-    return Serving(
+def replica(
+    folder: Path,
+    name: str,
+    model: Path,
+    host: str,
+    port: int,
+    *,
+    roles: str = "scoring",
+    log_level: str = "warning",
+    limits: dict[str, int] | None = None,
+) -> Serving:
+    """A server of Burnish on the fake engine; it may not be ready yet. `limits`: its environment."""
+    server = Serving(
         folder, name, "burnish_services", "--engine", "fake", "--roles", roles, "--model", str(model),
-        "--host", host, "--port", str(port), "--state-dir", str(folder / f"{name}-state"), "--log-level", "warning",
-        environment=environment,
+        "--host", host, "--port", str(port), "--state-dir", str(folder / f"{name}-state"), "--log-level", log_level,
+        environment={key: str(value) for key, value in (limits or {}).items()},
     )  # fmt: skip
+    server.host = host
+    return server
 
 
 class NameServer(asyncio.DatagramProtocol):

@@ -81,8 +81,8 @@ async def closed_loop(
 async def open_loop(
     address: str, method: str, request: bytes, clients: int, rate: float, seconds: float, deadline: float
 ) -> Measured:
-    """Calls due at a Poisson process of `rate` per second, from `clients` in turn, never sent twice. One that is answered
-    later than `deadline` seconds after it was due is late."""
+    """Calls due at a Poisson process of `rate` per second, from `clients` in turn, never sent twice. One that is
+    answered later than `deadline` seconds after it was due is late."""
     measured = Measured(seconds, by_client=[0] * clients)
     async with AsyncExitStack() as stack:
         calls = []

@@ -2,8 +2,9 @@
 
 Every RPC of the API is safe to repeat (writes carry an id or are keyed by content), so every call is retried, but only
 
-* on UNAVAILABLE: no connection, or a server that starts, stops or lost its engine. For `connect_timeout` seconds where
-  the address has not answered yet, for `reconnect_timeout` where it has (a replica may be restarting);
+* on UNAVAILABLE: no connection, or a server that starts, stops or lost its engine; and on CANCELLED where this side did
+  not cancel, which is how gRPC answers what reaches a server in the moment in which it stops. For `connect_timeout`
+  seconds where the address has not answered yet, for `reconnect_timeout` where it has (a replica may be restarting);
 * on RESOURCE_EXHAUSTED, and ABORTED (a request that was sent too slowly), where the server says that trying again can
   help, after the wait it asks for;
 
@@ -182,7 +183,7 @@ def channel_options(address: str, options: ClientOptions) -> list[tuple[str, str
         ("grpc.http2.max_pings_without_data", 0),
         # Replicas behind a headless Service are all connected to and used in turn.
         ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
-        # When one of them is gone, gRPC asks for the name anew; of itself it would wait 30 s, longer than many a deadline.
+        # When one is gone, gRPC asks for the name anew; by itself it would wait 30 s for that, longer than a deadline.
         ("grpc.dns_min_time_between_resolutions_ms", 2000),
         ("grpc.enable_retries", 0),  # retries are ours, above; two policies would multiply
         ("grpc.initial_reconnect_backoff_ms", 200),
@@ -472,7 +473,7 @@ class _Retry:
             return status.retryable
         if status.code is grpc.StatusCode.ABORTED:
             return status.retryable
-        if status.code is not grpc.StatusCode.UNAVAILABLE:
+        if status.code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
             return False
         now = time.monotonic()
         if self._away_since is None:
