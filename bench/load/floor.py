@@ -15,7 +15,7 @@ import grpc
 import grpc.aio
 
 
-class _Handlers(grpc.GenericRpcHandler[bytes, bytes]):
+class _Handlers(grpc.GenericRpcHandler):  # type: ignore[type-arg]
     def __init__(self, sizes: dict[str, int]) -> None:
         self._handlers = {method: _handler(bytes(size)) for method, size in sizes.items()}
 

@@ -1,0 +1,1 @@
+"""Hours of mixed traffic on one server, to see that it keeps nothing of it."""

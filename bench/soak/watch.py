@@ -1,0 +1,119 @@
+"""What a server process holds, sampled while it works, and whether that grows."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import psutil
+from scipy.stats import theilslopes
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One look. `seconds` since the first; memory and disk in MiB."""
+
+    seconds: float
+    memory: float
+    handles: int
+    threads: int
+    connections: int
+    children: int
+    disk: float
+
+
+@dataclass(frozen=True)
+class Trend:
+    """A quantity after the warm-up: its least, median and most, what it grows by from begin to end by a robust line,
+    and the most that may be."""
+
+    quantity: str
+    least: float
+    median: float
+    most: float
+    growth: float
+    allowed: float | None
+
+    @property
+    def flat(self) -> bool:
+        """True where it grows by no more than it may."""
+        return self.allowed is None or self.growth <= self.allowed
+
+
+# What each may grow by, as a share of its median and as a number, whichever is more; None: told, not judged. Every
+# collection and run that is there is on disk, and runs stay; connections and children are who is there at that moment.
+ALLOWED: dict[str, tuple[float, float] | None] = {
+    "memory": (0.05, 16.0),
+    "handles": (0.05, 6.0),
+    "threads": (0.0, 4.0),
+    "connections": None,
+    "children": None,
+    "disk": None,
+}
+
+
+def look(process: psutil.Process, state: Path, begin: float) -> Sample:
+    """The process as it is now."""
+    with process.oneshot():
+        return Sample(
+            seconds=time.monotonic() - begin,
+            memory=process.memory_info().rss / 2**20,
+            handles=process.num_fds(),
+            threads=process.num_threads(),
+            connections=len(process.net_connections("tcp")),
+            children=len(process.children(recursive=True)),
+            disk=_size(state) / 2**20,
+        )
+
+
+async def watch(pid: int, state: Path, interval: float, ended: asyncio.Event) -> list[Sample]:
+    """Samples every `interval` seconds until `ended`."""
+    process, begin = psutil.Process(pid), time.monotonic()
+    seen = []
+    while not ended.is_set():
+        seen.append(await asyncio.to_thread(look, process, state, begin))
+        try:
+            await asyncio.wait_for(ended.wait(), interval)
+        except TimeoutError:
+            continue
+    return seen
+
+
+def trends(samples: Sequence[Sample], warm: float) -> list[Trend]:
+    """What became of each quantity after the first `warm` seconds. Needs two samples after them."""
+    kept = [one for one in samples if one.seconds >= warm]
+    return [_trend(one.name, kept) for one in fields(Sample) if one.name != "seconds"]
+
+
+def _trend(quantity: str, kept: Sequence[Sample]) -> Trend:
+    values = [float(getattr(one, quantity)) for one in kept]
+    times = [one.seconds for one in kept]
+    median = sorted(values)[len(values) // 2]
+    slope = float(theilslopes(values, times).slope)
+    allowed = ALLOWED[quantity]
+    most = None if allowed is None else max(allowed[0] * median, allowed[1])
+    return Trend(quantity, min(values), median, max(values), slope * (times[-1] - times[0]), most)
+
+
+def told(found: Sequence[Trend]) -> str:
+    """A table for people."""
+    lines = [f"{'':<12} {'least':>9} {'median':>9} {'most':>9} {'grew by':>9} {'allowed':>9}"]
+    for one in found:
+        allowed = "" if one.allowed is None else f"{one.allowed:9.1f}"
+        verdict = "" if one.flat else "  GROWS"
+        numbers = f"{one.least:9.1f} {one.median:9.1f} {one.most:9.1f} {one.growth:9.1f}"
+        lines.append(f"{one.quantity:<12} {numbers} {allowed}{verdict}")
+    return "\n".join(lines)
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size
+        except OSError:  # gone meanwhile
+            continue
+    return total
