@@ -7,6 +7,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BASE ?= main
 SIZE ?= small
+HOURS ?= 1
+ENGINE ?= fake
 MODEL := build/models/smollm2-135m-instruct
 BIN := .venv/bin
 
@@ -103,9 +105,13 @@ protos-check: generated
 
 # Minutes, on an otherwise idle machine; each writes bench/results/<name>.json.
 .PHONY: bench bench-%
-bench: bench-scoring bench-judging bench-overhead bench-embedding bench-training ## every bench against peers, one after the other (SIZE=full takes longer)
-bench-%: setup model ## one bench: bench-scoring, -judging, -overhead, -embedding, -training against named peers, -efficacy of recipes (SIZE=small|full)
+bench: bench-scoring bench-judging bench-overhead bench-load bench-embedding bench-training ## every bench against peers, one after the other (SIZE=full takes longer)
+bench-%: setup model ## one bench: bench-scoring, -judging, -overhead, -load, -embedding, -training against named peers, -efficacy of recipes (SIZE=small|full)
 	$(BIN)/python -m bench.$* --size $(SIZE)
+
+.PHONY: soak
+soak: setup ## HOURS=1 of mixed traffic on one server: memory, handles and threads must be flat (ENGINE=vllm MODEL=DIR on a real engine)
+	$(BIN)/python -m bench.soak --hours $(HOURS) --engine $(ENGINE) $(if $(filter-out fake,$(ENGINE)),--model $(MODEL))
 
 .PHONY: docs
 docs: setup ## write docs/cli.md anew from the command's own help

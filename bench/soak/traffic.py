@@ -104,9 +104,10 @@ async def train(site: Site, client: AsyncClient, number: int) -> None:
     else:
         await run.result()
     await client.training.upload(b"{}\n" * site.draw.randrange(1, 1000))
-    await asyncio.sleep(5)  # runs stay, on disk and in the server's list: a few a minute are many
 
 
+# Seconds between visits. Runs stay, on disk and in the server's list: a few a minute are many.
+PAUSES: dict[Visit, float] = {train: 5.0}
 VISITS: tuple[Visit, ...] = (score, judge, collect, give_up, come_and_go, train)
 
 
@@ -124,6 +125,7 @@ class Traffic:
 
     async def _visits(self, visit: Visit, ended: asyncio.Event) -> None:
         name = getattr(visit, "__name__", "visit")
+        over = asyncio.ensure_future(ended.wait())
         async with self._site.client() as client:
             for number in itertools.count():
                 if ended.is_set():
@@ -131,6 +133,8 @@ class Traffic:
                 try:
                     await visit(self._site, client, number)
                     self.outcomes[f"{name}: done"] += 1
+                    if visit in PAUSES:
+                        await asyncio.wait({over}, timeout=PAUSES[visit])
                 except EXPECTED as error:
                     self.outcomes[f"{name}: {type(error).__name__}"] += 1
                 except Exception as error:
