@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 
 from google.rpc import code_pb2
 
-from burnish._channel import ServiceLink
+from burnish._channel import ServiceLink, TooMuchAtOnce, divisible
 from burnish._errors import MessageTooLarge, UsageError, VersionMismatch
 from burnish._types import ItemStatus, Limits, ModelVersion, Sample, Timing
 
@@ -163,11 +163,13 @@ def _plan_for(link: ServiceLink, allowed: Limits, sizes: Sequence[int | ItemStat
 
 
 async def _send(link: ServiceLink, call: BatchCall[ItemT, ResultT], batch: Sequence[ItemT]) -> list[Reply[ResultT]]:
+    divisible.set(len(batch) > 1)
     try:
         async with link.window:
             reply = await call.send(batch)
-    except MessageTooLarge:
-        # Requests are planned by size, replies can't be: per-token log-probabilities and vectors take more.
+    except (MessageTooLarge, TooMuchAtOnce):
+        # Requests are planned by size, replies can't be: per-token log-probabilities and vectors take more. And what
+        # else the service is doing nobody knows beforehand.
         if len(batch) == 1:
             raise
         middle = len(batch) // 2

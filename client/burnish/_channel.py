@@ -22,6 +22,7 @@ import logging
 import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -60,6 +61,17 @@ DEFAULT_DEADLINES = {
 }
 OTHER_DEADLINE = 60.0
 _SHORTEST_KEEPALIVE = 10.0  # seconds, as in burnish_services/runtime/server.py
+
+# Reasons of refusals that a smaller request may escape.
+_TOO_MUCH = frozenset({"TOO_MANY_TOKENS", "TOO_MANY_BYTES"})
+# True in the task of a request that its sender can divide (`_batches.py`).
+divisible: ContextVar[bool] = ContextVar("burnish_divisible", default=False)
+
+
+class TooMuchAtOnce(Exception):
+    """A request that can be divided was refused for its size while it was the only one on the way: others keep the
+    service so busy that there may never be room for all of it."""
+
 
 RequestT = TypeVar("RequestT", bound=ProtoMessage)
 ReplyT = TypeVar("ReplyT", bound=ProtoMessage)
@@ -442,7 +454,10 @@ class _Retry:
         self._away_since: float | None = None
 
     async def wait_or_raise(self, status: CallStatus) -> None:
-        """Returns when the call may be tried again. Raises the ServiceError where it may not."""
+        """Returns when the call may be tried again. Raises the ServiceError where it may not, and TooMuchAtOnce where
+        parts of it should be."""
+        if status.reason in _TOO_MUCH and divisible.get() and self._link.window.limit == 1:
+            raise TooMuchAtOnce
         wait = self._next_wait(status)
         happened = {"rpc.grpc.status": status.code.name, "burnish.reason": status.reason}
         self._call.span.event("attempt failed", happened)

@@ -62,3 +62,15 @@ async def test_the_client_finds_its_pace_and_everything_is_scored(server: Server
         assert all(one.status.ok for one in batch.scores)
         # A request has 200 to 460 tokens, so that eight at a time are too many and one is few.
         assert 1 <= client.scoring._link.window.limit < 8
+
+
+async def test_a_batch_for_which_there_is_never_room_is_divided(server: Server) -> None:
+    samples = [Sample(f"s{i}", (Message(Role.USER, "Q"), Message(Role.ASSISTANT, "word " * 300))) for i in range(8)]
+    options = ClientOptions(max_in_flight=1, initial_backoff=0.01, max_backoff=0.02)
+    budget = server.admissions["burnish.api.scoring.v1.ScoringService"].tokens
+    assert budget is not None
+    async with AsyncClient(server.address, options=options) as client:
+        with budget.holding(500):  # as many others do together, one coming when one goes
+            batch = await client.scoring.score(samples, timeout=10)
+    assert [one.sample_id for one in batch.scores] == [one.id for one in samples]
+    assert all(one.status.ok for one in batch.scores)
