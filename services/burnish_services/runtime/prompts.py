@@ -6,6 +6,7 @@ turns has a line `{# user #}` or `{# assistant #}` before each of them.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections.abc import Sequence
@@ -36,6 +37,8 @@ class PromptFiles:
             trim_blocks=True,
             lstrip_blocks=True,
         )
+        # Compiling a turn takes several times as long as filling it in.
+        self._template = functools.cache(self._environment.from_string)
 
     @property
     def names(self) -> frozenset[str]:
@@ -51,7 +54,7 @@ class PromptFiles:
         """The turns of a prompt, each filled in on its own: no value can end a turn or begin one."""
         _, *pieces = _TURN.split(self._texts[name])
         return [
-            ChatMessage(role, self._environment.from_string(text).render(**values).strip())
+            ChatMessage(role, self._template(text).render(**values).strip())
             for role, text in zip(pieces[::2], pieces[1::2], strict=True)
         ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import struct
 from collections.abc import Sequence
@@ -53,10 +54,7 @@ class FakeEngine:
     @property
     def name(self) -> str:
         """See `Engine`."""
-        try:
-            return f"fake/{version('burnish')}"
-        except PackageNotFoundError:
-            return "fake/0"
+        return _name()
 
     @property
     def task(self) -> Task:
@@ -172,6 +170,14 @@ class FakeEngine:
             chosen = numbers.token_logprobs(ids, self._numbers_digest, self._fake.skill)[len(request.token_ids) :]
             logprobs = tuple(float(x) for x in self._spoil(chosen))
         return checked_generation(Generation(self._tokenizer.decode(kept), tuple(kept), reason, logprobs))
+
+
+@functools.cache  # every reply states it, and looking it up takes as long as a whole reply
+def _name() -> str:
+    try:
+        return f"fake/{version('burnish')}"
+    except PackageNotFoundError:
+        return "fake/0"
 
 
 def _pooled(ids: Sequence[int], asked: Activations, digest: str) -> NDArray[np.float32]:
