@@ -185,6 +185,6 @@ async def _until_drained(stream: AsyncIterator[Message], lifecycle: Lifecycle) -
             yield message
     finally:
         drained.cancel()
-        if step is not None and not step.done():
+        if step is not None:
             step.cancel()
-            await asyncio.wait({step})
+            await asyncio.gather(step, return_exceptions=True)

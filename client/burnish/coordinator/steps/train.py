@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from burnish._training import AsyncRun
 from burnish._training_types import BilevelSelection, Lora, SelfRefinement
@@ -208,22 +209,22 @@ async def _watch(run: AnyRun, stage: Stage, training: AsyncRun, at_pause: AtPaus
 
 async def _until_stopped(events: AsyncIterator[RunEvent], stop: asyncio.Event) -> AsyncIterator[RunEvent]:
     """The events, until there are no more or a stop is asked for. The training run itself goes on."""
-    stopped = asyncio.ensure_future(stop.wait())
+    waiting: set[asyncio.Future[Any]] = {stopped := asyncio.ensure_future(stop.wait())}
     try:
         while True:
-            following = asyncio.ensure_future(anext(events))
-            await asyncio.wait({following, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            waiting.add(following := asyncio.ensure_future(anext(events)))
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if not following.done():
-                following.cancel()
-                await asyncio.gather(following, return_exceptions=True)
                 return
+            waiting = {stopped}
             try:
                 yield following.result()
             except StopAsyncIteration:
                 return
-    finally:
-        stopped.cancel()
-        await asyncio.gather(stopped, return_exceptions=True)
+    finally:  # whoever closes `events` must find nobody waiting for them
+        for one in waiting:
+            one.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
 
 
 def _result(training: AsyncRun) -> RunResult:
