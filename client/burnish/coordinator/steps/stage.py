@@ -233,12 +233,14 @@ class Stage:
 
 
 def same_version(asked: ModelVersion, got: ModelVersion, service: str) -> None:
-    """Raises StepFailed where a reply was made by other weights, or under another chat template, than asked for."""
-    if (asked.digest, asked.chat_template_digest) != (got.digest, got.chat_template_digest):
+    """Raises StepFailed where a reply was made by other weights than asked for, or by them under another chat template,
+    engine or number format: findings of one step are never mixed."""
+    before, now = ((one.digest, one.engine, one.dtype, f"template {one.chat_template_digest}") for one in (asked, got))
+    if before != now:
         raise StepFailed(
-            f"The {service} service answered with other weights or another chat template than it held before"
-            f" ({got.digest}, template {got.chat_template_digest}; expected {asked.digest}, template"
-            f" {asked.chat_template_digest}). Do all of its replicas run with the same settings?"
+            f"The {service} service answered with other weights or in another way than when this step began"
+            f" ({', '.join(now)}; expected {', '.join(before)}). Let all of its replicas run the same release with the"
+            " same settings, and run the same command again."
         )
 
 
