@@ -31,11 +31,12 @@ import grpc.aio
 from google.protobuf.message import Message as ProtoMessage
 
 from burnish import __version__
+from burnish._absence import Absence
 from burnish._endpoints import Endpoints
 from burnish._errors import MalformedReply, ServiceError, UsageError
 from burnish._outgoing import Outgoing, outgoing
 from burnish._security import Metadata, Security
-from burnish._status import CallStatus, read_status, service_error
+from burnish._status import CallStatus, brief, read_status, service_error
 from burnish._window import Window
 
 log = logging.getLogger("burnish")
@@ -249,6 +250,7 @@ class ServiceLink:
         self.service = service
         self.options = connections.options
         self.window = Window(self.options.max_in_flight)
+        self.absence = Absence(service)
         self._endpoints = endpoints
         self._connections = connections
 
@@ -318,6 +320,7 @@ class ServiceLink:
                         reply = await attempt(deadline.left(), self._metadata(call))
                         self._connections.answered.add(self.address)
                         self.window.answered()
+                        self.absence.over(self.address)
                         return reply
                 except grpc.aio.AioRpcError as error:
                     failure = read_status(error)
@@ -341,6 +344,7 @@ class ServiceLink:
                         try:
                             async for item in call:
                                 self._connections.answered.add(self.address)
+                                self.absence.over(self.address)
                                 retry = _Retry(self, method, Deadline(None), outgoing_call)
                                 yield item
                         finally:
@@ -464,6 +468,8 @@ class _Retry:
         if not self._may_retry(status, wait) or not self._deadline.allows(wait):
             request_id = self._call.request_id
             raise self._link.error(status, self._method, self._deadline.seconds, request_id) from None
+        if status.code is grpc.StatusCode.UNAVAILABLE:
+            self._link.absence.missed(self._link.address, brief(status.text), self._link.patience(status))
         log.info(
             "%s service at %s: %s failed (%s, %s), trying again in %.1f s (request %s)",
             self._link.service,

@@ -95,7 +95,7 @@ def _message(
     code = grpc.StatusCode
     if status.code is code.UNAVAILABLE and not status.from_server:
         return (
-            f"{who} does not answer ({_brief(text)}). Start it with `burnish up --roles {service}` "
+            f"{who} does not answer ({brief(text)}). Start it with `burnish up --roles {service}` "
             f"or pass --{service}-endpoint"
         )
     if status.code is code.DEADLINE_EXCEEDED and not status.from_server:
@@ -121,7 +121,7 @@ def _message(
     return f"{who}: {text.rstrip('.') if hint else text}{hint} [{label}]"
 
 
-def _brief(text: str) -> str:
+def brief(text: str) -> str:
     """gRPC's connection errors, shortened to their cause (`Connection refused (111)`)."""
     if text.startswith(_CONNECTION_TROUBLE):
         return text.rsplit(": ", 1)[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 from burnish.cli import capabilities, inspect_run, run, serve, sweep
 from burnish.cli.confidence import confidence
 from burnish.cli.explain import explain
+from burnish.cli.output import Warnings
 from burnish.cli.repair import repair_command
 from burnish.cli.respond import respond
 from burnish.cli.select import select
@@ -68,4 +70,5 @@ def root(
 
 def main() -> None:
     """Entry point of the `burnish` command."""
+    logging.getLogger("burnish").addHandler(Warnings(logging.WARNING))
     app()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -61,6 +62,14 @@ def complain(message: str, *, as_json: bool = False, kind: str = "Error") -> Non
     errors.print(first, markup=False)
     for line in rest:
         errors.print(line, markup=False)
+
+
+class Warnings(logging.Handler):
+    """What the SDK has to tell while it works, such as a service that is away, as dim lines on standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See logging.Handler."""
+        errors.print(f"burnish: {record.getMessage()}", style="dim", markup=False)
 
 
 def say(text: str) -> None:
