@@ -103,6 +103,10 @@ protos-check: generated
 	@diff --recursive --brief --exclude=__pycache__ build/protos/burnish/api client/burnish/api \
 		|| { echo "client/burnish/api is not what protos/ say; run make protos" >&2; exit 1; }
 
+.PHONY: chaos
+chaos: setup ## seeded fault schedules over the fake engine (SCHEDULES=300, SEED=… repeats one), or a few over a real one (ENGINE=vllm)
+	$(BIN)/python -m tests.chaos $(if $(SCHEDULES),--schedules $(SCHEDULES)) $(if $(SEED),--seed $(SEED)) $(if $(ENGINE),--engine $(ENGINE))
+
 # Minutes, on an otherwise idle machine; each writes bench/results/<name>.json.
 .PHONY: bench bench-%
 bench: bench-scoring bench-judging bench-overhead bench-load bench-embedding bench-training ## every bench against peers, one after the other (SIZE=full takes longer)

@@ -1,0 +1,43 @@
+"""Whatever goes wrong, and whenever: the run ends, nothing recorded is done anew, and the data are those of the run
+that nothing disturbed. `make chaos` runs more of these; a seed that fails here is repeated by `make chaos SEED=…`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from tests.chaos.lane import Outcome
+from tests.chaos.runner import Runner, ready
+from tests.chaos.schedule import KINDS, Schedule
+
+SCHEDULES = 100
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[Runner]:
+    with ready() as made:
+        yield made
+
+
+def test_every_fault_is_scheduled_for_every_recipe_and_follows_from_the_seed(runner: Runner) -> None:
+    schedules = [runner.schedule(seed) for seed in range(4000)]
+    assert schedules == [runner.schedule(seed) for seed in range(4000)]
+    drawn = {(one.recipe, fault.whom, fault.kind) for one in schedules for fault in one.faults}
+    assert drawn == {(recipe, whom, kind) for recipe in runner.lanes for whom, kinds in KINDS.items() for kind in kinds}
+
+
+def test_no_schedule_changes_the_data(runner: Runner) -> None:
+    failed: list[str] = []
+    counts: Counter[str] = Counter()
+
+    def tell(schedule: Schedule, outcome: Outcome) -> None:
+        counts["faults"] += len(schedule.faults)
+        counts["struck"] += outcome.struck
+        if outcome.problems:
+            failed.append("\n".join([runner.told(schedule), *outcome.problems]))
+
+    runner.run(range(SCHEDULES), tell)
+    assert not failed, "\n\n".join(failed)
+    assert counts["struck"] > 0.8 * counts["faults"], "most faults must come to pass, or the test proves little"
