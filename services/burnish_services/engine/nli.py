@@ -17,6 +17,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from burnish_services.engine.base import ModelLoadError
 from burnish_services.engine.models import model_digest
+from burnish_services.engine.untrusted import NO_CODE, SAFE_WEIGHTS, cannot_load
 
 _MAX_TOKENS = 512
 
@@ -38,10 +39,10 @@ class NliModel:
     def __init__(self, directory: Path, batch_size: int) -> None:
         """Loads the model. Raises ModelLoadError where there is none, or none with a class for contradiction."""
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
-            self._model: Any = AutoModelForSequenceClassification.from_pretrained(str(directory), local_files_only=True)
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(str(directory), **NO_CODE)
+            self._model: Any = AutoModelForSequenceClassification.from_pretrained(str(directory), **SAFE_WEIGHTS)
         except Exception as error:  # transformers raises anything here, from KeyError to OSError
-            raise ModelLoadError(f"the NLI model in {directory} cannot be loaded: {error!r}") from error
+            raise cannot_load("the NLI model", directory, error) from error
         self._digest = model_digest(directory)
         self._class = contradiction_class(self._model.config.id2label)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+_EXPECTED = "expected a path or a file:// URI that this server can read"
+
 
 class NotLocal(ValueError):
     """A URI names no place of this machine."""
@@ -19,16 +21,30 @@ class OutsideRoots(ValueError):
 def local_path(uri: str) -> Path:
     """The path that a path or `file://` URI names, as it is written. Raises NotLocal for another host or scheme, and
     for what no path can be."""
-    if not uri or "\0" in uri:
-        raise NotLocal(f"{uri!r} is no path; expected a path or a file:// URI that this server can read")
     if "://" not in uri:
-        return Path(uri).expanduser()
-    parts = urlsplit(uri)
+        return _expanded(_possible(uri, uri))
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:
+        raise NotLocal(f"{uri!r} is no URI ({error}); {_EXPECTED}") from None
     if parts.scheme != "file":
         raise NotLocal(f"{uri!r} has scheme {parts.scheme!r}; expected a path or a file:// URI")
     if parts.netloc not in ("", "localhost"):
         raise NotLocal(f"{uri!r} names another host; expected file:///path, which this server can read")
-    return Path(unquote(parts.path))
+    return Path(_possible(unquote(parts.path), uri))
+
+
+def _possible(text: str, uri: str) -> str:
+    if not text or "\0" in text:
+        raise NotLocal(f"{uri!r} is no path; {_EXPECTED}")
+    return text
+
+
+def _expanded(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise NotLocal(f"{text!r} begins with ~ and a user whom this machine does not know; {_EXPECTED}") from None
 
 
 @dataclass(frozen=True, slots=True)

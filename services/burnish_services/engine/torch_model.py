@@ -29,6 +29,7 @@ from burnish_services.engine.base import (
 )
 from burnish_services.engine.neurons import NeuronRecorder, pooled
 from burnish_services.engine.sampling import choose_token, new_generator
+from burnish_services.engine.untrusted import SAFE_WEIGHTS, cannot_load
 
 _GPU_BATCH_TOKENS = 16_384
 _HEAD_ROWS = 512  # positions whose logits are held at a time: rows × vocabulary float32
@@ -51,10 +52,10 @@ class TorchModel:
                 str(directory),
                 dtype=dtype if dtype == "auto" else getattr(torch, dtype),
                 attn_implementation="sdpa",
-                local_files_only=True,
+                **SAFE_WEIGHTS,
             )
         except Exception as error:  # transformers raises anything here, from KeyError to OSError
-            raise ModelLoadError(f"the weights in {directory} cannot be loaded: {error!r}") from error
+            raise cannot_load("the weights", directory, error) from error
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model.to(self.device).eval()
         self.batch_tokens = 0 if self.device.type == "cpu" else _GPU_BATCH_TOKENS  # 0: every sequence alone

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -69,8 +69,15 @@ def resolve_file(uri: str, field: str, roots: Roots) -> Path:
         found = path.is_file()
     except OutsideRoots as error:
         raise RunError("PERMISSION_DENIED", "PATH_NOT_ALLOWED", f"{field} {error}, or upload the data") from None
-    except (NotLocal, OSError, RuntimeError) as error:
+    except NotLocal as error:
         raise RunError("NOT_FOUND", "DATA_NOT_FOUND", f"{field} {error}") from None
+    except (OSError, RuntimeError) as error:  # a name that is too long, a loop of links
+        reason = getattr(error, "strerror", None) or error
+        raise RunError(
+            "NOT_FOUND",
+            "DATA_NOT_FOUND",
+            f"{field} {uri!r} cannot be looked at: {reason}; expected a file that this server can read",
+        ) from None
     if not found:
         raise RunError(
             "NOT_FOUND",
@@ -131,7 +138,7 @@ def parse_object(line: bytes) -> dict[str, Any]:
     """The JSON object in a line. Raises SampleError."""
     try:
         value = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SampleError(NOT_A_SAMPLE, f"not JSON in UTF-8: {error}") from error
     if not isinstance(value, dict):
         raise SampleError(NOT_A_SAMPLE, f"a JSON {type(value).__name__}, expected an object with `messages`")
@@ -142,7 +149,7 @@ def parse_weight(value: dict[str, Any]) -> float:
     """What the sample counts, 1 where it does not say. Raises SampleError, also for 0."""
     weight = value.get("weight", 1.0)
     is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
-    if not is_number or not math.isfinite(weight) or weight < 0:
+    if not is_number or not 0 <= weight <= sys.float_info.max:
         raise SampleError(NOT_A_SAMPLE, f"weight is {str(weight)[:64]}, expected a number >= 0")
     if weight == 0:
         raise SampleError(ZERO_WEIGHT, "weight is 0: there is nothing to learn from it")

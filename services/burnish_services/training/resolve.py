@@ -85,5 +85,7 @@ def _output(uri: str, roots: Roots) -> Path:
     except NotLocal as error:
         raise RunError("INVALID_ARGUMENT", "BAD_OUTPUT", f"output_uri {error}") from None
     except (OSError, RuntimeError) as error:
-        raise RunError("INVALID_ARGUMENT", "BAD_OUTPUT", f"output_uri: {uri!r} cannot be made: {error}") from error
+        raise RunError(
+            "INVALID_ARGUMENT", "BAD_OUTPUT", f"output_uri is {uri!r}; expected a place where that can be made: {error}"
+        ) from error
     return path

@@ -17,10 +17,10 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from burnish_services.engine.base import ModelLoadError
 from burnish_services.engine.hf_tokenizer import HfTokenizer
 from burnish_services.engine.merging import SEED, stored_dtype
 from burnish_services.engine.models import CARD_FILE
+from burnish_services.engine.untrusted import NO_CODE, SAFE_WEIGHTS, cannot_load
 from burnish_services.training import checkpoints, publish, weights
 from burnish_services.training.attention import use_packed
 from burnish_services.training.bilevel.importance import Weighting
@@ -148,9 +148,9 @@ def _prepare_torch(threads: int) -> None:
 def _context(base: Path) -> int:
     """Tokens that the model was made for. Raises ModelLoadError."""
     try:
-        config = AutoConfig.from_pretrained(str(base), local_files_only=True).get_text_config()
+        config = AutoConfig.from_pretrained(str(base), **NO_CODE).get_text_config()
     except Exception as error:  # transformers raises anything here, from KeyError to OSError
-        raise ModelLoadError(f"the configuration in {base} cannot be read: {error!r}") from error
+        raise cannot_load("the configuration", base, error) from error
     return int(getattr(config, "max_position_embeddings", None) or 1 << 20)
 
 
@@ -159,10 +159,10 @@ def _load(job: Job, base: Path) -> Any:
     plan, lora = job.record.resolved.plan, job.record.resolved.lora
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            str(base), dtype=getattr(torch, plan.dtype), attn_implementation="sdpa", local_files_only=True
+            str(base), dtype=getattr(torch, plan.dtype), attn_implementation="sdpa", **SAFE_WEIGHTS
         )
     except Exception as error:
-        raise ModelLoadError(f"the weights in {base} cannot be loaded: {error!r}") from error
+        raise cannot_load("the weights", base, error) from error
     use_packed(model)
     return model if lora is None else add_adapters(model, lora, plan.seed)
 

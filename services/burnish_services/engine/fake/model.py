@@ -61,9 +61,11 @@ def read_fake_model(directory: Path) -> FakeModel:
         model = FakeModel(**read_json(path))
         valid = 0.0 <= model.skill <= 1.0 and model.latency_seconds >= 0.0 and model.fault in get_args(Fault)
     except TypeError as error:
-        raise ModelLoadError(f"{path}: {error}") from error
+        raise ModelLoadError(f"{path}: {str(error)[:200]}") from error
     if not valid or not isinstance(model.seed, int):
-        raise ModelLoadError(f"{path}: expected skill in [0, 1], latency >= 0, a whole seed, a known fault: {model}")
+        raise ModelLoadError(
+            f"{path}: expected skill in [0, 1], latency >= 0, a whole seed, a known fault: {str(model)[:200]}"
+        )
     return model
 
 

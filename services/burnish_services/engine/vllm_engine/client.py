@@ -291,6 +291,8 @@ def _arguments(
         # share less than that.
         block_size=_BLOCK_TOKENS if current_platform.is_cpu() else None,
         enforce_eager=not settings.compile,
+        load_format="safetensors",  # never a pickle, whatever else is in the directory
+        trust_remote_code=False,
         skip_tokenizer_init=True,  # ours may change with the weights
         generation_config="vllm",  # no sampling defaults but ours
         worker_extension_cls=f"{Worker.__module__}.{Worker.__qualname__}",

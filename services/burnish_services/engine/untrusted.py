@@ -1,0 +1,32 @@
+"""How transformers is let read a model directory, which is data and no program: weights as safetensors only, since a
+pickle runs what it likes, and no code of the model's own. Every `from_pretrained` takes one of these."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from burnish_services.engine.base import ModelLoadError
+from burnish_services.engine.models import read_json
+
+NO_CODE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+SAFE_WEIGHTS: dict[str, Any] = {**NO_CODE, "use_safetensors": True}
+
+
+def cannot_load(what: str, directory: Path | str, error: Exception) -> ModelLoadError:
+    """The error for `what` of a model that transformers could not load. Where that may be for want of the model's own
+    code, transformers advises to trust it; this says that it is never run."""
+    for name in ("config.json", "tokenizer_config.json"):
+        if _names_code(Path(directory) / name):
+            return ModelLoadError(
+                f"{what} in {directory} cannot be loaded ({type(error).__name__}): its {name} names code of the model's"
+                " own (auto_map), which is never run; expected a model that the installed transformers knows by itself"
+            )
+    return ModelLoadError(f"{what} in {directory} cannot be loaded: {error!r}")
+
+
+def _names_code(path: Path) -> bool:
+    try:
+        return bool(read_json(path).get("auto_map"))
+    except ModelLoadError:
+        return False
