@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import aclosing, suppress
 
 import grpc
 import pytest
@@ -281,3 +282,32 @@ def test_time_in_the_engine_counts_once_where_it_overlaps(monkeypatch: pytest.Mo
     assert record.engine_seconds == 5.0
     assert record.queue_seconds == 3.0
     assert record.prompt_tokens == 5
+
+
+@pytest.mark.parametrize("ticks", range(6))
+async def test_a_watcher_who_leaves_as_the_stream_ends_leaves_nothing_behind(ticks: int) -> None:
+    complaints: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, complaint: complaints.append(complaint))
+    ends = asyncio.Event()
+
+    async def stream() -> AsyncIterator[Message]:
+        await ends.wait()
+        for message in ():
+            yield message
+
+    async def watch() -> None:
+        async with aclosing(_until_drained(stream(), Lifecycle())) as messages:
+            async for _ in messages:
+                pass
+
+    watching = asyncio.create_task(watch())
+    for _ in range(3):  # until it waits
+        await asyncio.sleep(0)
+    ends.set()
+    for _ in range(ticks):
+        await asyncio.sleep(0)
+    watching.cancel()
+    await asyncio.wait({watching})
+    del watching  # and with it the stack that it was cancelled in
+    gc.collect()  # asyncio complains as it collects a task whose exception nobody looked at
+    assert not complaints

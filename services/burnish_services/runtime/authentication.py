@@ -36,7 +36,7 @@ class Authentication(grpc.aio.ServerInterceptor):
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """See ServerInterceptor."""
-        _, service, method = handler_call_details.method.split("/", 2)
+        service, _, method = handler_call_details.method.removeprefix("/").partition("/")
         if service in self._exempt:
             return await continuation(handler_call_details)
         try:

@@ -19,6 +19,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
+from burnish_services.runtime.decoding import Undecodable
 from burnish_services.runtime.errors import InvalidRequest, Overloaded, ServiceError, abort_status
 from burnish_services.runtime.places import PATIENCE, Places, Stalled
 
@@ -180,12 +181,8 @@ class Intake(grpc.aio.ServerInterceptor):
 def _parsed(call: _Call, raw: bytes) -> Any:
     try:
         return call.read(raw)
-    except DecodeError:
-        raise InvalidRequest(
-            "BAD_MESSAGE",
-            f"the {len(raw)} bytes of the request are no message of this method's request type; generate the client "
-            "from the server's protos",
-        ) from None
+    except DecodeError as error:  # of health and reflection; our own services' are in `decoding.py`
+        raise Undecodable(len(raw), error).refusal("this method") from None
 
 
 async def _abort(context: Context, method: str, refusal: ServiceError) -> NoReturn:

@@ -15,7 +15,8 @@ from google.protobuf.message import Message
 
 from burnish_services.engine.base import EngineDead
 from burnish_services.runtime.admission import Admission
-from burnish_services.runtime.calls import CallRecord, open_call
+from burnish_services.runtime.calls import CallRecord, current_call, open_call
+from burnish_services.runtime.decoding import Undecodable, each_decoded, tolerant
 from burnish_services.runtime.errors import InternalError, ServiceError, Unavailable, abort_status, service_error
 from burnish_services.runtime.lifecycle import Lifecycle
 from burnish_services.runtime.reporting import CallReporter, count_outcomes, ids_of
@@ -43,24 +44,25 @@ class CallGuard(grpc.aio.ServerInterceptor):
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Wraps the handler, if it is one of ours."""
         handler = await continuation(handler_call_details)
-        admission = self._admissions.get(handler_call_details.method.split("/", 2)[1])
+        service, _, _ = handler_call_details.method.removeprefix("/").partition("/")
+        admission = self._admissions.get(service)
         if handler is None or admission is None:
             return handler
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
                 self._guard_stream(handler_call_details, admission, handler.unary_stream),
-                request_deserializer=handler.request_deserializer,
+                request_deserializer=tolerant(handler.request_deserializer),
                 response_serializer=handler.response_serializer,
             )
         if handler.request_streaming:
             return grpc.stream_unary_rpc_method_handler(
                 self._guard_unary(handler_call_details, admission, self._while_serving(handler.stream_unary)),
-                request_deserializer=handler.request_deserializer,
+                request_deserializer=tolerant(handler.request_deserializer),
                 response_serializer=handler.response_serializer,
             )
         return grpc.unary_unary_rpc_method_handler(
             self._guard_unary(handler_call_details, admission, handler.unary_unary),
-            request_deserializer=handler.request_deserializer,
+            request_deserializer=tolerant(handler.request_deserializer),
             response_serializer=handler.response_serializer,
         )
 
@@ -74,6 +76,8 @@ class CallGuard(grpc.aio.ServerInterceptor):
             open_call(record)
             code, reason = grpc.StatusCode.OK, ""
             try:
+                if isinstance(request, Undecodable):
+                    raise request.refusal(record.method)
                 if always:
                     return await inner(request, context)
                 self._lifecycle.check_serving()
@@ -101,7 +105,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
                 yield request
 
         async def call(requests: AsyncIterator[Message], context: Context) -> Message:
-            return await inner(arriving(requests), context)
+            return await inner(arriving(each_decoded(requests, current_call().method)), context)
 
         return call
 
@@ -111,6 +115,8 @@ class CallGuard(grpc.aio.ServerInterceptor):
             open_call(record)
             code, reason = grpc.StatusCode.OK, ""
             try:
+                if isinstance(request, Undecodable):
+                    raise request.refusal(record.method)
                 self._lifecycle.check_serving()
                 with admission.stream():
                     async with aclosing(_until_drained(inner(request, context), self._lifecycle)) as messages:
