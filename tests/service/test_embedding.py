@@ -386,9 +386,9 @@ def test_the_largest_reply_is_foreseen() -> None:
     convert.check_reply_fits(ids, k, reply.ByteSize() * 11 // 10)
     with pytest.raises(InvalidRequest):
         convert.check_reply_fits(ids, k, reply.ByteSize() - 1)
-    with pytest.raises(InvalidRequest, match="ask for k of at most 12"):
+    with pytest.raises(InvalidRequest, match="expected k of at most 12"):
         convert.check_reply_fits(ids, 100, limit)
     convert.check_reply_fits(ids, 12, limit)
     convert.check_reply_fits(ids[:1000], 100, limit)
-    with pytest.raises(InvalidRequest, match="ask for at most 419430 samples"):
+    with pytest.raises(InvalidRequest, match="expected at most 419430 samples"):
         convert.check_reply_fits(ids * 10, 2, limit)

@@ -54,17 +54,18 @@ def feature_settings(given: pb.FeatureSettings, calibration: Calibration | None)
     threshold = given.threshold if rule is Rule.MIN_MAX else 0.0
     k = k if rule.is_packed else 0
     if rule.is_calibrated != (calibration is not None):
-        wants = "wants a calibration; create, measure and finish one, and name it"
+        named = repr(calibration.name) if calibration is not None else "empty"
+        wanted = "the name of one that is finished" if rule.is_calibrated else "none"
         raise InvalidRequest(
-            "BAD_CALIBRATION", f"rule {rule.value} {wants if rule.is_calibrated else 'takes no calibration'}"
+            "BAD_CALIBRATION", f"features.calibration is {named}; expected {wanted}, since rule is {rule.value}"
         )
     if calibration is None:
         return FeatureSettings(activations, rule, k, threshold, num_sections)
     if given.HasField("activations") and activations != calibration.activations:
         raise InvalidRequest(
             "BAD_ACTIVATIONS",
-            f"activations are {activations}, but calibration {calibration.name!r} is of {calibration.activations}; "
-            "leave them unset, or make them equal",
+            f"activations are {activations}; expected none, or those of calibration {calibration.name!r}, which are "
+            f"{calibration.activations}",
         )
     if not calibration.version:
         raise PreconditionFailed(

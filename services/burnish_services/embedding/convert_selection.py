@@ -31,7 +31,7 @@ def selection_settings(request: pb.SelectCoverageRequest) -> SelectionSettings:
     if request.budget < 1:
         raise InvalidRequest("BAD_BUDGET", f"budget is {request.budget}; expected at least 1")
     if request.weighting not in pb.FeatureWeighting.values():
-        raise InvalidRequest("BAD_WEIGHTING", f"weighting {request.weighting} is not known")
+        raise InvalidRequest("BAD_WEIGHTING", f"weighting is {request.weighting}; expected one of the enum's values")
     if not 0 <= request.quality_weight < float("inf"):
         raise InvalidRequest("BAD_QUALITY_WEIGHT", f"quality_weight is {request.quality_weight}; expected at least 0")
     if not 0 <= request.num_random_curves <= _MOST_CURVES:
@@ -42,7 +42,10 @@ def selection_settings(request: pb.SelectCoverageRequest) -> SelectionSettings:
     objective = _OBJECTIVES.optional(request.objective)
     optimizer = _OPTIMIZERS.optional(request.optimizer)
     if optimizer is not None and objective is not None and not objective.is_greedy:
-        raise InvalidRequest("BAD_OPTIMIZER", f"objective {objective.value} takes no optimizer; leave it unset")
+        raise InvalidRequest(
+            "BAD_OPTIMIZER",
+            f"optimizer is {optimizer.value}; expected none, since objective {objective.value} takes none",
+        )
     partitions = in_range("num_partitions", request.num_partitions, 0, _MOST_PARTITIONS)
     return SelectionSettings(
         budget=request.budget,
@@ -65,15 +68,15 @@ def candidates(request: pb.SelectCoverageRequest) -> Candidates:
     """Who may be selected. Raises InvalidRequest."""
     ids = [candidate.sample_id for candidate in request.candidates]
     if len(set(ids)) != len(ids):
-        raise InvalidRequest("DUPLICATE_ID", "an id stands more than once in candidates; ids must be unique")
+        raise InvalidRequest("DUPLICATE_ID", "a sample_id stands more than once in candidates; expected each once")
     bad = next((one for one in request.candidates if not 0 <= one.quality <= 1), None)
     if bad is not None:
         raise InvalidRequest(
-            "BAD_QUALITY", f"the quality of {bad.sample_id!r} is {bad.quality}; expected it in [0, 1]: a percentile"
+            "BAD_QUALITY", f"quality of {bad.sample_id!r} is {bad.quality}; expected it in [0, 1]: a percentile"
         )
     negative = {group: budget for group, budget in request.group_budgets.items() if budget < 0}
     if negative:
-        raise InvalidRequest("BAD_GROUP_BUDGETS", f"group budgets {negative} are negative; expected 0 or more")
+        raise InvalidRequest("BAD_GROUP_BUDGETS", f"group_budgets has {negative}; expected 0 or more for each group")
     selected = list(dict.fromkeys(request.selected_ids))
     before = set(selected)
     left = [candidate for candidate in request.candidates if candidate.sample_id not in before]
@@ -96,7 +99,7 @@ def check_reply_fits(ids: Sequence[str], num_before: int, settings: SelectionSet
         raise InvalidRequest(
             "REPLY_TOO_LARGE",
             f"{picked} samples and {left} witnesses, with ids of up to {longest} bytes, may take more than the "
-            f"{max_bytes >> 20} MiB that fit a message; select fewer at a time (selected_ids goes on from there), "
+            f"{max_bytes >> 20} MiB that fit a message; expected a smaller budget (selected_ids goes on from there), "
             "leave return_witnesses out, or raise BURNISH_SERVER_MAX_MESSAGE_BYTES and the client's max_message_bytes",
         )
 

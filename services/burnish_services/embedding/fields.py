@@ -11,6 +11,7 @@ from google.protobuf.descriptor import EnumDescriptor
 from burnish_services.runtime.errors import InvalidRequest
 
 Word = TypeVar("Word", bound=StrEnum)
+_SHOWN = 160  # characters of a bad name that a message repeats
 _NAME = re.compile(r"[a-z0-9_-]{1,128}")
 
 
@@ -36,7 +37,7 @@ class Words(Generic[Word]):
         """The word for a number; None for 0. Raises InvalidRequest."""
         if number and number not in self._words:
             raise InvalidRequest(
-                f"BAD_{self._field.upper()}", f"{self._field} {number} is not known; expected one of the enum's values"
+                f"BAD_{self._field.upper()}", f"{self._field} is {number}; expected one of the enum's values"
             )
         return self._words.get(number)
 
@@ -45,11 +46,11 @@ class Words(Generic[Word]):
         return self._numbers[word]
 
 
-def checked_name(name: str, what: str = "collection") -> str:
-    """The name, which becomes a part of a path. Raises InvalidRequest."""
+def checked_name(name: str, field: str = "collection") -> str:
+    """The name, which becomes a part of a path; `field` is where it stands in the request. Raises InvalidRequest."""
     if not _NAME.fullmatch(name):
         raise InvalidRequest(
-            "BAD_NAME", f"{what} name {name!r} is not valid; expected 1 to 128 characters of a-z, 0-9, - and _"
+            "BAD_NAME", f"{field} is {name[:_SHOWN]!r}; expected a name of 1 to 128 characters of a-z, 0-9, - and _"
         )
     return name
 

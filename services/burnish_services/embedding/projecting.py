@@ -27,8 +27,8 @@ def check_size(method: Method, num_samples: int) -> None:
     if method is Method.UMAP and num_samples > MOST_BY_UMAP:
         raise InvalidRequest(
             "TOO_MANY_SAMPLES",
-            f"{num_samples} samples are to be placed by UMAP, which takes at most {MOST_BY_UMAP}; name fewer, or ask "
-            "for PCA",
+            f"sample_ids names {num_samples} samples (none: all); expected at most {MOST_BY_UMAP} for method UMAP: "
+            "name fewer, or ask for PCA",
         )
 
 

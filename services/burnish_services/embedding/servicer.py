@@ -93,12 +93,12 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
     ) -> embedding_pb2.CreateCollectionResponse:
         """The collection, new or as it was."""
         wanted = request.collection
-        name, features = checked_name(wanted.name), None
+        name, features = checked_name(wanted.name, "collection.name"), None
         source = convert_features.source(wanted.source)
         if wanted.HasField("features"):
             calibration = None
             if wanted.features.calibration:
-                named = checked_name(wanted.features.calibration, "calibration")
+                named = checked_name(wanted.features.calibration, "features.calibration")
                 calibration = await self._storing.run(self._calibrations.get, named)
             features = convert_features.feature_settings(wanted.features, calibration)
         collection = await self._storing.run(self._store.create, name, source, features)
@@ -108,7 +108,7 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
         self, request: embedding_pb2.GetCollectionRequest, context: Context
     ) -> embedding_pb2.GetCollectionResponse:
         """The collection as it is."""
-        collection = await self._storing.run(self._store.get, checked_name(request.name))
+        collection = await self._storing.run(self._store.get, checked_name(request.name, "name"))
         return embedding_pb2.GetCollectionResponse(collection=convert.collection_message(collection))
 
     async def ListCollections(
@@ -116,7 +116,7 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
     ) -> embedding_pb2.ListCollectionsResponse:
         """A page of collections; its token is the name of the last one on it."""
         size = convert.page_size(request.page_size)
-        after = checked_name(request.page_token) if request.page_token else ""
+        after = checked_name(request.page_token, "page_token") if request.page_token else ""
         found = await self._storing.run(self._store.page, size + 1, after)
         return embedding_pb2.ListCollectionsResponse(
             collections=[convert.collection_message(collection) for collection in found[:size]],
@@ -127,7 +127,7 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
         self, request: embedding_pb2.DeleteCollectionRequest, context: Context
     ) -> embedding_pb2.DeleteCollectionResponse:
         """Gone, if it was there."""
-        await self._storing.run(self._store.delete, checked_name(request.name))
+        await self._storing.run(self._store.delete, checked_name(request.name, "name"))
         return embedding_pb2.DeleteCollectionResponse()
 
     async def EmbedSamples(
@@ -226,7 +226,7 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
     ) -> embedding_pb2.CreateCalibrationResponse:
         """The calibration, new or as it was."""
         wanted = request.calibration
-        name = checked_name(wanted.name, "calibration")
+        name = checked_name(wanted.name, "calibration.name")
         activations = convert_features.activation_settings(wanted.activations)
         boundaries = convert_features.length_boundaries(wanted)
         calibration = await self._storing.run(self._calibrations.create, name, activations, boundaries)
@@ -236,7 +236,7 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
         self, request: embedding_pb2.GetCalibrationRequest, context: Context
     ) -> embedding_pb2.GetCalibrationResponse:
         """The calibration as it is."""
-        name = checked_name(request.name, "calibration")
+        name = checked_name(request.name, "name")
         calibration = await self._storing.run(self._calibrations.get, name)
         return embedding_pb2.GetCalibrationResponse(calibration=convert.calibration_message(calibration))
 
@@ -245,7 +245,7 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
     ) -> embedding_pb2.ListCalibrationsResponse:
         """A page of calibrations; its token is the name of the last one on it."""
         size = convert.page_size(request.page_size)
-        after = checked_name(request.page_token, "calibration") if request.page_token else ""
+        after = checked_name(request.page_token, "page_token") if request.page_token else ""
         found = await self._storing.run(self._calibrations.page, size + 1, after)
         return embedding_pb2.ListCalibrationsResponse(
             calibrations=[convert.calibration_message(calibration) for calibration in found[:size]],
@@ -256,7 +256,7 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
         self, request: embedding_pb2.DeleteCalibrationRequest, context: Context
     ) -> embedding_pb2.DeleteCalibrationResponse:
         """Gone, if it was there."""
-        await self._storing.run(self._calibrations.delete, checked_name(request.name, "calibration"))
+        await self._storing.run(self._calibrations.delete, checked_name(request.name, "name"))
         return embedding_pb2.DeleteCalibrationResponse()
 
     async def MeasureSamples(
@@ -278,7 +278,7 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
         self, request: embedding_pb2.FinishCalibrationRequest, context: Context
     ) -> embedding_pb2.FinishCalibrationResponse:
         """The calibration, with its version."""
-        name = checked_name(request.name, "calibration")
+        name = checked_name(request.name, "name")
         calibration = await self._storing.run(self._calibrations.finish, name)
         return embedding_pb2.FinishCalibrationResponse(calibration=convert.calibration_message(calibration))
 

@@ -32,7 +32,7 @@ def requested_strategy(request: rewriting_pb2.RewriteSamplesRequest) -> Strategy
     known = _STRATEGIES.get(request.strategy)
     if known is None:
         raise InvalidRequest(
-            "BAD_STRATEGY", f"strategy {request.strategy} is not set or not known; expected one of the enum's values"
+            "BAD_STRATEGY", f"strategy is {request.strategy}; expected one of the enum's values, and not 0"
         )
     return known
 
@@ -62,8 +62,8 @@ def requested_rules(message: rewriting_pb2.ValidationRules) -> Rules:
         if message.HasField(field)
     }  # fmt: skip
     resolved = replace(Rules(allow_language_change=message.allow_language_change), **given)
-    _check_bounds("prompt", resolved.min_prompt_chars, resolved.max_prompt_chars)
-    _check_bounds("response", resolved.min_response_chars, resolved.max_response_chars)
+    _check_bounds("prompt_chars", resolved.min_prompt_chars, resolved.max_prompt_chars)
+    _check_bounds("response_chars", resolved.min_response_chars, resolved.max_response_chars)
     if not 0 < resolved.max_similarity <= 1:
         raise InvalidRequest(
             "BAD_RULES", f"rules.max_similarity is {resolved.max_similarity}; expected a value in (0, 1]"
@@ -74,7 +74,7 @@ def requested_rules(message: rewriting_pb2.ValidationRules) -> Rules:
 def _check_bounds(what: str, least: int, most: int) -> None:
     if not 0 <= least <= most or most < 1:
         raise InvalidRequest(
-            "BAD_RULES", f"rules allow {least} to {most} characters of a {what}; expected 0 <= min <= max, max >= 1"
+            "BAD_RULES", f"rules.min_{what} is {least} and max_{what} is {most}; expected 0 <= min <= max, max >= 1"
         )
 
 
@@ -88,8 +88,8 @@ def requested_responses(request: rewriting_pb2.GenerateResponsesRequest, samplin
     if request.num_responses > 1 and sampling.temperature == 0.0:
         raise InvalidRequest(
             "BAD_RESPONSES",
-            f"num_responses is {request.num_responses} at temperature 0, where all responses are the same; ask for "
-            "1, or for a temperature above 0",
+            f"num_responses is {request.num_responses} at temperature 0, where all responses are the same; expected 1, "
+            "or a temperature above 0",
         )
     return request.num_responses or 1
 

@@ -30,7 +30,7 @@ def check_batch(ids: Sequence[str], max_items: int, what: str = "samples") -> No
     if len(ids) > max_items:
         raise InvalidRequest(
             "TOO_MANY_ITEMS",
-            f"the request has {len(ids)} {what}; this server takes at most {max_items} (Limits.max_items): split it",
+            f"the request has {len(ids)} {what}; expected 1 to {max_items} (Limits.max_items of this server): split it",
         )
     seen: set[str] = set()
     for position, item_id in enumerate(ids):
@@ -41,7 +41,8 @@ def check_batch(ids: Sequence[str], max_items: int, what: str = "samples") -> No
             )
         if item_id in seen:
             raise InvalidRequest(
-                "DUPLICATE_ID", f"id {item_id!r} stands more than once in {what}; ids must be unique in a request"
+                "DUPLICATE_ID",
+                f"id {item_id!r} stands more than once in {what}; expected ids that are unique in a request",
             )
         seen.add(item_id)
 

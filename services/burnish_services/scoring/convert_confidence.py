@@ -33,7 +33,7 @@ _MOST_ANSWERS = 32
 def asked(request: scoring_pb2.EstimateConfidenceRequest) -> Asked:
     """What is asked for, defaults resolved. Raises InvalidRequest."""
     if request.tier not in _TIERS:
-        raise InvalidRequest("BAD_TIER", f"tier {request.tier} is not known; expected one of the enum's values")
+        raise InvalidRequest("BAD_TIER", f"tier is {request.tier}; expected one of the enum's values")
     weights = Weights(
         _share("alpha", request.alpha if request.HasField("alpha") else ALPHA),
         _share("beta", request.beta if request.HasField("beta") else BETA),

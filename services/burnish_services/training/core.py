@@ -242,9 +242,11 @@ def plan_refinement(spec: RunSpec, processes: int) -> Refinement:
     where several processes train together."""
     assert spec.refinement is not None
     if spec.bilevel is None:
-        raise SpecError("refinement", "is set, which needs `bilevel`: it goes by what a validation set asks for")
+        raise SpecError("refinement", "is set; expected `bilevel` with it: it goes by what a validation set asks for")
     if processes > 1:
-        raise SpecError("refinement", f"is set, which takes one process; this service trains with {processes}")
+        raise SpecError(
+            "refinement", f"is set; expected none, since it takes one process and this service trains with {processes}"
+        )
     resolved = Refinement(**_given(spec.refinement))
     if resolved.response_weighting not in VARIANTS:
         found, words = resolved.response_weighting, ", ".join(VARIANTS)
@@ -273,7 +275,9 @@ def check_spec(spec: RunSpec) -> Plan:
     _check_digest("data_digest", spec.data_digest)
     resolved = plan(spec.hyperparameters)
     if resolved.publish_best and not (resolved.eval_steps and spec.eval_data_uri):
-        raise SpecError("hyperparameters.publish_best", "is true, which needs eval_steps >= 1 and eval_data_uri")
+        raise SpecError(
+            "hyperparameters.publish_best", "is true; expected false, or eval_steps >= 1 and an eval_data_uri"
+        )
     return resolved
 
 

@@ -125,8 +125,8 @@ class Incoming:
                 raise RunError(
                     "INVALID_ARGUMENT",
                     "DATA_TOO_LARGE",
-                    f"{self._what} has more than {self._max_bytes:,} bytes, the most that this server stores; split "
-                    "the data, or raise BURNISH_TRAINING_MAX_DATA_BYTES of the server",
+                    f"{self._what} has more than {self._max_bytes:,} bytes; expected at most that, the most that this "
+                    "server stores: split the data, or raise BURNISH_TRAINING_MAX_DATA_BYTES of the server",
                 )
             self._hash.update(chunk)
             self._lines.add(chunk)

@@ -214,7 +214,10 @@ def _before(page_token: str) -> int | None:
     if not page_token:
         return None
     if not page_token.isascii() or not page_token.isdigit():
-        raise InvalidRequest("BAD_PAGE_TOKEN", f"page_token {page_token[:64]!r} was not given by this service")
+        raise InvalidRequest(
+            "BAD_PAGE_TOKEN",
+            f"page_token is {page_token[:64]!r}; expected a next_page_token of this service, or nothing",
+        )
     return int(page_token)
 
 

@@ -28,9 +28,14 @@ async def _write(messages: AsyncIterator[training_pb2.UploadDataRequest], incomi
     async for message in messages:
         number += 1
         if ended:
-            raise InvalidRequest("BAD_UPLOAD", f"message {number} of the upload comes after the one marked `last`")
+            raise InvalidRequest(
+                "BAD_UPLOAD",
+                f"message {number} of the upload comes after one with last = true; expected none after that",
+            )
         if message.digest and number > 1:
-            raise InvalidRequest("BAD_UPLOAD", f"message {number} of the upload has a digest; only the first may")
+            raise InvalidRequest(
+                "BAD_UPLOAD", f"message {number} of the upload has a digest; expected one in the first message only"
+            )
         if number == 1:
             expected = message.digest
             if expected and not is_digest(expected):
@@ -43,6 +48,7 @@ async def _write(messages: AsyncIterator[training_pb2.UploadDataRequest], incomi
     if not ended:
         # gRPC tells a client that went away and one that has said all in the same way.
         raise InvalidRequest(
-            "BAD_UPLOAD", f"the upload ended after {number} messages without one marked `last`: it was cut off"
+            "BAD_UPLOAD",
+            f"the upload ended after {number} messages without one marked `last`, which was expected: it was cut off",
         )
     return expected
