@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -130,12 +129,14 @@ def load_settings(flags: Mapping[str, Any] | None = None, *, config: Path | None
         _ = settings.endpoints
     except ValidationError as error:
         raise SettingsError(_explain(error, given, os.environ, path)) from None
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"{path} is not valid TOML: {error}") from None
     except SettingsError:
         raise
     except UsageError as error:
-        raise SettingsError(str(error)) from None
+        raise SettingsError(
+            f"{error}{f' (of {path}, where not of the command or the environment)' if path else ''}"
+        ) from None
+    except (ValueError, RecursionError) as error:  # of the parser: no TOML, no UTF-8, digits or depth without end
+        raise SettingsError(f"{path} is not valid TOML in UTF-8: {error}") from None
     return settings
 
 

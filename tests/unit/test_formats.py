@@ -226,7 +226,7 @@ BAD_ROWS = [
         "turn 1: the speaker is 'robot'; expected one of human, gpt",
     ),
     ({"conversations": [{"from": "human", "value": None}]}, "turn 1: the text is missing or null; expected text"),
-    ({"conversations": "Hi"}, "is text that is not JSON; expected a list of turns"),
+    ({"conversations": "Hi"}, "is text that is not JSON (Expecting value at column 1); expected a list of turns"),
 ]
 
 

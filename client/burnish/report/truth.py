@@ -84,7 +84,7 @@ def _from_file(path: Path, rows: Mapping[str, tuple[Message, ...]]) -> dict[str,
         raise DataError(
             f"{path}: cannot be read ({error.strerror}); expected JSON lines with `id` and `flaw`."
         ) from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
         raise DataError(
             f"{path}, line {number}: expected a JSON object with `id` and `flaw`, `response`, or both."
         ) from None

@@ -104,5 +104,5 @@ def read_tokens(path: Path) -> tuple[Token, ...]:
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
         raise ValueError(f"{path}: {problems}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path} is not valid TOML: {error}") from None
+    except (ValueError, RecursionError) as error:  # of the parser: no TOML, no UTF-8, digits or depth without end
+        raise ValueError(f"{path} is not valid TOML in UTF-8: {error}") from None

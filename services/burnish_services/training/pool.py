@@ -9,6 +9,7 @@ them.
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ from burnish_services.training.data import (
 )
 
 log = logging.getLogger(__name__)
+
+_LEAST = -sys.float_info.max
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +83,11 @@ def _response(name: str, prompt: Sequence[int], value: Any, max_tokens: int) -> 
     logprobs = value.get("logprobs") if isinstance(value, dict) else None
     if not isinstance(ids, list) or not isinstance(logprobs, list) or not ids or len(ids) != len(logprobs):
         raise SampleError(NOT_A_SAMPLE, "expected token_ids and logprobs, as many of one as of the other, at least one")
+    if not all(type(token) is int and 0 <= token < 2**31 for token in ids):
+        raise SampleError(NOT_A_SAMPLE, "expected token_ids that are whole numbers >= 0")
+    if not all(type(value) in (int, float) and _LEAST <= value <= 1e-3 for value in logprobs):
+        raise SampleError(NOT_A_SAMPLE, "expected logprobs that are finite, and not above 0")
     generator = np.array(logprobs, dtype=np.float64)
-    if not np.isfinite(generator).all() or (generator > 1e-3).any():
-        raise SampleError(NOT_A_SAMPLE, "logprobs are not finite, or above 0")
     whole = [*prompt, *map(int, ids)]
     if len(whole) > max_tokens:
         raise SampleError("TOO_LONG", f"{len(whole)} tokens, expected at most {max_tokens}")

@@ -18,6 +18,7 @@ from burnish.coordinator.formats.files import Container, RawRecord, SourceFile, 
 from burnish.coordinator.formats.shapes import Columns, Layout, Record, RowProblem, detect, to_messages
 
 MAX_PROBLEMS = 20
+_SHOWN = 80  # characters of a column's name that a message repeats
 _MAX_ID_BYTES = 200  # the services allow 256; ids of new rows are longer than their parent's
 
 
@@ -174,9 +175,17 @@ def _judge_ids(values: Sequence[object]) -> tuple[IdKind, str]:
         return IdKind.GENERATED, f"holds duplicates (the first: {repeated!r})"
     if all(isinstance(value, int) and not isinstance(value, bool) for value in values):
         return IdKind.NUMBER, ""
-    if all(isinstance(value, str) and value and len(value.encode()) <= _MAX_ID_BYTES for value in values):
+    if all(isinstance(value, str) and 0 < _num_bytes(value) <= _MAX_ID_BYTES for value in values):
         return IdKind.TEXT, ""
     return IdKind.GENERATED, f"is not all text of 1 to {_MAX_ID_BYTES} bytes, nor all whole numbers"
+
+
+def _num_bytes(text: str) -> int:
+    """In UTF-8; 0 for halves of surrogate pairs, which JSON can write and nothing can encode."""
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError:
+        return 0
 
 
 def _place(file: SourceFile, raw: RawRecord) -> str:
@@ -184,7 +193,7 @@ def _place(file: SourceFile, raw: RawRecord) -> str:
 
 
 def _no_layout(record: Record, columns: Columns) -> str:
-    found = ", ".join(f'"{name}"' for name in list(record)[:8]) or "none"
+    found = ", ".join(f'"{name[:_SHOWN]}"' for name in list(record)[:8]) or "none"
     return (
         f'the columns are {found}; expected "{columns.instruction}" and "{columns.output}" (alpaca),'
         f' "{columns.conversations}" (sharegpt) or "{columns.messages}" (chat messages)'

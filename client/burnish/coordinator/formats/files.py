@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from burnish.coordinator.errors import DataError
 from burnish.coordinator.formats.arrow import json_values
+from burnish.coordinator.formats.json_text import NotJson, parse_json, why_not_json
 
 _ROWS_PER_READ = 1024
 _CHARS_PER_READ = 1 << 20
@@ -139,14 +140,20 @@ def _expand(item: str | Path) -> list[SourceFile]:
 
 def _expand_folder(folder: Path) -> list[SourceFile]:
     if (folder / "dataset_dict.json").is_file():
-        splits = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8")).get("splits", [])
+        splits = _listed(folder / "dataset_dict.json", "splits")
         if splits == ["train"]:
             return _expand_folder(folder / "train")
-        raise DataError(f"{folder}: holds the splits {', '.join(splits)}; name the one to use, such as {folder}/train.")
+        raise DataError(
+            f"{folder}: holds the splits {', '.join(map(str, splits))}; name the one to use, such as {folder}/train."
+        )
     if (folder / "state.json").is_file():
-        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        names = [entry["filename"] for entry in state.get("_data_files", [])]
-        return [SourceFile(folder / name, Container.ARROW) for name in names]
+        entries = _listed(folder / "state.json", "_data_files")
+        names = [entry.get("filename") if isinstance(entry, dict) else None for entry in entries]
+        if not names or not all(isinstance(name, str) and name and "\0" not in name for name in names):
+            raise DataError(
+                f'{folder / "state.json"}: expected "_data_files", a list of objects with a "filename" each.'
+            )
+        return [SourceFile(folder / str(name), Container.ARROW) for name in names]
     found = sorted(
         path
         for path in folder.rglob("*")
@@ -155,6 +162,19 @@ def _expand_folder(folder: Path) -> list[SourceFile]:
     if not found:
         raise DataError(f"{folder}: holds no data file; expected {_SUPPORTED}.")
     return [_known(path) for path in found]
+
+
+def _listed(path: Path, key: str) -> list[Any]:
+    """A list that a saved data set's own JSON file holds under `key`."""
+    try:
+        found = parse_json(path.read_bytes()).get(key, [])
+    except (NotJson, AttributeError) as error:
+        raise DataError(f'{path}: is no JSON object ({error}); expected one with a list "{key}".') from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if not isinstance(found, list):
+        raise DataError(f'{path}: "{key}" is {json.dumps(found)[:40]}; expected a list.')
+    return found
 
 
 def _known(path: Path) -> SourceFile:
@@ -178,9 +198,9 @@ def _read_lines(path: Path) -> Iterator[RawRecord]:
             if line.isspace():
                 continue
             try:
-                yield _record(number, json.loads(line))
-            except json.JSONDecodeError as error:
-                yield RawRecord(number, {}, f"is not JSON ({error.msg} at column {error.colno}); expected an object")
+                yield _record(number, parse_json(line))
+            except NotJson as error:
+                yield RawRecord(number, {}, f"is not JSON ({error}); expected an object")
 
 
 def _read_list(path: Path) -> Iterator[RawRecord]:
@@ -204,6 +224,10 @@ def _read_list(path: Path) -> Iterator[RawRecord]:
                 more = stream.read(max(_CHARS_PER_READ, len(buffer) - at))
                 buffer, at, ended = buffer[at:] + more, 0, not more
                 continue
+            except (ValueError, RecursionError) as error:
+                raise DataError(
+                    f"{path}: the JSON breaks in row {row + 1}: {why_not_json(error)}; expected a list of objects."
+                ) from None
             row += 1
             yield _record(row, value)
 
@@ -248,6 +272,7 @@ def _file_batches(reader: Any) -> Iterator[pa.RecordBatch]:
 def _from_batches(batches: Iterator[pa.RecordBatch]) -> Iterator[RawRecord]:
     row = 0
     for batch in batches:
+        batch.validate(full=True)  # or reading what a damaged file says crashes the process
         columns = [json_values(batch.column(index)) for index in range(batch.num_columns)]
         for values in zip(*columns, strict=True):
             row += 1

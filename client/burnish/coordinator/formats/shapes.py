@@ -6,13 +6,13 @@ back only where its conversation changed; what did not change is written back fr
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from burnish._types import Message, Role
+from burnish.coordinator.formats.json_text import NotJson, parse_json
 
 Record = dict[str, Any]  # one row as it came: JSON values only
 
@@ -208,7 +208,7 @@ def _sharegpt_turns(messages: Sequence[Message], columns: Columns, original: Map
     role_key, text_key, words = "from", "value", dict(_SHAREGPT_WORDS)
     turns = original.get(columns.conversations)
     if isinstance(turns, str):
-        turns = json.loads(turns)
+        turns = parse_json(turns)
     for turn in turns or []:
         role_key, text_key = ("from", "value") if "from" in turn else ("role", "content")
         words[_SHAREGPT_ROLES[turn[role_key]]] = turn[role_key]
@@ -238,9 +238,9 @@ def _turns(record: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
 def _json_list(text: str, name: str) -> list[Any]:
     """A list that a CSV cell holds as JSON."""
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
-        raise RowProblem(f'"{name}" is text that is not JSON; expected a list of turns') from None
+        value = parse_json(text)
+    except NotJson as error:
+        raise RowProblem(f'"{name}" is text that is not JSON ({error}); expected a list of turns') from None
     if not isinstance(value, list):
         raise RowProblem(f'"{name}" is {_kind(value)}; expected a list of turns')
     return value
