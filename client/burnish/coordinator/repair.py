@@ -70,10 +70,15 @@ def _is_whole(path: Path) -> bool:
         with connected(path) as ledger:
             for (table,) in ledger.select("SELECT table_name FROM duckdb_tables()"):
                 # Every column of every row, or a block that only some column is in would not be looked at.
-                ledger.execute(f"SELECT count(DISTINCT hash({table})) FROM {table}")
+                ledger.execute(f"SELECT count(DISTINCT hash(one)) FROM {_quoted(table)} AS one")
     except LedgerDamaged:
         return False
     return True
+
+
+def _quoted(name: str) -> str:
+    """A table's name as SQL: a file that others made may call it anything."""
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _readable_copy(path: Path, work: Path) -> Path:

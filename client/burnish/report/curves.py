@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from burnish.report.data import Curve
 
@@ -28,8 +28,8 @@ def coverage_chart(title: str, field: str, curve: Curve, chance: Sequence[Curve]
     if ends:
         spoken += f", {min(ends):,.0f} to {max(ends):,.0f} with random ones"
     parts = [
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{spoken}">',
-        f'<text x="{LEFT}" y="15" class="title">{title}</text>',
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(spoken)}">',
+        f'<text x="{LEFT}" y="15" class="title">{escape(title)}</text>',
     ]
     for share in (0.0, 0.5, 1.0):
         y = TOP + high - share * high

@@ -12,7 +12,7 @@ from burnish_services.engine.base import EngineFailure, Generation, ScoreRequest
 TOO_LONG = "TOO_LONG"
 NOT_FINITE = "NOT_FINITE"
 EMPTY = "EMPTY"
-BAD_TOKEN = "BAD_TOKEN"
+BAD_TOKEN = "BAD_TOKEN"  # noqa: S105 - of a vocabulary
 ENGINE_ERROR = "ENGINE_ERROR"
 UNSUPPORTED = "UNSUPPORTED"
 

@@ -33,7 +33,7 @@ class PromptFiles:
         self._environment = Environment(
             loader=DictLoader(self._texts),
             undefined=StrictUndefined,
-            autoescape=False,
+            autoescape=False,  # noqa: S701 - a model reads this, not a browser
             trim_blocks=True,
             lstrip_blocks=True,
         )

@@ -16,7 +16,7 @@ from burnish_services.engine.chat import TOO_LONG, SampleError, prompt_ids
 from burnish_services.engine.tokenizer import ChatMessage, ChatTokenizer
 from burnish_services.runtime.calls import CallRecord
 
-NO_TOKEN = "NO_TOKEN"
+NO_TOKEN = "NO_TOKEN"  # noqa: S105 - of a vocabulary
 
 
 @dataclass(frozen=True, slots=True)
