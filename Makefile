@@ -117,6 +117,19 @@ bench-%: setup model ## one bench: bench-scoring, -judging, -overhead, -load, -e
 soak: setup ## HOURS=1 of mixed traffic on one server: memory, handles and threads must be flat (ENGINE=vllm MODEL=DIR on a real engine)
 	$(BIN)/python -m bench.soak --hours $(HOURS) --engine $(ENGINE) $(if $(filter-out fake,$(ENGINE)),--model $(MODEL))
 
+# Many requests and files that make no sense; tests/fuzz sends few of them. Minutes, on an otherwise idle machine.
+# atheris has no build for every platform, so it is in no lock; without it, bytes are changed without looking at coverage.
+ATHERIS := build/atheris
+.PHONY: fuzz
+fuzz: setup ## REQUESTS=100000 requests to the services on the fake engine, and FILES=20000 files to each reader (SEED=1)
+	@test -d $(ATHERIS) || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+		--target $(ATHERIS) atheris==3.0.0 || echo "no atheris for this platform; going on without it" >&2
+	$(BIN)/python -m tests.fuzz --requests $(or $(REQUESTS),100000) --files $(or $(FILES),20000) --seed $(or $(SEED),1)
+
+.PHONY: audit
+audit: setup ## pins and licences of everything that is installed, and known vulnerabilities where their data can be had
+	$(BIN)/python -m tools.audit
+
 .PHONY: docs
 docs: setup ## write docs/cli.md anew from the command's own help
 	$(BIN)/python -m tools.cli_reference
