@@ -52,6 +52,8 @@ _SHAPE_KEYS = (
     "num_key_value_heads", "head_dim", "vocab_size", "tie_word_embeddings", "num_experts", "num_local_experts",
 )  # fmt: skip
 _CHUNK = 1 << 24
+# What taking JSON apart raises that is not as it should be.
+_MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,13 +299,15 @@ def _header(file: Path) -> dict[str, _Tensor]:
             header = json.loads(stream.read(length))
             header.pop("__metadata__", None)
             return {name: _tensor(entry) for name, entry in header.items()}
-        except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (*_MALFORMED, struct.error, RecursionError) as error:
             raise ModelLoadError(f"{file} is not a readable safetensors file: {error}") from error
 
 
 def _tensor(entry: Any) -> _Tensor:
     begin, end = entry["data_offsets"]
     shape = [int(size) for size in entry["shape"]]
+    if not 0 <= begin <= end < 1 << 62:
+        raise ValueError(f"a tensor lies at bytes {str(begin)[:20]} to {str(end)[:20]}")
     return {"dtype": str(entry["dtype"]), "shape": shape, "data_offsets": (int(begin), int(end))}
 
 

@@ -70,7 +70,8 @@ def read_pool(path: Path, tokenizer: ChatTokenizer, max_tokens: int, names: Sequ
             if not isinstance(responses, list):
                 raise SampleError(NOT_A_SAMPLE, "expected a list `responses` of {token_ids, logprobs}")
             for response in responses:
-                found.setdefault(place[name], []).append(_response(name, prompt, response, max_tokens))
+                taken = _response(name, prompt, response, max_tokens)
+                found.setdefault(place[name], []).append(taken)
         except SampleError as error:
             log.warning("pool, line %d: left out: %s", number, error.reason)
             log.debug("pool, line %d: %s", number, error.message)  # may quote the sample
