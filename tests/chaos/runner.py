@@ -15,7 +15,7 @@ from tests.chaos.schedule import Schedule, scheduled
 
 # So that what happens within milliseconds anyway takes no longer here.
 QUICK = {"BURNISH_TRAINING_RESTART_DELAY": "0.05", "BURNISH_TRAINING_FAKE_STEP_SECONDS": "0"}
-_MEMORY = Path("/dev/shm")  # these runs would wait for the disk most of the time
+_MEMORY = Path("/dev/shm")  # noqa: S108 - these runs would wait for the disk most of the time
 
 
 class Runner:

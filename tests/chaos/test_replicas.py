@@ -1,5 +1,5 @@
-"""Two replicas behind one address: one of them stops, or they are not alike. The run goes on with the other; or it ends,
-for answers are never mixed, and goes on once they are alike."""
+"""Two replicas behind one address: one of them stops, or they are not alike. The run goes on with the other; or it
+ends, for answers are never mixed, and goes on once they are alike."""
 
 from __future__ import annotations
 
