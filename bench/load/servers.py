@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -64,7 +65,7 @@ class Serving:
     @property
     def calls(self) -> int:
         """Calls of its model that its log tells of; it must be one that logs them."""
-        return self.log.read_text().count("method=ScoringService/ScoreSamples code=OK")
+        return len(re.findall("method=ScoringService/ScoreSamples .*code=OK", self.log.read_text()))
 
     @property
     def pid(self) -> int:

@@ -2,9 +2,9 @@
 
 Every RPC of the API is safe to repeat (writes carry an id or are keyed by content), so every call is retried, but only
 
-* on UNAVAILABLE: no connection, or a server that starts, stops or lost its engine; and on CANCELLED where this side did
-  not cancel, which is how gRPC answers what reaches a server in the moment in which it stops. For `connect_timeout`
-  seconds where the address has not answered yet, for `reconnect_timeout` where it has (a replica may be restarting);
+* on UNAVAILABLE: no connection, or a server that starts, stops or lost its engine; and on CANCELLED that no server of
+  ours wrote: it stopped under the call. For `connect_timeout` seconds where the address has not answered yet, for
+  `reconnect_timeout` where it has (a replica may be restarting);
 * on RESOURCE_EXHAUSTED, and ABORTED (a request that was sent too slowly), where the server says that trying again can
   help, after the wait it asks for;
 
@@ -468,7 +468,7 @@ class _Retry:
         if not self._may_retry(status, wait) or not self._deadline.allows(wait):
             request_id = self._call.request_id
             raise self._link.error(status, self._method, self._deadline.seconds, request_id) from None
-        if status.code is grpc.StatusCode.UNAVAILABLE:
+        if status.away:
             self._link.absence.missed(self._link.address, brief(status.text), self._link.patience(status))
         log.info(
             "%s service at %s: %s failed (%s, %s), trying again in %.1f s (request %s)",
@@ -494,7 +494,7 @@ class _Retry:
             return status.retryable
         if status.code is grpc.StatusCode.ABORTED:
             return status.retryable
-        if status.code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+        if not status.away:
             return False
         now = time.monotonic()
         if self._away_since is None:

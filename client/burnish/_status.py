@@ -36,6 +36,13 @@ class CallStatus:
     from_server: bool = False
 
     @property
+    def away(self) -> bool:
+        """True where the service is away, or went away under the call: a server that stops before it has answered ends
+        its calls as CANCELLED, which is then nobody's wish."""
+        cut_off = self.code is grpc.StatusCode.CANCELLED and not self.from_server
+        return cut_off or self.code is grpc.StatusCode.UNAVAILABLE
+
+    @property
     def too_large(self) -> bool:
         """True where a message went over a size limit, so that smaller batches may pass."""
         return self.code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE in self.text
