@@ -312,6 +312,15 @@ async def test_one_sample_can_be_selected_and_none_from_nothing(stub) -> None:
     assert ids_of(await select(stub, 5, return_witnesses=True)) == ["000"]
 
 
+async def test_where_groups_have_no_room_nothing_is_selected_and_nobody_stands_for_anybody(stub) -> None:
+    await create(stub)
+    await embed(stub, texts(3))
+    candidates = [pb.CoverageCandidate(sample_id="000", group="full")]
+    reply = await select(stub, 1, candidates=candidates, group_budgets={"full": 0}, return_witnesses=True)
+    assert not reply.selected
+    assert not reply.witnesses
+
+
 async def test_conversations_cut_for_their_features_are_stored_like_others(stub) -> None:
     long = [sample(f"long{n}", "Why?", f"number {n} " + "because " * 60) for n in range(3)]
     await create(stub, rule=pb.FEATURE_RULE_TOP_K, activations=pb.ActivationSettings(max_tokens=50))

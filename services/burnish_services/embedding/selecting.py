@@ -202,10 +202,11 @@ def select(settings: SelectionSettings, kind: ObjectiveKind, rows: SelectionRows
     else:
         assert rows.vectors is not None
         selection = _on_vectors(settings, kind, optimizer, rows, rows.vectors, check)
+    kept = np.concatenate([selection.rows, rows.start])
     standing = None
-    if settings.with_witnesses:
+    if settings.with_witnesses and len(kept):  # where groups have no room, nobody stands for anybody
         assert rows.vectors is not None
-        standing = witnesses(rows.vectors, np.concatenate([selection.rows, rows.start]), check=check)
+        standing = witnesses(rows.vectors, kept, check=check)
     return Outcome(
         selection,
         optimizer,

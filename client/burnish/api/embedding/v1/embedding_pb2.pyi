@@ -1596,7 +1596,9 @@ class SelectCoverageResponse(_message.Message):
 
     @_builtins.property
     def witnesses(self) -> _containers.RepeatedCompositeFieldContainer[Global___Witness]:
-        """With return_witnesses: one for each candidate neither selected nor in selected_ids, in order of id."""
+        """With return_witnesses: one for each candidate neither selected nor in selected_ids, in order of id; none where nothing
+        is selected.
+        """
 
     @_builtins.property
     def curve(self) -> Global___CoverageCurve:
