@@ -57,6 +57,7 @@ _WORDS = {
 EXCEPTIONS = {
     "setuptools": "MIT, by its licence file",
     "oss-harmony": "Apache-2.0, by its licence file; vLLM asks for it",
+    "promql-parser": "MIT, by its licence file",
     "supervisor": "BSD-like (repoze); what vLLM asks for asks for it",
     "intel-openmp": "Intel's licence, which lets it be passed on unchanged; vLLM's build for CPUs asks for it",
     "intel-cmplr-lib-ur": "Intel's licence, which lets it be passed on unchanged; intel-openmp asks for it",
