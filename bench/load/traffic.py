@@ -8,11 +8,13 @@ cannot hide it (coordinated omission).
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -46,36 +48,59 @@ class Measured:
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-async def closed_loop(
-    address: str, method: str, request: bytes, clients: int, seconds: float, warm: float = 0.5
-) -> Measured:
-    """`clients` that send one call after the other; what comes within the first `warm` seconds does not count."""
-    measured = Measured(seconds, by_client=[0] * clients)
+async def closed_loop(address: str, method: str, request: bytes, clients: int, seconds: float) -> Measured:
+    """`clients` that send one call after the other. Counted are calls that end within `seconds`, which begin once every
+    client has had an answer; longer where calls take so long that there would be less than two a client."""
+    measured = Measured(by_client=[0] * clients)
+    heard: set[int] = set()
+    begin, over = math.inf, False
     async with AsyncExitStack() as stack:
-        calls = []
-        for _ in range(clients):
-            channel = await stack.enter_async_context(grpc.aio.insecure_channel(address, options=_OPTIONS))
-            await channel.channel_ready()
-            calls.append(channel.unary_unary(method))
-        begin = time.perf_counter() + warm
+        calls = await _connected(stack, address, method, clients)
 
         async def client(number: int) -> None:
-            while (sent := time.perf_counter()) < begin + seconds:
+            while not over:
+                sent = time.perf_counter()
                 try:
                     await calls[number](request)
                 except grpc.aio.AioRpcError as error:
                     if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
                         raise
-                    measured.refused += 1
+                    measured.refused += sent >= begin
                     await asyncio.sleep(0.01)
                     continue
-                now = time.perf_counter()
-                if begin <= now < begin + seconds:
+                heard.add(number)
+                if not over and (now := time.perf_counter()) >= begin:
                     measured.latencies.append(now - sent)
                     measured.by_client[number] += 1
 
-        await asyncio.gather(*(client(number) for number in range(clients)))
+        running = [asyncio.ensure_future(client(number)) for number in range(clients)]
+        await _until(lambda: len(heard) == clients, _LONGEST * seconds)
+        begin = time.perf_counter()
+        await asyncio.sleep(seconds)
+        await _until(lambda: len(measured.latencies) >= 2 * clients, _LONGEST * seconds)
+        over, measured.seconds = True, time.perf_counter() - begin
+        await asyncio.gather(*running)
     return measured
+
+
+# How many times as long as it should take something is waited for.
+_LONGEST = 10
+
+
+async def _until(condition: Callable[[], bool], seconds: float) -> None:
+    end = time.perf_counter() + seconds
+    while not condition() and time.perf_counter() < end:  # noqa: ASYNC110 - counts have no event
+        await asyncio.sleep(0.01)
+
+
+async def _connected(stack: AsyncExitStack, address: str, method: str, clients: int) -> list[Any]:
+    """The method as each client calls it, on a connection of its own."""
+    calls = []
+    for _ in range(clients):
+        channel = await stack.enter_async_context(grpc.aio.insecure_channel(address, options=_OPTIONS))
+        await channel.channel_ready()
+        calls.append(channel.unary_unary(method))
+    return calls
 
 
 async def open_loop(
@@ -85,11 +110,7 @@ async def open_loop(
     answered later than `deadline` seconds after it was due is late."""
     measured = Measured(seconds, by_client=[0] * clients)
     async with AsyncExitStack() as stack:
-        calls = []
-        for _ in range(clients):
-            channel = await stack.enter_async_context(grpc.aio.insecure_channel(address, options=_OPTIONS))
-            await channel.channel_ready()
-            calls.append(channel.unary_unary(method))
+        calls = await _connected(stack, address, method, clients)
         begin = time.perf_counter()
 
         async def one(number: int, due: float) -> None:
