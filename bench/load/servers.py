@@ -63,6 +63,11 @@ class Serving:
         return str(json.loads(self.ready_file.read_text())["address"])
 
     @property
+    def metrics(self) -> str:
+        """Where its metrics are, once it is ready and where it was told to have them."""
+        return str(json.loads(self.ready_file.read_text())["metrics"])
+
+    @property
     def calls(self) -> int:
         """Calls of its model that its log tells of; it must be one that logs them."""
         return len(re.findall("method=ScoringService/ScoreSamples .*code=OK", self.log.read_text()))

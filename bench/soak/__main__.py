@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bench.load.servers import Serving
 from bench.soak.traffic import Site, Traffic
-from bench.soak.watch import Sample, told, trends, watch
+from bench.soak.watch import Sample, held, told, trends, watch
 from burnish_services.engine.fake import write_fake_model
 
 WARM_SHARE = 0.3  # of the time, in which caches fill and allocators find their size
@@ -41,32 +41,45 @@ async def soak(folder: Path, engine: str, models: list[str], seconds: float, int
     state = folder / "state"
     server = Serving(
         folder, "server", "burnish_services", "--roles", "all", "--engine", engine, "--model", models[0],
-        "--state-dir", str(state), "--log-level", "error", "--grace", "10",
+        "--state-dir", str(state), "--log-level", "error", "--grace", "10", "--metrics-port", "0",
     )  # fmt: skip
     try:
         await asyncio.to_thread(server.wait_ready)
         traffic = Traffic(Site(server.address, models, _data(folder), random.Random(7)))
         ended = asyncio.Event()
         asyncio.get_running_loop().call_later(seconds, ended.set)
-        _, seen = await asyncio.gather(traffic.go_on_until(ended), watch(server.pid, state, interval, ended))
+        watching = watch(server.pid, state, server.metrics, interval, ended)
+        _, seen = await asyncio.gather(traffic.go_on_until(ended), watching)
+        await asyncio.sleep(1)
+        left = {name: value for name, value in (await asyncio.to_thread(held, server.metrics)).items() if value}
     finally:
         begin = time.monotonic()
         await asyncio.to_thread(server.stop)
-    return _verdict(traffic, seen, seconds, server.process.returncode, time.monotonic() - begin, server.log)
+    return _verdict(traffic, seen, left, seconds, server.process.returncode, time.monotonic() - begin, server.log)
 
 
-def _verdict(traffic: Traffic, seen: list[Sample], seconds: float, exit_code: int, stopping: float, log: Path) -> int:
+def _verdict(
+    traffic: Traffic,
+    seen: list[Sample],
+    left: dict[str, float],
+    seconds: float,
+    exit_code: int,
+    stopping: float,
+    log: Path,
+) -> int:
     found = trends(seen, WARM_SHARE * seconds)
     say(f"{len(seen)} looks in {seen[-1].seconds:,.0f} s; what follows is of those after the first {WARM_SHARE:.0%}\n")
     say(told(found))
     say("\n" + "\n".join(f"{count:8,} {outcome}" for outcome, count in sorted(traffic.outcomes.items())))
+    for name, value in left.items():
+        say(f"\n{name} is {value:g} after everybody has gone")
     say(f"\nthe server stopped within {stopping:.1f} s, with exit code {exit_code}")
     for surprise in traffic.surprises[:20]:
         say(f"unexpected: {surprise}")
     complaints = [line for line in log.read_text().splitlines() if " ERROR " in line]
     for complaint in complaints[:20]:
         say(f"the server's log: {complaint}")
-    good = all(one.flat for one in found) and not traffic.surprises and not complaints and exit_code == 0
+    good = all(one.flat for one in found) and not left and not traffic.surprises and not complaints and exit_code == 0
     say("flat" if good else "NOT FLAT, or not well")
     return 0 if good else 1
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
+import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import psutil
+from prometheus_client.parser import text_string_to_metric_families
 from scipy.stats import theilslopes
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One look. `seconds` since the first; memory and disk in MiB."""
+    """One look. `seconds` since the first; memory and disk in MiB; requests in progress, as the server's metrics have
+    them."""
 
     seconds: float
     memory: float
@@ -23,6 +26,7 @@ class Sample:
     connections: int
     children: int
     disk: float
+    requests: float
 
 
 @dataclass(frozen=True)
@@ -52,11 +56,13 @@ ALLOWED: dict[str, tuple[float, float] | None] = {
     "connections": None,
     "children": None,
     "disk": None,
+    "requests": None,
 }
 
 
-def look(process: psutil.Process, state: Path, begin: float) -> Sample:
+def look(process: psutil.Process, state: Path, metrics: str, begin: float) -> Sample:
     """The process as it is now."""
+    requests = held(metrics)["burnish_concurrent_requests"]
     with process.oneshot():
         return Sample(
             seconds=time.monotonic() - begin,
@@ -66,15 +72,27 @@ def look(process: psutil.Process, state: Path, begin: float) -> Sample:
             connections=len(process.net_connections("tcp")),
             children=len(process.children(recursive=True)),
             disk=_size(state) / 2**20,
+            requests=requests,
         )
 
 
-async def watch(pid: int, state: Path, interval: float, ended: asyncio.Event) -> list[Sample]:
+def held(metrics: str) -> dict[str, float]:
+    """What calls hold of the limits of all services together, by the names of the metrics; all 0 where there are none.
+    Blocking."""
+    with urllib.request.urlopen(f"http://{metrics}/metrics", timeout=10) as reply:
+        families = {one.name: one for one in text_string_to_metric_families(reply.read().decode())}
+    return {name: sum(sample.value for sample in families[name].samples) for name in HELD}
+
+
+HELD = ("burnish_concurrent_requests", "burnish_tokens_in_flight", "burnish_model_waiting_requests")
+
+
+async def watch(pid: int, state: Path, metrics: str, interval: float, ended: asyncio.Event) -> list[Sample]:
     """Samples every `interval` seconds until `ended`."""
     process, begin = psutil.Process(pid), time.monotonic()
     seen = []
     while not ended.is_set():
-        seen.append(await asyncio.to_thread(look, process, state, begin))
+        seen.append(await asyncio.to_thread(look, process, state, metrics, begin))
         try:
             await asyncio.wait_for(ended.wait(), interval)
         except TimeoutError:

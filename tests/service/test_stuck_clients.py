@@ -34,7 +34,7 @@ UPLOAD = "/burnish.api.training.v1.TrainingService/UploadData"
 async def test_half_sent_requests_fill_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BURNISH_SERVER_MAX_MESSAGE_BYTES", str(16 * MIB))
     monkeypatch.setenv("BURNISH_SERVER_MAX_BYTES_IN_FLIGHT", str(64 * MIB))
-    monkeypatch.setenv("BURNISH_SERVER_RECEIVE_TIMEOUT", "2")
+    monkeypatch.setenv("BURNISH_SERVER_RECEIVE_TIMEOUT", "1")
     model = write_fake_model(tmp_path / "model")
     with LocalServices(["scoring"], state_dir=tmp_path / "state", model=model, engine="fake") as services:
         process = psutil.Process(services.pids[0])

@@ -53,7 +53,7 @@ def test_quantiles_and_rates() -> None:
 
 
 def looks(memory: list[float]) -> list[Sample]:
-    return [Sample(10.0 * n, mib, 20, 8, 3, 0, 1.0) for n, mib in enumerate(memory)]
+    return [Sample(10.0 * n, mib, 20, 8, 3, 0, 1.0, 2) for n, mib in enumerate(memory)]
 
 
 def test_what_grows_after_the_warm_up_is_told() -> None:
