@@ -12,6 +12,7 @@ from pathlib import Path
 import grpc
 import grpc.aio
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pydantic import ValidationError
 
 from burnish.api.scoring.v1 import scoring_pb2, scoring_pb2_grpc
@@ -75,7 +76,7 @@ async def test_what_is_in_progress_is_told_while_it_is(tmp_path: Path, monkeypat
             stub = scoring_pb2_grpc.ScoringServiceStub(channel)
             monkeypatch.setattr(FakeEngine, "_work", lambda _: asyncio.Event().wait())
             taken = stub.ScoreSamples(REQUEST)
-            budget = server._admissions["burnish.api.scoring.v1.ScoringService"].tokens
+            budget = server.admissions["burnish.api.scoring.v1.ScoringService"].tokens
             await until(lambda: budget is not None and budget.held > 0)
             failure = await failure_of(stub.ScoreSamples(REQUEST))
             assert failure.reason == "TOO_MANY_REQUESTS"
@@ -90,6 +91,20 @@ async def test_what_is_in_progress_is_told_while_it_is(tmp_path: Path, monkeypat
         address = server.observability.metrics_address
     with pytest.raises(OSError):
         socket.create_connection((address.rpartition(":")[0], int(address.rpartition(":")[2])), timeout=5)
+
+
+async def test_calls_that_are_refused_before_their_message_is_read_are_counted_too(tmp_path: Path) -> None:
+    async with (
+        seen_services(tmp_path, roles=("scoring",), max_calls=1) as server,
+        grpc.aio.insecure_channel(server.address) as channel,
+    ):
+        watching = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        await watching.read()
+        failure = await failure_of(scoring_pb2_grpc.ScoringServiceStub(channel).ScoreSamples(REQUEST))
+        assert (failure.reason, failure.retryable) == ("TOO_MANY_CALLS", True)
+        text = await page_with(server, 'reason="TOO_MANY_CALLS"')
+        assert value(text, "burnish_refused_requests_total", service="scoring", reason="TOO_MANY_CALLS") == 1
+        watching.cancel()
 
 
 async def test_refusals_for_want_of_a_token_are_logged_and_counted(

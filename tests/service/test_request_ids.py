@@ -114,7 +114,7 @@ async def test_all_attempts_of_a_call_have_one_id_and_the_clients_log_names_it(
         monkeypatch.setattr(FakeEngine, "_work", held)
         request = scoring_pb2.ScoreSamplesRequest(samples=[sample("a", "Hello", "Hi")])
         first = asyncio.ensure_future(scoring_pb2_grpc.ScoringServiceStub(channel).ScoreSamples(request))
-        admission = server._admissions["burnish.api.scoring.v1.ScoringService"]
+        admission = server.admissions["burnish.api.scoring.v1.ScoringService"]
         await until(lambda: admission.running == 1)
         second = asyncio.ensure_future(client.scoring.score([SAMPLE]))
         await until(lambda: any("trying again" in one.message for one in caplog.records))

@@ -250,7 +250,7 @@ async def test_health_says_not_serving_before_the_first_call_is_refused(server, 
     monkeypatch.setattr(FakeEngine, "_work", lambda _: go.wait())
     stub = scoring_pb2_grpc.ScoringServiceStub(channel)
     running_call = asyncio.ensure_future(stub.ScoreSamples(scoring_request()))
-    admission = server._admissions[SCORING]
+    admission = server.admissions[SCORING]
     await until(lambda: admission.running == 1)
 
     phases = []

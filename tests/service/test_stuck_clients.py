@@ -20,7 +20,7 @@ from burnish import AsyncClient, ClientOptions
 from burnish.api.scoring.v1 import scoring_pb2
 from burnish.local import LocalServices
 from burnish_services.engine.fake import write_fake_model
-from burnish_services.runtime import places
+from burnish_services.runtime import arrivals
 from tests.service.raw_http2 import RawConnection, message_head
 from tests.service.support import failure_of, sample
 from tests.service.test_limits import batch, serving
@@ -62,7 +62,7 @@ async def test_half_sent_requests_fill_no_memory(tmp_path: Path, monkeypatch: py
 
 
 async def test_a_place_is_given_to_who_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(places, "PATIENCE", 0.2)
+    monkeypatch.setattr(arrivals, "PATIENCE", 0.2)
     async with serving(tmp_path, max_message_bytes=MIB, max_bytes_in_flight=2 * MIB) as (server, channel):
         one = await RawConnection.open(server.address)
         calls = [one.begin(SCORE) for _ in range(2)]
@@ -169,7 +169,7 @@ async def test_a_slow_client_s_batch_is_sent_again(tmp_path: Path) -> None:
             nonlocal arrived
             arrived += 1
             if arrived == 1:
-                raise places.Stalled(displaced=True)
+                raise arrivals.Stalled(displaced=True)
             return await read(peer, receive)
 
         server.intake._places.arrived = first_is_slow  # type: ignore[method-assign]

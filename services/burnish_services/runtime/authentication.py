@@ -42,8 +42,8 @@ class Authentication(grpc.aio.ServerInterceptor):
         try:
             caller.set(self._checked(service, method, handler_call_details.invocation_metadata))
         except ServiceError as refusal:
-            handler = await continuation(handler_call_details)
-            return _refusing(handler, self._report(refusal, handler_call_details, known=handler is not None))
+            known = await continuation(handler_call_details) is not None
+            return _refusing(self._report(refusal, handler_call_details, known=known))
         return await continuation(handler_call_details)
 
     def _report(self, refusal: ServiceError, details: grpc.HandlerCallDetails, *, known: bool) -> ServiceError:
@@ -79,20 +79,11 @@ class Authentication(grpc.aio.ServerInterceptor):
         return token.name
 
 
-def _refusing(handler: grpc.RpcMethodHandler[Any, Any] | None, refusal: ServiceError) -> Any:
-    """A handler of the same kind that answers with the refusal."""
+def _refusing(refusal: ServiceError) -> Any:
+    """A handler of any kind of call, which answers with the refusal and asks for no message."""
     status = abort_status(refusal)
 
-    async def refuse(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        await context.abort(status.code, status.details, status.trailing_metadata)
+    async def refuse(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+        yield await context.abort(status.code, status.details, status.trailing_metadata)
 
-    async def refuse_stream(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-        yield await refuse(request, context)
-
-    make: Any
-    if handler is not None and handler.response_streaming:
-        make = (grpc.unary_stream_rpc_method_handler, grpc.stream_stream_rpc_method_handler)[handler.request_streaming]
-        return make(refuse_stream)
-    is_upstream = handler is not None and handler.request_streaming
-    make = (grpc.unary_unary_rpc_method_handler, grpc.stream_unary_rpc_method_handler)[is_upstream]
-    return make(refuse)
+    return grpc.stream_stream_rpc_method_handler(refuse)

@@ -9,7 +9,6 @@ has ended and the client has taken the reply.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -19,11 +18,10 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
+from burnish_services.runtime.arrivals import PATIENCE, Places, Stalled
 from burnish_services.runtime.decoding import Undecodable
 from burnish_services.runtime.errors import InvalidRequest, Overloaded, ServiceError, abort_status
-from burnish_services.runtime.places import PATIENCE, Places, Stalled
-
-log = logging.getLogger(__name__)
+from burnish_services.runtime.reporting import CallReporter
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -57,10 +55,12 @@ class _Call:
 
 
 class Intake(grpc.aio.ServerInterceptor):
-    """Stands before all other interceptors and every service, health and reflection included."""
+    """Stands before every service, health and reflection included. What it refuses, `reporter` tells of: no interceptor
+    behind it sees it."""
 
-    def __init__(self, limits: IntakeLimits) -> None:
+    def __init__(self, limits: IntakeLimits, reporter: CallReporter) -> None:
         self._limits = limits
+        self._reporter = reporter
         self._places = Places(limits.places, limits.receive_seconds)
         self.calls = 0
         self.bytes = 0
@@ -77,11 +77,11 @@ class Intake(grpc.aio.ServerInterceptor):
         # Without serializers, gRPC hands over the bytes.
         if handler.response_streaming:
             inner = handler.stream_stream if handler.request_streaming else handler.unary_stream
-            return grpc.stream_stream_rpc_method_handler(self._stream(handler_call_details.method, handler, inner))
+            return grpc.stream_stream_rpc_method_handler(self._stream(handler_call_details, handler, inner))
         inner = handler.stream_unary if handler.request_streaming else handler.unary_unary
-        return grpc.stream_unary_rpc_method_handler(self._unary(handler_call_details.method, handler, inner))
+        return grpc.stream_unary_rpc_method_handler(self._unary(handler_call_details, handler, inner))
 
-    def _unary(self, method: str, handler: grpc.RpcMethodHandler[Any, Any], inner: Any) -> Any:
+    def _unary(self, details: grpc.HandlerCallDetails, handler: grpc.RpcMethodHandler[Any, Any], inner: Any) -> Any:
         write = handler.response_serializer or bytes
 
         async def call(_: AsyncIterator[bytes], context: Context) -> bytes:
@@ -90,13 +90,13 @@ class Intake(grpc.aio.ServerInterceptor):
                 request = self._messages(one) if handler.request_streaming else await self._only_message(one)
                 reply = write(await inner(request, context))
             except ServiceError as refusal:
-                await _abort(context, method, refusal)
+                await self._refuse(context, details, refusal)
             self._count(one, len(reply))
             return reply
 
         return call
 
-    def _stream(self, method: str, handler: grpc.RpcMethodHandler[Any, Any], inner: Any) -> Any:
+    def _stream(self, details: grpc.HandlerCallDetails, handler: grpc.RpcMethodHandler[Any, Any], inner: Any) -> Any:
         write = handler.response_serializer or bytes
 
         async def call(_: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
@@ -107,9 +107,15 @@ class Intake(grpc.aio.ServerInterceptor):
                     async for reply in replies:
                         yield write(reply)
             except ServiceError as refusal:
-                await _abort(context, method, refusal)
+                await self._refuse(context, details, refusal)
 
         return call
+
+    async def _refuse(self, context: Context, details: grpc.HandlerCallDetails, refusal: ServiceError) -> NoReturn:
+        record = self._reporter.open(details.method, details.invocation_metadata)
+        self._reporter.close(record, refusal.code, refusal.reason)
+        status = abort_status(refusal)
+        await context.abort(status.code, status.details, status.trailing_metadata)
 
     def _begin(self, context: Context, handler: grpc.RpcMethodHandler[Any, Any]) -> _Call:
         if self.calls >= self._limits.max_calls:
@@ -183,9 +189,3 @@ def _parsed(call: _Call, raw: bytes) -> Any:
         return call.read(raw)
     except DecodeError as error:  # of health and reflection; our own services' are in `decoding.py`
         raise Undecodable(len(raw), error).refusal("this method") from None
-
-
-async def _abort(context: Context, method: str, refusal: ServiceError) -> NoReturn:
-    log.warning("refused", extra={"method": method, "code": refusal.code.name, "reason": refusal.reason})
-    status = abort_status(refusal)
-    await context.abort(status.code, status.details, status.trailing_metadata)

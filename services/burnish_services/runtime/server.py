@@ -120,14 +120,16 @@ class Server:
 
     def _build(self) -> grpc.aio.Server:
         reporter = self.observability.reporter
-        interceptors: list[grpc.aio.ServerInterceptor] = [CallGuard(self.lifecycle, self.admissions, reporter)]
+        self.intake = Intake(intake_limits(self.settings), reporter)
+        guard = CallGuard(self.lifecycle, self.admissions, reporter)
+        interceptors: list[grpc.aio.ServerInterceptor] = [self.intake, guard]
         if self.settings.tokens is not None:
             roles = {role.service_full_name: role.name for role in self.roles}
             tokens = Tokens.of(self.settings.tokens)
+            # First of all: who may not call takes no place of those who may.
             interceptors.insert(0, Authentication(tokens, roles, reporter, guard_health=self.settings.guard_health))
-        self.intake = Intake(intake_limits(self.settings))
         server = grpc.aio.server(
-            interceptors=[self.intake, *interceptors],
+            interceptors=interceptors,
             options=channel_options(
                 self.settings.max_message_bytes, self.settings.max_connection_age, self.settings.keepalive
             ),

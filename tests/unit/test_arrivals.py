@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from burnish_services.runtime import places
-from burnish_services.runtime.places import Places, Stalled
+from burnish_services.runtime import arrivals
+from burnish_services.runtime.arrivals import Places, Stalled
 from tests.waiting import until
 
 
@@ -81,7 +81,7 @@ async def test_a_message_has_its_time_and_less_where_others_wait(monkeypatch: py
     with pytest.raises(Stalled) as caught:
         await Places(1, 0.01).arrived("a", never)
     assert not caught.value.displaced
-    monkeypatch.setattr(places, "PATIENCE", 0.05)
+    monkeypatch.setattr(arrivals, "PATIENCE", 0.05)
     one = Places(1, 60)
     slow = asyncio.ensure_future(one.arrived("slow", never))
     await asyncio.sleep(0)
@@ -98,7 +98,7 @@ async def test_who_stalled_goes_last_and_makes_room_at_once() -> None:
     one._seconds = 60
     again = asyncio.ensure_future(one.arrived("slow", never))
     await asyncio.sleep(0)
-    assert await asyncio.wait_for(one.arrived("good", at_once), places.PATIENCE / 2) == "here"
+    assert await asyncio.wait_for(one.arrived("good", at_once), arrivals.PATIENCE / 2) == "here"
     with pytest.raises(Stalled):
         await again
     # Once a message of its own has arrived it is like the others.
