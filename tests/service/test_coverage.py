@@ -499,10 +499,11 @@ async def test_everything_is_there_after_the_server(settings: ServerSettings) ->
 
 async def test_a_selection_is_given_up_with_its_call(stub) -> None:
     await filled(stub, 20)
-    given_up = asyncio.Event()
+    begun, given_up = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
 
     def endless(settings, kind, rows, check):
+        loop.call_soon_threadsafe(begun.set)
         try:
             while True:
                 check()
@@ -511,8 +512,8 @@ async def test_a_selection_is_given_up_with_its_call(stub) -> None:
 
     with mock.patch("burnish_services.embedding.servicer.select", endless):
         call = asyncio.ensure_future(select(stub, 3))
-        await asyncio.sleep(0.1)
+        await begun.wait()
         assert not given_up.is_set()
         call.cancel()
-        await asyncio.wait_for(given_up.wait(), 5)
+        await given_up.wait()
     assert len((await select(stub, 3)).selected) == 3
