@@ -28,6 +28,8 @@ def test_every_fault_is_scheduled_for_every_recipe_and_follows_from_the_seed(run
     assert drawn == {(recipe, whom, kind) for recipe in runner.lanes for whom, kinds in KINDS.items() for kind in kinds}
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # a minute where nothing else runs
 def test_no_schedule_changes_the_data(runner: Runner) -> None:
     failed: list[str] = []
     counts: Counter[str] = Counter()
