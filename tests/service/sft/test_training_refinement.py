@@ -180,6 +180,6 @@ async def test_what_cannot_be_refined_is_refused(settings: ServerSettings, asked
         with pytest.raises(grpc.aio.AioRpcError, match="is 'best', expected one of self_normalized"):
             await client.create("weighting", asked)
         asked.ClearField("bilevel")
-        with pytest.raises(grpc.aio.AioRpcError, match="needs `bilevel`"):
+        with pytest.raises(grpc.aio.AioRpcError, match="refinement: is set; expected `bilevel` with it"):
             await client.create("alone", asked)
         await client.stub.CancelRun(training_pb2.CancelRunRequest(run_id=waits.run_id))
