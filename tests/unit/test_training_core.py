@@ -150,7 +150,9 @@ def test_a_spike_is_out_of_all_proportion_to_every_loss_before() -> None:
 
 def test_the_best_weights_can_only_be_published_where_they_are_measured() -> None:
     spec = RunSpec("base", "data", hyperparameters=Hyperparameters(publish_best=True, eval_steps=5))
-    with pytest.raises(SpecError, match="publish_best: is true; expected false, or eval_steps >= 1 and an eval_data_uri"):
+    with pytest.raises(
+        SpecError, match="publish_best: is true; expected false, or eval_steps >= 1 and an eval_data_uri"
+    ):
         check_spec(spec)
     assert check_spec(replace(spec, eval_data_uri="held.jsonl")).publish_best
 
