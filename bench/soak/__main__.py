@@ -42,6 +42,8 @@ async def soak(folder: Path, engine: str, models: list[str], seconds: float, int
     server = Serving(
         folder, "server", "burnish_services", "--roles", "all", "--engine", engine, "--model", models[0],
         "--state-dir", str(state), "--log-level", "error", "--grace", "10", "--metrics-port", "0",
+        # So small that it is full before the looks that count.
+        environment={"BURNISH_EMBEDDING_CACHE_MIB": "8"},
     )  # fmt: skip
     try:
         await asyncio.to_thread(server.wait_ready)

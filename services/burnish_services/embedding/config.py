@@ -26,3 +26,6 @@ class EmbeddingSettings(BaseSettings):
     store_uri: str = ""
     # Fragments (one per EmbedSamples request) after which a collection is compacted.
     compact_after: int = Field(default=64, ge=2)
+    # Memory, in MiB, for what LanceDB keeps of the files that it has read, of deleted collections too until newer ones
+    # take its place; by itself it would take gigabytes.
+    cache_mib: int = Field(default=128, ge=2)

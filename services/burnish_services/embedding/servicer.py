@@ -295,7 +295,7 @@ class EmbeddingRole(Role):
         self.max_tokens_in_flight = settings.max_tokens_in_flight
         propose = _propose(context.settings.engine, settings.search_device)
         place = settings.store_uri or context.state_directory(self.name)
-        self._tables = Tables(place, compact_after=settings.compact_after)
+        self._tables = Tables(place, compact_after=settings.compact_after, cache_mib=settings.cache_mib)
         self._storing, self._searching = Worker("vector-store"), Worker("neighbor-search")
         self._servicer = EmbeddingServicer(
             context.engines.host(Task.POOL),

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import lancedb
@@ -30,7 +31,6 @@ from lancedb.expr import col
 from burnish_services.embedding.storage import storage_at
 from burnish_services.runtime.errors import PreconditionFailed
 
-_CACHE_BYTES = 64 * 2**20  # of LanceDB, for what it knows of its files; by default it takes gigabytes
 _LARGE = 256 * 2**20  # bytes of a table whose compaction is worth putting off
 
 
@@ -51,14 +51,15 @@ class _Seen:
 class Tables:
     """All tables at one place, with this process as their only writer. Names: letters, digits, `-`, `_`, `.`"""
 
-    def __init__(self, place: Path | str, *, compact_after: int = 64) -> None:
+    def __init__(self, place: Path | str, *, compact_after: int = 64, cache_mib: int = 128) -> None:
         """Opens the place, a directory (made if missing) or a URI as `storage_at` takes it, and clears what a killed
-        process left. A table in `compact_after` fragments is compacted. Raises DirectoryLocked where another process
-        has the directory open, and StoreUnavailable where the place cannot be used."""
+        process left. A table in `compact_after` fragments is compacted; LanceDB's caches take `cache_mib`. Raises
+        DirectoryLocked where another process has the directory open, and StoreUnavailable where the place cannot be
+        used."""
         self._compact_after = compact_after
         self._seen: dict[str, _Seen] = {}
         self._forget: list[Callable[[], None]] = []
-        self._storage = storage_at(place, _connect)
+        self._storage = storage_at(place, partial(_connect, cache_bytes=cache_mib * 2**19))
         self._database = self._storage.database
 
     def close(self) -> None:
@@ -216,8 +217,8 @@ def check_format(name: str, found: object, expected: int) -> None:
         )
 
 
-def _connect(uri: str, options: dict[str, str] | None) -> lancedb.db.DBConnection:
-    caches = lancedb.Session(index_cache_size_bytes=_CACHE_BYTES, metadata_cache_size_bytes=_CACHE_BYTES)
+def _connect(uri: str, options: dict[str, str] | None, *, cache_bytes: int) -> lancedb.db.DBConnection:
+    caches = lancedb.Session(index_cache_size_bytes=cache_bytes, metadata_cache_size_bytes=cache_bytes)
     return lancedb.connect(uri, storage_options=options, session=caches)
 
 
