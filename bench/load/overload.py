@@ -22,7 +22,7 @@ from burnish_services.engine.fake import write_fake_model
 METHOD = "/burnish.api.scoring.v1.ScoringService/ScoreSamples"
 PLACES = 16  # BURNISH_SCORING_MAX_CONCURRENT_REQUESTS
 CLIENTS = 4 * PLACES
-DEADLINE = 2.0  # seconds
+DEADLINE = 2.0  # seconds; the server is told to drop what has waited for one
 FACTOR = 4
 ENGINES = {"device-bound": 0.1, "core-bound": 0.0}  # seconds of an engine call
 
@@ -44,7 +44,7 @@ def overload(folder: Path, size: HowMuch) -> tuple[list[Result], dict[str, Ratio
         model = write_fake_model(folder / f"{case}-model", latency_seconds=latency)
         peak, opened, closed = [], [], []
         with ExitStack() as stack:
-            server = replica(folder, case, model, "127.0.0.1", 0)
+            server = replica(folder, case, model, "127.0.0.1", 0, limits={"BURNISH_SERVER_MAX_PENDING": 1})
             stack.callback(server.stop)
             address = server.wait_ready().address
             peak_mib(server.pid)

@@ -63,7 +63,7 @@ async def closed_loop(address: str, method: str, request: bytes, clients: int, s
                 try:
                     await calls[number](request)
                 except grpc.aio.AioRpcError as error:
-                    if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+                    if error.code() not in _REFUSALS:
                         raise
                     measured.refused += sent >= begin
                     await asyncio.sleep(0.01)
@@ -83,6 +83,8 @@ async def closed_loop(address: str, method: str, request: bytes, clients: int, s
     return measured
 
 
+# By the server, and by its gRPC for it, which drops what nobody has looked at for a while.
+_REFUSALS = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.CANCELLED)
 # How many times as long as it should take something is waited for.
 _LONGEST = 10
 
@@ -122,7 +124,7 @@ async def open_loop(
             except TimeoutError:
                 measured.late += 1
             except grpc.aio.AioRpcError as error:
-                if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+                if error.code() in _REFUSALS:
                     measured.refused += 1
                 elif error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                     measured.late += 1

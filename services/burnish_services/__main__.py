@@ -94,6 +94,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--receive-timeout", type=float, metavar="SECONDS", help="that a message may take to arrive (default: 60)"
     )
     where.add_argument(
+        "--max-pending",
+        type=int,
+        metavar="SECONDS",
+        help="that a call waits for a server with too much to do; less than callers' deadlines (default: 5)",
+    )
+    where.add_argument(
         "--keepalive", type=float, metavar="SECONDS", help="between pings that find stuck clients (default: 60)"
     )
     where.add_argument(

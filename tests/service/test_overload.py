@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,9 @@ from burnish import AsyncClient, ClientOptions, Message, Role, Sample
 from burnish.api.scoring.v1 import scoring_pb2, scoring_pb2_grpc
 from burnish_services.engine.factory import create_engine
 from burnish_services.engine.fake import write_fake_model
+from burnish_services.runtime import intake
 from burnish_services.runtime.config import ServerSettings
+from burnish_services.runtime.errors import ServiceError
 from burnish_services.runtime.server import Server, running
 from tests.service.support import failure_of, sample
 
@@ -74,3 +77,33 @@ async def test_a_batch_for_which_there_is_never_room_is_divided(server: Server) 
             batch = await client.scoring.score(samples, timeout=10)
     assert [one.sample_id for one in batch.scores] == [one.id for one in samples]
     assert all(one.status.ok for one in batch.scores)
+
+
+async def test_what_nobody_could_look_at_for_a_while_is_dropped_by_grpc_itself(server: Server, tmp_path: Path) -> None:
+    settings = server.settings.model_copy(update={"max_pending": 1, "state_dir": tmp_path / "other"})
+    async with running(settings, partial(create_engine, "fake")) as busy:
+
+        def ask() -> list[grpc.StatusCode]:
+            """From another thread, while this one, and with it the server, is held up."""
+            with grpc.insecure_channel(busy.address) as channel:
+                stub = scoring_pb2_grpc.ScoringServiceStub(channel)
+                calls = [stub.GetInfo.future(scoring_pb2.GetInfoRequest(), timeout=20) for _ in range(8)]
+                return [call.code() for call in calls]
+
+        asking = asyncio.get_running_loop().run_in_executor(None, ask)
+        await asyncio.sleep(0)
+        time.sleep(3)  # noqa: ASYNC251 - what an event loop does that has too much to do
+        codes = await asking
+    # gRPC holds one call for whoever asks next, however old it is.
+    assert codes.count(grpc.StatusCode.CANCELLED) >= 6
+    assert set(codes) <= {grpc.StatusCode.CANCELLED, grpc.StatusCode.OK}
+
+
+async def test_a_call_without_time_left_is_not_worked() -> None:
+    class Late:
+        def time_remaining(self) -> float:
+            return 0.01
+
+    with pytest.raises(ServiceError, match="10 ms of the call's deadline were left") as refused:
+        intake._check_time(Late())  # type: ignore[arg-type]
+    assert refused.value.code is grpc.StatusCode.DEADLINE_EXCEEDED

@@ -21,6 +21,7 @@ class Admission:
         self._service = service
         self._limit = limit
         self._running = 0
+        self._begun = 0
         self._typical_seconds = 1.0
         self._max_streams = max_streams
         self._streams = 0
@@ -36,15 +37,22 @@ class Admission:
         return self._limit
 
     @contextmanager
+    def begun(self) -> Iterator[None]:
+        """Counts a request, from before its message is read to its reply. Raises Overloaded where as many are on their
+        way to a slot as there are slots: more of them would only grow old together, and be worked in vain."""
+        if self._begun >= 2 * self._limit:
+            raise self._full()
+        self._begun += 1
+        try:
+            yield
+        finally:
+            self._begun -= 1
+
+    @contextmanager
     def slot(self) -> Iterator[None]:
         """Holds a slot for the block. Raises Overloaded where none is free."""
         if self._running >= self._limit:
-            raise Overloaded(
-                "TOO_MANY_REQUESTS",
-                f"{self._service} works {self._limit} requests at a time and all are taken; wait and retry, keep "
-                "fewer in flight (Limits.max_concurrent_requests), or add replicas",
-                retry_after=self._wait(),
-            )
+            raise self._full()
         self._running += 1
         began = time.monotonic()
         try:
@@ -53,6 +61,14 @@ class Admission:
             self._running -= 1
             # A moving average: the wait suggested should follow the load, not the last call.
             self._typical_seconds += 0.2 * (time.monotonic() - began - self._typical_seconds)
+
+    def _full(self) -> Overloaded:
+        return Overloaded(
+            "TOO_MANY_REQUESTS",
+            f"{self._service} works {self._limit} requests at a time and all are taken; wait and retry, keep fewer in "
+            "flight (Limits.max_concurrent_requests), or add replicas",
+            retry_after=self._wait(),
+        )
 
     @contextmanager
     def stream(self) -> Iterator[None]:

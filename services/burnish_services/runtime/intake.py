@@ -9,8 +9,8 @@ has ended and the client has taken the reply.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing, nullcontext
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -18,6 +18,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
+from burnish_services.runtime.admission import Admission
 from burnish_services.runtime.arrivals import PATIENCE, Places, Stalled
 from burnish_services.runtime.decoding import Undecodable
 from burnish_services.runtime.errors import InvalidRequest, Overloaded, ServiceError, abort_status
@@ -27,6 +28,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 # Messages up to this size are never refused, so that questions about health and limits are answered under load.
 _SMALL = 64 * 2**10
+_TOO_LITTLE_TIME = 0.05  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +60,11 @@ class Intake(grpc.aio.ServerInterceptor):
     """Stands before every service, health and reflection included. What it refuses, `reporter` tells of: no interceptor
     behind it sees it."""
 
-    def __init__(self, limits: IntakeLimits, reporter: CallReporter) -> None:
+    def __init__(self, limits: IntakeLimits, reporter: CallReporter, admissions: Mapping[str, Admission]) -> None:
+        """`admissions` are by full service name."""
         self._limits = limits
         self._reporter = reporter
+        self._admissions = admissions
         self._places = Places(limits.places, limits.receive_seconds)
         self.calls = 0
         self.bytes = 0
@@ -83,12 +87,18 @@ class Intake(grpc.aio.ServerInterceptor):
 
     def _unary(self, details: grpc.HandlerCallDetails, handler: grpc.RpcMethodHandler[Any, Any], inner: Any) -> Any:
         write = handler.response_serializer or bytes
+        service, _, method = details.method.removeprefix("/").partition("/")
+        # GetInfo must answer on a busy server; uploads last.
+        counted = method != "GetInfo" and not handler.request_streaming
+        admission = self._admissions.get(service) if counted else None
 
         async def call(_: AsyncIterator[bytes], context: Context) -> bytes:
             try:
-                one = self._begin(context, handler)
-                request = self._messages(one) if handler.request_streaming else await self._only_message(one)
-                reply = write(await inner(request, context))
+                _check_time(context)
+                with admission.begun() if admission is not None else nullcontext():
+                    one = self._begin(context, handler)
+                    request = self._messages(one) if handler.request_streaming else await self._only_message(one)
+                    reply = write(await inner(request, context))
             except ServiceError as refusal:
                 await self._refuse(context, details, refusal)
             self._count(one, len(reply))
@@ -181,6 +191,19 @@ class Intake(grpc.aio.ServerInterceptor):
             "in smaller parts where the connection is slow",
             retryable=True,
             retry_after=1.0,
+        )
+
+
+def _check_time(context: Context) -> None:
+    """Raises ServiceError for a call that can no longer be answered in time. Under a load that lasts, calls grow old in
+    gRPC's own queue; were they worked all the same, all would be late, and none answered."""
+    left = context.time_remaining()
+    if left is not None and left < _TOO_LITTLE_TIME:
+        raise ServiceError(
+            grpc.StatusCode.DEADLINE_EXCEEDED,
+            "TOO_LATE",
+            f"{max(left, 0.0) * 1000:.0f} ms of the call's deadline were left when the server came to it; expected"
+            f" {_TOO_LITTLE_TIME * 1000:.0f} or more: allow more time, send fewer calls at a time, or add replicas",
         )
 
 

@@ -56,7 +56,7 @@ _AGE_GRACE = 3600.0
 
 
 def channel_options(
-    max_message_bytes: int, max_connection_age: float = 0.0, keepalive: float = 60.0
+    max_message_bytes: int, max_connection_age: float = 0.0, keepalive: float = 60.0, max_pending: int = 5
 ) -> list[tuple[str, int]]:
     """Options of the listening side. A client may ping every 10 s or more, calls or none, without being sent
     away: gRPC's default of 300 s ends connections in the middle of long calls. The server itself pings every
@@ -71,6 +71,9 @@ def channel_options(
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.max_concurrent_streams", _MAX_CALLS_OF_A_CONNECTION),
         ("grpc.max_connection_idle_ms", round(_MAX_IDLE * 1000)),
+        # Calls that have come and that the event loop, having too much to do, has not looked at: gRPC itself drops
+        # those, which costs the loop nothing. Else all would be looked at when nobody waits for them any more.
+        ("grpc.server_max_unrequested_time_in_server", max_pending),
         # What may come of a message that nobody asks for yet must not grow with the connection's speed, up to megabytes
         # a call; once it is asked for (runtime/intake.py), gRPC makes room for all of it.
         ("grpc.http2.bdp_probe", 0),
@@ -120,7 +123,7 @@ class Server:
 
     def _build(self) -> grpc.aio.Server:
         reporter = self.observability.reporter
-        self.intake = Intake(intake_limits(self.settings), reporter)
+        self.intake = Intake(intake_limits(self.settings), reporter, self.admissions)
         guard = CallGuard(self.lifecycle, self.admissions, reporter)
         interceptors: list[grpc.aio.ServerInterceptor] = [self.intake, guard]
         if self.settings.tokens is not None:
@@ -131,7 +134,10 @@ class Server:
         server = grpc.aio.server(
             interceptors=interceptors,
             options=channel_options(
-                self.settings.max_message_bytes, self.settings.max_connection_age, self.settings.keepalive
+                self.settings.max_message_bytes,
+                self.settings.max_connection_age,
+                self.settings.keepalive,
+                self.settings.max_pending,
             ),
         )
         for role in self.roles:
