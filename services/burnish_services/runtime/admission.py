@@ -21,7 +21,6 @@ class Admission:
         self._service = service
         self._limit = limit
         self._running = 0
-        self._begun = 0
         self._typical_seconds = 1.0
         self._max_streams = max_streams
         self._streams = 0
@@ -35,18 +34,6 @@ class Admission:
     def limit(self) -> int:
         """Most calls at a time."""
         return self._limit
-
-    @contextmanager
-    def begun(self) -> Iterator[None]:
-        """Counts a request, from before its message is read to its reply. Raises Overloaded where as many are on their
-        way to a slot as there are slots: more of them would only grow old together, and be worked in vain."""
-        if self._begun >= 2 * self._limit:
-            raise self._full()
-        self._begun += 1
-        try:
-            yield
-        finally:
-            self._begun -= 1
 
     @contextmanager
     def slot(self) -> Iterator[None]:

@@ -9,8 +9,8 @@ has ended and the client has taken the reply.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing, nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -18,7 +18,6 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
-from burnish_services.runtime.admission import Admission
 from burnish_services.runtime.arrivals import PATIENCE, Places, Stalled
 from burnish_services.runtime.decoding import Undecodable
 from burnish_services.runtime.errors import InvalidRequest, Overloaded, ServiceError, abort_status
@@ -60,11 +59,9 @@ class Intake(grpc.aio.ServerInterceptor):
     """Stands before every service, health and reflection included. What it refuses, `reporter` tells of: no interceptor
     behind it sees it."""
 
-    def __init__(self, limits: IntakeLimits, reporter: CallReporter, admissions: Mapping[str, Admission]) -> None:
-        """`admissions` are by full service name."""
+    def __init__(self, limits: IntakeLimits, reporter: CallReporter) -> None:
         self._limits = limits
         self._reporter = reporter
-        self._admissions = admissions
         self._places = Places(limits.places, limits.receive_seconds)
         self.calls = 0
         self.bytes = 0
@@ -87,18 +84,13 @@ class Intake(grpc.aio.ServerInterceptor):
 
     def _unary(self, details: grpc.HandlerCallDetails, handler: grpc.RpcMethodHandler[Any, Any], inner: Any) -> Any:
         write = handler.response_serializer or bytes
-        service, _, method = details.method.removeprefix("/").partition("/")
-        # GetInfo must answer on a busy server; uploads last.
-        counted = method != "GetInfo" and not handler.request_streaming
-        admission = self._admissions.get(service) if counted else None
 
         async def call(_: AsyncIterator[bytes], context: Context) -> bytes:
             try:
                 _check_time(context)
-                with admission.begun() if admission is not None else nullcontext():
-                    one = self._begin(context, handler)
-                    request = self._messages(one) if handler.request_streaming else await self._only_message(one)
-                    reply = write(await inner(request, context))
+                one = self._begin(context, handler)
+                request = self._messages(one) if handler.request_streaming else await self._only_message(one)
+                reply = write(await inner(request, context))
             except ServiceError as refusal:
                 await self._refuse(context, details, refusal)
             self._count(one, len(reply))

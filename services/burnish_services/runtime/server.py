@@ -123,7 +123,7 @@ class Server:
 
     def _build(self) -> grpc.aio.Server:
         reporter = self.observability.reporter
-        self.intake = Intake(intake_limits(self.settings), reporter, self.admissions)
+        self.intake = Intake(intake_limits(self.settings), reporter)
         guard = CallGuard(self.lifecycle, self.admissions, reporter)
         interceptors: list[grpc.aio.ServerInterceptor] = [self.intake, guard]
         if self.settings.tokens is not None:
