@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -22,8 +23,10 @@ from burnish_services.scoring.confidence import (
     reflection,
     similarity_from_contradiction,
 )
-from burnish_services.scoring.estimating import compare
+from burnish_services.scoring.estimating import compare, estimate
+from burnish_services.scoring.losses import TurnLoss
 from burnish_services.scoring.rating_logits import expected_rating
+from burnish_services.scoring.reflecting import Belief
 
 
 def test_the_worked_example() -> None:
@@ -101,6 +104,18 @@ def test_answers_are_compared_and_failures_take_no_part() -> None:
     assert (same_one.exact_match, same_one.similarity, same_one.agreement) == (True, 1.0, 1.0)
     assert (other.exact_match, other.similarity, other.agreement) == (False, 0.0, 0.0)
     assert (none.similarity, none.agreement) == (None, None)
+
+
+def test_an_answer_that_failed_for_the_moment_is_asked_for_again_and_not_left_out() -> None:
+    verdict = Choice((0.7, 0.2, 0.1), 1.0)
+    belief = Belief(TurnLoss(1, 0.5, np.array([7], np.int32), np.array([-0.5], np.float32)), (verdict, verdict))
+    failures = {
+        retryable: EngineFailure("ENGINE_ERROR", "a moment", retryable=retryable) for retryable in (True, False)
+    }
+    for retryable, failure in failures.items():
+        answers = compare("Paris", [Answer("Paris"), Answer("", failure=failure)], 0.8)
+        made = estimate(belief, answers, Weights(), 0.5)
+        assert (made is failure) == retryable
 
 
 def test_a_choice_adds_up_what_writes_the_same_answer() -> None:

@@ -53,9 +53,13 @@ def compare(
 def estimate(
     belief: Belief | EngineFailure, answers: tuple[Compared, ...], weights: Weights, min_covered_mass: float
 ) -> Estimate | EngineFailure:
-    """The confidence, or why there is none: the belief's failure, or NOTHING_TO_GO_BY."""
+    """The confidence, or why there is none: the belief's failure, one of an answer's that asking again may mend (or the
+    estimate would depend on the engine's mood), or NOTHING_TO_GO_BY."""
     if isinstance(belief, EngineFailure):
         return belief
+    for one in answers:
+        if one.answer.failure is not None and one.answer.failure.retryable:
+            return one.answer.failure
     reflected = None
     if belief.covered_mass >= min_covered_mass:
         verdicts = [verdict.probabilities for verdict in belief.verdicts]
