@@ -12,7 +12,7 @@ from tests.chaos.lane import Outcome
 from tests.chaos.runner import Runner, ready
 from tests.chaos.schedule import KINDS, Schedule
 
-SCHEDULES = 100
+SCHEDULES = 200
 
 
 @pytest.fixture(scope="module")
