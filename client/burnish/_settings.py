@@ -71,7 +71,13 @@ class Settings(BaseSettings):
         "auto", description="number format of services started here"
     )
     max_model_len: int | None = Field(None, ge=16, description="context in tokens of services started here")
-    memory_mib: int | None = Field(None, ge=1, description="KV cache on CPU of services started here, MiB")
+    memory_mib: int | None = Field(None, ge=1, description="KV cache of each engine of services started here, MiB")
+    gpu_memory_utilization: float | None = Field(
+        None, gt=0, le=1, description="share of each GPU's memory that services started here take for their engines"
+    )
+    tensor_parallel_size: int | None = Field(
+        None, ge=1, description="GPUs that services started here divide each layer among"
+    )
     cpu_cores: str | None = Field(None, description="cores that services started here bind to, such as 0-1")
     chat_template: str | None = Field(None, description="chat template of services started here, a name or file")
     compile: bool = Field(False, description="let vLLM compile: slower start, faster steps")
@@ -112,6 +118,8 @@ class Settings(BaseSettings):
             dtype=self.dtype,
             max_model_len=self.max_model_len,
             memory_mib=self.memory_mib,
+            gpu_memory_utilization=self.gpu_memory_utilization,
+            tensor_parallel_size=self.tensor_parallel_size,
             cpu_cores=self.cpu_cores,
             chat_template=self.chat_template,
             compile=self.compile,

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -59,6 +59,8 @@ class EngineOptions:
     dtype: str = "auto"
     max_model_len: int | None = None
     memory_mib: int | None = None
+    gpu_memory_utilization: float | None = None  # of all services together, however many processes these are
+    tensor_parallel_size: int | None = None
     cpu_cores: str | None = None
     chat_template: str | None = None
     compile: bool = False
@@ -66,7 +68,14 @@ class EngineOptions:
     def arguments(self) -> list[str]:
         """The command line flags of `python -m burnish_services`."""
         flags = ["--dtype", self.dtype, "--compile" if self.compile else "--no-compile"]
-        for name in ("max_model_len", "memory_mib", "cpu_cores", "chat_template"):
+        for name in (
+            "max_model_len",
+            "memory_mib",
+            "gpu_memory_utilization",
+            "tensor_parallel_size",
+            "cpu_cores",
+            "chat_template",
+        ):
             value = getattr(self, name)
             if value is not None:
                 flags += [f"--{name.replace('_', '-')}", str(value)]
@@ -142,7 +151,7 @@ class LocalServices:
         self.state_dir.mkdir(parents=True, exist_ok=True)
         try:
             for roles in self._groups:
-                self._processes.append(ServiceProcess(command, roles, self.state_dir))
+                self._processes.append(ServiceProcess([*command, *self._arguments()], roles, self.state_dir))
             for process in self._processes:
                 process.wait_ready(self._start_timeout, self._abandoned, self._on_progress)
         except BaseException:
@@ -157,7 +166,15 @@ class LocalServices:
         if self._model is not None:
             command += ["--model", str(self._model)]
         command += ["--host", "127.0.0.1", "--port", "0", "--state-dir", str(self.state_dir)]
-        return [*command, "--grace", f"{self._stop_timeout:g}", "--exit-with-parent", *self._options.arguments()]
+        return [*command, "--grace", f"{self._stop_timeout:g}", "--exit-with-parent"]
+
+    def _arguments(self) -> list[str]:
+        """The options of each process; those of a GPU that they share get a part of its memory each."""
+        sharing = sum(roles != ("training",) for roles in self._groups)
+        if sharing <= 1:
+            return self._options.arguments()
+        together = self._options.gpu_memory_utilization or (0.5 if "training" in self.roles else 0.9)
+        return replace(self._options, gpu_memory_utilization=round(together / sharing, 3)).arguments()
 
     def stop(self) -> None:
         """Lets the services finish the work in hand and ends them; kills what is left after `stop_timeout`. Safe to

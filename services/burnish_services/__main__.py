@@ -108,7 +108,19 @@ def build_parser() -> argparse.ArgumentParser:
     device = parser.add_argument_group("device")
     device.add_argument("--dtype", choices=["auto", "bfloat16", "float16", "float32"], help="default: auto")
     device.add_argument("--max-model-len", type=int, metavar="TOKENS", help="default: the model's own context")
-    device.add_argument("--memory-mib", type=int, metavar="N", help="KV cache on CPU (default: the engine's)")
+    device.add_argument("--memory-mib", type=int, metavar="N", help="KV cache of each engine (default: the engine's)")
+    device.add_argument(
+        "--gpu-memory-utilization",
+        type=float,
+        metavar="SHARE",
+        help="of each GPU's memory, for all engines of this process (vLLM; default: 0.9, 0.5 beside training)",
+    )
+    device.add_argument(
+        "--tensor-parallel-size",
+        type=int,
+        metavar="N",
+        help="GPUs that each layer is divided among (vLLM; default: 1)",
+    )
     device.add_argument("--cpu-cores", metavar="LIST", help="cores for vLLM on CPU, such as 0-1")
     device.add_argument(
         "--compile",

@@ -7,9 +7,11 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import pytest_asyncio
@@ -26,6 +28,7 @@ from burnish_services.engine.base import (
 )
 from burnish_services.engine.hosting import ModelHost, ModelReference
 from burnish_services.engine.restarts import Restarts
+from burnish_services.engine.transformers_engine import TransformersEngine
 from burnish_services.engine.vllm_engine import VllmEngine
 from tests.contract.conftest import MODEL
 from tests.tiny_model import write_tiny_model
@@ -146,6 +149,7 @@ async def test_a_killed_process_is_started_anew_and_then_no_more(host: ModelHost
 _START = """
 import asyncio, sys, psutil
 from burnish_services.engine.base import EngineSettings
+from burnish_services.engine.transformers_engine import TransformersEngine
 from burnish_services.engine.vllm_engine import VllmEngine
 async def main():
     engine = VllmEngine(EngineSettings(sys.argv[1]))
@@ -179,3 +183,20 @@ async def test_a_killed_server_leaves_no_process_behind(tiny: Path, tmp_path: Pa
     _, errors = await server.communicate()
     said = [line for line in errors.decode().splitlines() if not any(words in line for words in _OF_CUDA_BUILDS)]
     assert said == [], "starting is quiet"
+
+
+async def test_a_model_divided_among_processes_is_the_same(tiny: Path) -> None:
+    settings = EngineSettings(str(tiny), dtype="float32")
+    divided, whole = VllmEngine(replace(settings, tensor_parallel_size=2)), TransformersEngine(settings)
+    scored, generated = ScoreRequest(IDS * 9), GenerateRequest(IDS, Sampling(temperature=0.0, max_tokens=6))
+    try:
+        await divided.start()
+        await whole.start()
+        (ours,), (theirs,) = await divided.score([scored]), await whole.score([scored])
+        assert isinstance(ours, TokenScores)
+        assert isinstance(theirs, TokenScores)
+        np.testing.assert_allclose(ours.logprobs, theirs.logprobs, atol=1e-4)
+        assert await divided.generate([generated]) == await whole.generate([generated])
+    finally:
+        await divided.close()
+        await whole.close()

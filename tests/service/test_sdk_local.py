@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -255,6 +256,22 @@ def test_engine_options_become_flags() -> None:
     options = EngineOptions(max_model_len=512, cpu_cores="0-1", chat_template="plain", compile=True)
     expected = "--dtype auto --compile --max-model-len 512 --cpu-cores 0-1 --chat-template plain"
     assert " ".join(options.arguments()) == expected
+
+
+@pytest.mark.parametrize(
+    ("roles", "separate", "share"),
+    [(local.SERVICES, True, "0.167"), (("scoring", "rewriting"), True, "0.45"), (local.SERVICES, False, None)],
+)
+def test_processes_share_a_gpu(
+    roles: tuple[str, ...], separate: bool, share: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr(local, "ServiceProcess", lambda command, *_: started.append(command) or mock.MagicMock())
+    with LocalServices(roles, state_dir=tmp_path, engine="fake", separate=separate):
+        pass
+    flags = [command[command.index("--gpu-memory-utilization") + 1] for command in started if share]
+    assert flags == [share] * (len(roles) if separate else 0)
+    assert share or "--gpu-memory-utilization" not in started[0]
 
 
 def test_endpoints_of_nothing_started(tmp_path: Path) -> None:

@@ -116,6 +116,11 @@ def test_what_vllm_s_processes_inherit_is_taken_back(monkeypatch: pytest.MonkeyP
     assert dict(os.environ) == before
 
 
+def test_processes_that_share_a_model_share_the_cores() -> None:
+    with environment.for_children((0, 1, 4, 5), 2):
+        assert os.environ["VLLM_CPU_OMP_THREADS_BIND"] == "0,1|4,5"
+
+
 def test_cores_are_the_operator_s_choice_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {1, 0}, raising=False)
     monkeypatch.delenv("VLLM_CPU_OMP_THREADS_BIND", raising=False)

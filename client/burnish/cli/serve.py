@@ -20,7 +20,7 @@ from burnish._client import Client
 from burnish._endpoints import SERVICES
 from burnish._errors import BurnishError, StartFailed, UsageError
 from burnish.cli.output import command, say, say_json
-from burnish.cli.services import ServiceChoice, engine_options, start_note, with_services
+from burnish.cli.services import ServiceChoice, start_note, with_services
 from burnish.local import LocalServices, detect_engine
 
 _PACKAGES = (
@@ -59,7 +59,7 @@ def up(
         model=model,
         state_dir=services.state_dir or Path("burnish-state"),
         separate=services.separate,
-        options=engine_options(services.settings),
+        options=services.settings.engine_options,
         start_timeout=services.settings.start_timeout,
         on_progress=start_note,
     )

@@ -22,7 +22,7 @@ from burnish._errors import UsageError
 from burnish._security import Security
 from burnish._settings import Settings, load_settings
 from burnish.cli.output import errors
-from burnish.local import EngineOptions, LocalServices
+from burnish.local import LocalServices
 
 _WHERE = "Where the services are"
 _LOCAL = "Services started here"
@@ -52,7 +52,13 @@ OPTIONS: dict[str, Any] = {
     "engine": _option(str | None, "--engine", "vllm, transformers or fake; default: the best installed.", _LOCAL),
     "dtype": _option(str | None, "--dtype", "auto, bfloat16, float16 or float32.", _LOCAL),
     "max_model_len": _option(int | None, "--max-model-len", "Context in tokens; default: the model's.", _LOCAL),
-    "memory_mib": _option(int | None, "--memory-mib", "KV cache on CPU, MiB.", _LOCAL),
+    "memory_mib": _option(int | None, "--memory-mib", "KV cache of each engine, MiB.", _LOCAL),
+    "gpu_memory_utilization": _option(
+        float | None, "--gpu-memory-utilization", "Share of each GPU's memory for the engines.", _LOCAL
+    ),
+    "tensor_parallel_size": _option(
+        int | None, "--tensor-parallel-size", "GPUs that each layer is divided among.", _LOCAL
+    ),
     "cpu_cores": _option(str | None, "--cpu-cores", "Cores to bind to, such as 0-1.", _LOCAL),
     "compile": _option(bool | None, "--compile/--no-compile", "Let vLLM compile: slower start, faster steps.", _LOCAL),
     "chat_template": _option(
@@ -124,22 +130,10 @@ class ServiceChoice:
             model=model,
             state_dir=self.state_dir or state_dir,
             separate=self.separate,
-            options=engine_options(self.settings),
+            options=self.settings.engine_options,
             start_timeout=self.settings.start_timeout,
             on_progress=None if quiet else start_note,
         )
-
-
-def engine_options(settings: Settings) -> EngineOptions:
-    """How services started here load their model."""
-    return EngineOptions(
-        dtype=settings.dtype,
-        max_model_len=settings.max_model_len,
-        memory_mib=settings.memory_mib,
-        cpu_cores=settings.cpu_cores,
-        chat_template=settings.chat_template,
-        compile=settings.compile,
-    )
 
 
 def start_note(text: str) -> None:

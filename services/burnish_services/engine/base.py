@@ -33,7 +33,9 @@ class EngineSettings:
     task: Task = Task.GENERATE
     dtype: str = "auto"  # auto | bfloat16 | float16 | float32
     max_model_len: int | None = None  # tokens; None: the model's own context
-    memory_bytes: int | None = None  # KV cache on CPU; None: the engine's default
+    memory_bytes: int | None = None  # KV cache; None: the engine's default
+    gpu_memory_utilization: float = 0.9  # vllm on GPUs only: share of a GPU's memory that this engine takes, (0, 1]
+    tensor_parallel_size: int = 1  # vllm only: devices that each layer is divided among
     compile: bool = False  # vllm only: slower start, faster steps
     cpu_cores: str | None = None  # vllm CPU only: cores to bind, such as "0-1"
     chat_template: str | None = None  # name of a built-in template or a file; None: the model's own

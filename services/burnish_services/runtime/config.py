@@ -44,6 +44,9 @@ class ServerSettings(BaseSettings):
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     max_model_len: int | None = Field(default=None, ge=16)
     memory_mib: int | None = Field(default=None, ge=1)
+    # Of each GPU, what the engines of this process take together; None: 0.9, or half where training runs here as well.
+    gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
+    tensor_parallel_size: int = Field(default=1, ge=1)
     cpu_cores: str | None = None
     chat_template: str | None = None
     compile: bool = False
@@ -145,6 +148,15 @@ class ServerSettings(BaseSettings):
         own = (self.state_dir / "training", *([Path(self.model).expanduser()] if self.model else []))
         writable = self.write_roots or ()
         return Roots(readable=(*(self.read_roots or ()), *writable, *own), writable=writable)
+
+    @property
+    def engine_memory_utilization(self) -> float:
+        """Of each GPU, what one engine takes: scoring and rewriting share one that generates, scoring and embedding one
+        that reads."""
+        roles = set(self.roles)
+        engines = bool(roles & {"scoring", "rewriting"}) + bool(roles & {"scoring", "embedding"})
+        together = self.gpu_memory_utilization or (0.5 if "training" in roles else 0.9)
+        return together / max(1, engines)
 
     @property
     def needs_engine(self) -> bool:

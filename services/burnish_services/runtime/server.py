@@ -252,6 +252,8 @@ def engine_settings(settings: ServerSettings) -> EngineSettings:
         dtype=settings.dtype,
         max_model_len=settings.max_model_len,
         memory_bytes=None if settings.memory_mib is None else settings.memory_mib * 2**20,
+        gpu_memory_utilization=settings.engine_memory_utilization,
+        tensor_parallel_size=settings.tensor_parallel_size,
         compile=settings.compile,
         cpu_cores=settings.cpu_cores,
         chat_template=settings.chat_template,

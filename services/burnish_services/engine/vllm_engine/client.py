@@ -39,6 +39,7 @@ VERSION: str = vllm.__version__
 # Sequences computed at a time. More do not pay on a CPU, and each may hold a context's worth of KV cache.
 _MAX_SEQUENCES = 128
 _LEAST_BATCH_TOKENS = 2048
+_LEAST_BATCH_TOKENS_ON_GPU = 8192  # below that a step is the host's time, not the device's
 # KV cache on a CPU where the operator names no size.
 _LEAST_CACHE_BYTES = {Task.GENERATE: 256 << 20, Task.POOL: 128 << 20}
 _BLOCK_TOKENS = 32
@@ -57,16 +58,18 @@ class VllmClient:
     ) -> None:
         """Starts the engine; blocks for its tens of seconds. Raises ModelLoadError."""
         load_general_plugins()
-        scoring = PREFIX + architecture if settings.task is Task.POOL else ""
+        # The plugin reads the output head, which tensor parallelism divides; scoring then goes by `prompt_logprobs`.
+        whole = settings.tensor_parallel_size == 1
+        scoring = PREFIX + architecture if settings.task is Task.POOL and whole else ""
         self.has_plugin = scoring in ModelRegistry.get_supported_archs()
         cores = environment.bound_cores(settings.cpu_cores) if current_platform.is_cpu() else None
         arguments = _arguments(
             settings, directory, context, cache_bytes_per_token, scoring if self.has_plugin else None
         )
-        if cores is not None:
+        if cores is not None and whole:
             arguments.distributed_executor_backend = "uni"
         try:
-            with environment.for_children(cores):
+            with environment.for_children(cores, settings.tensor_parallel_size):
                 self._llm = AsyncLLM.from_engine_args(arguments)
         except Exception as error:  # configuration, weights or a child process: anything
             raise ModelLoadError(f"vLLM could not be started on {directory}: {error}") from error
@@ -87,7 +90,7 @@ class VllmClient:
     async def prepare(self) -> None:
         """Must be awaited once, before any request. Raises EngineDead."""
         with _errors():
-            (shape,) = await self._llm.collective_rpc("burnish_prepare")
+            shape, *_ = await self._llm.collective_rpc("burnish_prepare")
         self.neurons = None if shape is None else (int(shape[0]), int(shape[1]))
 
     async def ask(self, ids: Sequence[int], asked: Asked) -> list[NDArray[np.float32]]:
@@ -257,25 +260,28 @@ def _arguments(
 ) -> AsyncEngineArgs:
     """`scoring`: the plugin's name for the model's architecture, where it is to be used."""
     length = context
-    # Seeded sampling crashes the CPU engine where a prompt is read in chunks, and a mean over a prompt wants it whole.
+    on_cpu = current_platform.is_cpu()
+    # A mean over a prompt wants it whole, and seeded sampling crashes the CPU engine where it is read in chunks.
     chunked, contexts_cached = False, 4
     if settings.task is Task.GENERATE:
+        chunked = not on_cpu
         # vLLM "continues" what it scores, so that a sequence of full length needs one position more.
         length = context + 1
         task: dict[str, Any] = {"runner": "generate", "enable_prefix_caching": True}
     elif scoring is not None:
         chunked, contexts_cached = True, 2
         task = {"runner": "pooling", "enable_prefix_caching": True, "hf_overrides": {"architectures": [scoring]}}
-        if current_platform.is_cpu():
+        if on_cpu:
             # vLLM would copy the whole head to float32 at every use; on a GPU it has a kernel for that.
             task["hf_overrides"]["head_dtype"] = "model"
     else:
         contexts_cached = 1  # nothing is kept from one text to the next
         pooler = PoolerConfig(task="embed", seq_pooling_type="MEAN", use_activation=False)
         task = {"runner": "pooling", "convert": "embed", "pooler_config": pooler, "enable_prefix_caching": False}
-    batch_tokens = _LEAST_BATCH_TOKENS if chunked else max(length, _LEAST_BATCH_TOKENS)
+    least = _LEAST_BATCH_TOKENS if on_cpu else _LEAST_BATCH_TOKENS_ON_GPU
+    batch_tokens = least if chunked else max(length, least)
     memory = settings.memory_bytes
-    if memory is None and current_platform.is_cpu():
+    if memory is None and on_cpu:
         # vLLM's own rule would take most of the machine.
         wanted = contexts_cached * max(length, batch_tokens) * cache_bytes_per_token
         memory = max(_LEAST_CACHE_BYTES[settings.task], wanted)
@@ -287,9 +293,11 @@ def _arguments(
         max_num_batched_tokens=batch_tokens,
         max_num_seqs=_MAX_SEQUENCES,
         kv_cache_memory_bytes=memory,
+        gpu_memory_utilization=settings.gpu_memory_utilization,
+        tensor_parallel_size=settings.tensor_parallel_size,
         # A cached prefix is shared in whole blocks. On a CPU vLLM would take 128, and most questions about a sample
         # share less than that.
-        block_size=_BLOCK_TOKENS if current_platform.is_cpu() else None,
+        block_size=_BLOCK_TOKENS if on_cpu else None,
         enforce_eager=not settings.compile,
         load_format="safetensors",  # never a pickle, whatever else is in the directory
         trust_remote_code=False,

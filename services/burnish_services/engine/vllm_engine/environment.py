@@ -53,19 +53,24 @@ def bound_cores(cpu_cores: str | None) -> tuple[int, ...] | None:
 
 
 @contextlib.contextmanager
-def for_children(cores: tuple[int, ...] | None) -> Iterator[None]:
+def for_children(cores: tuple[int, ...] | None, processes: int = 1) -> Iterator[None]:
     """Sets what the engine's processes must inherit, and takes it back: whatever else this process starts, such as
     training, binds its own threads.
 
     With `cores` given there is one process that both schedules and computes. vLLM's own way on a CPU is two, of which
-    the first spins while it waits: a core lost, and half a gigabyte.
+    the first spins while it waits: a core lost, and half a gigabyte. Several `processes`, as tensor parallelism has
+    them, get as many of the cores each.
     """
     before = dict(os.environ)
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     for name in _TRACED:
         os.environ.pop(name, None)
-    if cores is not None:
+    if cores is not None and processes > 1:
+        each = max(1, len(cores) // processes)
+        parts = [cores[rank * each : (rank + 1) * each] for rank in range(processes)]
+        os.environ[_BIND] = "|".join(",".join(map(str, part)) for part in parts)
+    elif cores is not None:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         os.environ[_BIND] = ",".join(map(str, cores))
         os.environ["OMP_NUM_THREADS"] = str(len(cores))
