@@ -34,7 +34,8 @@ Every option can be set in the environment as BURNISH_SERVER_<OPTION>, such as B
 given here win. Limits of a service are set as BURNISH_<SERVICE>_…, such as BURNISH_SCORING_MAX_ITEMS.
 
 stopping: SIGTERM or SIGINT lets running calls finish (--grace); a second signal ends the process at once.
-exit codes: 0 stopped on request; 1 the engine died; 2 wrong usage, no such model, or the port is taken.
+exit codes: 0 stopped on request; 1 the engine died, or object storage with the model cannot be reached; 2 wrong usage,
+no such model, or the port is taken.
 """
 
 
@@ -54,9 +55,18 @@ def build_parser() -> argparse.ArgumentParser:
         "--roles", metavar="ROLE,…", help=f"services to run: {', '.join(ALL_ROLES)}, or all (default: all)"
     )
     what.add_argument("--engine", choices=["vllm", "transformers", "fake"], help="default: vllm")
-    what.add_argument("--model", metavar="DIR", help="model held first; required unless only training runs here")
+    what.add_argument(
+        "--model", metavar="DIR", help="model held first, or s3://…; required unless only training runs here"
+    )
     what.add_argument("--chat-template", metavar="NAME|FILE", help="instead of the model's own")
-    what.add_argument("--state-dir", metavar="DIR", help="vectors and training runs (default: ./burnish-state)")
+    what.add_argument(
+        "--state-dir",
+        metavar="DIR",
+        help="vectors, training runs, models from object storage (default: ./burnish-state)",
+    )
+    what.add_argument(
+        "--model-cache-bytes", type=int, metavar="N", help="of models from object storage kept there (default: 200 GiB)"
+    )
     where = parser.add_argument_group("where to listen")
     where.add_argument("--host", help="address to bind (default: 127.0.0.1)")
     where.add_argument("--port", type=int, help="0 takes a free one (default: 0)")
@@ -68,7 +78,9 @@ def build_parser() -> argparse.ArgumentParser:
     where.add_argument("--tls-client-ca", metavar="FILE", help="clients must show a certificate of these authorities")
     where.add_argument("--tokens", metavar="FILE", help="TOML file of the tokens that callers show; see docs/access.md")
     where.add_argument("--guard-health", action="store_true", help="health checks must show a token as well")
-    where.add_argument("--read-roots", metavar="DIR,…", help="callers may name models and data in there only")
+    where.add_argument(
+        "--read-roots", metavar="DIR,…", help="callers may name models and data in there only; or s3://…"
+    )
     where.add_argument("--write-roots", metavar="DIR,…", help="… have models written in there only, and read them")
     where.add_argument(
         "--metrics-port",

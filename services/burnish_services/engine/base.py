@@ -177,6 +177,24 @@ class ModelNotAllowed(ModelLoadError):
     reason = "PATH_NOT_ALLOWED"
 
 
+class ModelUnreachable(ModelLoadError):
+    """The object storage that the uri names does not answer, or not as it should; it may later."""
+
+    reason = "MODEL_UNREACHABLE"
+
+
+class ModelDenied(ModelLoadError):
+    """The object storage that the uri names does not let this server read there."""
+
+    reason = "MODEL_DENIED"
+
+
+class ModelCacheFull(ModelLoadError):
+    """A model from object storage does not fit into what this server keeps of them."""
+
+    reason = "MODEL_CACHE_FULL"
+
+
 class ModelDigestMismatch(ModelLoadError):
     """The model's content is not what the request said it must be."""
 

@@ -20,8 +20,9 @@ from typing import Protocol
 from burnish_services.engine import canary
 from burnish_services.engine.adapters import MergedModels
 from burnish_services.engine.base import Engine, EngineDead, EngineRestarting, ModelDigestMismatch, ModelLoadError
-from burnish_services.engine.models import ModelDigests, model_digests, resolve_uri
-from burnish_services.engine.places import Roots
+from burnish_services.engine.model_cache import Lease
+from burnish_services.engine.model_store import ModelStore
+from burnish_services.engine.models import ModelDigests, model_digests
 from burnish_services.engine.restarts import Restarts
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ class ModelName(Protocol):
 
     @property
     def uri(self) -> str:
-        """A path or `file://` URI, or empty."""
+        """A path, a `file://` URI or a place in object storage, or empty."""
 
     @property
     def digest(self) -> str:
@@ -65,7 +66,7 @@ class ModelVersion:
 class _Wanted:
     """Weights on disk. `digests` None: whatever is held when the turn comes."""
 
-    path: Path | None
+    lease: Lease | None
     digests: ModelDigests | None
 
 
@@ -84,8 +85,8 @@ class ModelHost:
 
     An engine whose process ends takes down what is in flight; it is then started anew on the same weights, while who
     comes waits. `again` makes the engine for a model directory; without it, or beyond `restarts`, the host is dead.
-    Users may name models in `roots` (None: anywhere), and adapters, where there is a place for the models `merged` from
-    them.
+    Users may name what `models` finds (None: any directory), and adapters, where there is a place for the models
+    `merged` from them.
     """
 
     def __init__(
@@ -93,17 +94,18 @@ class ModelHost:
         engine: Engine,
         again: Callable[[str], Engine] | None = None,
         restarts: Restarts | None = None,
-        roots: Roots | None = None,
+        models: ModelStore | None = None,
         merged: MergedModels | None = None,
     ) -> None:
         self._engine = engine
-        self._roots = roots
+        self._models = models or ModelStore()
         self._merged = merged
         self._again = again
         self._restarts = restarts or Restarts(0)
         self._reviving = False
         self._score_method = ""
         self._held: ModelVersion | None = None
+        self._lease: Lease | None = None  # of what is held, or was last
         self._digests: ModelDigests | None = None
         self._readings: dict[str, canary.Reading] = {}
         # Of what was loaded last: the digest of the tensors, an adapter's merged into its base's.
@@ -145,14 +147,24 @@ class ModelHost:
         """Why the engine can never work again, once that is known."""
         return self._dead
 
-    async def start(self) -> None:
-        """Starts the engine and checks the canary on its first weights. Raises ModelLoadError."""
+    async def start(self, model: str = "") -> None:
+        """Starts the engine and checks the canary on its first weights: those that it was made for, or the `model` in
+        object storage, for which it is made anew. Raises ModelLoadError."""
+        if model:
+            assert self._again is not None
+            self._hold(await self._models.borrow(model, own=True))
+            assert self._lease is not None
+            self._engine = self._again(str(self._lease.path))
         await self._engine.start()
         self._score_method = self._engine.score_method
-        path = await asyncio.to_thread(resolve_uri, self._engine.model.uri)
+        if self._lease is None:
+            self._hold(await self._models.borrow(self._engine.model.uri, own=True))
+        assert self._lease is not None
+        path = self._lease.path
         self._digests = await asyncio.to_thread(model_digests, path)
-        await self._check_canary(path, self._digests, self._digests.weights)
-        self._held = self._describe()
+        loaded = await asyncio.to_thread(model_digests, Path(self._engine.model.uri))  # merged, where it is an adapter
+        await self._check_canary(path, self._digests, loaded.weights)
+        self._held = replace(self._describe(), uri=self._lease.uri, digest=self._digests.model)
 
     async def close(self) -> None:
         """Ends the engine; whoever still waits gets EngineDead. Safe to call twice."""
@@ -163,6 +175,8 @@ class ModelHost:
                 self._swap.cancel()
             await asyncio.gather(self._swap, return_exceptions=True)
         await self._engine.close()
+        if self._lease is not None:
+            self._lease.release()
 
     async def check_health(self) -> None:
         """Raises EngineDead where the engine can never work again, and starts it anew where it can; cheap enough to be
@@ -185,7 +199,11 @@ class ModelHost:
         """
         arrived = time.monotonic()
         wanted = await self._resolve(name or ModelReference())
-        swap_seconds = await self._admit(wanted)
+        try:
+            swap_seconds = await self._admit(wanted)
+        finally:
+            if wanted.lease is not None:
+                wanted.lease.release()  # what is held has a lease of the host's
         try:
             assert self._held is not None
             self._check_digest(name, self._held)
@@ -202,14 +220,23 @@ class ModelHost:
     async def _resolve(self, name: ModelName) -> _Wanted:
         if not name.uri:
             return _Wanted(None, None)
-        path = await asyncio.to_thread(resolve_uri, name.uri, self._roots)
-        digests = await asyncio.to_thread(model_digests, path)
-        if name.digest and name.digest != digests.model:
-            raise ModelDigestMismatch(
-                f"the model at {name.uri} has digest {digests.model}, expected {name.digest}: its content is not what "
-                "the request was made for"
-            )
-        return _Wanted(path, digests)
+        lease = await self._models.borrow(name.uri, name.digest)
+        try:
+            digests = await asyncio.to_thread(model_digests, lease.path)
+            if name.digest and name.digest != digests.model:
+                raise ModelDigestMismatch(
+                    f"the model at {name.uri} has digest {digests.model}, expected {name.digest}: its content is not"
+                    " what the request was made for"
+                )
+        except BaseException:
+            lease.release()
+            raise
+        return _Wanted(lease, digests)
+
+    def _hold(self, lease: Lease) -> None:
+        if self._lease is not None:
+            self._lease.release()
+        self._lease = lease
 
     def _check_digest(self, name: ModelName | None, held: ModelVersion) -> None:
         if name is not None and not name.uri and name.digest and name.digest != held.digest:
@@ -248,7 +275,10 @@ class ModelHost:
                     self._queue.pop(0), ModelLoadError("no model is held: the last ones could not be loaded; name one")
                 )
             elif self._active == 0:
-                self._swap = asyncio.create_task(self._serve_swap(self._queue[0].wanted))
+                wanted = self._queue[0].wanted
+                assert wanted.lease is not None
+                # With a lease of its own: who asked may be gone before the weights are there.
+                self._swap = asyncio.create_task(self._serve_swap(replace(wanted, lease=wanted.lease.share())))
             else:
                 return
 
@@ -285,23 +315,23 @@ class ModelHost:
                 self._die(error)
             else:
                 log.error("engine lost, starting it anew: %s", error)
-                before = self._held.uri if self._held is not None else self._engine.model.uri
                 self._reviving, self._held = True, None
-                self._swap = asyncio.create_task(self._revive(self._again, before))
+                self._swap = asyncio.create_task(self._revive(self._again))
         if self._dead is not None:
             return error
         return EngineRestarting(f"{error}; it is being started anew")
 
-    async def _revive(self, again: Callable[[str], Engine], uri: str) -> None:
+    async def _revive(self, again: Callable[[str], Engine]) -> None:
+        path = Path(self._engine.model.uri) if self._lease is None else self._lease.path
         try:
             while self._active:  # their requests have failed; they are on their way out
                 self._left.clear()
                 await self._left.wait()
             await self._engine.close()
-            self._engine, self._digests = again(str(await asyncio.to_thread(self._whole, Path(uri)))), None
+            self._engine, self._digests = again(str(await asyncio.to_thread(self._whole, path))), None
             self._last = None
             await self.start()
-            log.warning("engine started anew on %s", uri)
+            log.warning("engine started anew on %s", path)
         except Exception as error:
             self._die(EngineDead(f"the engine could not be started anew: {error}"))
         finally:
@@ -335,38 +365,45 @@ class ModelHost:
         self._pump()
 
     async def _swap_or_restore(self, wanted: _Wanted) -> None:
-        assert wanted.path is not None
+        assert wanted.lease is not None
         assert wanted.digests is not None
         before, digests_before, self._held = self._held, self._digests, None
+        lease = wanted.lease
         try:
-            await self._load(wanted.path, wanted.digests)
+            await self._load(lease, wanted.digests)
         except EngineDead:
+            lease.release()
             raise
         except Exception as error:
-            log.warning("cannot serve %s: %s", wanted.path, error)
-            if before is not None and digests_before is not None:
-                await self._restore(Path(before.uri), digests_before)
+            log.warning("cannot serve %s: %s", lease.uri, error)
+            lease.release()
+            if before is not None and self._lease is not None and digests_before is not None:
+                await self._restore(self._lease, digests_before)
             if isinstance(error, ModelLoadError):
                 raise
-            raise ModelLoadError(f"{wanted.path} could not be loaded: {error!r}") from error
-        log.info("serving %s (%s)", wanted.path, wanted.digests.model)
+            raise ModelLoadError(f"{lease.uri} could not be loaded: {error!r}") from error
+        self._hold(lease)
+        log.info("serving %s (%s)", lease.uri, wanted.digests.model)
 
-    async def _restore(self, path: Path, digests: ModelDigests) -> None:
+    async def _restore(self, lease: Lease, digests: ModelDigests) -> None:
         try:
-            await self._load(path, digests)
+            await self._load(lease, digests)
         except EngineDead:
             raise
         except Exception as error:
-            log.exception("the weights held before, %s, could not be restored (%r); none are held now", path, error)
+            log.exception(
+                "the weights held before, %s, could not be restored (%r); none are held now", lease.uri, error
+            )
 
-    async def _load(self, path: Path, digests: ModelDigests) -> None:
+    async def _load(self, lease: Lease, digests: ModelDigests) -> None:
+        path = lease.path
         whole = await asyncio.to_thread(self._whole, path)
         await self._engine.swap(str(whole), digests.model)
         if await asyncio.to_thread(model_digests, path) != digests:
             raise ModelLoadError(f"{path} changed while it was loaded; publish models by renaming a finished directory")
         await self._check_canary(path, digests, (await asyncio.to_thread(model_digests, whole)).weights)
         self._digests = digests
-        self._held = replace(self._describe(), uri=str(path))
+        self._held = replace(self._describe(), uri=lease.uri)
 
     def _whole(self, path: Path) -> Path:
         return path if self._merged is None else self._merged.whole(path)

@@ -13,7 +13,7 @@ import math
 import shutil
 import struct
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -41,6 +41,7 @@ _CONTENT_FILES = (
     "vocab.json",
 )
 ADAPTER_FILE = "adapter_config.json"
+INDEX_FILE = "model.safetensors.index.json"
 _ADAPTER_BASE = "base_model_name_or_path"
 # Weights in any format; all else in a model's directory belongs to models that are trained from it, too.
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".index.json")
@@ -102,11 +103,9 @@ def resolve_uri(uri: str, roots: Roots | None = None) -> Path:
 def adapter_base(path: Path, roots: Roots | None = None) -> Path | None:
     """The base model, in `roots`, of a low-rank adapter's directory; None where `path` holds a whole model. Raises
     ModelNotFound where the base is not where the adapter says, ModelNotAllowed, ModelLoadError."""
-    if not _is_adapter(path):
+    named = adapter_base_name(path)
+    if named is None:
         return None
-    named = read_json(path / ADAPTER_FILE).get(_ADAPTER_BASE)
-    if not isinstance(named, str):
-        raise ModelLoadError(f"{path / ADAPTER_FILE} names no {_ADAPTER_BASE}; expected the base model's directory")
     try:
         base = resolve_uri(named, roots)
     except ModelNotFound as error:
@@ -114,6 +113,24 @@ def adapter_base(path: Path, roots: Roots | None = None) -> Path | None:
     if _is_adapter(base):  # perhaps itself
         raise ModelLoadError(f"the base model of the adapter in {path} is an adapter; expected a whole model")
     return base
+
+
+def adapter_base_name(path: Path) -> str | None:
+    """What a low-rank adapter's directory calls its base model; None where `path` holds a whole model. Raises
+    ModelLoadError."""
+    if not _is_adapter(path):
+        return None
+    named = read_json(path / ADAPTER_FILE).get(_ADAPTER_BASE)
+    if not isinstance(named, str):
+        raise ModelLoadError(f"{path / ADAPTER_FILE} names no {_ADAPTER_BASE}; expected the base model's directory")
+    return named
+
+
+def write_adapter_base(path: Path, base: str) -> None:
+    """Has the adapter in a directory call its base model that, which changes nothing in its digest. Raises
+    ModelLoadError, OSError."""
+    named = read_json(path / ADAPTER_FILE) | {_ADAPTER_BASE: base}
+    (path / ADAPTER_FILE).write_text(json.dumps(named, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def _is_adapter(path: Path) -> bool:
@@ -154,11 +171,19 @@ def check_model_directory(path: Path) -> None:
         missing.append("*.safetensors")
     if not any((path / name).is_file() for name in _TOKENIZER_FILES):
         missing.append("tokenizer.json")
-    index = path / "model.safetensors.index.json"
+    index = path / INDEX_FILE
     if index.is_file():
         missing += sorted(shard for shard in _shards(index) if not is_file_of(path, shard))
     if missing:
         raise ModelLoadError(f"{path} is not a complete model directory: {', '.join(missing)} not found")
+
+
+def check_shards(path: Path, present: Collection[str], named: str) -> None:
+    """Raises ModelLoadError where the index of weights in `path` names files that are not `present` at the place
+    `named`."""
+    missing = sorted(_shards(path / INDEX_FILE) - set(present))
+    if missing:
+        raise ModelLoadError(f"{named} is not a complete model: {', '.join(missing[:8])} not found")
 
 
 def _shards(index: Path) -> set[str]:
@@ -228,6 +253,13 @@ def model_digests(path: Path) -> ModelDigests:
     with _lock:
         _digests[key] = digests
     return digests
+
+
+def note_moved(before: Path, after: Path) -> None:
+    """Has the digests of a model that was renamed be remembered under its new name, too."""
+    with _lock:
+        known = [(stamp, digests) for (path, stamp), digests in _digests.items() if path == before]
+        _digests.update({(after, stamp): digests for stamp, digests in known})
 
 
 def _content_files(path: Path) -> list[Path]:

@@ -1,4 +1,5 @@
-"""Where a URI points on this machine, and which directories callers may have read and written."""
+"""Where a URI points on this machine, and which places, here or in object storage, callers may have read and
+written."""
 
 from __future__ import annotations
 
@@ -6,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+from burnish_services.engine.object_places import ObjectPlace
 
 _EXPECTED = "expected a path or a file:// URI that this server can read"
 
@@ -15,7 +18,11 @@ class NotLocal(ValueError):
 
 
 class OutsideRoots(ValueError):
-    """A path is not in any of the directories that callers may name."""
+    """A place is not in any of those that callers may name."""
+
+
+# A directory, or a bucket or prefix of object storage: everything below it.
+Root = Path | ObjectPlace
 
 
 def local_path(uri: str) -> Path:
@@ -49,11 +56,12 @@ def _expanded(text: str) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Roots:
-    """The directories below which callers may name files: `readable` to have them read, `writable` to have new ones
-    made. None: anywhere. What is asked is decided by where a path leads, symbolic links followed."""
+    """The places below which callers may name files: `readable` to have them read, `writable` to have new ones made.
+    None: anywhere. What is asked is decided by where a path leads, symbolic links followed; in object storage by whole
+    segments of its prefix."""
 
-    readable: tuple[Path, ...] | None = None
-    writable: tuple[Path, ...] | None = None
+    readable: tuple[Root, ...] | None = None
+    writable: tuple[Root, ...] | None = None
 
     def check_readable(self, path: Path) -> Path:
         """`path`, absolute and free of links. Raises OutsideRoots, whether or not anything is there."""
@@ -71,16 +79,37 @@ class Roots:
         """As `check_readable`, for something to be made."""
         return _within(path, self.writable, "--write-roots")
 
+    def check_readable_object(self, place: ObjectPlace) -> ObjectPlace:
+        """`place`. Raises OutsideRoots, whether or not anything is there."""
+        return _object_within(place, self.readable, "--read-roots")
 
-def _within(path: Path, roots: Iterable[Path] | None, option: str) -> Path:
+    def check_writable_object(self, place: ObjectPlace) -> ObjectPlace:
+        """As `check_readable_object`, for something to be made."""
+        return _object_within(place, self.writable, "--write-roots")
+
+
+def _within(path: Path, roots: Iterable[Root] | None, option: str) -> Path:
     resolved = path.resolve()
     if roots is None:
         return resolved
-    allowed = [root.resolve() for root in roots]
+    allowed = [root.resolve() for root in roots if isinstance(root, Path)]
     if not any(resolved.is_relative_to(root) for root in allowed):
-        listed = ", ".join(str(root) for root in allowed) or "none"
-        raise OutsideRoots(
-            f"{str(path)!r} is not in the directories that this server's callers may name ({listed}); use one of them,"
-            f" or have the operator add its directory to {option}"
-        )
+        raise OutsideRoots(_outside(str(path), "directories", allowed, "directory", option))
     return resolved
+
+
+def _object_within(place: ObjectPlace, roots: Iterable[Root] | None, option: str) -> ObjectPlace:
+    if roots is None:
+        return place
+    allowed = [root for root in roots if isinstance(root, ObjectPlace)]
+    if not any(place.is_within(root) for root in allowed):
+        raise OutsideRoots(_outside(str(place), "places of object storage", allowed, "prefix", option))
+    return place
+
+
+def _outside(name: str, kind: str, allowed: Iterable[Root], what: str, option: str) -> str:
+    listed = ", ".join(str(root) for root in allowed) or "none"
+    return (
+        f"{name!r} is not in the {kind} that this server's callers may name ({listed}); use one of them,"
+        f" or have the operator add its {what} to {option}"
+    )

@@ -13,7 +13,8 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from burnish_services.engine.places import Roots
+from burnish_services.engine.object_places import ObjectMalformed, ObjectPlace, is_object_uri
+from burnish_services.engine.places import Root, Roots
 
 ALL_ROLES = ("scoring", "embedding", "rewriting", "training")
 
@@ -34,12 +35,14 @@ class ServerSettings(BaseSettings):
     tls_client_ca: Path | None = None
     tokens: Path | None = None
     guard_health: bool = False
-    read_roots: Annotated[tuple[Path, ...] | None, NoDecode] = None
-    write_roots: Annotated[tuple[Path, ...] | None, NoDecode] = None
+    read_roots: Annotated[tuple[Root, ...] | None, NoDecode] = None
+    write_roots: Annotated[tuple[Root, ...] | None, NoDecode] = None
     # None: no metrics.
     metrics_port: int | None = Field(default=None, ge=0, le=65535)
     metrics_host: str = ""  # empty: `host`
     state_dir: Path = Path("burnish-state")
+    # Bytes of the models from object storage that are kept below `state_dir`; those not used for longest go first.
+    model_cache_bytes: int = Field(default=200 * 2**30, ge=2**20)
     ready_file: Path | None = None
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     max_model_len: int | None = Field(default=None, ge=16)
@@ -73,14 +76,14 @@ class ServerSettings(BaseSettings):
     @classmethod
     def _split_roots(cls, value: object) -> object:
         if isinstance(value, str):
-            return tuple(Path(part.strip()).expanduser() for part in value.split(",") if part.strip())
+            return tuple(_root(part.strip()) for part in value.split(",") if part.strip())
         return value
 
     @field_validator("read_roots", "write_roots")
     @classmethod
-    def _existing_roots(cls, value: tuple[Path, ...] | None) -> tuple[Path, ...] | None:
+    def _existing_roots(cls, value: tuple[Root, ...] | None) -> tuple[Root, ...] | None:
         for root in value or ():
-            if not root.is_dir():
+            if isinstance(root, Path) and not root.is_dir():
                 raise ValueError(f"{root} is no directory; expected directories that exist, separated by commas")
         return value
 
@@ -123,7 +126,7 @@ class ServerSettings(BaseSettings):
         if self.needs_engine and not self.model:
             raise ValueError(
                 "no model named; roles other than training need --model DIR, a directory with config.json, "
-                "*.safetensors and tokenizer files"
+                "*.safetensors and tokenizer files, or such a place in object storage (s3://BUCKET/PREFIX)"
             )
         return self
 
@@ -141,11 +144,12 @@ class ServerSettings(BaseSettings):
 
     @property
     def roots(self) -> Roots:
-        """Where the files are that callers may name. A server that other machines reach and that was given none reads
-        the model that it was started with and what it trained; one on loopback reads and writes what its user may."""
+        """Where the files are that callers may name, here and in object storage. A server that other machines reach and
+        that was given none reads the model that it was started with and what it trained; one on loopback reads and
+        writes what its user may."""
         if self.read_roots is None and self.write_roots is None and is_loopback(self.host):
             return Roots()
-        own = (self.state_dir / "training", *([Path(self.model).expanduser()] if self.model else []))
+        own = (self.state_dir / "training", *([_root(self.model)] if self.model else []))
         writable = self.write_roots or ()
         return Roots(readable=(*(self.read_roots or ()), *writable, *own), writable=writable)
 
@@ -159,9 +163,24 @@ class ServerSettings(BaseSettings):
         return together / max(1, engines)
 
     @property
+    def model_cache(self) -> Path:
+        """Where models from object storage are kept."""
+        return self.state_dir / "models"
+
+    @property
     def needs_engine(self) -> bool:
         """True where some role runs a model in this process; training runs its own in worker processes."""
         return any(role != "training" for role in self.roles)
+
+
+def _root(text: str) -> Root:
+    """A place that a setting names. Raises ValueError where it is none."""
+    if not is_object_uri(text):
+        return Path(text).expanduser()
+    try:
+        return ObjectPlace.parse(text)
+    except ObjectMalformed as error:
+        raise ValueError(f"{text!r} names no place in object storage: {error}") from None
 
 
 def is_loopback(host: str) -> bool:

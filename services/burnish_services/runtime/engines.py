@@ -15,7 +15,8 @@ from collections.abc import Callable
 from burnish_services.engine.adapters import MergedModels
 from burnish_services.engine.base import Engine, EngineSettings, Task
 from burnish_services.engine.hosting import ModelHost
-from burnish_services.engine.places import Roots
+from burnish_services.engine.model_store import ModelStore
+from burnish_services.engine.object_places import is_object_uri
 from burnish_services.engine.restarts import Restarts
 
 log = logging.getLogger(__name__)
@@ -31,15 +32,15 @@ class EnginePool:
         create: Callable[[EngineSettings], Engine],
         settings: EngineSettings,
         restarts: int = 0,
-        roots: Roots | None = None,
+        models: ModelStore | None = None,
         merged: MergedModels | None = None,
     ) -> None:
-        """`restarts`: how often each engine may be started anew within ten minutes where its process ended. `roots`:
-        where the models are that calls may name. `merged`: where those go that adapters make of them."""
+        """`restarts`: how often each engine may be started anew within ten minutes where its process ended. `models`:
+        finds those that calls name. `merged`: where those go that adapters make of them."""
         self._create = create
         self._settings = settings
         self._restarts = restarts
-        self._roots = roots
+        self._models = models
         self._merged = merged
         self._hosts: dict[Task, ModelHost] = {}
 
@@ -52,7 +53,7 @@ class EnginePool:
 
             restarts = Restarts(self._restarts)
             engine = create(self._settings.model)
-            self._hosts[task] = ModelHost(engine, create, restarts, self._roots, self._merged)
+            self._hosts[task] = ModelHost(engine, create, restarts, self._models, self._merged)
         return self._hosts[task]
 
     def hosts(self) -> list[tuple[Task, ModelHost]]:
@@ -64,7 +65,7 @@ class EnginePool:
         Raises ModelLoadError or EngineDead."""
         for task, host in self._hosts.items():
             began = time.monotonic()
-            await host.start()
+            await host.start(self._settings.model if is_object_uri(self._settings.model) else "")
             version = host.version
             log.info(
                 "engine started",

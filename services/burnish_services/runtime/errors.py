@@ -35,6 +35,7 @@ from burnish_services.engine.base import (
     ModelLoadError,
     ModelNotAllowed,
     ModelNotFound,
+    ModelUnreachable,
 )
 from burnish_services.runtime.disks import is_disk_full
 
@@ -122,7 +123,8 @@ class DiskFull(ServiceError):
 
 
 class Unavailable(ServiceError):
-    """The server starts, stops or has lost its engine; another replica, or this one later, may answer."""
+    """The server starts, stops, has lost its engine, or cannot reach a store that it needs; another replica, or this
+    one later, may answer."""
 
     def __init__(self, reason: str, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(grpc.StatusCode.UNAVAILABLE, reason, message, retryable=True, retry_after=retry_after)
@@ -153,6 +155,8 @@ def service_error(error: Exception) -> ServiceError:
         return PermissionDenied(error.reason, str(error))
     if isinstance(error, ModelNotFound):
         return NotFound(error.reason, str(error))
+    if isinstance(error, ModelUnreachable):
+        return Unavailable(error.reason, str(error), retry_after=5.0)
     if isinstance(error, ModelLoadError):
         return PreconditionFailed(error.reason, str(error))
     if is_disk_full(error):

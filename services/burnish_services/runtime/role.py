@@ -15,6 +15,7 @@ from pathlib import Path
 
 import grpc.aio
 
+from burnish_services.engine.model_store import ModelStore
 from burnish_services.runtime.config import ServerSettings
 from burnish_services.runtime.engines import EnginePool
 from burnish_services.runtime.readings import Reading
@@ -31,6 +32,7 @@ class RoleContext:
     settings: ServerSettings
     # `engines.host(Task.GENERATE)` in `create` reserves an engine; it answers from `Role.start` on.
     engines: EnginePool
+    models: ModelStore  # finds the models that callers name
     version: str  # of Burnish, for ServerInfo
 
     def state_directory(self, role: str) -> Path:

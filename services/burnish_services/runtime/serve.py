@@ -1,6 +1,7 @@
 """Runs a server until a signal, the parent's end or a dead engine stops it; says with which exit code.
 
-Exit codes: 0 stopped on request; 1 the engine died or something unexpected happened; 2 the model or the
+Exit codes: 0 stopped on request; 1 the engine died, object storage with its model cannot be reached, or something
+unexpected happened; 2 the model or the
 settings are no good, or the port is taken.
 """
 
@@ -15,7 +16,7 @@ import threading
 from functools import partial
 from importlib import metadata
 
-from burnish_services.engine.base import EngineDead, ModelLoadError
+from burnish_services.engine.base import EngineDead, ModelLoadError, ModelUnreachable
 from burnish_services.engine.factory import EngineUnavailable, create_engine
 from burnish_services.runtime.config import ServerSettings
 from burnish_services.runtime.lifecycle import Lifecycle
@@ -65,7 +66,7 @@ async def _start_and_wait(server: Server) -> int:
         starting.result()
     except (ModelLoadError, BindError) as error:
         stop.cancel()
-        return _complain(error, EXIT_USAGE)
+        return _complain(error, EXIT_FAILED if isinstance(error, ModelUnreachable) else EXIT_USAGE)
     except Exception as error:
         stop.cancel()
         if not isinstance(error, EngineDead):

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -21,6 +22,9 @@ from grpc_reflection.v1alpha import reflection
 
 from burnish_services.engine.adapters import MergedModels
 from burnish_services.engine.base import Engine, EngineSettings
+from burnish_services.engine.model_cache import ModelCache
+from burnish_services.engine.model_store import ModelStore
+from burnish_services.engine.places import Roots
 from burnish_services.runtime import health
 from burnish_services.runtime.admission import Admission
 from burnish_services.runtime.authentication import Authentication
@@ -98,11 +102,13 @@ class Server:
         creating a role does."""
         self.settings = settings
         self.lifecycle = Lifecycle()
-        merged = MergedModels(settings.state_dir / "merged", settings.roots)
+        self._cache = ModelCache(settings.model_cache, settings.model_cache_bytes)
+        self.models = ModelStore(self._cache, settings.roots)
+        merged = MergedModels(settings.state_dir / "merged", _with_cache(settings))
         self.engines = EnginePool(
-            create_engine, engine_settings(settings), settings.engine_restarts, settings.roots, merged
+            create_engine, engine_settings(settings), settings.engine_restarts, self.models, merged
         )
-        context = RoleContext(settings=settings, engines=self.engines, version=version)
+        context = RoleContext(settings=settings, engines=self.engines, models=self.models, version=version)
         self.roles = (*(create_role(name, context) for name in settings.roles), *roles)
         self.address = ""
         self.admissions = {
@@ -154,6 +160,7 @@ class Server:
         self.address = self._bind()
         self._show()
         await self._server.start()
+        await asyncio.to_thread(self._cache.remove_unfinished)
         log.info("listening", extra={"address": self.address, "roles": ",".join(self._role_names())})
         await self.engines.start()
         for role in self.roles:
@@ -170,6 +177,7 @@ class Server:
         self._stopped = True
         self._remove_ready_file()
         self.lifecycle.drain()
+        self.models.close()
         await self._server.stop(self.settings.grace if grace is None else grace)
         for role in self.roles:
             await role.close()
@@ -219,6 +227,12 @@ class Server:
     def _remove_ready_file(self) -> None:
         if self.settings.ready_file is not None:
             self.settings.ready_file.unlink(missing_ok=True)
+
+
+def _with_cache(settings: ServerSettings) -> Roots:
+    """The roots, and the cache of models, where the adapters in it name their bases."""
+    roots = settings.roots
+    return Roots() if roots.readable is None else replace(roots, readable=(*roots.readable, settings.model_cache))
 
 
 def _credentials(settings: ServerSettings) -> grpc.ServerCredentials | None:
