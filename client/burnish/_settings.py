@@ -81,6 +81,7 @@ class Settings(BaseSettings):
     cpu_cores: str | None = Field(None, description="cores that services started here bind to, such as 0-1")
     chat_template: str | None = Field(None, description="chat template of services started here, a name or file")
     compile: bool = Field(False, description="let vLLM compile: slower start, faster steps")
+    models_uri: str = Field("", description="where runs have their models published, instead of the run's directory")
     start_timeout: float = Field(600.0, gt=0, description="how long services started here may take to be ready")
 
     @property

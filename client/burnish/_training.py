@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 from burnish import _convert, _convert_replies, _uploads
-from burnish._errors import AlreadyExists, DeadlineExceeded, NotFound, PreconditionFailed, RunFailed
+from burnish._errors import AccessDenied, AlreadyExists, DeadlineExceeded, NotFound, PreconditionFailed, RunFailed
 from burnish._loop import BackgroundLoop
 from burnish._service import AsyncService, Service
 from burnish._training_types import SampleWeights, UploadedData
@@ -68,7 +68,7 @@ class AsyncTraining(AsyncService):
         name = uuid.uuid4().hex if request_id is None else request_id
         try:
             return await self._create(spec, name, timeout)
-        except (AlreadyExists, NotFound, PreconditionFailed) as error:
+        except (AccessDenied, AlreadyExists, NotFound, PreconditionFailed) as error:
             files = _uploads.local_files(spec) if upload and error.reason in _uploads.REMEDIED else {}
             if not files:
                 raise
@@ -123,7 +123,7 @@ class AsyncTraining(AsyncService):
     async def _resume(self, request: pb.ResumeRunRequest, timeout: float | None, *, upload: bool) -> RunSnapshot:
         try:
             return await self._resume_as(request, timeout)
-        except (NotFound, PreconditionFailed) as error:
+        except (AccessDenied, NotFound, PreconditionFailed) as error:
             path = _uploads.local_file(request.responses_uri) if upload and error.reason in _uploads.REMEDIED else None
             if path is None:
                 raise

@@ -26,7 +26,7 @@ Content = str | Path | bytes | Iterable[bytes]
 UPLOAD = "upload:"  # what the digest is preceded by in an upload's URI; see UploadDataResponse
 # Reasons for which a run is not created that an upload may remedy: the service does not see the file, or sees another
 # one by that path, or was given the upload the last time that this request was sent.
-REMEDIED = frozenset({"DATA_NOT_FOUND", "DATA_DIGEST_MISMATCH", "REQUEST_ID_USED"})
+REMEDIED = frozenset({"DATA_NOT_FOUND", "PATH_NOT_ALLOWED", "DATA_DIGEST_MISMATCH", "REQUEST_ID_USED"})
 
 _CHUNK = 2**20
 

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
@@ -65,3 +66,16 @@ def point_at(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+def names_below(endpoint: str, prefix: str) -> list[str]:
+    """The keys of all objects below a prefix."""
+    found = _client(endpoint).list_objects_v2(Bucket=BUCKET, Prefix=f"{prefix}/")
+    return [item["Key"] for item in found.get("Contents", [])]
+
+
+def put_model(endpoint: str, prefix: str, model: Path) -> str:
+    """Stores a model's files; returns its URI."""
+    for path in sorted(model.iterdir()):
+        put(endpoint, f"{prefix}/{path.name}", path.read_bytes())
+    return f"s3://{BUCKET}/{prefix}"

@@ -23,7 +23,12 @@ def _absolute(model: str) -> str:
     return str(Path(model).resolve()) if Path(model).is_dir() else model
 
 
-ModelOption = Annotated[str, typer.Option("--model", help="Directory of the model.", metavar="DIR", callback=_absolute)]
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model", help="Directory of the model, or s3://BUCKET/PREFIX.", metavar="DIR|URI", callback=_absolute
+    ),
+]
 OutOption = Annotated[
     Path | None, typer.Option("--out", help="File to write; default: standard output.", metavar="FILE")
 ]

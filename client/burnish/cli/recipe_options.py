@@ -125,6 +125,17 @@ WORK: Table = {
         "keep_models",
         option(str, "--keep-models", "all (default), or last to delete those of earlier rounds.", _WORK),
     ),
+    "models_uri": (
+        "models_uri",
+        option(
+            str,
+            "--models-uri",
+            "Where the training service publishes models, such as s3://bucket/prefix, instead of the run directory;"
+            " each run in a folder of its own.",
+            _WORK,
+            metavar="URI",
+        ),
+    ),
     "map": (
         "map",
         option(ProjectionMethod, "--map", "How the report's maps are drawn: by PCA (default) or UMAP.", _WORK),

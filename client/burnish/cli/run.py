@@ -27,7 +27,7 @@ from burnish.coordinator.history import RunHistory
 from burnish.coordinator.loop import RunSummary, finished, resume, run_recipe
 from burnish.coordinator.paths import RunPaths
 from burnish.coordinator.progress import Observer
-from burnish.coordinator.recipes.base import RecipeSettings, RunOptions, SamplingSettings
+from burnish.coordinator.recipes.base import RecipeSettings, RunOptions, SamplingSettings, parse_settings
 from burnish.coordinator.recipes.bds.settings import BdsSettings
 from burnish.coordinator.recipes.bmo.settings import BmoSettings
 from burnish.coordinator.recipes.clear.settings import ClearSettings
@@ -190,10 +190,11 @@ def parse(kind: type[RecipeSettings], values: Mapping[str, Any]) -> RecipeSettin
     return kind.parse({**values, **groups})
 
 
-def worked(work: Mapping[str, Any], settings: RecipeSettings) -> RunOptions:
-    """How a run is worked. Raises DataError where its truth cannot be found."""
+def worked(work: Mapping[str, Any], settings: RecipeSettings, services: ServiceChoice) -> RunOptions:
+    """How a run is worked. Raises DataError where its truth cannot be found, InputError."""
     truth = work.get("truth")
-    return RunOptions.model_validate({**work, **({"truth": checked(truth, settings)} if truth else {})})
+    usual = {"models_uri": services.settings.models_uri}
+    return parse_settings(RunOptions, {**usual, **work, **({"truth": checked(truth, settings)} if truth else {})})
 
 
 def _run(
@@ -206,7 +207,7 @@ def _run(
     json_output: bool,
 ) -> None:
     settings = parse(kind, values)
-    options = worked(work, settings)
+    options = worked(work, settings, services)
     done = finished(settings, out)
     if done is not None:
         _conclude(done, json_output=json_output)

@@ -33,7 +33,8 @@ _PACKAGES = (
 def up(
     services: ServiceChoice,
     model: Annotated[
-        str | None, typer.Option("--model", help="Directory of the model held first.", metavar="DIR")
+        str | None,
+        typer.Option("--model", help="Directory of the model held first, or s3://BUCKET/PREFIX.", metavar="DIR|URI"),
     ] = None,
     roles: Annotated[str, typer.Option("--roles", help="Services to start, separated by commas.")] = ",".join(SERVICES),
     json_output: Annotated[bool, typer.Option("--json", help="The addresses as JSON.")] = False,

@@ -22,6 +22,7 @@ from burnish._errors import UsageError
 from burnish._security import Security
 from burnish._settings import Settings, load_settings
 from burnish.cli.output import errors
+from burnish.coordinator.paths import is_remote
 from burnish.local import LocalServices
 
 _WHERE = "Where the services are"
@@ -109,10 +110,11 @@ class ServiceChoice:
         for role in roles:
             groups.setdefault((models or {}).get(role, model), []).append(role)
         for first in groups:
-            if not (Path(first) / "config.json").is_file() and self.settings.engine != "fake":
+            here = self.settings.engine != "fake" and not is_remote(first)
+            if here and not (Path(first) / "config.json").is_file():
                 raise UsageError(
                     f"{first} is no model: expected a directory in the Hugging Face layout, with config.json, "
-                    "*.safetensors and tokenizer files."
+                    "*.safetensors and tokenizer files, or its place in object storage (s3://BUCKET/PREFIX)."
                 )
         with ExitStack() as stack:
             addresses: dict[str, str] = {}

@@ -106,7 +106,7 @@ def _sweep(
     paths = setting_paths(table)
     points = [Point(v, parse(kind, varied(values, paths, v))) for v in grid(asked(vary, paths))]
     roles = [role for role in kind.ALL_SERVICES if any(role in point.settings.services() for point in points)]
-    options = worked(work, points[0].settings)
+    options = worked(work, points[0].settings, services)
     if any(finished(point.settings, out / point.name) is None for point in points):
         with (
             services.client(

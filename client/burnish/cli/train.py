@@ -20,6 +20,7 @@ from burnish.cli.services import ServiceChoice, with_services
 from burnish.coordinator.content import message_list
 from burnish.coordinator.errors import DataError
 from burnish.coordinator.formats import Columns, DataReader
+from burnish.coordinator.paths import is_remote
 from burnish.coordinator.recipes.base import TrainingSettings, parse_settings
 
 
@@ -31,7 +32,9 @@ def train(
     settings: dict[str, Any],
     data: DataOption,
     model: ModelOption,
-    out: Annotated[Path, typer.Option("--out", help="Directory to publish the model to.", metavar="DIR")],
+    out: Annotated[
+        str, typer.Option("--out", help="Where to publish the model: a directory, or s3://…", metavar="DIR|URI")
+    ],
     eval_data: Annotated[
         list[str] | None, typer.Option("--eval-data", help="Held-out data to measure on.", metavar="PATH")
     ] = None,
@@ -55,19 +58,20 @@ def train(
     """Fine-tunes a model on a file, with the loss on responses only, and publishes it with its digest.
 
     The same command goes on with the same run after an interruption. Data that the training service cannot read by its
-    path is uploaded to it; the model and --out must be where the service sees them.
+    path is uploaded to it; the model and --out must be where the service sees them: directories, or
+    places in object storage such as s3://BUCKET/PREFIX.
     """
     how = parse_settings(TrainingSettings, settings.get("training", {}))
-    out = out.resolve()
-    parts = out.with_name(f"{out.name}.data")
+    output = out.rstrip("/") if is_remote(out) else str(Path(out).resolve())
+    parts = Path(f"{output.rpartition('/')[2]}.data").resolve() if is_remote(out) else Path(f"{output}.data")
     parts.mkdir(parents=True, exist_ok=True)
     train_file, digest = _write(parts / "train.jsonl", data, skip_bad_rows, weight_column)
     eval_file = _write(parts / "eval.jsonl", eval_data, skip_bad_rows, None)[0] if eval_data else None
     spec = RunSpec(
-        base_model=ModelRef(str(Path(model).resolve())),
+        base_model=ModelRef(model if is_remote(model) else str(Path(model).resolve())),
         data_uri=str(train_file),
         data_digest=digest,
-        output_uri=str(out),
+        output_uri=output,
         hyperparameters=replace(how.hyperparameters(), seed=seed, eval_steps=eval_steps, publish_best=publish_best),
         lora=how.lora(),
         eval_data_uri=str(eval_file or ""),

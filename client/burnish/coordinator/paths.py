@@ -10,6 +10,12 @@ from pathlib import Path
 LEDGER = "ledger.duckdb"
 
 
+def is_remote(uri: str) -> bool:
+    """Whether a model is named by its place in a store of the services', at which nobody looks from here."""
+    scheme, separator, _ = uri.partition("://")
+    return bool(separator) and scheme.lower() != "file"
+
+
 @dataclass(frozen=True, slots=True)
 class RunPaths:
     """The files of one run; all inside `out`, which is made absolute, but for the ledger where runs share one."""

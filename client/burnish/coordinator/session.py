@@ -29,7 +29,7 @@ from burnish.coordinator.formats import find_files
 from burnish.coordinator.formats.files import digest_files
 from burnish.coordinator.history import RunHistory, runs_in
 from burnish.coordinator.ledger import Ledger
-from burnish.coordinator.paths import RunPaths
+from burnish.coordinator.paths import RunPaths, is_remote
 from burnish.coordinator.progress import Observer, Observers, StatusFile
 from burnish.coordinator.recipes.base import RecipeSettings, RunOptions
 from burnish.coordinator.recipes.registry import settings_of
@@ -132,7 +132,7 @@ def finished(settings: RecipeSettings, out_dir: Path) -> RunSummary | None:
         if run.finished_at is None or run.config["identity"] != _identity(settings.absolute()):
             return None
         last = _final_model(history)
-        if last is not None and not Path(last.uri).is_dir():
+        if last is not None and not is_remote(last.uri) and not Path(last.uri).is_dir():
             return None
         return _summary(history, paths, sorted(paths.final.iterdir()))
 

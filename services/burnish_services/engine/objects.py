@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +106,23 @@ def create_object(place: ObjectPlace, content: bytes) -> None:
     """Puts a small object there. Raises ObjectExists where there is one, whoever was first; ObjectError."""
     with told_as_ours(place):
         client_module().put(store_of(place), place.key, content, mode="create")
+
+
+def put_object(place: ObjectPlace, content: bytes) -> None:
+    """Puts a small object there, in place of what is there. Raises ObjectError."""
+    with told_as_ours(place):
+        client_module().put(store_of(place), place.key, content)
+
+
+def is_anything_below(prefix: ObjectPlace, except_for: Collection[str] = ()) -> bool:
+    """Whether there is any object below a prefix, at any depth, but for what begins with these segments. Raises
+    ObjectError."""
+    with told_as_ours(prefix):
+        for chunk in client_module().list(store_of(prefix), f"{prefix.key}/"):
+            for meta in chunk:
+                if meta["path"].removeprefix(f"{prefix.key}/").partition("/")[0] not in except_for:
+                    return True
+    return False
 
 
 def read_small(place: ObjectPlace, limit: int = 2**20) -> bytes:

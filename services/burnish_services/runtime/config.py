@@ -168,6 +168,11 @@ class ServerSettings(BaseSettings):
         return self.state_dir / "models"
 
     @property
+    def model_cache_options(self) -> tuple[str, ...]:
+        """The same, for a process that uses the cache, too."""
+        return ("--model-cache", str(self.model_cache), "--model-cache-bytes", str(self.model_cache_bytes))
+
+    @property
     def needs_engine(self) -> bool:
         """True where some role runs a model in this process; training runs its own in worker processes."""
         return any(role != "training" for role in self.roles)

@@ -59,7 +59,7 @@ def train(job: Job) -> Result:
 
     def result(digest: str) -> Result:
         return Result(
-            model_uri=str(record.resolved.output),
+            model_uri=record.resolved.model_uri,
             model_digest=digest,
             train_loss=run.mean_loss,
             eval_loss=eval_loss,
@@ -172,7 +172,7 @@ class _FakeRun:
         def write(staging: Path) -> None:
             write_fake_model(staging, **_trained(self._job, self._base, self.step))
 
-        return publish_paused(self._job.directory, self.step, why, None, write)
+        return publish_paused(self._job, self.step, why, None, write)
 
     def _save(self, pausing: str = "") -> None:
         path = checkpoints.checkpoint_path(self._job.directory.checkpoints, self.step)

@@ -12,7 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from burnish_services.engine.models import model_digest
+from burnish_services.training import delivery
 from burnish_services.training.checkpoints import sync_tree
+from burnish_services.training.job import Job
 from burnish_services.training.runs import RunDirectory, sync_directory, write_durably
 from burnish_services.training.state import Pause
 
@@ -44,10 +46,11 @@ def newest_pool(directory: RunDirectory, step: int) -> Path | None:
     return directory.pool(max(given)) if given else None
 
 
-def publish_paused(
-    directory: RunDirectory, step: int, reason: str, share: float | None, write: Callable[[Path], None]
-) -> Pause:
-    """The pause, with the model that `write` puts into a folder, unless an earlier worker did. Raises OSError."""
+def publish_paused(job: Job, step: int, reason: str, share: float | None, write: Callable[[Path], None]) -> Pause:
+    """The pause, with the model that `write` puts into a folder, unless an earlier worker did; where the run publishes
+    to object storage, others find it below that place. Raises RunError, OSError; Interrupted where the store does not
+    answer and the run is asked to stop."""
+    directory, output = job.directory, job.record.resolved.place
     place = directory.paused / f"step-{step}"
     if not place.is_dir():
         shutil.rmtree(directory.paused, ignore_errors=True)
@@ -57,4 +60,7 @@ def publish_paused(
         sync_tree(staging)
         staging.rename(place)
         sync_directory(directory.paused)
-    return Pause(step, str(place), model_digest(place), reason, share)
+    uri = str(place)
+    if output is not None:
+        uri = str(delivery.persistently(output, lambda: delivery.deliver_paused(place, output, step), job.stop))
+    return Pause(step, uri, model_digest(place), reason, share)

@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -35,7 +35,9 @@ class WorkerProcess:
         self._log_start = log_start
 
     @classmethod
-    async def start(cls, directory: RunDirectory, settings: TrainingSettings, processes: int = 1) -> WorkerProcess:
+    async def start(
+        cls, directory: RunDirectory, settings: TrainingSettings, processes: int = 1, options: Sequence[str] = ()
+    ) -> WorkerProcess:
         """Starts a worker on a run, of one process or of several under torchrun; its log is appended to the run's.
         Raises OSError."""
         worker = ("-m", "burnish_services.training.worker", str(directory.path))
@@ -44,7 +46,7 @@ class WorkerProcess:
                 *(sys.executable, *(_TORCHRUN if processes > 1 else ()), *_ranks(processes), *worker),
                 *("--parent", str(os.getpid() if processes == 1 else 0), "--threads", str(settings.worker_threads)),
                 *("--checkpoint-seconds", str(settings.checkpoint_seconds)),
-                *("--fake-step-seconds", str(settings.fake_step_seconds)),
+                *("--fake-step-seconds", str(settings.fake_step_seconds), *options),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log_file,

@@ -17,7 +17,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from burnish_services.engine.models import CARD_FILE, model_digest, read_json
+from burnish_services.engine.models import CARD_FILE, adapter_base_name, model_digest, read_json, write_adapter_base
+from burnish_services.engine.object_places import is_object_uri
+from burnish_services.training import delivery
 from burnish_services.training.checkpoints import sync_tree
 from burnish_services.training.runs import Resolved, RunDirectory, RunRecord, sync_directory
 from burnish_services.training.state import Result, RunError
@@ -84,8 +86,13 @@ def publish(
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     try:
-        (staging / CARD_FILE).write_text(json.dumps(write(staging), indent=2) + "\n", encoding="utf-8")
-        made = result(model_digest(staging))
+        card_of_model = write(staging)
+        digest = model_digest(staging)
+        if record.resolved.base_uri and adapter_base_name(staging) is not None:
+            write_adapter_base(staging, record.resolved.base_uri)  # which means the same to other machines
+        text = json.dumps({**card_of_model, "digest": digest}, indent=2)
+        (staging / CARD_FILE).write_text(text + "\n", encoding="utf-8")
+        made = result(digest)
         sync_tree(staging)
         # Noted before it is true: whoever finds the note compares it with what stands at the output.
         directory.write_result(made)
@@ -99,19 +106,54 @@ def publish(
 
 
 def published(directory: RunDirectory, record: RunRecord) -> Result | None:
-    """The result of a run whose model is in its place already, though nobody was told."""
+    """The result of a run whose model is in its place already, though nobody was told. Raises ObjectError where that
+    cannot be found out."""
     noted = directory.read_result()
-    return noted if noted is not None and holds_model(record.resolved.output, noted.model_digest) else None
+    if noted is None:
+        return None
+    place = record.resolved.place
+    there = (
+        holds_model(record.resolved.output, noted.model_digest)
+        if place is None
+        else delivery.is_delivered(place, noted.model_digest)
+    )
+    return noted if there else None
+
+
+def deliver_made(directory: RunDirectory, record: RunRecord) -> Result | None:
+    """The result of a run whose model lies here, whole, and is brought to its place in object storage; None where there
+    is none, or it belongs here. Raises RunError, ObjectError, OSError."""
+    noted, place = directory.read_result(), record.resolved.place
+    output = record.resolved.output
+    if noted is None or place is None or not holds_model(output, noted.model_digest):
+        return None
+    delivery.deliver(output, place, noted.model_digest, record.run_id)
+    shutil.rmtree(output)
+    return noted
 
 
 def holds_model(output: Path, digest: str) -> bool:
     """True where the directory holds exactly this model."""
-    return output.is_dir() and any(output.iterdir()) and model_digest(output) == digest
+    if not output.is_dir() or not any(output.iterdir()):
+        return False
+    base = adapter_base_name(output)
+    if base is not None and is_object_uri(base):
+        # Its digest follows from its base, too, which is not here; but the directory appeared whole.
+        return bool(read_json(output / CARD_FILE).get("digest") == digest)
+    return model_digest(output) == digest
+
+
+def check_place_free(resolved: Resolved, run_id: str) -> None:
+    """Raises RunError where something is already where a run's model goes; a model made from what `resolved` says may
+    be, since training would make it again."""
+    if resolved.place is None:
+        check_output_free(resolved.output, resolved)
+    else:
+        delivery.check_place(resolved.place, run_id, json.loads(json.dumps(_origin(resolved))))
 
 
 def check_output_free(output: Path, resolved: Resolved | None = None) -> None:
-    """Raises RunError where something is at `output` already; a model made from what `resolved` says may be, since
-    training would make it again."""
+    """As `check_place_free`, of a directory."""
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     if resolved is not None and (output / CARD_FILE).is_file():

@@ -8,10 +8,12 @@ from pathlib import Path
 
 from burnish_services.engine.base import ModelDigestMismatch
 from burnish_services.engine.fake import read_fake_model
-from burnish_services.engine.models import check_model_directory, model_digest, resolve_uri
+from burnish_services.engine.model_store import ModelStore
+from burnish_services.engine.models import check_model_directory, model_digest
+from burnish_services.engine.object_places import ObjectMalformed, ObjectPlace, is_object_uri
 from burnish_services.engine.places import NotLocal, OutsideRoots, Roots, local_path
 from burnish_services.training.core import Plan, RunSpec, check_processes, plan_bilevel, plan_lora, plan_refinement
-from burnish_services.training.publish import check_output_free
+from burnish_services.training.publish import check_place_free
 from burnish_services.training.runs import Resolved, Selection
 from burnish_services.training.sources import Located, Sources
 from burnish_services.training.state import RunError
@@ -24,6 +26,7 @@ class Site:
     trainer: str  # "sft" or "fake"
     chat_template: str | None
     sources: Sources
+    models: ModelStore
     processes: int = 1
 
 
@@ -38,17 +41,24 @@ def resolve(spec: RunSpec, plan: Plan, site: Site, default_output: Path, abandon
     lora = None if spec.lora is None else plan_lora(spec.lora)
     how = None if spec.bilevel is None else plan_bilevel(spec.bilevel)
     refinement = None if spec.refinement is None else plan_refinement(spec, site.processes)
-    base = resolve_uri(spec.base_uri, site.sources.roots)
-    if site.trainer == "fake":
-        read_fake_model(base)
-    else:
-        check_model_directory(base)
-    base_digest = model_digest(base)
+    # A worker takes a lease of its own; the model may be gone from the cache by then, and is fetched again.
+    with site.models.lease(spec.base_uri, spec.base_digest) as lease:
+        base = lease.path
+        if site.trainer == "fake":
+            read_fake_model(base)
+        else:
+            check_model_directory(base)
+        base_digest = model_digest(base)
     if spec.base_digest not in ("", base_digest):
         raise ModelDigestMismatch(
             f"the model at {spec.base_uri} has digest {base_digest}, expected {spec.base_digest}: its content is not "
             "what the request was made for"
         )
+    output, publish_to = default_output, ""
+    if is_object_uri(spec.output_uri):
+        publish_to = str(_place(spec.output_uri, site.sources.roots))
+    elif spec.output_uri:
+        output = _output(spec.output_uri, site.sources.roots)
     # Last, since it may take long.
     data = located(spec.data_uri, spec.data_digest, "data_uri")
     eval_data = located(spec.eval_data_uri, "", "eval_data_uri").path if spec.eval_data_uri else None
@@ -64,16 +74,30 @@ def resolve(spec: RunSpec, plan: Plan, site: Site, default_output: Path, abandon
         data=data.path,
         data_digest=data.digest,
         eval_data=eval_data,
-        output=_output(spec.output_uri, site.sources.roots) if spec.output_uri else default_output,
+        output=output,
         trainer=site.trainer,
         chat_template=site.chat_template,
         processes=site.processes,
         lora=lora,
         selection=selection,
         refinement=refinement,
+        base_uri=spec.base_uri if is_object_uri(spec.base_uri) else "",
+        publish_to=publish_to,
     )
-    check_output_free(resolved.output, resolved)
+    check_place_free(resolved, default_output.parent.name)
     return resolved
+
+
+def _place(uri: str, roots: Roots) -> ObjectPlace:
+    try:
+        place = roots.check_writable_object(ObjectPlace.parse(uri))
+    except OutsideRoots as error:
+        raise RunError("PERMISSION_DENIED", "PATH_NOT_ALLOWED", f"output_uri {error}") from None
+    except ObjectMalformed as error:
+        raise RunError("INVALID_ARGUMENT", "BAD_OUTPUT", f"output_uri is {uri!r}: {error}") from None
+    if not place.key:
+        raise RunError("INVALID_ARGUMENT", "BAD_OUTPUT", f"output_uri is {uri!r}; expected a prefix in that bucket")
+    return place
 
 
 def _output(uri: str, roots: Roots) -> Path:

@@ -10,7 +10,7 @@
       checkpoints/    the last whole checkpoint; removed when the run has ended
       best.safetensors  the best weights so far, if the run may publish them; removed when it has ended
       result.json     what the worker is about to publish, so that a crash in that moment is no loss
-      model/          the trained model, unless the caller named another place
+      model/          the trained model, unless the caller named another directory; on its way to object storage, too
     STATE/training/data/   copies of data that was uploaded or fetched (`data_store.py`)
 
 Owns the layout and creating, finding and listing runs. What happens to them is the supervisor's business.
@@ -30,6 +30,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from burnish_services.engine.object_places import ObjectPlace
 from burnish_services.training.core import Bilevel, Lora, Plan, Refinement, RunSpec
 from burnish_services.training.events import Event, EventLog
 from burnish_services.training.state import Result, Snapshot
@@ -67,6 +68,19 @@ class Resolved:
     lora: Lora | None = None
     selection: Selection | None = None
     refinement: Refinement | None = None
+    # Where in object storage the base model is from, and where the trained one goes from `output`; empty: neither.
+    base_uri: str = ""
+    publish_to: str = ""
+
+    @property
+    def model_uri(self) -> str:
+        """What the trained model is called once it is published."""
+        return self.publish_to or str(self.output)
+
+    @property
+    def place(self) -> ObjectPlace | None:
+        """`publish_to`, taken apart."""
+        return ObjectPlace.parse(self.publish_to) if self.publish_to else None
 
     @property
     def data_files(self) -> tuple[Path, ...]:

@@ -237,10 +237,11 @@ class TrainingRole(Role):
             trainer="fake" if fake else "sft",
             chat_template=context.settings.chat_template,
             sources=_sources(settings, self._data, context.settings.roots),
+            models=context.models,
             processes=1 if fake else settings.worker_processes,
         )
         self._store = RunStore(state)
-        self._supervisor = Supervisor(self._store, self._data, settings)
+        self._supervisor = Supervisor(self._store, self._data, settings, context.settings.model_cache_options)
         info = wire.server_info(
             version=context.version,
             engine=f"fake/{context.version}" if fake else f"transformers/{metadata.version('transformers')}",

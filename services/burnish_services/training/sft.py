@@ -117,7 +117,7 @@ def train(job: Job) -> Result | None:
 
     def result(digest: str) -> Result:
         return Result(
-            model_uri=str(record.resolved.output),
+            model_uri=record.resolved.model_uri,
             model_digest=digest,
             train_loss=train_loss,
             eval_loss=eval_loss,
@@ -213,7 +213,7 @@ def _pause(job: Job, trainer: SftTrainer, books: RunCallback, step: int, checkpo
         canary = weights.prove(staging, resolved.chat_template)
         (staging / CARD_FILE).write_text(json.dumps({"format": 1, "canary": canary}), encoding="utf-8")
 
-    return publish_paused(job.directory, step, books.sums.pausing, trainer.share_in_effect, write)
+    return publish_paused(job, step, books.sums.pausing, trainer.share_in_effect, write)
 
 
 def _whole_model(job: Job, trainer: SftTrainer, base: Path) -> Any:

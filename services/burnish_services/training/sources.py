@@ -11,11 +11,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from burnish_services.engine.places import Roots
+from burnish_services.engine.object_places import is_object_uri
+from burnish_services.engine.places import OutsideRoots, Roots
 from burnish_services.training.core import SpecError, is_digest
 from burnish_services.training.data import check_digest, resolve_file
 from burnish_services.training.data_store import DataStore, StoredFile
-from burnish_services.training.remote import RemoteError, RemoteMalformed, RemoteMissing, read_remote, redacted
+from burnish_services.training.remote import (
+    RemoteError,
+    RemoteMalformed,
+    RemoteMissing,
+    object_file,
+    read_remote,
+    redacted,
+)
 from burnish_services.training.state import RunError
 
 UPLOAD = "upload:"  # what a digest is preceded by in the URI of an upload
@@ -38,8 +46,8 @@ class Located:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What this server reads: URIs of `schemes` (`file` stands for paths, too, which lie in `roots`), and uploads,
-    which are in `store`."""
+    """What this server reads: URIs of `schemes` (`file` stands for paths, too), in `roots` where they are paths or of
+    object storage, and uploads, which are in `store`."""
 
     schemes: Sequence[str]
     store: DataStore
@@ -55,11 +63,22 @@ class Sources:
             raise RunError("NOT_FOUND", "DATA_NOT_FOUND", self._not_allowed(uri, scheme, field))
         if scheme == LOCAL:
             return _local(uri, expected, field, self.roots)
+        _refuse_password(uri, field)
+        self._check_roots(uri, field)
         if expected and (path := self.store.find(expected)) is not None:
             return Located(path, expected)
-        _refuse_password(uri, field)
         fetched = self._fetch(uri, expected, field, abandoned)
         return Located(fetched.path, fetched.digest)
+
+    def _check_roots(self, uri: str, field: str) -> None:
+        if not is_object_uri(uri):
+            return
+        try:
+            self.roots.check_readable_object(object_file(uri))
+        except RemoteMalformed as error:
+            raise SpecError(field, f"is {redacted(uri)!r}: {error}") from error
+        except OutsideRoots as error:
+            raise RunError("PERMISSION_DENIED", "PATH_NOT_ALLOWED", f"{field} {error}, or upload the data") from None
 
     def _uploaded(self, uri: str, expected: str, field: str) -> Located:
         digest = uri.removeprefix(UPLOAD)

@@ -10,15 +10,19 @@ import asyncio
 import logging
 import shutil
 import time
+from collections.abc import Sequence
 
+from burnish_services.engine.base import ModelLoadError
+from burnish_services.engine.object_places import ObjectError
 from burnish_services.training import publish, state
 from burnish_services.training.config import TrainingSettings
 from burnish_services.training.data_store import DataStore
+from burnish_services.training.delivery import abandon
 from burnish_services.training.messages import LAST, Checkpointed, Done, Failed, Message, Paused, Progressed, Stopped
 from burnish_services.training.process import WorkerProcess, describe_exit
 from burnish_services.training.readings import Tally
 from burnish_services.training.runs import Run, RunStore
-from burnish_services.training.state import Failure, RestartLimits, RunState, Snapshot
+from burnish_services.training.state import Failure, RestartLimits, Result, RunState, Snapshot
 
 log = logging.getLogger(__name__)
 
@@ -26,10 +30,14 @@ log = logging.getLogger(__name__)
 class Supervisor:
     """All runs of a store are worked by at most one supervisor."""
 
-    def __init__(self, store: RunStore, data: DataStore, settings: TrainingSettings) -> None:
+    def __init__(
+        self, store: RunStore, data: DataStore, settings: TrainingSettings, worker_options: Sequence[str] = ()
+    ) -> None:
+        """`worker_options`: what workers are told beside the run and the settings."""
         self._store = store
         self._data = data
         self._settings = settings
+        self._worker_options = tuple(worker_options)
         self._limits = RestartLimits(worker_crashes=settings.max_restarts)
         self.tally = Tally()
         self._queue: asyncio.Queue[Run] = asyncio.Queue()
@@ -78,6 +86,8 @@ class Supervisor:
         elif not run.snapshot.state.ended:
             _clean_up(run)
             self._update(run, state.cancelled(run.snapshot, time.time()))
+            # Nobody waits for a store that may not answer.
+            asyncio.get_running_loop().run_in_executor(None, _abandon, run)
 
     async def _work_queue(self) -> None:
         closing = asyncio.ensure_future(self._closing.wait())
@@ -114,7 +124,9 @@ class Supervisor:
 
     async def _attempt(self, run: Run) -> None:
         run.update(state.begun(run.snapshot, time.time()), time.time())
-        worker = await WorkerProcess.start(run.directory, self._settings, run.record.resolved.processes)
+        worker = await WorkerProcess.start(
+            run.directory, self._settings, run.record.resolved.processes, self._worker_options
+        )
         log.info("run %s: worker %d started", run.record.run_id, worker.pid)
         self._worker = worker
         last: Message | None = None
@@ -153,7 +165,7 @@ class Supervisor:
             after = state.failed(run.snapshot, now, _with_log(last.failure, worker))
         elif self._cancelling:
             # It may have published in its last moment; what is published is published.
-            result = await asyncio.to_thread(publish.published, run.directory, run.record)
+            result = await asyncio.to_thread(_published, run)
             after = state.cancelled(run.snapshot, now) if result is None else state.succeeded(run.snapshot, now, result)
         elif isinstance(last, Stopped) or self._closing.is_set():
             after = state.interrupted(run.snapshot, now)
@@ -163,6 +175,8 @@ class Supervisor:
             # First, so that a disk that was full has room for the event.
             await asyncio.to_thread(_clean_up, run)
         self._update(run, after)
+        if after.state in (RunState.CANCELLED, RunState.FAILED):
+            await asyncio.to_thread(_abandon, run)
         log.info("run %s: %s", run.record.run_id, after.state)
 
     def _update(self, run: Run, after: Snapshot) -> None:
@@ -193,6 +207,21 @@ def _with_log(failure: Failure, worker: WorkerProcess) -> Failure:
     if failure.code != "INTERNAL":
         return failure
     return Failure(failure.code, failure.reason, f"{failure.message}. The worker's log ends: {worker.last_words()}")
+
+
+def _published(run: Run) -> Result | None:
+    try:
+        return publish.published(run.directory, run.record)
+    except (ModelLoadError, ObjectError) as error:
+        log.warning("run %s: cannot tell whether its model is published: %s", run.record.run_id, error)
+        return None
+
+
+def _abandon(run: Run) -> None:
+    """Removes what a run that made no model left in object storage."""
+    place = run.record.resolved.place
+    if place is not None and (run.snapshot.pause is not None or run.directory.result.is_file()):
+        abandon(place, run.record.run_id)
 
 
 def _clean_up(run: Run) -> None:

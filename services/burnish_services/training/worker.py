@@ -14,13 +14,17 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-from burnish_services.engine.base import ModelLoadError
+from burnish_services.engine.base import ModelLoadError, ModelUnreachable
+from burnish_services.engine.model_cache import Lease, ModelCache
+from burnish_services.engine.model_store import ModelStore
 from burnish_services.runtime import logs
 from burnish_services.runtime.disks import is_disk_full
-from burnish_services.training import messages, publish
+from burnish_services.training import delivery, messages, publish
 from burnish_services.training.job import Job, StoppedEarly
 from burnish_services.training.messages import Message, Reporter
 from burnish_services.training.pausing import PausedRun
@@ -54,23 +58,26 @@ def main(arguments: list[str] | None = None) -> int:
         fake_step_seconds=options.fake_step_seconds,
         world=world,
     )
-    message = work(job)
+    message = work(job, ModelStore(ModelCache(options.model_cache, options.model_cache_bytes)))
     if message is not None:
         reporter.send(message)
     # The first process fails in the same way, or notices that this one is gone.
     return int(isinstance(message, messages.Failed) and not world.is_first)
 
 
-def work(job: Job) -> Message | None:
+def work(job: Job, models: ModelStore) -> Message | None:
     """The run's last message; whatever goes wrong is in it. None from a process that has nothing to say."""
     try:
-        result = publish.published(job.directory, job.record)
+        result = _published(job)
         if result is None:
-            result = _trainer(job.record.resolved.trainer)(job)
+            with _based(job, models) as based:
+                result = _trainer(job.record.resolved.trainer)(based)
+            if result is not None and job.record.resolved.publish_to:
+                result = _published(job)
         return None if result is None else messages.Done(result)
     except PausedRun as paused:
         return messages.Paused(paused.pause)
-    except StoppedEarly:
+    except (StoppedEarly, delivery.Interrupted):
         return messages.Stopped()
     except RunError as error:
         return messages.Failed(error.failure)
@@ -81,6 +88,45 @@ def work(job: Job) -> Message | None:
         if not job.world.is_alone and lost_another(error):
             raise
         return messages.Failed(unexpected_failure(error, job.directory.path))
+
+
+def _published(job: Job) -> Result | None:
+    """The result of a run whose model is in its place; it is brought there, where it is in object storage and the model
+    was made already. Raises RunError, Interrupted, ModelLoadError, OSError."""
+    place = job.record.resolved.place
+    if place is None:
+        return publish.published(job.directory, job.record)
+
+    def find_or_deliver() -> Result | None:
+        found = publish.published(job.directory, job.record)
+        return found if found is not None else publish.deliver_made(job.directory, job.record)
+
+    return delivery.persistently(place, find_or_deliver, job.stop) if job.world.is_first else None
+
+
+@contextmanager
+def _based(job: Job, models: ModelStore) -> Iterator[Job]:
+    """The job with its base model on this machine for as long: one from object storage that is not here any more is
+    fetched again, however long that is not possible. Raises ModelLoadError, Interrupted, OSError."""
+    resolved = job.record.resolved
+    if not resolved.base_uri:
+        yield job
+        return
+    with _lease(job, models) as lease:
+        yield replace(job, record=replace(job.record, resolved=replace(resolved, base=lease.path)))
+
+
+def _lease(job: Job, models: ModelStore) -> Lease:
+    resolved = job.record.resolved
+    wait = 1.0
+    while True:
+        try:
+            return models.lease(resolved.base_uri, resolved.base_digest)
+        except ModelUnreachable as error:
+            log.warning("trying again in %.0f s: %s", wait, error)
+        if job.stop.wait(wait):
+            raise delivery.Interrupted
+        wait = min(2 * wait, 60.0)
 
 
 def _trainer(name: str) -> Callable[[Job], Result | None]:
@@ -153,6 +199,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("run", type=Path, help="directory of the run")
     parser.add_argument("--parent", type=int, default=0, help="process id of the server; 0: whoever started this")
     parser.add_argument("--threads", type=int, default=1, help="threads that compute")
+    parser.add_argument("--model-cache", type=Path, default=Path("burnish-state", "models"))
+    parser.add_argument("--model-cache-bytes", type=int, default=200 * 2**30)
     parser.add_argument("--checkpoint-seconds", type=float, default=600.0)
     parser.add_argument("--fake-step-seconds", type=float, default=0.002)
     return parser

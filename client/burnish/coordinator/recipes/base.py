@@ -20,6 +20,7 @@ from burnish.coordinator.content import derive_seed
 from burnish.coordinator.coverage import FeatureChoice
 from burnish.coordinator.errors import InputError
 from burnish.coordinator.formats import Columns
+from burnish.coordinator.paths import is_remote
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 FROZEN = ConfigDict(frozen=True, extra="forbid")
@@ -102,7 +103,7 @@ _LATER_TRAINING = _OF_ADAPTERS | {"max_loss_ratio", "packing"}
 
 class RecipeSettings(BaseModel):
     """One run of a recipe. `data` names files, folders, globs or a saved Hugging Face data set; `model` is the
-    directory of the base model, as the services see it."""
+    directory of the base model, as the services see it, or its place in object storage."""
 
     model_config = FROZEN
 
@@ -210,8 +211,25 @@ class RunOptions(BaseModel):
     max_in_flight: int = Field(4, ge=1, description="batches on the way at a time")
     retries: int = Field(2, ge=0, description="how often items with a retryable failure are asked for again")
     keep_models: Literal["all", "last"] = "all"
+    models_uri: str = Field(
+        "", description="where models are published, such as s3://bucket/prefix, instead of the run's directory"
+    )
     map: ProjectionMethod = Field(ProjectionMethod.PCA, description="how the report's maps are drawn")
     truth: str = Field("", description="what is wrong with the data, for the report; no recipe reads it")
+
+    @field_validator("models_uri")
+    @classmethod
+    def _place(cls, value: str) -> str:
+        return value.rstrip("/") if is_remote(value) or not value else str(Path(value).absolute())
+
+    @model_validator(mode="after")
+    def _removed_here_only(self) -> Self:
+        if self.models_uri and self.keep_models == "last":
+            raise ValueError(
+                "earlier models are removed from the run's directory only: keep_models=last does not go together with"
+                " models_uri; keep all, and let the store's own rules remove old ones"
+            )
+        return self
 
 
 def parse_settings(kind: type[ModelT], values: dict[str, Any]) -> ModelT:

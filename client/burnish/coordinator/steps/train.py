@@ -17,12 +17,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from burnish._errors import NotFound
 from burnish._training import AsyncRun
 from burnish._training_types import BilevelSelection, Lora, SelfRefinement
 from burnish._types import Hyperparameters, ModelRef, RunEvent, RunResult, RunSpec, RunState
 from burnish.coordinator.atomic import writing_whole
 from burnish.coordinator.content import digest_of, message_list
 from burnish.coordinator.errors import StepFailed
+from burnish.coordinator.paths import is_remote
 from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.records import ModelRecord
 from burnish.coordinator.steps.stage import AnyRun, Stage
@@ -60,15 +62,16 @@ async def train(
             base_model=base,
             data_uri=str(run.paths.data(round_number)),
             data_digest=digest,
-            output_uri=str(run.paths.model(round_number)),
             hyperparameters=hyperparameters or run.settings.hyperparameters(round_number),
             lora=run.settings.lora(),
             bilevel=bilevel,
             refinement=refinement,
         )
+        made_of = digest_of([base.digest, digest, _given(spec.hyperparameters), *_special(spec)])
+        spec = replace(spec, output_uri=_output(run, round_number, made_of))
         # What a run with pauses makes of the same data depends on what it was given at them.
-        key = None if refinement else digest_of([base.digest, digest, _given(spec.hyperparameters), *_special(spec)])
-        if key is not None and (there := _trained_already(run, round_number, key)) is not None:
+        key = None if refinement else made_of
+        if key is not None and (there := await _trained_already(run, round_number, key)) is not None:
             return ModelRef(there.uri, there.digest)
         training = await _create(run, round_number, spec)
         await _watch(run, stage, training, at_pause)
@@ -101,6 +104,14 @@ async def train(
     return ModelRef(record.uri, record.digest)
 
 
+def _output(run: AnyRun, round_number: int, made_of: str) -> str:
+    """Where a round's model is published. Outside the run's directory, which may be begun anew, its name says what it
+    is made of: another one is never in its way."""
+    if not run.options.models_uri:
+        return str(run.paths.model(round_number))
+    return f"{run.options.models_uri}/{run.book.run_id}/round-{round_number}-{made_of[:12]}"
+
+
 def _special(spec: RunSpec) -> list[object]:
     """What makes a training different from a plain one; the validation set counts by its content, not by its place."""
     lora = [] if spec.lora is None else [_given(spec.lora)]
@@ -127,17 +138,30 @@ def prune(run: AnyRun, round_number: int) -> None:
         shutil.rmtree(run.paths.model(round_number), ignore_errors=True)
 
 
-def _trained_already(run: AnyRun, round_number: int, key: str) -> ModelRecord | None:
+async def _trained_already(run: AnyRun, round_number: int, key: str) -> ModelRecord | None:
     """A model that another run of the ledger made from the same weights and data in the same way, as one of this run's;
     None where there is none, or its files are gone. Services check its digest when they load it."""
     there = run.book.trained_elsewhere(key)
-    if there is None or not Path(there.uri).is_dir():
+    if there is None or not await _is_there(run, there):
         return None
     record = replace(there, round=round_number, eval_loss=None)
     with run.book.transaction():
         run.book.add_model(record)
     run.observer.noted(f"Round {round_number}: another run of this ledger trained on the same data; its model is used.")
     return record
+
+
+async def _is_there(run: AnyRun, model: ModelRecord) -> bool:
+    """Whether a model can still be had. In a store of the services' only they can look."""
+    if not is_remote(model.uri):
+        return await asyncio.to_thread(Path(model.uri).is_dir)
+    if "scoring" not in run.settings.services():
+        return True
+    try:
+        await run.client.scoring.load_model(ModelRef(model.uri, model.digest))
+    except NotFound:
+        return False
+    return True
 
 
 def _write_data(run: AnyRun, round_number: int, rows: Sequence[DataRow]) -> str:
