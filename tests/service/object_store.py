@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +14,68 @@ from urllib.request import Request, urlopen
 
 import boto3
 import pytest
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from moto.server import ThreadedMotoServer
+from werkzeug.serving import make_server
+from werkzeug.wrappers import Response
 
 BUCKET = "burnish"
+
+
+class Gate:
+    """Sits before a store: notes what is asked of it, and holds or refuses some of it."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []  # `GET /bucket/key`, and so on
+        self._app = DomainDispatcherApplication(create_backend_app)
+        self._held: str | None = None
+        self._refused: tuple[str, int] | None = None
+        self._open = threading.Event()
+        self.waiting = threading.Event()  # somebody is at the closed gate
+
+    def hold(self, words: str) -> None:
+        """Lets what matches wait, until `open`."""
+        self.waiting.clear()
+        self._open.clear()
+        self._held = words
+
+    def refuse(self, words: str, status: int) -> None:
+        """Answers what matches with an HTTP status."""
+        self._refused = (words, status)
+
+    def open(self) -> None:
+        """Lets everything through from now on."""
+        self._held = self._refused = None
+        self._open.set()
+
+    def __call__(self, environment: Any, start: Any) -> Any:
+        what = f"{environment['REQUEST_METHOD']} {environment['PATH_INFO']}"
+        what += f"?{query}" if (query := environment["QUERY_STRING"]) else ""
+        self.asked.append(what)
+        if self._held is not None and re.search(self._held, what):
+            self.waiting.set()
+            self._open.wait(60)
+        if self._refused is not None and re.search(self._refused[0], what):
+            return Response("", status=self._refused[1])(environment, start)
+        return self._app(environment, start)
+
+
+@contextmanager
+def gated_s3_server() -> Iterator[tuple[str, Gate]]:
+    """As `s3_server`, with a gate before it."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    gate = Gate()
+    server = make_server("127.0.0.1", 0, gate, threaded=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        url = f"http://127.0.0.1:{server.server_port}"
+        urlopen(Request(f"{url}/{BUCKET}", method="PUT")).close()
+        yield url, gate
+    finally:
+        gate.open()
+        server.shutdown()
+        thread.join()
 
 
 @contextmanager
@@ -36,6 +97,12 @@ def put(endpoint: str, key: str, content: bytes) -> str:
     """Stores an object; returns its URI."""
     _client(endpoint).put_object(Bucket=BUCKET, Key=key, Body=content)
     return f"s3://{BUCKET}/{key}"
+
+
+def read(endpoint: str, key: str) -> bytes:
+    """An object's bytes."""
+    content: bytes = _client(endpoint).get_object(Bucket=BUCKET, Key=key)["Body"].read()
+    return content
 
 
 def delete(endpoint: str, key: str) -> None:
