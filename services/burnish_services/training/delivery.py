@@ -87,7 +87,12 @@ def deliver(folder: Path, output: ObjectPlace, digest: str, run_id: str) -> None
     if not is_delivered(output, digest):
         begun = _claim(claim, run_id, digest)
         _upload(folder, output, keep=begun)
-    remove_object(claim)
+    finish(output)
+
+
+def finish(output: ObjectPlace) -> None:
+    """Removes what only a run that publishes needs, once its model is there. Raises ObjectError."""
+    remove_object(output / _CLAIM)
     remove_below(output / _PAUSED)
 
 
@@ -157,7 +162,9 @@ def _upload(folder: Path, output: ObjectPlace, *, keep: bool) -> None:
     sizes = {name: path.stat().st_size for name, path in files.items()}
     missing = [name for name in files if not keep or there.get(name) != sizes[name]]
     _put_all([(files[name], output / name) for name in missing if name not in MARKS])
-    _put_all([(files[name], output / name) for name in missing if name in MARKS])
+    for name in reversed(MARKS):
+        if name in missing:
+            upload(files[name], output / name)
     now = {entry.name: entry.size for entry in list_objects(output) if entry.name in files}
     if now != sizes:
         raise ObjectChanged(f"{output} does not hold what was put there; does something else write to it?")

@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from burnish_services.engine.base import ModelLoadError
 from burnish_services.engine.models import CARD_FILE, adapter_base_name, model_digest, read_json, write_adapter_base
 from burnish_services.engine.object_places import is_object_uri
 from burnish_services.training import delivery
@@ -120,15 +121,33 @@ def published(directory: RunDirectory, record: RunRecord) -> Result | None:
     return noted if there else None
 
 
+def find_made(directory: RunDirectory, record: RunRecord) -> Result | None:
+    """The result of a run whose model belongs in object storage and needs no training any more: it lies here, whole, or
+    is there. Raises ObjectError."""
+    noted = directory.read_result()
+    try:
+        # Here first: who delivers it removes it once it is there.
+        if noted is not None and holds_model(record.resolved.output, noted.model_digest):
+            return noted
+    except ModelLoadError:  # being removed
+        pass
+    return published(directory, record)
+
+
 def deliver_made(directory: RunDirectory, record: RunRecord) -> Result | None:
-    """The result of a run whose model lies here, whole, and is brought to its place in object storage; None where there
-    is none, or it belongs here. Raises RunError, ObjectError, OSError."""
+    """The result of a run whose model belongs in object storage, and is there, brought from here where need be; None
+    where it is in neither place, or belongs here. Raises RunError, ObjectError, OSError."""
     noted, place = directory.read_result(), record.resolved.place
     output = record.resolved.output
-    if noted is None or place is None or not holds_model(output, noted.model_digest):
+    if noted is None or place is None:
         return None
-    delivery.deliver(output, place, noted.model_digest, record.run_id)
-    shutil.rmtree(output)
+    if delivery.is_delivered(place, noted.model_digest):  # by a worker that came no further
+        delivery.finish(place)
+    elif holds_model(output, noted.model_digest):
+        delivery.deliver(output, place, noted.model_digest, record.run_id)
+    else:
+        return None
+    shutil.rmtree(output, ignore_errors=True)
     return noted
 
 

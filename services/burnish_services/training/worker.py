@@ -96,12 +96,9 @@ def _published(job: Job) -> Result | None:
     place = job.record.resolved.place
     if place is None:
         return publish.published(job.directory, job.record)
-
-    def find_or_deliver() -> Result | None:
-        found = publish.published(job.directory, job.record)
-        return found if found is not None else publish.deliver_made(job.directory, job.record)
-
-    return delivery.persistently(place, find_or_deliver, job.stop) if job.world.is_first else None
+    if not job.world.is_first:  # the first one delivers
+        return delivery.persistently(place, lambda: publish.find_made(job.directory, job.record), job.stop)
+    return delivery.persistently(place, lambda: publish.deliver_made(job.directory, job.record), job.stop)
 
 
 @contextmanager
