@@ -18,7 +18,14 @@ import grpc.aio
 from burnish.api.training.v1 import training_pb2, training_pb2_grpc
 from burnish_services.engine.places import Roots
 from burnish_services.runtime import wire
-from burnish_services.runtime.errors import AlreadyExists, InvalidRequest, NotFound, PreconditionFailed, ServiceError
+from burnish_services.runtime.errors import (
+    AlreadyExists,
+    InvalidRequest,
+    NotFound,
+    PreconditionFailed,
+    ServiceError,
+    Unavailable,
+)
 from burnish_services.runtime.readings import Reading
 from burnish_services.runtime.role import Role, RoleContext, RoleUnavailable
 from burnish_services.training import convert, state, uploads
@@ -207,6 +214,8 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
 
 def _refusal(error: RunError) -> ServiceError:
     failure = error.failure
+    if failure.code == grpc.StatusCode.UNAVAILABLE.name:
+        return Unavailable(failure.reason, failure.message, retry_after=5.0)
     return ServiceError(grpc.StatusCode[failure.code], failure.reason, failure.message)
 
 

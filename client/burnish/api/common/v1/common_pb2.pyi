@@ -70,10 +70,15 @@ class ModelRef(_message.Message):
     URI_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
     uri: _builtins.str
-    """Where the model is: a path that the service can read, or a `file://` URI, of a directory in the Hugging Face
-    layout (config.json, *.safetensors, tokenizer files), or of low-rank adapters in peft's layout, whose base model is
-    where they say. Empty: whatever the replica holds now; the reply says which.
-    Outside of the directories that the server lets callers name: PERMISSION_DENIED, reason PATH_NOT_ALLOWED.
+    """Where the model is: a directory in the Hugging Face layout (config.json, *.safetensors, tokenizer files), or of
+    low-rank adapters in peft's layout, whose base model is where they say. Named by
+      - a path that the service can read, or a `file://` URI;
+      - `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or `az://CONTAINER/PREFIX`, the files directly below the prefix, with
+        what it takes to reach it in the server's environment: fetched once and kept. Other content at that place is
+        noticed; with a digest, content that the server has is served without a look at the store.
+    Empty: whatever the replica holds now; the reply says which.
+    Outside of the places that the server lets callers name: PERMISSION_DENIED, reason PATH_NOT_ALLOWED. Object storage
+    that does not answer: UNAVAILABLE, reason MODEL_UNREACHABLE.
     """
     digest: _builtins.str
     """Digest that the content must have, as `sha256:` and 64 hexadecimal digits. Empty: not checked, only reported.
@@ -105,7 +110,7 @@ class ModelVersion(_message.Message):
     DTYPE_FIELD_NUMBER: _builtins.int
     CHAT_TEMPLATE_DIGEST_FIELD_NUMBER: _builtins.int
     uri: _builtins.str
-    """The directory that the weights were read from."""
+    """Where the weights are from: the directory, or the place in object storage as a request named it."""
     digest: _builtins.str
     """Digest over the model's files, `sha256:` and 64 hexadecimal digits; two directories with the same weights,
     configuration, tokenizer and chat template have the same digest.

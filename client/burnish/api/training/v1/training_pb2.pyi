@@ -195,19 +195,21 @@ class RunSpec(_message.Message):
     `weight` (a number >= 0, default 1: what each of the sample's response tokens counts in the loss; a sample of weight
     0 is left out). Required. Named by
       - a path or `file://` URI, as the service sees it: read where it is, and needed until the run has ended; outside of
-        the directories that the server lets callers name it is refused with PERMISSION_DENIED, reason PATH_NOT_ALLOWED;
+        the places that the server lets callers name it is refused with PERMISSION_DENIED, reason PATH_NOT_ALLOWED;
       - the URI that UploadData returned, `upload:sha256:…`;
       - `s3://BUCKET/KEY`, `gs://BUCKET/OBJECT` or `az://CONTAINER/BLOB`, with what it takes to reach it in the server's
         environment, or any other URI that the server was set up to read (BURNISH_TRAINING_DATA_SCHEMES): fetched once,
-        before the run is created, and not needed after that.
+        before the run is created, and not needed after that. Object storage is confined like paths.
     """
     data_digest: _builtins.str
     """Digest of that file's bytes, `sha256:` and 64 hexadecimal digits. Empty: not checked, only recorded. With it, a
     file that the service still has is not fetched again.
     """
     output_uri: _builtins.str
-    """Directory that the trained model is published to, written whole or not at all. Empty: inside the service's own
-    run directory; the result says where. Confined like data_uri.
+    """Where the trained model is published, whole or not at all: a directory, or a place in object storage
+    (`s3://BUCKET/PREFIX`, gs://, az://), below which there is nothing else. There the files come first and config.json,
+    or adapter_config.json, last, so that nobody takes a part of them for a model; a store that does not answer is waited
+    for. Empty: inside the service's own run directory; the result says where. Confined like data_uri.
     """
     eval_data_uri: _builtins.str
     """Where progress is measured besides training loss: data in the same form and named in the same ways as data_uri, or
@@ -215,7 +217,9 @@ class RunSpec(_message.Message):
     """
     @_builtins.property
     def base_model(self) -> _common_pb2.ModelRef:
-        """The model to start from; uri required."""
+        """The model to start from; uri required. One in object storage is fetched before the run is created, and again by a
+        worker that finds it gone from the server's cache.
+        """
 
     @_builtins.property
     def hyperparameters(self) -> Global___Hyperparameters:
@@ -350,7 +354,9 @@ class Pause(_message.Message):
     """How much of the responses still counted, in (0, 1]; unset where too few were seen to tell."""
     @_builtins.property
     def model(self) -> _common_pb2.ModelRef:
-        """The model as it is, to generate responses with; there until the run goes on."""
+        """The model as it is, to generate responses with; there until the run goes on. Below output_uri where that is in object
+        storage, else in the service's own run directory.
+        """
 
     def __init__(
         self,
