@@ -20,7 +20,7 @@ from tests.waiting import until
 
 pytestmark = pytest.mark.skipif(bool(why := why_not()), reason=why)
 
-BASE, MODELS, VECTORS = (f"s3://{BUCKET}/{name}" for name in ("base", "models", "vectors"))
+DATA, BASE, MODELS, VECTORS = (f"s3://{BUCKET}/{name}" for name in ("data.jsonl", "base", "models", "vectors"))
 SERVICES = ("scoring", "embedding", "rewriting", "training")
 HOW = ("--rounds", "2", "--accumulation", "1", "--seed", "7", "--items-per-batch", "1", "--batches-in-flight", "4")
 
@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> Path:
-    return write_fake_model(folder / "base", name="base", seed=1, skill=0.3, latency_seconds=0.1)
+    return write_fake_model(folder / "base", name="base", seed=1, skill=0.3, latency_seconds=0.05)
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +52,9 @@ def undisturbed(model: Path, data: Path, folder: Path) -> str:
 class Deployment:
     """The services on their hosts, and a run's command on another."""
 
-    def __init__(self, made: Cluster, data: Path) -> None:
+    def __init__(self, made: Cluster) -> None:
         self.made = made
         self.runs, self.queue = made.network.volume("run"), made.network.volume("training")
-        (self.runs / "data.jsonl").write_bytes(data.read_bytes())
 
     def replica(self, service: str) -> Pod:
         """One more of a service; its state is its host's, but for training's queue, which is a volume."""
@@ -74,9 +73,8 @@ class Deployment:
 
     def command(self) -> Pod:
         """Starts the run, or goes on with it, on a host of its own."""
-        here = self.made.network.here / "run"
-        words = ["-m", "burnish", "run", "middo", "--data", str(here / "data.jsonl"), "--out", str(here / "out"), *HOW]
-        words += ["--model", BASE, "--models-uri", MODELS]
+        words = ["-m", "burnish", "run", "middo", "--data", DATA, "--model", BASE, "--models-uri", MODELS]
+        words += ["--out", str(self.made.network.here / "run/out"), *HOW]
         for service in SERVICES:
             words += [f"--{service}-endpoint", f"burnish-{service}:{PORT}"]
         return self.made.pod("coordinator", *words, volumes={"run": self.runs})
@@ -102,8 +100,9 @@ class Deployment:
 @pytest.fixture
 def deployment(model: Path, data: Path, tmp_path: Path) -> Iterator[Deployment]:
     with cluster(tmp_path) as made:
-        made.put({f"base/{path.name}": path.read_bytes() for path in model.iterdir()})
-        yield Deployment(made, data)
+        base = {f"base/{path.name}": path.read_bytes() for path in model.iterdir()}
+        made.put(base | {"data.jsonl": data.read_bytes()})
+        yield Deployment(made)
 
 
 async def test_every_role_comes_and_goes_under_a_run(deployment: Deployment, undisturbed: str) -> None:

@@ -19,7 +19,7 @@ DataOption = Annotated[
     typer.Option(
         "--data",
         help="Data set: .json, .jsonl, .csv, .parquet, a folder or glob of them, a saved Hugging Face data set, or"
-        " `demo` for the bundled one. May be repeated.",
+        " `demo` for the bundled one; for runs in object storage, too. May be repeated.",
         metavar="PATH",
     ),
 ]

@@ -64,6 +64,11 @@ class RunPaths:
         """How far the run is, rewritten as it goes on; for `burnish status`, because the ledger is locked meanwhile."""
         return self.out / "status.json"
 
+    @property
+    def source(self) -> Path:
+        """Copies of the data that were named by their place in object storage."""
+        return self.out / "source"
+
     def data(self, round_number: int) -> Path:
         """What a round trains on: JSONL with `id` and `messages`."""
         return self.out / "data" / f"round-{round_number}.jsonl"

@@ -63,10 +63,10 @@ async def opened(
 ) -> AsyncIterator[RunContext[Any]]:
     """The run of `settings` in `out_dir`, new or gone on with, in the ledger there or in `ledger`, which several runs
     may share. Raises InputError, RunMismatch, LedgerBusy."""
-    settings = settings.absolute()
+    paths = RunPaths(out_dir, ledger)
+    settings = settings.absolute().with_copies(paths.source)
     identity = _identity(settings)
     run_id = f"{settings.RECIPE}-{digest_of(identity)[:12]}"
-    paths = RunPaths(out_dir, ledger)
     with Ledger.open(paths.ledger) as opened_ledger:
         there = runs_in(opened_ledger, paths)
         if there and run_id not in there:
@@ -129,7 +129,9 @@ def finished(settings: RecipeSettings, out_dir: Path) -> RunSummary | None:
         return None
     with RunHistory.open(out_dir) as history:
         run = history.run
-        if run.finished_at is None or run.config["identity"] != _identity(settings.absolute()):
+        if run.finished_at is None or run.config["identity"] != _identity(
+            settings.absolute().with_copies(paths.source)
+        ):
             return None
         last = _final_model(history)
         if last is not None and not is_remote(last.uri) and not Path(last.uri).is_dir():

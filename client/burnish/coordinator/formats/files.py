@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from burnish.coordinator.errors import DataError
 from burnish.coordinator.formats.arrow import json_values
 from burnish.coordinator.formats.json_text import NotJson, parse_json, why_not_json
+from burnish.coordinator.paths import is_remote
 
 _ROWS_PER_READ = 1024
 _CHARS_PER_READ = 1 << 20
@@ -135,7 +136,8 @@ def _expand(item: str | Path) -> list[SourceFile]:
         if not found:
             raise DataError(f"{item}: no file matches this pattern; expected {_SUPPORTED}.")
         return [file for name in found for file in (_expand_folder(name) if name.is_dir() else [_known(name)])]
-    raise DataError(f"{item}: there is no such file or folder; expected {_SUPPORTED}.")
+    elsewhere = " of this machine; runs alone read from object storage" if is_remote(str(item)) else ""
+    raise DataError(f"{item}: there is no such file or folder{elsewhere}; expected {_SUPPORTED}.")
 
 
 def _expand_folder(folder: Path) -> list[SourceFile]:

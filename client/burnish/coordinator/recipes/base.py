@@ -20,6 +20,7 @@ from burnish.coordinator.content import derive_seed
 from burnish.coordinator.coverage import FeatureChoice
 from burnish.coordinator.errors import InputError
 from burnish.coordinator.formats import Columns
+from burnish.coordinator.formats.remote import local_copies
 from burnish.coordinator.paths import is_remote
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -144,6 +145,11 @@ class RecipeSettings(BaseModel):
     def files(self) -> dict[str, tuple[str, ...]]:
         """The settings that name files whose content determines what a run makes."""
         return {"data": self.data, "holdout": self.holdout}
+
+    def with_copies(self, folder: Path) -> Self:
+        """With data that are in object storage named by their copies in `folder`, made where they are not there yet.
+        Raises DataError."""
+        return self.model_copy(update={name: local_copies(items, folder) for name, items in self.files().items()})
 
     def identity(self, digests: Mapping[str, str]) -> dict[str, Any]:
         """What a run's id is made from: all settings, with `files` named by content instead of by place."""
