@@ -153,9 +153,20 @@ def test_details_travel_in_the_status() -> None:
     assert retry.retry_delay.ToTimedelta().total_seconds() == 1.5
 
 
+def test_a_wrong_field_is_named_for_machines_too() -> None:
+    status = abort_status(InvalidRequest("BAD_EVENT", "from_event is -1, expected 0 or more", field="from_event"))
+    ((_, value),) = status.trailing_metadata
+    bad = error_details_pb2.BadRequest()
+    assert status_pb2.Status.FromString(value).details[1].Unpack(bad)
+    ((field, description),) = [(one.field, one.description) for one in bad.field_violations]
+    assert (field, description) == ("from_event", "from_event is -1, expected 0 or more")
+
+
 @pytest.mark.parametrize("quoted", ["x" * 5000, "%" * 5000, "茶" * 5000, "\0" * 5000, "\ud800" * 5000])
 def test_a_message_that_quotes_too_much_fits_the_trailers_and_keeps_both_ends(quoted: str) -> None:
-    status = abort_status(InvalidRequest("BAD_SPEC", f"the field is {quoted!r}, expected less"))
+    status = abort_status(
+        InvalidRequest("BAD_SPEC", f"the field is {quoted!r}, expected less", field="spec.output_uri")
+    )
     ((_, details),) = status.trailing_metadata
     percent_encoded = sum(1 if " " <= c <= "~" and c != "%" else 3 * len(c.encode()) for c in status.details)
     assert percent_encoded + len(details) * 4 / 3 < 8000 / 1.5

@@ -40,7 +40,9 @@ def num_neighbors(number: int) -> int:
 def recall(number: float) -> float | None:
     """The share of true neighbours asked for; None leaves that to the search. Raises InvalidRequest."""
     if not 0 <= number <= 1:
-        raise InvalidRequest("BAD_RECALL", f"recall is {number}; expected it in (0, 1], or 0 for the default")
+        raise InvalidRequest(
+            "BAD_RECALL", f"recall is {number}; expected it in (0, 1], or 0 for the default", field="recall"
+        )
     return number or None
 
 
@@ -119,6 +121,7 @@ def check_reply_fits(ids: Sequence[str], k: int, max_bytes: int) -> None:
             f"k is {k}, and so many neighbours of {len(ids)} samples may take more than the {max_bytes >> 20} MiB that"
             f" fit a message; expected {advice}, or a larger BURNISH_SERVER_MAX_MESSAGE_BYTES and client's"
             " max_message_bytes",
+            field="k",
         )
 
 

@@ -32,6 +32,7 @@ def activation_settings(given: pb.ActivationSettings) -> ActivationSettings:
             "BAD_MAX_TOKENS",
             f"max_tokens is {given.max_tokens}; expected {_FEWEST_TOKENS} to {_MOST_TOKENS}, or 0 for "
             f"{_DEFAULT_TOKENS}",
+            field="max_tokens",
         )
     return ActivationSettings(
         SOURCES.word(given.source, Source.RESPONSE),
@@ -46,7 +47,9 @@ def feature_settings(given: pb.FeatureSettings, calibration: Calibration | None)
     rule = _RULES.word(given.rule, Rule.STANDARDIZED_TOP_K)
     k = in_range("k", given.k, 0, _MOST_K)
     if not 0 <= given.threshold < 1:
-        raise InvalidRequest("BAD_THRESHOLD", f"threshold is {given.threshold}; expected it in [0, 1)")
+        raise InvalidRequest(
+            "BAD_THRESHOLD", f"threshold is {given.threshold}; expected it in [0, 1)", field="threshold"
+        )
     num_sections = 0
     if rule is Rule.SECTIONS:
         num_sections = in_range("num_sections", given.num_sections, _DEFAULT_SECTIONS, _MOST_SECTIONS)
@@ -57,7 +60,9 @@ def feature_settings(given: pb.FeatureSettings, calibration: Calibration | None)
         named = repr(calibration.name) if calibration is not None else "empty"
         wanted = "the name of one that is finished" if rule.is_calibrated else "none"
         raise InvalidRequest(
-            "BAD_CALIBRATION", f"features.calibration is {named}; expected {wanted}, since rule is {rule.value}"
+            "BAD_CALIBRATION",
+            f"features.calibration is {named}; expected {wanted}, since rule is {rule.value}",
+            field="features.calibration",
         )
     if calibration is None:
         return FeatureSettings(activations, rule, k, threshold, num_sections)
@@ -66,6 +71,7 @@ def feature_settings(given: pb.FeatureSettings, calibration: Calibration | None)
             "BAD_ACTIVATIONS",
             f"activations are {activations}; expected none, or those of calibration {calibration.name!r}, which are "
             f"{calibration.activations}",
+            field="activations",
         )
     if not calibration.version:
         raise PreconditionFailed(
@@ -86,6 +92,7 @@ def length_boundaries(given: pb.Calibration) -> tuple[int, ...]:
             "BAD_LENGTH_BOUNDARIES",
             f"length_boundaries are {list(boundaries)}; expected at most {_MOST_BOUNDARIES} numbers of tokens, above 0 "
             "and strictly ascending",
+            field="length_boundaries",
         )
     return boundaries
 

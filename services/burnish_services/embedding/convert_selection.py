@@ -29,15 +29,22 @@ _MOST_PARTITIONS, _MOST_CURVES = 1024, 20
 def selection_settings(request: pb.SelectCoverageRequest) -> SelectionSettings:
     """The settings, defaults filled in. Raises InvalidRequest."""
     if request.budget < 1:
-        raise InvalidRequest("BAD_BUDGET", f"budget is {request.budget}; expected at least 1")
+        raise InvalidRequest("BAD_BUDGET", f"budget is {request.budget}; expected at least 1", field="budget")
     if request.weighting not in pb.FeatureWeighting.values():
-        raise InvalidRequest("BAD_WEIGHTING", f"weighting is {request.weighting}; expected one of the enum's values")
+        raise InvalidRequest(
+            "BAD_WEIGHTING", f"weighting is {request.weighting}; expected one of the enum's values", field="weighting"
+        )
     if not 0 <= request.quality_weight < float("inf"):
-        raise InvalidRequest("BAD_QUALITY_WEIGHT", f"quality_weight is {request.quality_weight}; expected at least 0")
+        raise InvalidRequest(
+            "BAD_QUALITY_WEIGHT",
+            f"quality_weight is {request.quality_weight}; expected at least 0",
+            field="quality_weight",
+        )
     if not 0 <= request.num_random_curves <= _MOST_CURVES:
         raise InvalidRequest(
             "BAD_NUM_RANDOM_CURVES",
             f"num_random_curves is {request.num_random_curves}; expected 0 to {_MOST_CURVES}",
+            field="num_random_curves",
         )
     objective = _OBJECTIVES.optional(request.objective)
     optimizer = _OPTIMIZERS.optional(request.optimizer)
@@ -45,6 +52,7 @@ def selection_settings(request: pb.SelectCoverageRequest) -> SelectionSettings:
         raise InvalidRequest(
             "BAD_OPTIMIZER",
             f"optimizer is {optimizer.value}; expected none, since objective {objective.value} takes none",
+            field="optimizer",
         )
     partitions = in_range("num_partitions", request.num_partitions, 0, _MOST_PARTITIONS)
     return SelectionSettings(
@@ -68,15 +76,23 @@ def candidates(request: pb.SelectCoverageRequest) -> Candidates:
     """Who may be selected. Raises InvalidRequest."""
     ids = [candidate.sample_id for candidate in request.candidates]
     if len(set(ids)) != len(ids):
-        raise InvalidRequest("DUPLICATE_ID", "a sample_id stands more than once in candidates; expected each once")
+        raise InvalidRequest(
+            "DUPLICATE_ID", "a sample_id stands more than once in candidates; expected each once", field="candidates"
+        )
     bad = next((one for one in request.candidates if not 0 <= one.quality <= 1), None)
     if bad is not None:
         raise InvalidRequest(
-            "BAD_QUALITY", f"quality of {bad.sample_id!r} is {bad.quality}; expected it in [0, 1]: a percentile"
+            "BAD_QUALITY",
+            f"quality of {bad.sample_id!r} is {bad.quality}; expected it in [0, 1]: a percentile",
+            field="candidates",
         )
     negative = {group: budget for group, budget in request.group_budgets.items() if budget < 0}
     if negative:
-        raise InvalidRequest("BAD_GROUP_BUDGETS", f"group_budgets has {negative}; expected 0 or more for each group")
+        raise InvalidRequest(
+            "BAD_GROUP_BUDGETS",
+            f"group_budgets has {negative}; expected 0 or more for each group",
+            field="group_budgets",
+        )
     selected = list(dict.fromkeys(request.selected_ids))
     before = set(selected)
     left = [candidate for candidate in request.candidates if candidate.sample_id not in before]

@@ -37,7 +37,9 @@ class Words(Generic[Word]):
         """The word for a number; None for 0. Raises InvalidRequest."""
         if number and number not in self._words:
             raise InvalidRequest(
-                f"BAD_{self._field.upper()}", f"{self._field} is {number}; expected one of the enum's values"
+                f"BAD_{self._field.upper()}",
+                f"{self._field} is {number}; expected one of the enum's values",
+                field=self._field,
             )
         return self._words.get(number)
 
@@ -50,7 +52,9 @@ def checked_name(name: str, field: str = "collection") -> str:
     """The name, which becomes a part of a path; `field` is where it stands in the request. Raises InvalidRequest."""
     if not _NAME.fullmatch(name):
         raise InvalidRequest(
-            "BAD_NAME", f"{field} is {name[:_SHOWN]!r}; expected a name of 1 to 128 characters of a-z, 0-9, - and _"
+            "BAD_NAME",
+            f"{field} is {name[:_SHOWN]!r}; expected a name of 1 to 128 characters of a-z, 0-9, - and _",
+            field=field,
         )
     return name
 
@@ -59,7 +63,7 @@ def in_range(field: str, number: int, default: int, largest: int) -> int:
     """A number from 1 to `largest`; `default` for 0. Raises InvalidRequest."""
     if not 0 <= number <= largest:
         raise InvalidRequest(
-            f"BAD_{field.upper()}", f"{field} is {number}; expected 1 to {largest}, or 0 for {default}"
+            f"BAD_{field.upper()}", f"{field} is {number}; expected 1 to {largest}, or 0 for {default}", field=field
         )
     return number or default
 
@@ -70,6 +74,6 @@ def share(field: str, number: float, default: float, *, upto: bool = False) -> f
         return default
     if not (0 < number < 1 or (upto and number == 1)):
         raise InvalidRequest(
-            f"BAD_{field.upper()}", f"{field} is {number}; expected it between 0 and 1, or 0 for {default}"
+            f"BAD_{field.upper()}", f"{field} is {number}; expected it between 0 and 1, or 0 for {default}", field=field
         )
     return number

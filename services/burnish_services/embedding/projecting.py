@@ -29,6 +29,7 @@ def check_size(method: Method, num_samples: int) -> None:
             "TOO_MANY_SAMPLES",
             f"sample_ids names {num_samples} samples (none: all); expected at most {MOST_BY_UMAP} for method UMAP: "
             "name fewer, or ask for PCA",
+            field="sample_ids",
         )
 
 

@@ -32,7 +32,9 @@ def requested_strategy(request: rewriting_pb2.RewriteSamplesRequest) -> Strategy
     known = _STRATEGIES.get(request.strategy)
     if known is None:
         raise InvalidRequest(
-            "BAD_STRATEGY", f"strategy is {request.strategy}; expected one of the enum's values, and not 0"
+            "BAD_STRATEGY",
+            f"strategy is {request.strategy}; expected one of the enum's values, and not 0",
+            field="strategy",
         )
     return known
 
@@ -47,7 +49,9 @@ def requested_attempts(request: rewriting_pb2.RewriteSamplesRequest) -> int:
     """How often an item is tried. Raises InvalidRequest."""
     if not 0 <= request.max_attempts <= _MOST_ATTEMPTS:
         raise InvalidRequest(
-            "BAD_ATTEMPTS", f"max_attempts is {request.max_attempts}; expected 1 to {_MOST_ATTEMPTS}, or 0 for 3"
+            "BAD_ATTEMPTS",
+            f"max_attempts is {request.max_attempts}; expected 1 to {_MOST_ATTEMPTS}, or 0 for 3",
+            field="max_attempts",
         )
     return request.max_attempts or _DEFAULT_ATTEMPTS
 
@@ -66,7 +70,9 @@ def requested_rules(message: rewriting_pb2.ValidationRules) -> Rules:
     _check_bounds("response_chars", resolved.min_response_chars, resolved.max_response_chars)
     if not 0 < resolved.max_similarity <= 1:
         raise InvalidRequest(
-            "BAD_RULES", f"rules.max_similarity is {resolved.max_similarity}; expected a value in (0, 1]"
+            "BAD_RULES",
+            f"rules.max_similarity is {resolved.max_similarity}; expected a value in (0, 1]",
+            field="rules.max_similarity",
         )
     return resolved
 
@@ -84,12 +90,14 @@ def requested_responses(request: rewriting_pb2.GenerateResponsesRequest, samplin
         raise InvalidRequest(
             "BAD_RESPONSES",
             f"num_responses is {request.num_responses}; expected 1 to {_MOST_RESPONSES}, or 0 for 1",
+            field="num_responses",
         )
     if request.num_responses > 1 and sampling.temperature == 0.0:
         raise InvalidRequest(
             "BAD_RESPONSES",
             f"num_responses is {request.num_responses} at temperature 0, where all responses are the same; expected 1, "
             "or a temperature above 0",
+            field="num_responses",
         )
     return request.num_responses or 1
 

@@ -12,7 +12,8 @@
     └── InternalError               INTERNAL              no
 
 Every status carries a google.rpc.ErrorInfo with domain `burnish`, the reason (a stable word for machines) and
-`retryable` in its metadata. Any other exception is a defect: it becomes INTERNAL with a short id that finds
+`retryable` in its metadata; a google.rpc.BadRequest names the field that is wrong, and a google.rpc.RetryInfo says
+when to come back, where there is one. Any other exception is a defect: it becomes INTERNAL with a short id that finds
 its traceback in the server's log. What became of one item of a batch is not an exception but an ItemStatus.
 """
 
@@ -42,13 +43,15 @@ from burnish_services.runtime.disks import is_disk_full
 DOMAIN = "burnish"
 # What a message may take in a call's trailers, where it stands twice: clients refuse trailers at random from 8 KiB on.
 _MAX_MESSAGE_BYTES = 2000
+_MAX_DESCRIPTION_BYTES = 300  # of the same words once more, beside the field that they are about
 
 
 class ServiceError(Exception):
     """A call failed as a whole, for a reason its caller can act on.
 
     `reason` is a stable upper-case word; the message says what was wrong, what was expected and what to do;
-    `retryable` says whether the same call may succeed later; `retry_after` is in seconds.
+    `retryable` says whether the same call may succeed later; `retry_after` is in seconds; `field` names the field of
+    the request that is wrong, as the message does, where it is one.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class ServiceError(Exception):
         *,
         retryable: bool = False,
         retry_after: float | None = None,
+        field: str = "",
     ) -> None:
         super().__init__(message)
         self.code = code
@@ -66,13 +70,14 @@ class ServiceError(Exception):
         self.message = message
         self.retryable = retryable
         self.retry_after = retry_after
+        self.field = field
 
 
 class InvalidRequest(ServiceError):
     """The request itself is wrong, whatever the server's state."""
 
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(grpc.StatusCode.INVALID_ARGUMENT, reason, message)
+    def __init__(self, reason: str, message: str, *, field: str = "") -> None:
+        super().__init__(grpc.StatusCode.INVALID_ARGUMENT, reason, message, field=field)
 
 
 class NotFound(ServiceError):
@@ -186,23 +191,30 @@ def abort_status(error: ServiceError) -> AbortStatus:
         delay = Duration()
         delay.FromMilliseconds(max(0, round(error.retry_after * 1000)))
         status.details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
+    if error.field:
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=error.field, description=_shortened(error.message, _MAX_DESCRIPTION_BYTES)
+        )
+        status.details.append(_packed(error_details_pb2.BadRequest(field_violations=[violation])))
     return AbortStatus(error.code, message, (("grpc-status-details-bin", status.SerializeToString()),))
 
 
-def _shortened(message: str) -> str:
+def _shortened(message: str, max_bytes: int = _MAX_MESSAGE_BYTES) -> str:
     """The message without its middle, where it is longer than fits: what was expected stands at the end."""
     # Lone surrogates have no place on the wire at all.
     message = message.encode(errors="replace").decode()
     sizes = [1 if " " <= c <= "~" and c != "%" else 3 * len(c.encode()) for c in message]  # percent-encoded
-    if sum(sizes) <= _MAX_MESSAGE_BYTES:
+    if sum(sizes) <= max_bytes:
         return message
-    half = _MAX_MESSAGE_BYTES // 2
+    half = max_bytes // 2
     begin = sum(1 for total in itertools.accumulate(sizes) if total <= half)
     end = sum(1 for total in itertools.accumulate(reversed(sizes)) if total <= half)
     return f"{message[:begin]} … {message[-end:]}"
 
 
-def _packed(message: error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo) -> AnyMessage:
+def _packed(
+    message: error_details_pb2.BadRequest | error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo,
+) -> AnyMessage:
     packed = AnyMessage()
     packed.Pack(message)
     return packed

@@ -26,11 +26,12 @@ def check_batch(ids: Sequence[str], max_items: int, what: str = "samples") -> No
     """Refuses a batch that is empty, too large, or whose ids are missing, too long or not unique.
     Raises InvalidRequest."""
     if not ids:
-        raise InvalidRequest("EMPTY_BATCH", f"the request has no {what}; expected 1 to {max_items}")
+        raise InvalidRequest("EMPTY_BATCH", f"the request has no {what}; expected 1 to {max_items}", field=what)
     if len(ids) > max_items:
         raise InvalidRequest(
             "TOO_MANY_ITEMS",
             f"the request has {len(ids)} {what}; expected 1 to {max_items} (Limits.max_items of this server): split it",
+            field=what,
         )
     seen: set[str] = set()
     for position, item_id in enumerate(ids):
@@ -38,11 +39,13 @@ def check_batch(ids: Sequence[str], max_items: int, what: str = "samples") -> No
             raise InvalidRequest(
                 "BAD_ID",
                 f"the id of {what}[{position}] has {len(item_id.encode())} bytes; expected 1 to {_MAX_ID_BYTES}",
+                field=f"{what}[{position}]",
             )
         if item_id in seen:
             raise InvalidRequest(
                 "DUPLICATE_ID",
                 f"id {item_id!r} stands more than once in {what}; expected ids that are unique in a request",
+                field=f"{what}[{position}]",
             )
         seen.add(item_id)
 
@@ -50,7 +53,9 @@ def check_batch(ids: Sequence[str], max_items: int, what: str = "samples") -> No
 def require_uri(model: common_pb2.ModelRef) -> None:
     """Raises InvalidRequest unless the model is named by a uri."""
     if not model.uri:
-        raise InvalidRequest("NO_MODEL", "model.uri is empty; expected a path or file:// URI of a model directory")
+        raise InvalidRequest(
+            "NO_MODEL", "model.uri is empty; expected a path or file:// URI of a model directory", field="model.uri"
+        )
 
 
 def chat_messages(sample: common_pb2.Sample) -> list[ChatMessage]:
@@ -96,7 +101,9 @@ def resolve_sampling(given: common_pb2.SamplingParameters, defaults: Sampling) -
 
 def _check(field: str, value: float, good: bool, expected: str) -> None:
     if not good:
-        raise InvalidRequest("BAD_SAMPLING", f"sampling.{field} is {value}; expected a value in {expected}")
+        raise InvalidRequest(
+            "BAD_SAMPLING", f"sampling.{field} is {value}; expected a value in {expected}", field=f"sampling.{field}"
+        )
 
 
 def model_version(version: ModelVersion) -> common_pb2.ModelVersion:

@@ -39,7 +39,9 @@ def dimensions(request: scoring_pb2.JudgeSamplesRequest) -> list[Dimension]:
     unknown = [number for number in request.dimensions if number not in _DIMENSIONS]
     if unknown:
         raise InvalidRequest(
-            "BAD_DIMENSION", f"dimensions has {unknown[0]}; expected some of the enum's values, and not 0"
+            "BAD_DIMENSION",
+            f"dimensions has {unknown[0]}; expected some of the enum's values, and not 0",
+            field="dimensions",
         )
     return list(dict.fromkeys(_DIMENSIONS[number] for number in request.dimensions)) or list(Dimension)
 
@@ -48,7 +50,9 @@ def targets(request: scoring_pb2.JudgeSamplesRequest) -> list[Target]:
     """The targets asked for, each once; both where none are named. Raises InvalidRequest."""
     unknown = [number for number in request.targets if number not in _TARGETS]
     if unknown:
-        raise InvalidRequest("BAD_TARGET", f"targets has {unknown[0]}; expected some of the enum's values, and not 0")
+        raise InvalidRequest(
+            "BAD_TARGET", f"targets has {unknown[0]}; expected some of the enum's values, and not 0", field="targets"
+        )
     return list(dict.fromkeys(_TARGETS[number] for number in request.targets)) or list(Target)
 
 
@@ -56,7 +60,9 @@ def wanted(request: scoring_pb2.ScoreSamplesRequest) -> Wanted:
     """What is asked for beside the losses. Raises InvalidRequest."""
     span = request.mean_hidden_state
     if span not in _SPANS:
-        raise InvalidRequest("BAD_SPAN", f"mean_hidden_state is {span}; expected one of the enum's values")
+        raise InvalidRequest(
+            "BAD_SPAN", f"mean_hidden_state is {span}; expected one of the enum's values", field="mean_hidden_state"
+        )
     return Wanted(request.score_unconditional, request.score_distribution, _SPANS[span])
 
 
@@ -114,7 +120,7 @@ def judgment_message(sample_id: str, result: Sequence[Rated] | EngineFailure) ->
 def by_logits(request: scoring_pb2.JudgeSamplesRequest) -> bool:
     """Whether ratings are read from digits' probabilities. Raises InvalidRequest."""
     if request.mode not in scoring_pb2.JudgeMode.values():
-        raise InvalidRequest("BAD_MODE", f"mode is {request.mode}; expected one of the enum's values")
+        raise InvalidRequest("BAD_MODE", f"mode is {request.mode}; expected one of the enum's values", field="mode")
     return request.mode == scoring_pb2.JUDGE_MODE_LOGIT
 
 

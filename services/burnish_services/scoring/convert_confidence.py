@@ -33,7 +33,7 @@ _MOST_ANSWERS = 32
 def asked(request: scoring_pb2.EstimateConfidenceRequest) -> Asked:
     """What is asked for, defaults resolved. Raises InvalidRequest."""
     if request.tier not in _TIERS:
-        raise InvalidRequest("BAD_TIER", f"tier is {request.tier}; expected one of the enum's values")
+        raise InvalidRequest("BAD_TIER", f"tier is {request.tier}; expected one of the enum's values", field="tier")
     weights = Weights(
         _share("alpha", request.alpha if request.HasField("alpha") else ALPHA),
         _share("beta", request.beta if request.HasField("beta") else BETA),
@@ -41,7 +41,9 @@ def asked(request: scoring_pb2.EstimateConfidenceRequest) -> Asked:
     )
     count = request.num_answers if request.HasField("num_answers") else NUM_ANSWERS
     if not 1 <= count <= _MOST_ANSWERS:
-        raise InvalidRequest("BAD_NUMBER", f"num_answers is {count}; expected a value in [1, {_MOST_ANSWERS}]")
+        raise InvalidRequest(
+            "BAD_NUMBER", f"num_answers is {count}; expected a value in [1, {_MOST_ANSWERS}]", field="num_answers"
+        )
     return Asked(
         _TIERS[request.tier],
         weights,
@@ -55,7 +57,11 @@ def rules(request: scoring_pb2.ComparePairsRequest) -> Rules:
     """How verdicts come about. Raises InvalidRequest."""
     ratio = request.max_length_ratio
     if ratio != 0.0 and not (1.0 <= ratio < math.inf):
-        raise InvalidRequest("BAD_NUMBER", f"max_length_ratio is {ratio}; expected 0 (no guard) or a value in [1, ∞)")
+        raise InvalidRequest(
+            "BAD_NUMBER",
+            f"max_length_ratio is {ratio}; expected 0 (no guard) or a value in [1, ∞)",
+            field="max_length_ratio",
+        )
     return Rules(ratio, _least_mass(request))
 
 
@@ -119,5 +125,5 @@ def _least_mass(request: scoring_pb2.EstimateConfidenceRequest | scoring_pb2.Com
 
 def _share(name: str, value: float) -> float:
     if not 0.0 <= value <= 1.0:
-        raise InvalidRequest("BAD_NUMBER", f"{name} is {value}; expected a value in [0, 1]")
+        raise InvalidRequest("BAD_NUMBER", f"{name} is {value}; expected a value in [0, 1]", field=name)
     return value

@@ -72,6 +72,7 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
             raise InvalidRequest(
                 "BAD_REQUEST_ID",
                 f"request_id has {len(request.request_id)} characters, expected 1 to {MAX_REQUEST_ID}",
+                field="request_id",
             )
         async with self._creating.setdefault(request.request_id, asyncio.Lock()):
             run = await self._find_or_create(request.request_id, convert.run_spec(request.spec))
@@ -95,7 +96,9 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         """A page of runs, newest first."""
         size = request.page_size or _DEFAULT_PAGE
         if not 1 <= size <= _MAX_PAGE:
-            raise InvalidRequest("BAD_PAGE_SIZE", f"page_size is {size}, expected 1 to {_MAX_PAGE}, or 0")
+            raise InvalidRequest(
+                "BAD_PAGE_SIZE", f"page_size is {size}, expected 1 to {_MAX_PAGE}, or 0", field="page_size"
+            )
         runs = self._store.page(_before(request.page_token), size + 1)
         more, runs = len(runs) > size, runs[:size]
         return training_pb2.ListRunsResponse(
@@ -126,7 +129,9 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         """The run's events as they come, until it has ended."""
         run = self._get(request.run_id)
         if request.from_event < 0:
-            raise InvalidRequest("BAD_EVENT", f"from_event is {request.from_event}, expected 0 or more")
+            raise InvalidRequest(
+                "BAD_EVENT", f"from_event is {request.from_event}, expected 0 or more", field="from_event"
+            )
         reader = run.events.read_along(max(1, request.from_event))
         try:
             while True:
@@ -176,7 +181,7 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         try:
             located = await asyncio.to_thread(self._site.sources.locate, *asked)
         except SpecError as error:
-            raise InvalidRequest("BAD_SPEC", str(error)) from error
+            raise InvalidRequest("BAD_SPEC", str(error), field=error.field) from error
         except RunError as error:
             raise _refusal(error) from error
         return await asyncio.to_thread(located.path.read_bytes)
@@ -198,7 +203,7 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         except RequestConflict as error:
             raise AlreadyExists("REQUEST_ID_USED", str(error)) from error
         except SpecError as error:
-            raise InvalidRequest("BAD_SPEC", str(error)) from error
+            raise InvalidRequest("BAD_SPEC", str(error), field=f"spec.{error.field}") from error
         except RunError as error:
             raise _refusal(error) from error
         return run
@@ -226,6 +231,7 @@ def _before(page_token: str) -> int | None:
         raise InvalidRequest(
             "BAD_PAGE_TOKEN",
             f"page_token is {page_token[:64]!r}; expected a next_page_token of this service, or nothing",
+            field="page_token",
         )
     return int(page_token)
 
