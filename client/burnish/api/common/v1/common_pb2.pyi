@@ -9,7 +9,10 @@ Conventions that hold in every package:
   * Batches are unary. One bad item never fails its batch: each item carries an ItemStatus, and the results come
     in the order of the request's items, exactly one per item.
   * An RPC fails as a whole only for reasons that concern the whole call (the model can't be loaded, a limit is
-    passed, the request is malformed); the service files list those codes for each RPC.
+    passed, the request is malformed); the service files list those codes for each RPC. Its status then carries a
+    google.rpc.ErrorInfo (domain `burnish`, a reason out of docs/errors.md), a google.rpc.BadRequest where one field
+    is wrong, and a google.rpc.RetryInfo where trying again helps and says when.
+  * Vectors travel as bytes, little-endian and without a header, so that every language reads them with what it has.
 """
 
 from collections import abc as _abc
@@ -196,7 +199,7 @@ Global___Sample: _TypeAlias = Sample  # noqa: Y015
 
 @_typing.final
 class ItemStatus(_message.Message):
-    """What became of one item of a batch."""
+    """What became of one item of a batch; empty, or not set at all, where the item succeeded."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -355,7 +358,7 @@ class Limits(_message.Message):
     max_items: _builtins.int
     """Most items in one request."""
     max_message_bytes: _builtins.int
-    """Most bytes in one request or reply message."""
+    """Most bytes in one request or reply message. Many gRPC libraries receive 4 MiB at most unless they are told more."""
     max_sequence_tokens: _builtins.int
     """Longest sequence in tokens, prompt and response together."""
     max_concurrent_requests: _builtins.int

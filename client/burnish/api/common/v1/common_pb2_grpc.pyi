@@ -9,7 +9,10 @@ Conventions that hold in every package:
   * Batches are unary. One bad item never fails its batch: each item carries an ItemStatus, and the results come
     in the order of the request's items, exactly one per item.
   * An RPC fails as a whole only for reasons that concern the whole call (the model can't be loaded, a limit is
-    passed, the request is malformed); the service files list those codes for each RPC.
+    passed, the request is malformed); the service files list those codes for each RPC. Its status then carries a
+    google.rpc.ErrorInfo (domain `burnish`, a reason out of docs/errors.md), a google.rpc.BadRequest where one field
+    is wrong, and a google.rpc.RetryInfo where trying again helps and says when.
+  * Vectors travel as bytes, little-endian and without a header, so that every language reads them with what it has.
 """
 
 from collections import abc as _abc

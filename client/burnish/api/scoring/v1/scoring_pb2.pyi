@@ -489,7 +489,7 @@ class SampleScore(_message.Message):
     """
     @_builtins.property
     def status(self) -> _common_pb2.ItemStatus:
-        """Where the code is not OK, all numbers below are unset. Reasons: EMPTY_RESPONSE, TOO_LONG, BAD_ROLES,
+        """Where the code is not OK, all numbers below are 0 or unset. Reasons: EMPTY_RESPONSE, TOO_LONG, BAD_ROLES,
         TEMPLATE_FAILED, NOT_FINITE, UNSUPPORTED (more was asked than GetInfoResponse.score_method gives), ENGINE_ERROR.
         """
 

@@ -161,8 +161,9 @@ class TrainingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchRun(self, request, context):
-        """Streams a run's events from a given number on, then ends when the run ends. Safe to resume after a break: events
-        are numbered from 1 without gaps and are kept on disk.
+        """Streams a run's events from a given number on, then ends when the run ends. A run can take hours: give the call no
+        deadline. Safe to resume after a break (UNAVAILABLE where the server stops) with the number after the
+        last one seen: events are numbered from 1 without gaps and are kept on disk.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

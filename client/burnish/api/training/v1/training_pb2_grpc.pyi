@@ -71,8 +71,9 @@ class TrainingServiceStub:
     CancelRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.CancelRunRequest, _training_pb2.CancelRunResponse]
     """Asks a run to stop; it does so within a step. Idempotent; a run that has ended stays as it is."""
     WatchRun: _grpc.UnaryStreamMultiCallable[_training_pb2.WatchRunRequest, _training_pb2.WatchRunResponse]
-    """Streams a run's events from a given number on, then ends when the run ends. Safe to resume after a break: events
-    are numbered from 1 without gaps and are kept on disk.
+    """Streams a run's events from a given number on, then ends when the run ends. A run can take hours: give the call no
+    deadline. Safe to resume after a break (UNAVAILABLE where the server stops) with the number after the
+    last one seen: events are numbered from 1 without gaps and are kept on disk.
     """
     ReadSampleWeights: _grpc.UnaryStreamMultiCallable[_training_pb2.ReadSampleWeightsRequest, _training_pb2.ReadSampleWeightsResponse]
     """Streams the weights that a run with `bilevel` has learnt so far: a snapshot after each epoch and at the end, oldest
@@ -120,8 +121,9 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     CancelRun: _aio.UnaryUnaryMultiCallable[_training_pb2.CancelRunRequest, _training_pb2.CancelRunResponse]  # type: ignore[assignment]
     """Asks a run to stop; it does so within a step. Idempotent; a run that has ended stays as it is."""
     WatchRun: _aio.UnaryStreamMultiCallable[_training_pb2.WatchRunRequest, _training_pb2.WatchRunResponse]  # type: ignore[assignment]
-    """Streams a run's events from a given number on, then ends when the run ends. Safe to resume after a break: events
-    are numbered from 1 without gaps and are kept on disk.
+    """Streams a run's events from a given number on, then ends when the run ends. A run can take hours: give the call no
+    deadline. Safe to resume after a break (UNAVAILABLE where the server stops) with the number after the
+    last one seen: events are numbered from 1 without gaps and are kept on disk.
     """
     ReadSampleWeights: _aio.UnaryStreamMultiCallable[_training_pb2.ReadSampleWeightsRequest, _training_pb2.ReadSampleWeightsResponse]  # type: ignore[assignment]
     """Streams the weights that a run with `bilevel` has learnt so far: a snapshot after each epoch and at the end, oldest
@@ -214,8 +216,9 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _training_pb2.WatchRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_training_pb2.WatchRunResponse], _abc.AsyncIterator[_training_pb2.WatchRunResponse]]:
-        """Streams a run's events from a given number on, then ends when the run ends. Safe to resume after a break: events
-        are numbered from 1 without gaps and are kept on disk.
+        """Streams a run's events from a given number on, then ends when the run ends. A run can take hours: give the call no
+        deadline. Safe to resume after a break (UNAVAILABLE where the server stops) with the number after the
+        last one seen: events are numbered from 1 without gaps and are kept on disk.
         """
 
     @_abc_1.abstractmethod
