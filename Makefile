@@ -103,6 +103,13 @@ protos-check: generated
 	@diff --recursive --brief --exclude=__pycache__ build/protos/burnish/api client/burnish/api \
 		|| { echo "client/burnish/api is not what protos/ say; run make protos" >&2; exit 1; }
 
+# Compilers, libraries and grpcurl go to build/clients; nothing is installed on the machine. Minutes, the first time.
+.PHONY: clients
+clients: setup ## generate Go and TypeScript clients, compile them, and run docs/clients.md's examples against real servers
+	tools/clients/grpcurl.sh || echo "no grpcurl; going on without" >&2
+	tools/clients/go.sh || echo "Go's examples were not built; where its compiler and libraries are there, that fails below" >&2
+	$(BIN)/python -m pytest tests/clients tests/docs/test_clients.py
+
 .PHONY: chaos
 chaos: setup ## seeded fault schedules over the fake engine (SCHEDULES=300, SEED=… repeats one), or a few over a real one (ENGINE=vllm)
 	$(BIN)/python -m tests.chaos $(if $(SCHEDULES),--schedules $(SCHEDULES)) $(if $(SEED),--seed $(SEED)) $(if $(ENGINE),--engine $(ENGINE))
