@@ -73,7 +73,8 @@ def numbers(text: str) -> list[float]:
     if text.startswith("{"):
         (score,) = json.loads(text)["scores"]
         (turn,) = score["turns"]
-        return [score["mean_nll"], score["perplexity"], *np.frombuffer(base64.b64decode(turn["logprobs"]), "<f4")]
+        mean_nll = score.get("mean_nll") or score["meanNll"]  # by grpcurl's release
+        return [mean_nll, score["perplexity"], *np.frombuffer(base64.b64decode(turn["logprobs"]), "<f4")]
     sample_id, *words = re.sub(r"[\[\],]", " ", text).split()
     assert sample_id == TEXTS[0]
     return [float(word) for word in words]
@@ -179,6 +180,35 @@ def test_a_training_run_is_watched_to_its_end(generated: Language, address: str,
     assert [int(line[0].rstrip("n")) for line in lines] == list(range(1, len(lines) + 1))
     assert lines[-1][1].removeprefix("STATE_") == "SUCCEEDED"
     assert int(lines[-1][2].rstrip("n")) >= 1
+
+
+async def test_a_watch_goes_on_after_a_break(generated: Language, tmp_path: Path) -> None:
+    with FakeServices(finish_runs=False) as fakes:
+        with Client(fakes.address) as client:
+            run_id = client.training.create(RunSpec(ModelRef("model"), "data.jsonl")).run_id
+        watching = await asyncio.create_subprocess_exec(
+            *generated.watch,
+            run_id,
+            env=environment({"BURNISH_TRAINING_ENDPOINT": fakes.address}),
+            stdout=PIPE,
+            stderr=PIPE,
+        )
+        try:
+            assert watching.stdout is not None
+            assert watching.stderr is not None
+            seen = [await watching.stdout.readline()]
+            fakes.stop()
+            assert re.match(rb"\w+: trying again in \d", await watching.stderr.readline())
+            fakes.finish_runs = True
+            fakes.start()
+            out, err = await watching.communicate()
+        finally:
+            if watching.returncode is None:
+                watching.kill()
+    assert watching.returncode == 0, err.decode()
+    lines = [line.decode().split() for line in [*seen, *out.splitlines(keepends=True)] if line[:1].isdigit()]
+    assert [int(line[0].rstrip("n")) for line in lines] == list(range(1, len(lines) + 1))
+    assert lines[-1][1].removeprefix("STATE_") == "SUCCEEDED"
 
 
 def test_grpcurl_finds_the_services_and_reads_the_details_of_errors(address: str) -> None:

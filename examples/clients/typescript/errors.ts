@@ -8,8 +8,9 @@ export function readError(error: unknown) {
   const reason = failure.findDetails(ErrorInfoSchema)[0]?.reason ?? "";
   const fields = failure.findDetails(BadRequestSchema).flatMap((bad) => bad.fieldViolations.map((one) => one.field));
   const delay = failure.findDetails(RetryInfoSchema)[0]?.retryDelay;
-  // A server that is away says no more; one that has stopped under the call leaves it cancelled, without a reason.
-  const away = failure.code === Code.Unavailable || (failure.code === Code.Canceled && !reason);
+  // Servers give a reason, connections that break do not: Connect calls that ABORTED or INTERNAL, too.
+  const broken = !reason && [Code.Canceled, Code.Aborted, Code.Internal].includes(failure.code);
+  const away = broken || failure.code === Code.Unavailable;
   const retryAfterMs = delay ? Number(delay.seconds) * 1000 + delay.nanos / 1e6 : away ? 1000 : undefined;
   return { code: failure.code, message: failure.rawMessage, reason, fields, retryAfterMs };
 }
