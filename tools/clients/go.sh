@@ -34,8 +34,8 @@ fetch_sources() {
         -o "Dir::Etc::trusted=/etc/apt/trusted.gpg" -o "Dir::Etc::trustedparts=/etc/apt/trusted.gpg.d")
     apt-get "${options[@]}" --quiet=2 update
     (cd "$apt/debs" && apt-get "${options[@]}" --quiet=2 download "${packages[@]}")
-    for package in "$apt"/debs/*.deb; do dpkg-deb --extract "$package" "$work/debian"; done
-    rm -rf "$apt"
+    for package in "$apt"/debs/*.deb; do dpkg-deb --extract "$package" "$apt/extracted"; done
+    rm -rf "$work/debian" && mv "$apt/extracted" "$work/debian" && rm -rf "$apt"
 }
 [ -d "$work/debian/usr/share/gocode" ] || fetch_sources
 

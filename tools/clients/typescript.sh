@@ -12,7 +12,7 @@ digest=$(cat "$self" $(find protos "$examples" -type f | sort) | cksum)
 cp "$examples"/{package.json,package-lock.json,.npmrc,tsconfig.json} "$examples"/*.ts "$work"
 if ! cmp --silent "$work/package-lock.json" "$work/installed-lock.json"; then
     # No package's own scripts are run: the programs that are needed lie in the packages.
-    npm ci --prefix "$work" --ignore-scripts --no-audit --no-fund
+    npm ci --prefix "$work" --ignore-scripts --no-audit --no-fund --fetch-timeout 60000 --fetch-retries 1
     cp "$work/package-lock.json" "$work/installed-lock.json"
 fi
 export PATH="$PWD/$work/node_modules/.bin:$PATH"
