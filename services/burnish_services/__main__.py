@@ -90,6 +90,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     where.add_argument("--metrics-host", metavar="HOST", help="address of that port (default: that of --host)")
     where.add_argument(
+        "--health-port",
+        type=int,
+        metavar="PORT",
+        help="answer health checks here as well, without TLS and login, and nothing else; 0 takes a free one (default:"
+        " no such port)",
+    )
+    where.add_argument(
         "--max-connection-age",
         type=float,
         metavar="SECONDS",
@@ -115,7 +122,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--keepalive", type=float, metavar="SECONDS", help="between pings that find stuck clients (default: 60)"
     )
     where.add_argument(
-        "--ready-file", metavar="FILE", help="written as JSON (pid, address, roles, metrics) once calls are answered"
+        "--ready-file",
+        metavar="FILE",
+        help="written as JSON (pid, address, roles, metrics, health) once calls are answered",
     )
     device = parser.add_argument_group("device")
     device.add_argument("--dtype", choices=["auto", "bfloat16", "float16", "float32"], help="default: auto")

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from burnish.api.scoring.v1 import scoring_pb2, scoring_pb2_grpc
 from burnish_services.engine.fake import FakeEngine
 from burnish_services.runtime.config import ServerSettings
-from burnish_services.runtime.server import BindError
+from burnish_services.runtime.listening import BindError
 from tests.service.seeing import EMPTY, GOOD, WORKED, page, page_with, seen_services, value, work
 from tests.service.support import failure_of, sample
 from tests.service.test_access import Authority, write_tokens

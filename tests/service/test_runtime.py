@@ -21,7 +21,8 @@ from burnish_services.engine.factory import create_engine
 from burnish_services.engine.fake import FakeEngine, write_fake_model
 from burnish_services.runtime.config import ServerSettings
 from burnish_services.runtime.lifecycle import Phase
-from burnish_services.runtime.server import BindError, Server, running
+from burnish_services.runtime.listening import BindError
+from burnish_services.runtime.server import Server, running
 from tests.service.support import failure_of, sample
 from tests.waiting import until
 

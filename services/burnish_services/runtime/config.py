@@ -40,6 +40,8 @@ class ServerSettings(BaseSettings):
     # None: no metrics.
     metrics_port: int | None = Field(default=None, ge=0, le=65535)
     metrics_host: str = ""  # empty: `host`
+    # A port for probes that can neither encrypt nor show a token; None: none.
+    health_port: int | None = Field(default=None, ge=0, le=65535)
     state_dir: Path = Path("burnish-state")
     # Bytes of the models from object storage that are kept below `state_dir`; those not used for longest go first.
     model_cache_bytes: int = Field(default=200 * 2**30, ge=2**20)

@@ -20,8 +20,9 @@ from burnish_services.engine.base import EngineDead, ModelLoadError, ModelUnreac
 from burnish_services.engine.factory import EngineUnavailable, create_engine
 from burnish_services.runtime.config import ServerSettings
 from burnish_services.runtime.lifecycle import Lifecycle
+from burnish_services.runtime.listening import BindError
 from burnish_services.runtime.role import RoleUnavailable
-from burnish_services.runtime.server import AccessError, BindError, Server
+from burnish_services.runtime.server import AccessError, Server
 
 log = logging.getLogger(__name__)
 

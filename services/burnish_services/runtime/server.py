@@ -33,7 +33,9 @@ from burnish_services.runtime.engines import EnginePool
 from burnish_services.runtime.intake import Intake, IntakeLimits
 from burnish_services.runtime.interceptors import CallGuard
 from burnish_services.runtime.lifecycle import Lifecycle
+from burnish_services.runtime.listening import BindError, listen
 from burnish_services.runtime.observability import Observability
+from burnish_services.runtime.probing import ProbePort
 from burnish_services.runtime.role import Role, RoleContext, create_role
 from burnish_services.runtime.tls import TlsFiles, server_credentials
 from burnish_services.runtime.tokens import Tokens
@@ -45,10 +47,6 @@ EngineFactory = Callable[[EngineSettings], Engine]
 
 class AccessError(RuntimeError):
     """The files that say who may call cannot be used."""
-
-
-class BindError(RuntimeError):
-    """The address can't be listened on."""
 
 
 # Calls at a time on one connection; further ones wait at the client. SDKs need their window and a watch or two.
@@ -120,6 +118,9 @@ class Server:
         self.observability = Observability(settings, version, self.roles, self.admissions, self.lifecycle, self.engines)
         self._health = health.HealthServicer([role.service_full_name for role in self.roles])
         self.lifecycle.before_drain = self._health.set_stopping
+        self.probes = (
+            None if settings.health_port is None else ProbePort(self._health, settings.host, settings.health_port)
+        )
         try:
             self._credentials = _credentials(settings)
             self._server = self._build()
@@ -157,8 +158,13 @@ class Server:
         """Listens, loads, announces SERVING. Raises BindError, ModelLoadError, EngineDead or what a role
         raises; `stop` must be called then, too."""
         self._remove_ready_file()
-        self.address = self._bind()
+        settings = self.settings
+        self.address = listen(
+            self._server, settings.host, settings.port, option="--port", credentials=self._credentials
+        )
         self._show()
+        if self.probes is not None:
+            await self.probes.open()
         await self._server.start()
         await asyncio.to_thread(self._cache.remove_unfinished)
         log.info("listening", extra={"address": self.address, "roles": ",".join(self._role_names())})
@@ -182,24 +188,10 @@ class Server:
         for role in self.roles:
             await role.close()
         await self.engines.close()
+        if self.probes is not None:
+            await self.probes.close()
         await asyncio.to_thread(self.observability.close)
         log.info("stopped")
-
-    def _bind(self) -> str:
-        host = f"[{self.settings.host}]" if ":" in self.settings.host.strip("[]") else self.settings.host
-        host = host.replace("[[", "[").replace("]]", "]")
-        wanted = f"{host}:{self.settings.port}"
-        try:
-            if self._credentials is None:
-                port = self._server.add_insecure_port(wanted)
-            else:
-                port = self._server.add_secure_port(wanted, self._credentials)
-        except RuntimeError as error:
-            raise BindError(
-                f"cannot listen on {wanted}: the port is taken or the address is not this machine's; choose another "
-                "--port (0 takes a free one) or --host"
-            ) from error
-        return f"{host}:{port}"
 
     def _show(self) -> None:
         """Opens the port of the metrics, where they are wanted. Raises BindError."""
@@ -222,6 +214,8 @@ class Server:
             ready = {"pid": os.getpid(), "address": self.address, "roles": self._role_names()}
             if self.observability.metrics_address:
                 ready["metrics"] = self.observability.metrics_address
+            if self.probes is not None:
+                ready["health"] = self.probes.address
             write_atomically(path, json.dumps(ready) + "\n")
 
     def _remove_ready_file(self) -> None:
