@@ -1,0 +1,295 @@
+{{/* A server: its command, environment, pod. All of dict root, component, role. */}}
+
+{{- define "burnish.server.args" -}}
+{{- $root := .root -}}
+{{- $role := .role -}}
+- --roles={{ .component }}
+- --engine={{ $root.Values.engine }}
+{{- if ne .component "training" }}
+- {{ printf "--model=%s" ($role.model | default $root.Values.model) | quote }}
+{{- end }}
+- {{ printf "--host=%s" $role.host | quote }}
+- --port={{ include "burnish.scalar" $root.Values.ports.grpc }}
+- --health-port={{ include "burnish.scalar" $root.Values.ports.health }}
+- --metrics-port={{ include "burnish.scalar" $root.Values.ports.metrics }}
+- --state-dir=/var/lib/burnish
+- --grace={{ include "burnish.scalar" $role.grace }}
+{{- if include "burnish.tls" $root }}
+- --tls-cert=/etc/burnish/tls/tls.crt
+- --tls-key=/etc/burnish/tls/tls.key
+{{- if $root.Values.tls.requireClientCertificates }}
+- --tls-client-ca=/etc/burnish/tls/ca.crt
+{{- end }}
+{{- end }}
+{{- with $root.Values.tokens }}
+{{- if .secretName }}
+- {{ printf "--tokens=/etc/burnish/tokens/%s" .key | quote }}
+{{- if .guardHealth }}
+- --guard-health
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if $root.Values.insecure }}
+- --insecure
+{{- end }}
+{{- $reads := list }}
+{{- if $root.Values.storage.models.enabled }}{{ $reads = append $reads $root.Values.storage.models.path }}{{ end }}
+{{- if $root.Values.storage.runs.enabled }}{{ $reads = append $reads $root.Values.storage.runs.path }}{{ end }}
+{{- $reads = concat $reads $root.Values.storage.readRoots $root.Values.storage.objects.roots }}
+{{- $writes := list }}
+{{- if $root.Values.storage.runs.enabled }}{{ $writes = append $writes $root.Values.storage.runs.path }}{{ end }}
+{{- $writes = concat $writes $root.Values.storage.writeRoots $root.Values.storage.objects.writeRoots }}
+{{- if eq .component "training" }}
+{{- with $writes }}
+- {{ printf "--write-roots=%s" (join "," .) | quote }}
+{{- end }}
+{{- else }}
+{{- $reads = concat $reads $writes | uniq }}
+{{- end }}
+{{- with $reads }}
+- {{ printf "--read-roots=%s" (join "," .) | quote }}
+{{- end }}
+{{- include "burnish.options" (dict "options" $role.options "negatable" true) }}
+{{- with $role.extraArgs }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* Settings of the service as variables, also those that a follower of training needs. */}}
+{{- define "burnish.server.settings" -}}
+{{- $component := .component -}}
+{{- range $name, $value := .role.settings }}
+{{- if not (kindIs "invalid" $value) }}
+- name: BURNISH_{{ upper $component }}_{{ upper $name }}
+  value: {{ include "burnish.scalar" $value | quote }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Where programs may write, the root file system being read-only. */}}
+{{- define "burnish.caches" -}}
+- name: HOME
+  value: /cache
+- name: XDG_CACHE_HOME
+  value: /cache
+- name: VLLM_CACHE_ROOT
+  value: /cache/vllm
+- name: TRITON_CACHE_DIR
+  value: /cache/triton
+- name: TORCHINDUCTOR_CACHE_DIR
+  value: /cache/inductor
+- name: NUMBA_CACHE_DIR
+  value: /cache/numba
+{{- end -}}
+
+{{- define "burnish.server.env" -}}
+{{ include "burnish.caches" . }}
+{{- include "burnish.server.settings" . }}
+{{- if and (eq .component "embedding") .root.Values.embedding.storeUri }}
+- name: BURNISH_EMBEDDING_STORE_URI
+  value: {{ .root.Values.embedding.storeUri | quote }}
+{{- end }}
+{{- include "burnish.objectsEnv" .root }}
+{{- with .env }}
+{{ . }}
+{{- end }}
+{{- with .role.extraEnv }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "burnish.server.envFrom" -}}
+{{- with .root.Values.storage.objects.credentialsSecret }}
+- secretRef:
+    name: {{ . }}
+{{- end }}
+{{- with .role.extraEnvFrom }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "burnish.server.resources" -}}
+{{- $resources := deepCopy .role.resources -}}
+{{- if .role.gpus -}}
+{{- $gpus := dict .role.gpuResource .role.gpus -}}
+{{- include "burnish.lay" (dict "into" $resources "from" (dict "requests" (deepCopy $gpus))) -}}
+{{- include "burnish.lay" (dict "into" $resources "from" (dict "limits" (deepCopy $gpus))) -}}
+{{- end -}}
+{{ toYaml $resources }}
+{{- end -}}
+
+{{- define "burnish.server.mounts" -}}
+- name: state
+  mountPath: /var/lib/burnish
+- name: cache
+  mountPath: /cache
+- name: tmp
+  mountPath: /tmp
+{{- if .role.shmSize }}
+- name: shm
+  mountPath: /dev/shm
+{{- end }}
+{{- include "burnish.sharedMounts" .root }}
+{{- if include "burnish.tls" .root }}
+- name: tls
+  mountPath: /etc/burnish/tls
+  readOnly: true
+{{- end }}
+{{- if .root.Values.tokens.secretName }}
+- name: tokens
+  mountPath: /etc/burnish/tokens
+  readOnly: true
+{{- end }}
+{{- with .role.extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "burnish.server.volumes" -}}
+{{- $state := .role.state -}}
+- name: state
+  {{- if eq $state.kind "claim" }}
+  persistentVolumeClaim:
+    claimName: {{ $state.existingClaim | default (printf "%s-%s" (include "burnish.fullname" .root) .component) }}
+  {{- else if eq $state.kind "ephemeral" }}
+  ephemeral:
+    volumeClaimTemplate:
+      metadata:
+        labels:
+          {{- include "burnish.selector" . | nindent 10 }}
+      spec:
+        {{- include "burnish.claimSpec" $state | nindent 8 }}
+  {{- else }}
+  emptyDir:
+    sizeLimit: {{ $state.size }}
+  {{- end }}
+- name: cache
+  emptyDir:
+    sizeLimit: {{ .role.cacheSize }}
+- name: tmp
+  emptyDir: {}
+{{- with .role.shmSize }}
+- name: shm
+  emptyDir:
+    medium: Memory
+    sizeLimit: {{ . }}
+{{- end }}
+{{- include "burnish.sharedVolumes" .root }}
+{{- if include "burnish.tls" .root }}
+- name: tls
+  secret:
+    secretName: {{ include "burnish.tlsSecret" .root }}
+    defaultMode: 0440
+{{- end }}
+{{- with .root.Values.tokens.secretName }}
+- name: tokens
+  secret:
+    secretName: {{ . }}
+    defaultMode: 0440
+{{- end }}
+{{- with .role.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "burnish.server.container" -}}
+{{- $service := printf "burnish.api.%s.v1.%sService" .component (title .component) -}}
+- name: {{ .component }}
+  image: {{ include "burnish.image" (dict "root" .root "image" .role.image "name" .component) }}
+  imagePullPolicy: {{ include "burnish.pullPolicy" (dict "root" .root "image" .role.image) }}
+  command: {{ .command | default (list "python" "-m" "burnish_services") | toJson }}
+  args:
+    {{- include "burnish.server.args" . | nindent 4 }}
+  env:
+    {{- include "burnish.server.env" . | nindent 4 }}
+  {{- with include "burnish.server.envFrom" . | trim }}
+  envFrom:
+    {{- . | nindent 4 }}
+  {{- end }}
+  ports:
+    - name: grpc
+      containerPort: {{ .root.Values.ports.grpc }}
+    - name: health
+      containerPort: {{ .root.Values.ports.health }}
+    - name: metrics
+      containerPort: {{ .root.Values.ports.metrics }}
+  # Until the model is loaded; only then do the others begin.
+  startupProbe:
+    grpc: {port: {{ .root.Values.ports.health }}, service: {{ $service }}}
+    periodSeconds: 10
+    timeoutSeconds: 5
+    failureThreshold: {{ divf .role.startSeconds 10 | ceil | int }}
+  readinessProbe:
+    grpc: {port: {{ .root.Values.ports.health }}, service: {{ $service }}}
+    periodSeconds: 5
+    timeoutSeconds: 5
+    failureThreshold: 2
+  # Whether the process answers at all: a server that swaps models or drains is not to be killed. One whose engine is
+  # lost ends by itself.
+  livenessProbe:
+    grpc: {port: {{ .root.Values.ports.health }}, service: liveness}
+    periodSeconds: 20
+    timeoutSeconds: 10
+    failureThreshold: 6
+  lifecycle:
+    preStop:
+      sleep:
+        seconds: {{ .role.drainSeconds }}
+  resources:
+    {{- include "burnish.server.resources" . | nindent 4 }}
+  securityContext:
+    {{- include "burnish.containerSecurity" . | nindent 4 }}
+  volumeMounts:
+    {{- include "burnish.server.mounts" . | nindent 4 }}
+{{- end -}}
+
+{{/* The metadata and spec of its pods; `labels` and `env` are added to them, where given. */}}
+{{- define "burnish.server.pod" -}}
+metadata:
+  labels:
+    {{- include "burnish.labels" . | nindent 4 }}
+    {{- with .labels }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+    {{- with .role.podLabels }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  {{- with .role.podAnnotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+spec:
+  {{- include "burnish.podBasics" (dict "root" .root "pod" .role) | nindent 2 }}
+  {{- include "burnish.server.placing" . | nindent 2 }}
+  terminationGracePeriodSeconds: {{ add .role.drainSeconds (ceil .role.grace | int) .role.closeSeconds }}
+  {{- with .role.initContainers }}
+  initContainers:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .restartPolicy }}
+  restartPolicy: {{ . }}
+  {{- end }}
+  containers:
+    {{- include "burnish.server.container" . | nindent 4 }}
+  volumes:
+    {{- include "burnish.server.volumes" . | nindent 4 }}
+{{- end -}}
+
+{{- define "burnish.server.placing" -}}
+{{- with .role.runtimeClassName }}
+runtimeClassName: {{ . }}
+{{- end }}
+{{- with .role.schedulerName }}
+schedulerName: {{ . }}
+{{- end }}
+{{- with .role.topologySpreadConstraints }}
+topologySpreadConstraints:
+  {{- range . }}
+  {{- $constraint := deepCopy . }}
+  {{- if not .labelSelector }}
+  {{- $_ := set $constraint "labelSelector" (dict "matchLabels" (include "burnish.selector" $ | fromYaml)) }}
+  {{- end }}
+  - {{- toYaml $constraint | nindent 4 }}
+  {{- end }}
+{{- end }}
+{{- end -}}

@@ -1,0 +1,84 @@
+{{/* What values come to. Helpers return text, so those that make a dict write into the one that they are given. */}}
+
+{{/* Lays `from` over `into`, key by key, also where a value is false, 0 or empty. */}}
+{{- define "burnish.lay" -}}
+{{- $into := .into -}}
+{{- range $key, $value := .from -}}
+{{- if and (kindIs "map" $value) (kindIs "map" (get $into $key)) -}}
+{{- include "burnish.lay" (dict "into" (get $into $key) "from" $value) -}}
+{{- else -}}
+{{- $_ := set $into $key $value -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Writes the settings of one service into `into`: of dict root, component, into. */}}
+{{- define "burnish.role" -}}
+{{- include "burnish.lay" (dict "into" .into "from" (deepCopy .root.Values.server)) -}}
+{{- include "burnish.lay" (dict "into" .into "from" (deepCopy (index .root.Values .component))) -}}
+{{- end -}}
+
+{{/* A number or a word as an option's value; Helm reads numbers as floats, and printf would write 1.048576e+06. */}}
+{{- define "burnish.scalar" -}}
+{{- if kindIs "string" . }}{{ . }}{{ else }}{{ toJson . }}{{ end -}}
+{{- end -}}
+
+{{/* Options of a command as items of a list: `key: value` is --key=value, true is --key, a list is --key several times.
+     Of dict options, and negatable where false is --no-key. */}}
+{{- define "burnish.options" -}}
+{{- $negatable := .negatable -}}
+{{- range $key, $value := .options }}
+{{- if kindIs "bool" $value }}
+{{- if $value }}
+- --{{ $key }}
+{{- else if $negatable }}
+- --no-{{ $key }}
+{{- end }}
+{{- else if kindIs "slice" $value }}
+{{- range $value }}
+- {{ printf "--%s=%s" $key (include "burnish.scalar" .) | quote }}
+{{- end }}
+{{- else if not (kindIs "invalid" $value) }}
+- {{ printf "--%s=%s" $key (include "burnish.scalar" $value) | quote }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Of dict root, image (over the chart's), name (of the image). */}}
+{{- define "burnish.image" -}}
+{{- $image := deepCopy .root.Values.image -}}
+{{- include "burnish.lay" (dict "into" $image "from" .image) -}}
+{{- $name := printf "%s-%s" $image.repository .name -}}
+{{- if $image.registry }}{{ $name = printf "%s/%s" (trimSuffix "/" $image.registry) $name }}{{ end -}}
+{{- if $image.digest -}}
+{{ $name }}@{{ $image.digest }}
+{{- else -}}
+{{ $name }}:{{ $image.tag | default .root.Chart.AppVersion }}-{{ $image.device }}
+{{- end -}}
+{{- end -}}
+
+{{- define "burnish.pullPolicy" -}}
+{{- .image.pullPolicy | default .root.Values.image.pullPolicy -}}
+{{- end -}}
+
+{{/* Not empty where servers keep something in object storage. */}}
+{{- define "burnish.usesObjects" -}}
+{{- $objects := .Values.storage.objects -}}
+{{- if or $objects.roots $objects.writeRoots (contains "://" .Values.embedding.storeUri) (hasPrefix "s3://" .Values.model) }}yes{{ end -}}
+{{- end -}}
+
+{{/* Variables of the object store: of the root. */}}
+{{- define "burnish.objectsEnv" -}}
+{{- with .Values.storage.objects.endpoint }}
+- name: AWS_ENDPOINT_URL
+  value: {{ . | quote }}
+{{- end }}
+{{- with .Values.storage.objects.region }}
+- name: AWS_REGION
+  value: {{ . | quote }}
+{{- end }}
+{{- if .Values.storage.objects.allowHttp }}
+- name: AWS_ALLOW_HTTP
+  value: "true"
+{{- end }}
+{{- end -}}
