@@ -14,9 +14,7 @@
 {{- fail "servers need a way to tell who calls: name tokens.secretName, or set tls.requireClientCertificates; on a network that only trusted pods reach, insecure: true" -}}
 {{- end -}}
 {{- end -}}
-{{- if and $values.tls.secretName $values.tls.certManager.enabled (not $values.tls.certManager.issuerRef.name) -}}
-{{- fail "tls.certManager.enabled needs tls.certManager.issuerRef.name" -}}
-{{- else if and $values.tls.certManager.enabled (not $values.tls.certManager.issuerRef.name) -}}
+{{- if and $values.tls.certManager.enabled (not $values.tls.certManager.issuerRef.name) -}}
 {{- fail "tls.certManager.enabled needs tls.certManager.issuerRef.name: the Issuer or ClusterIssuer to ask" -}}
 {{- end -}}
 {{- if and $values.tls.requireClientCertificates (not $tls) -}}
@@ -60,8 +58,14 @@
 {{- if and (not $single) (eq $role.state.kind "claim") -}}
 {{- fail (printf "%s.state.kind is claim, and replicas cannot share a state directory: take emptyDir or ephemeral" $name) -}}
 {{- end -}}
-{{- if and (eq $name "training") (ne $role.state.kind "claim") -}}
-{{- fail (printf "training.state.kind is %s: its queue of runs and their checkpoints would go with the pod; take claim" $role.state.kind) -}}
+{{- if and (eq $name "training") (not (has $role.state.kind (list "claim" "runs"))) -}}
+{{- fail (printf "training.state.kind is %s: its queue of runs and their checkpoints would go with the pod; take claim or runs" $role.state.kind) -}}
+{{- end -}}
+{{- if and (ne $name "training") (eq $role.state.kind "runs") -}}
+{{- fail (printf "%s.state.kind is runs, which only training may write; take another" $name) -}}
+{{- end -}}
+{{- if and (eq $role.state.kind "runs") (not $values.storage.runs.enabled) -}}
+{{- fail "training.state.kind is runs: set storage.runs.enabled" -}}
 {{- end -}}
 {{- if and (eq $name "embedding") (ne $role.state.kind "claim") (not (contains "://" $values.embedding.storeUri)) -}}
 {{- fail (printf "embedding.state.kind is %s: its vectors would go with the pod; take claim, or keep them in object storage by embedding.storeUri" $role.state.kind) -}}
@@ -80,8 +84,9 @@
 {{- fail (printf "%s.autoscaling.kind is keda: set monitoring.keda.prometheus, the address of the Prometheus that knows the queue" $name) -}}
 {{- end -}}
 {{- end -}}
-{{- if and (eq $name "training") (gt (int $values.training.nodes) 1) (not (has "ReadWriteMany" $role.state.accessModes)) -}}
-{{- fail "training.nodes is more than 1, and its nodes share a state directory: set training.state.accessModes: [ReadWriteMany]" -}}
+{{- $shared := ternary $values.storage.runs $role.state (eq $role.state.kind "runs") -}}
+{{- if and (eq $name "training") (gt (int $values.training.nodes) 1) (not $shared.existingClaim) (not (has "ReadWriteMany" $shared.accessModes)) -}}
+{{- fail "training.nodes is more than 1, and its nodes share a state directory: set training.state.accessModes: [ReadWriteMany], or training.state.kind: runs" -}}
 {{- end -}}
 {{- end -}}
 
@@ -93,6 +98,9 @@
 {{- end -}}
 {{- if not ($coordinator.model | default .Values.model) -}}
 {{- fail "coordinator.enabled needs a model: coordinator.model or model" -}}
+{{- end -}}
+{{- if and (eq $coordinator.recipe "bmo") (ne .Values.training.state.kind "runs") -}}
+{{- fail "the recipe bmo has rewriting answer with models that training writes on the way: set training.state.kind: runs" -}}
 {{- end -}}
 {{- if not (or .Values.storage.runs.enabled .Values.storage.objects.writeRoots) -}}
 {{- fail "coordinator.enabled needs a place for trained models that all services see: storage.runs.enabled, or storage.objects.writeRoots" -}}

@@ -84,13 +84,14 @@ spec:
 {{- end }}
 {{- end -}}
 
+{{/* Of dict root, component: only training writes. */}}
 {{- define "burnish.sharedMounts" -}}
 {{- range $name := list "models" "runs" }}
-{{- $volume := index $.Values.storage $name }}
+{{- $volume := index $.root.Values.storage $name }}
 {{- if $volume.enabled }}
 - name: {{ $name }}
   mountPath: {{ $volume.path }}
-  {{- if $volume.readOnly }}
+  {{- if or $volume.readOnly (and (eq $name "runs") (ne $.component "training")) }}
   readOnly: true
   {{- end }}
 {{- end }}

@@ -1,5 +1,9 @@
 {{/* A server: its command, environment, pod. All of dict root, component, role. */}}
 
+{{- define "burnish.stateDir" -}}
+{{- if eq .role.state.kind "runs" }}{{ .root.Values.storage.runs.path }}/.training{{ else }}/var/lib/burnish{{ end -}}
+{{- end -}}
+
 {{- define "burnish.server.args" -}}
 {{- $root := .root -}}
 {{- $role := .role -}}
@@ -12,7 +16,7 @@
 - --port={{ include "burnish.scalar" $root.Values.ports.grpc }}
 - --health-port={{ include "burnish.scalar" $root.Values.ports.health }}
 - --metrics-port={{ include "burnish.scalar" $root.Values.ports.metrics }}
-- --state-dir=/var/lib/burnish
+- {{ printf "--state-dir=%s" (include "burnish.stateDir" .) | quote }}
 - --grace={{ include "burnish.scalar" $role.grace }}
 {{- if include "burnish.tls" $root }}
 - --tls-cert=/etc/burnish/tls/tls.crt
@@ -119,8 +123,10 @@
 {{- end -}}
 
 {{- define "burnish.server.mounts" -}}
+{{- if ne .role.state.kind "runs" }}
 - name: state
   mountPath: /var/lib/burnish
+{{- end }}
 - name: cache
   mountPath: /cache
 - name: tmp
@@ -129,7 +135,7 @@
 - name: shm
   mountPath: /dev/shm
 {{- end }}
-{{- include "burnish.sharedMounts" .root }}
+{{- include "burnish.sharedMounts" . }}
 {{- if include "burnish.tls" .root }}
 - name: tls
   mountPath: /etc/burnish/tls
@@ -147,6 +153,7 @@
 
 {{- define "burnish.server.volumes" -}}
 {{- $state := .role.state -}}
+{{- if ne $state.kind "runs" }}
 - name: state
   {{- if eq $state.kind "claim" }}
   persistentVolumeClaim:
@@ -163,6 +170,7 @@
   emptyDir:
     sizeLimit: {{ $state.size }}
   {{- end }}
+{{- end }}
 - name: cache
   emptyDir:
     sizeLimit: {{ .role.cacheSize }}
@@ -243,14 +251,11 @@
     {{- include "burnish.server.mounts" . | nindent 4 }}
 {{- end -}}
 
-{{/* The metadata and spec of its pods; `labels` and `env` are added to them, where given. */}}
+{{/* The metadata and spec of its pods; `env`, `command` and `restartPolicy` may be given as well. */}}
 {{- define "burnish.server.pod" -}}
 metadata:
   labels:
     {{- include "burnish.labels" . | nindent 4 }}
-    {{- with .labels }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
     {{- with .role.podLabels }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
