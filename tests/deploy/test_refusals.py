@@ -54,6 +54,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"networkPolicy": {"clientLabels": {"a": 1}}}, "clientLabels"),
     ({"monitoring": {"keda": {"prometheus": "prometheus:9090"}}}, "prometheus"),
     # Of several: templates/_check.tpl.
+    ({"image": {"digest": f"sha256:{'0' * 64}"}}, "scoring.image.digest"),
     ({"insecure": False}, "tls.secretName, or set tls.certManager.enabled"),
     ({"insecure": False, "tls": {"secretName": "tls"}}, "tokens.secretName, or set tls.requireClientCertificates"),
     ({"tokens": {"secretName": "t"}}, "leave one of both out"),

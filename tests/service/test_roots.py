@@ -100,6 +100,17 @@ async def test_data_is_read_and_models_are_written_in_the_roots_only(client: Asy
     assert sorted(entry.name for entry in site.secret.iterdir()) == ["data.jsonl", "model"]
 
 
+async def test_data_outside_of_the_roots_may_be_sent_instead(client: AsyncClient, site: Site) -> None:
+    run = await client.training.create(RunSpec(ModelRef(str(site.model)), str(site.private)), "sent", upload=True)
+    assert (await run.result()).num_samples == 1
+    assert run.snapshot.spec.data_uri.startswith("upload:sha256:")
+    again = await client.training.create(RunSpec(ModelRef(str(site.model)), str(site.private)), "sent", upload=True)
+    assert again.run_id == run.run_id
+    # What an upload does not remedy is refused as before.
+    with pytest.raises(AccessDenied, match=r"model .*PATH_NOT_ALLOWED"):
+        await client.training.create(RunSpec(ModelRef(str(site.hidden)), str(site.private)), upload=True)
+
+
 async def test_what_was_trained_may_be_named_wherever_it_was_put(client: AsyncClient, site: Site) -> None:
     for output in (str(site.write / "deep" / "down"), ""):
         spec = RunSpec(ModelRef(str(site.model)), str(site.data), output_uri=output)

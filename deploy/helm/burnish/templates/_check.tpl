@@ -2,6 +2,9 @@
 
 {{- define "burnish.check" -}}
 {{- $values := .Values -}}
+{{- if $values.image.digest -}}
+{{- fail "image.digest would be that of every image; give each service its own: scoring.image.digest and so on" -}}
+{{- end -}}
 {{- $tls := include "burnish.tls" . -}}
 {{- if and $values.insecure (or $tls $values.tokens.secretName) -}}
 {{- fail "insecure: true lifts encryption and login, and tls or tokens ask for them; leave one of both out" -}}

@@ -1,7 +1,7 @@
 {{/* A server: its command, environment, pod. All of dict root, component, role. */}}
 
 {{- define "burnish.stateDir" -}}
-{{- if eq .role.state.kind "runs" }}{{ .root.Values.storage.runs.path }}/.training{{ else }}/var/lib/burnish{{ end -}}
+{{- if eq .role.state.kind "runs" }}{{ .root.Values.storage.runs.path }}/.training{{ else }}/state{{ end -}}
 {{- end -}}
 
 {{- define "burnish.server.args" -}}
@@ -125,7 +125,7 @@
 {{- define "burnish.server.mounts" -}}
 {{- if ne .role.state.kind "runs" }}
 - name: state
-  mountPath: /var/lib/burnish
+  mountPath: /state
 {{- end }}
 - name: cache
   mountPath: /cache

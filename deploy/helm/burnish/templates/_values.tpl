@@ -44,16 +44,20 @@
 {{- end }}
 {{- end -}}
 
-{{/* Of dict root, image (over the chart's), name (of the image). */}}
+{{/* Of dict root, image (over the chart's), name: the target of deploy/docker/Dockerfile. The one of the command, sdk,
+     needs no device. */}}
 {{- define "burnish.image" -}}
 {{- $image := deepCopy .root.Values.image -}}
 {{- include "burnish.lay" (dict "into" $image "from" .image) -}}
 {{- $name := printf "%s-%s" $image.repository .name -}}
 {{- if $image.registry }}{{ $name = printf "%s/%s" (trimSuffix "/" $image.registry) $name }}{{ end -}}
+{{- $tag := $image.tag | default .root.Chart.AppVersion -}}
 {{- if $image.digest -}}
 {{ $name }}@{{ $image.digest }}
+{{- else if eq .name "sdk" -}}
+{{ $name }}:{{ $tag }}
 {{- else -}}
-{{ $name }}:{{ $image.tag | default .root.Chart.AppVersion }}-{{ $image.device }}
+{{ $name }}:{{ $tag }}-{{ $image.device }}
 {{- end -}}
 {{- end -}}
 

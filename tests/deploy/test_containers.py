@@ -1,0 +1,129 @@
+"""The containers of every profile really start, pass the probes that their manifests declare, work a run together, and
+stop within the time that their manifests give them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from burnish_services.engine.fake import write_fake_model
+from tests.deploy.cluster import Container, hosts
+from tests.deploy.names import name_server
+from tests.deploy.support import SERVICES, of_kind, pods
+from tests.e2e.support import alpaca, write_jsonl
+from tests.service.object_store import s3_server
+from tools.chart.rendering import PROFILES, profile, render
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="every address of 127.0.0.0/8 is this machine's on Linux"
+)
+
+TOKEN = "t" * 40
+
+
+@dataclass
+class Cluster:
+    """A profile's containers, with what they are told that they would not be told in Kubernetes."""
+
+    containers: list[Container]
+    change: Callable[[str], str]
+
+    def of(self, component: str) -> Container:
+        (found,) = [c for c in self.containers if c.pod.component == component]
+        return found
+
+    @property
+    def servers(self) -> list[Container]:
+        return [self.of(service) for service in SERVICES]
+
+
+def write_secrets(folder: Path, manifests: list[dict[str, Any]], endpoint: str) -> None:
+    """Every Secret that a profile has somebody make."""
+    ca = trustme.CA()
+    for certificate in of_kind(manifests, "Certificate"):
+        made = ca.issue_cert(*certificate["spec"]["dnsNames"])
+        place = folder / certificate["spec"]["secretName"]
+        place.mkdir(parents=True)
+        (place / "tls.crt").write_bytes(b"".join(blob.bytes() for blob in made.cert_chain_pems))
+        made.private_key_pem.write_to_path(str(place / "tls.key"))
+        ca.cert_pem.write_to_path(str(place / "ca.crt"))
+    digest = hashlib.sha256(TOKEN.encode()).hexdigest()
+    files = {
+        "burnish-tokens/tokens.toml": f'[[token]]\nname = "run"\nsha256 = "{digest}"\nscopes = ["all"]\n',
+        "burnish-token/token": TOKEN,
+        "burnish-objects/AWS_ACCESS_KEY_ID": "test",
+        "burnish-objects/AWS_SECRET_ACCESS_KEY": "test",
+        # The store of this test has no certificate.
+        "burnish-objects/AWS_ENDPOINT_URL": endpoint,
+        "burnish-objects/AWS_ALLOW_HTTP": "true",
+    }
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
+@pytest.fixture(params=PROFILES)
+def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cluster]:
+    values = profile(request.param)
+    manifests = render(values)
+    with s3_server() as endpoint:
+        write_secrets(tmp_path / "secrets", manifests, endpoint)
+        containers = [
+            Container(pod, tmp_path, manifests, tmp_path / "secrets")
+            for pod in pods(manifests) if pod.component != "follower"
+        ]  # fmt: skip
+        for container in containers:
+            if "/models" in container.places:
+                write_fake_model(container.places["/models"] / Path(values["model"]).name, skill=0.3)
+        data = write_jsonl(tmp_path / "data.jsonl", alpaca(12))
+        addresses = hosts(containers, manifests)
+        with name_server(addresses) as port:
+            yield Cluster(containers, lambda text: changed(text, data, addresses, port, endpoint))
+            for container in containers:
+                container.kill()
+
+
+def changed(text: str, data: Path, addresses: dict[str, str], port: int, endpoint: str) -> str:
+    """The engine, the data, the object store, and how to ask for names."""
+    text = re.sub(r"^--engine=\w+$", "--engine=fake", text)
+    text = re.sub(r"^--data=.*$", f"--data={data}", text)
+    text = text.replace("https://objects.example.com", endpoint)
+    text = text.replace("dns:///", f"dns://127.0.0.1:{port}/")
+    # `helm test` asks without a scheme of gRPC's.
+    found = re.match(r"^([\w.-]+):\d+=", text)
+    return text.replace(found[1], addresses[found[1]]) if found and found[1] in addresses else text
+
+
+def test_a_profile_works(cluster: Cluster) -> None:
+    for server in cluster.servers:
+        address = server.address
+        server.start(lambda text, own=address: cluster.change(re.sub(r"^--host=0\.0\.0\.0$", f"--host={own}", text)))
+    for server in cluster.servers:
+        for kind in ("livenessProbe", "startupProbe", "readinessProbe"):
+            server.wait_for(kind)
+    # The coordinator only passes on what servers call the model.
+    models = cluster.of("scoring").mapped
+    cluster.of("coordinator").start(lambda text: cluster.change(models(text) if "--model=" in text else text))
+    cluster.of("test").start(cluster.change)
+    for component in ("test", "coordinator"):
+        container = cluster.of(component)
+        assert container.end() == 0, "\n".join([container.log, *(server.log for server in cluster.servers)])
+    assert "model   " in cluster.of("coordinator").log
+    out = next(place for path, place in cluster.of("coordinator").places.items() if re.fullmatch("/runs/[a-z]+", path))
+    assert json.loads((out / "status.json").read_text())["state"] == "done"
+    assert (cluster.of("training").places["/runs"] / out.name / "models").is_dir()
+    for server in cluster.servers:
+        server.terminate()
+    for server in cluster.servers:
+        # A Job whose pod ends with 0 would be done for good; see templates/training-nodes.yaml.
+        expected = 143 if server.pod.owner.startswith("JobSet/") else 0
+        assert server.stopped() == expected, server.log
