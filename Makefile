@@ -141,6 +141,10 @@ audit: setup ## pins and licences of everything that is installed, and known vul
 docs: setup ## write docs/cli.md anew from the command's own help
 	$(BIN)/python -m tools.cli_reference
 
+.PHONY: chart
+chart: setup ## lint the Helm chart, and write anew what it has from elsewhere and what its profiles come to (tests/deploy/golden)
+	$(BIN)/python -m tools.chart
+
 .PHONY: lock
 lock: ## choose and pin newer versions of all dependencies (minutes)
 	$(PYTHON) requirements/lock.py

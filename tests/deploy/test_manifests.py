@@ -144,6 +144,27 @@ def test_network_policies_cover_all_pods_and_let_in_who_has_to(manifests: list[M
             assert rule["from"], "an empty rule lets in everybody"
 
 
+def test_secrets_go_to_whom_they_are_for(rendered: dict[str, list[Manifest]]) -> None:
+    for pod in pods(rendered["everything"]):
+        stores = [source["secretRef"]["name"] for source in pod.container.get("envFrom", [])]
+        assert ("s3" in stores) == (pod.component in SERVICES), pod.owner
+        secrets = {v["secret"]["secretName"]: v["secret"] for v in pod.spec.get("volumes", []) if "secret" in v}
+        assert ("tokens" in secrets) == (pod.component in SERVICES), pod.owner
+        if pod.component == "coordinator":
+            assert secrets["tls"]["items"] == [{"key": "ca.crt", "path": "ca.crt"}], "not the servers' key"
+            assert {"token", "client"} <= set(secrets)
+
+
+def test_object_storage_is_reached_only_where_it_is_used(rendered: dict[str, list[Manifest]]) -> None:
+    def leaves(manifests: list[Manifest]) -> bool:
+        policies = of_kind(manifests, "NetworkPolicy")
+        return any("ipBlock" in peer for p in policies for r in p["spec"]["egress"] for peer in r.get("to", []))
+
+    assert {name: leaves(rendered[name]) for name in ("cpu-demo", "single-gpu", "cluster", "least", "everything")} == {
+        "cpu-demo": False, "single-gpu": False, "cluster": True, "least": True, "everything": True
+    }  # fmt: skip
+
+
 def test_pods_are_confined(manifests: list[Manifest]) -> None:
     for pod in pods(manifests):
         security = pod.spec["securityContext"]

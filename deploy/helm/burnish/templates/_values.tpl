@@ -65,10 +65,15 @@
 {{- .image.pullPolicy | default .root.Values.image.pullPolicy -}}
 {{- end -}}
 
-{{/* Not empty where servers keep something in object storage. */}}
+{{/* Not empty where servers have something in object storage. */}}
 {{- define "burnish.usesObjects" -}}
-{{- $objects := .Values.storage.objects -}}
-{{- if or $objects.roots $objects.writeRoots (contains "://" .Values.embedding.storeUri) (hasPrefix "s3://" .Values.model) }}yes{{ end -}}
+{{- $values := .Values -}}
+{{- $places := concat $values.storage.objects.roots $values.storage.objects.writeRoots -}}
+{{- $places = append $places $values.embedding.storeUri -}}
+{{- range $from := list $values $values.server $values.scoring $values.embedding $values.rewriting -}}
+{{- $places = append $places (get $from "model" | default "") -}}
+{{- end -}}
+{{- range $places -}}{{- if contains "://" . }}yes{{ end -}}{{- end -}}
 {{- end -}}
 
 {{/* Variables of the object store: of the root. */}}
