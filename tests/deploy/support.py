@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from tools.chart.rendering import Manifest
 
 SERVICES = ("scoring", "embedding", "rewriting", "training")
+# Whether these services train on several machines.
+HAS_NODES = importlib.util.find_spec("burnish_services.training.follower") is not None
 # The least that the chart takes.
 LEAST: dict[str, Any] = {"insecure": True, "model": "s3://models/small"}
 # Everything on, for what the profiles leave out.

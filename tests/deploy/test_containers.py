@@ -18,7 +18,7 @@ import trustme
 from burnish_services.engine.fake import write_fake_model
 from tests.deploy.cluster import Container, hosts
 from tests.deploy.names import name_server
-from tests.deploy.support import SERVICES, of_kind, pods
+from tests.deploy.support import HAS_NODES, SERVICES, of_kind, pods
 from tests.e2e.support import alpaca, write_jsonl
 from tests.service.object_store import s3_server
 from tools.chart.rendering import PROFILES, profile, render
@@ -40,6 +40,10 @@ class Cluster:
     def of(self, component: str) -> Container:
         (found,) = [c for c in self.containers if c.pod.component == component]
         return found
+
+    @property
+    def followers(self) -> list[Container]:
+        return [c for c in self.containers if c.pod.component == "follower"]
 
     @property
     def servers(self) -> list[Container]:
@@ -79,7 +83,7 @@ def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cluster]
         write_secrets(tmp_path / "secrets", manifests, endpoint)
         containers = [
             Container(pod, tmp_path, manifests, tmp_path / "secrets")
-            for pod in pods(manifests) if pod.component != "follower"
+            for pod in pods(manifests) if pod.component != "follower" or HAS_NODES
         ]  # fmt: skip
         for container in containers:
             if "/models" in container.places:
@@ -97,6 +101,8 @@ def changed(text: str, data: Path, addresses: dict[str, str], port: int, endpoin
     text = re.sub(r"^--engine=\w+$", "--engine=fake", text)
     text = re.sub(r"^--data=.*$", f"--data={data}", text)
     text = text.replace("https://objects.example.com", endpoint)
+    # The leader's own name, under which followers meet it.
+    text = re.sub(r"^[\w-]+-leader-0-0\.[\w-]+(?=:\d+$)", "127.0.0.1", text)
     text = text.replace("dns:///", f"dns://127.0.0.1:{port}/")
     # `helm test` asks without a scheme of gRPC's.
     found = re.match(r"^([\w.-]+):\d+=", text)
@@ -107,6 +113,8 @@ def test_a_profile_works(cluster: Cluster) -> None:
     for server in cluster.servers:
         address = server.address
         server.start(lambda text, own=address: cluster.change(re.sub(r"^--host=0\.0\.0\.0$", f"--host={own}", text)))
+    for follower in cluster.followers:
+        follower.start(cluster.change)
     for server in cluster.servers:
         for kind in ("livenessProbe", "startupProbe", "readinessProbe"):
             server.wait_for(kind)
@@ -121,9 +129,10 @@ def test_a_profile_works(cluster: Cluster) -> None:
     out = next(place for path, place in cluster.of("coordinator").places.items() if re.fullmatch("/runs/[a-z]+", path))
     assert json.loads((out / "status.json").read_text())["state"] == "done"
     assert (cluster.of("training").places["/runs"] / out.name / "models").is_dir()
-    for server in cluster.servers:
-        server.terminate()
-    for server in cluster.servers:
+    running = [*cluster.servers, *cluster.followers]
+    for container in running:
+        container.terminate()
+    for container in running:
         # A Job whose pod ends with 0 would be done for good; see templates/training-nodes.yaml.
-        expected = 143 if server.pod.owner.startswith("JobSet/") else 0
-        assert server.stopped() == expected, server.log
+        expected = 143 if container.pod.owner.startswith("JobSet/") else 0
+        assert container.stopped() == expected, container.log

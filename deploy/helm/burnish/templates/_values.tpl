@@ -49,7 +49,7 @@
 {{- define "burnish.image" -}}
 {{- $image := deepCopy .root.Values.image -}}
 {{- include "burnish.lay" (dict "into" $image "from" .image) -}}
-{{- $name := printf "%s-%s" $image.repository .name -}}
+{{- $name := printf "%s/%s" (trimSuffix "/" $image.repository) .name -}}
 {{- if $image.registry }}{{ $name = printf "%s/%s" (trimSuffix "/" $image.registry) $name }}{{ end -}}
 {{- $tag := $image.tag | default .root.Chart.AppVersion -}}
 {{- if $image.digest -}}
