@@ -67,8 +67,8 @@ class Container:
         self._write_configuration(change)
         container = self.pod.container
         variables = {entry["name"]: entry["value"] for entry in container.get("env", [])}
-        # The Job controller sets it in indexed Jobs.
-        variables.setdefault("JOB_COMPLETION_INDEX", "0")
+        if self.pod.component == "follower":
+            variables["JOB_COMPLETION_INDEX"] = "0"  # as the controller of indexed Jobs does
         for source in container.get("envFrom", []):
             secret = self._secrets / source["secretRef"]["name"]
             variables |= {path.name: path.read_text() for path in secret.iterdir()}

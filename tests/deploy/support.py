@@ -7,13 +7,32 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from burnish._settings import Settings
 from tools.chart.rendering import Manifest
 
 SERVICES = ("scoring", "embedding", "rewriting", "training")
 # Whether these services train on several machines.
 HAS_NODES = importlib.util.find_spec("burnish_services.training.follower") is not None
+# Whether models may be in object storage.
+HAS_OBJECTS = "models_uri" in Settings.model_fields
 # The least that the chart takes.
 LEAST: dict[str, Any] = {"insecure": True, "model": "s3://models/small"}
+# Servers and coordinator that share no volume.
+OBJECTS: dict[str, Any] = {
+    "insecure": True,
+    "model": "s3://burnish/models/base",
+    "storage": {
+        "objects": {
+            "roots": ["s3://burnish/models"],
+            "writeRoots": ["s3://burnish/runs"],
+            "endpoint": "https://objects.example.com",
+            "region": "us-east-1",
+            "credentialsSecret": "burnish-objects",
+        }
+    },
+    "embedding": {"storeUri": "s3://burnish/vectors", "state": {"kind": "emptyDir"}},
+    "coordinator": {"enabled": True, "data": ["demo"], "options": {"rounds": 1}},
+}
 # Everything on, for what the profiles leave out.
 EVERYTHING: dict[str, Any] = {
     "model": "/models/small",

@@ -18,9 +18,9 @@ import trustme
 from burnish_services.engine.fake import write_fake_model
 from tests.deploy.cluster import Container, hosts
 from tests.deploy.names import name_server
-from tests.deploy.support import HAS_NODES, SERVICES, of_kind, pods
+from tests.deploy.support import HAS_NODES, HAS_OBJECTS, OBJECTS, SERVICES, of_kind, pods
 from tests.e2e.support import alpaca, write_jsonl
-from tests.service.object_store import s3_server
+from tests.service.object_store import put, s3_server
 from tools.chart.rendering import PROFILES, profile, render
 
 pytestmark = pytest.mark.skipif(
@@ -28,6 +28,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 TOKEN = "t" * 40
+CASES = {name: profile(name) for name in PROFILES} | ({"objects": OBJECTS} if HAS_OBJECTS else {})
 
 
 @dataclass
@@ -75,9 +76,9 @@ def write_secrets(folder: Path, manifests: list[dict[str, Any]], endpoint: str) 
         (folder / name).write_text(text)
 
 
-@pytest.fixture(params=PROFILES)
+@pytest.fixture(params=CASES)
 def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cluster]:
-    values = profile(request.param)
+    values = CASES[request.param]
     manifests = render(values)
     with s3_server() as endpoint:
         write_secrets(tmp_path / "secrets", manifests, endpoint)
@@ -85,6 +86,9 @@ def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cluster]
             Container(pod, tmp_path, manifests, tmp_path / "secrets")
             for pod in pods(manifests) if pod.component != "follower" or HAS_NODES
         ]  # fmt: skip
+        if values["model"].startswith("s3://"):
+            for path in write_fake_model(tmp_path / "model", skill=0.3).iterdir():
+                put(endpoint, f"models/base/{path.name}", path.read_bytes())
         for container in containers:
             if "/models" in container.places:
                 write_fake_model(container.places["/models"] / Path(values["model"]).name, skill=0.3)
@@ -128,7 +132,8 @@ def test_a_profile_works(cluster: Cluster) -> None:
     assert "model   " in cluster.of("coordinator").log
     out = next(place for path, place in cluster.of("coordinator").places.items() if re.fullmatch("/runs/[a-z]+", path))
     assert json.loads((out / "status.json").read_text())["state"] == "done"
-    assert (cluster.of("training").places["/runs"] / out.name / "models").is_dir()
+    shared = cluster.of("training").places.get("/runs")
+    assert shared is None or list((shared / out.name / "models").glob("round-*/burnish.json"))
     running = [*cluster.servers, *cluster.followers]
     for container in running:
         container.terminate()

@@ -12,12 +12,14 @@ from burnish._settings import Settings
 from burnish.cli.run import run_app
 from burnish_services.__main__ import build_parser
 from burnish_services.runtime.config import ServerSettings
-from tests.deploy.support import EVERYTHING, HAS_NODES, LEAST, SERVICES, of_kind, pods
+from tests.deploy.support import EVERYTHING, HAS_NODES, HAS_OBJECTS, LEAST, OBJECTS, SERVICES, of_kind, pods
 from tools.chart.known import SERVICES as SETTINGS
 from tools.chart.known import client_settings, recipe_options, server_options, service_settings
 from tools.chart.rendering import PROFILES, laid, profile, render
 
 CASES = {**{name: profile(name) for name in PROFILES}, "least": LEAST, "everything": EVERYTHING}
+if HAS_OBJECTS:
+    CASES["objects"] = OBJECTS
 # Of training on several machines, whose part of the services may not be there yet.
 OF_NODES = {"BURNISH_TRAINING_NODES", "BURNISH_TRAINING_RENDEZVOUS"}
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.deploy.support import EVERYTHING, LEAST, SERVICES, Pod, of_kind, pods, selects
+from tests.deploy.support import EVERYTHING, LEAST, OBJECTS, SERVICES, Pod, of_kind, pods, selects
 from tools.chart.copies import written
 from tools.chart.rendering import CHART, PROFILES, ROOT, Manifest, laid, problems, profile, render
 from tools.chart.validating import complaints, versions
@@ -18,6 +18,7 @@ CASES: dict[str, dict[str, Any]] = {
     **{name: profile(name) for name in PROFILES},
     "least": LEAST,
     "everything": EVERYTHING,
+    "objects": OBJECTS,
     "hpa to metrics of one's own": laid(
         {"scoring": {"autoscaling": {"kind": "hpa", "hpaMetrics": [{"type": "Resource", "resource": {
             "name": "cpu", "target": {"type": "Utilization", "averageUtilization": 70}}}]}}}, LEAST),
@@ -240,6 +241,8 @@ def test_coordinator_and_servers_see_trained_models_at_one_path(manifests: list[
             if claims.get(mount["name"], "").endswith("runs") and not mount["mountPath"].endswith("/data")
         }
 
+    if not places("coordinator"):
+        return
     ((path, inside),) = places("coordinator").items()
     out = next(a.partition("=")[2] for a in made["coordinator"].container["args"] if a.startswith("--out="))
     assert path == f"{out}/models"
