@@ -23,9 +23,10 @@ from tests.e2e.support import alpaca, write_jsonl
 from tests.service.object_store import put, s3_server
 from tools.chart.rendering import PROFILES, profile, render
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux", reason="every address of 127.0.0.0/8 is this machine's on Linux"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="all of 127.0.0.0/8 is this machine's on Linux only"),
+]
 
 TOKEN = "t" * 40
 CASES = {name: profile(name) for name in PROFILES} | ({"objects": OBJECTS} if HAS_OBJECTS else {})

@@ -6,6 +6,7 @@ import json
 import re
 from typing import Any
 
+import promql_parser
 import pytest
 import yaml
 
@@ -280,3 +281,47 @@ def test_exit_codes_of_the_command_decide_what_the_job_does(rendered: dict[str, 
     assert outcome(2, disrupted=True) == outcome(137, disrupted=True) == "Ignore"
     assert job["spec"]["template"]["spec"]["restartPolicy"] == "Never"
     assert job["spec"]["podReplacementPolicy"] == "Failed"
+
+
+def test_autoscalers_ask_for_metrics_that_there_are(rendered: dict[str, list[Manifest]]) -> None:
+    told = (ROOT / "docs" / "observability.md").read_text(encoding="utf-8")
+    queries = [
+        trigger["metadata"]["query"]
+        for manifest in of_kind(rendered["cluster"], "ScaledObject")
+        for trigger in manifest["spec"]["triggers"] if trigger["type"] == "prometheus"
+    ]  # fmt: skip
+    assert len(queries) == 4
+    for query in queries:
+        promql_parser.parse(query)
+        metrics = re.findall(r"burnish_\w+", query)
+        assert len(metrics) == 2
+        assert all(f"`{metric}`" in told for metric in metrics)
+    own = {m["metadata"]["name"] for m in of_kind(rendered["cluster"], "Deployment")}
+    assert all(any(f'pod=~"{name}-.+"' in query for name in own) for query in queries)
+    (clients,) = {
+        trigger["metadata"]["podSelector"]
+        for manifest in of_kind(rendered["cluster"], "ScaledObject")
+        for trigger in manifest["spec"]["triggers"] if trigger["type"] == "kubernetes-workload"
+    }  # fmt: skip
+    (coordinator,) = [pod for pod in pods(rendered["cluster"]) if pod.component == "coordinator"]
+    assert dict(pair.split("=") for pair in clients.split(",")).items() <= coordinator.labels.items()
+
+
+def test_the_manual_names_every_value() -> None:
+    """values.yaml has all that the schema takes, but for options and settings, which are the programs' own."""
+    own = {"options", "settings"}
+    missing = []
+
+    def compare(schema: dict[str, Any], values: dict[str, Any], path: str) -> None:
+        for name, inner in schema.get("properties", {}).items():
+            if name == "global":  # Helm's own
+                continue
+            if name not in values:
+                missing.append(f"{path}.{name}")
+            elif name not in own and isinstance(values[name], dict) and values[name] and path + name not in SERVICES:
+                compare(inner, values[name], f"{path}.{name}")
+
+    schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
+    compare(schema, yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8")), "")
+    allowed = {".server.resources.claims", ".coordinator.resources.claims"}
+    assert set(missing) - allowed == set()
