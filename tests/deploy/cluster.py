@@ -134,6 +134,14 @@ class Container:
             assert time.monotonic() < give_up, f"{kind} did not pass; {self.log}"
             time.sleep(0.1)
 
+    def wait_to_say(self, words: str, seconds: float = 120.0) -> None:
+        """Returns once its log has these words."""
+        give_up = time.monotonic() + seconds
+        while words not in self.log_path.read_text(errors="replace"):
+            assert self._running.poll() is None, self.log
+            assert time.monotonic() < give_up, f"did not say {words!r}; {self.log}"
+            time.sleep(0.05)
+
     @property
     def _running(self) -> subprocess.Popen[bytes]:
         assert self._process is not None
