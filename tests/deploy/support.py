@@ -31,7 +31,7 @@ OBJECTS: dict[str, Any] = {
         }
     },
     "embedding": {"storeUri": "s3://burnish/vectors", "state": {"kind": "emptyDir"}},
-    "coordinator": {"enabled": True, "data": ["demo"], "options": {"rounds": 1}},
+    "coordinator": {"enabled": True, "data": ["s3://burnish/data/alpaca.jsonl"], "options": {"rounds": 1}},
 }
 # Everything on, for what the profiles leave out.
 EVERYTHING: dict[str, Any] = {

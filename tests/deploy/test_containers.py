@@ -95,6 +95,7 @@ def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cluster]
                 write_fake_model(container.places["/models"] / Path(values["model"]).name, skill=0.3)
         data = write_jsonl(tmp_path / "data.jsonl", alpaca(12))
         addresses = hosts(containers, manifests)
+        put(endpoint, "data/alpaca.jsonl", data.read_bytes())
         with name_server(addresses) as port:
             yield Cluster(containers, lambda text: changed(text, data, addresses, port, endpoint))
             for container in containers:
@@ -104,7 +105,7 @@ def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cluster]
 def changed(text: str, data: Path, addresses: dict[str, str], port: int, endpoint: str) -> str:
     """The engine, the data, the object store, and how to ask for names."""
     text = re.sub(r"^--engine=\w+$", "--engine=fake", text)
-    text = re.sub(r"^--data=.*$", f"--data={data}", text)
+    text = re.sub(r"^--data=(?!s3:).*$", f"--data={data}", text)
     text = text.replace("https://objects.example.com", endpoint)
     # The leader's own name, under which followers meet it.
     text = re.sub(r"^[\w-]+-leader-0-0\.[\w-]+(?=:\d+$)", "127.0.0.1", text)

@@ -157,6 +157,22 @@ def test_secrets_go_to_whom_they_are_for(rendered: dict[str, list[Manifest]]) ->
             assert {"token", "client"} <= set(secrets)
 
 
+def test_a_coordinator_gets_to_the_store_where_its_data_are_there(rendered: dict[str, list[Manifest]]) -> None:
+    def reaches(case: str) -> tuple[bool, bool, bool]:
+        (pod,) = [pod for pod in pods(rendered[case]) if pod.component == "coordinator"]
+        (policy,) = [
+            p for p in of_kind(rendered[case], "NetworkPolicy") if p["metadata"]["name"].endswith("-coordinator")
+        ]  # fmt: skip
+        return (
+            "envFrom" in pod.container,
+            "AWS_ENDPOINT_URL" in {entry["name"] for entry in pod.container["env"]},
+            any("ipBlock" in peer for rule in policy["spec"]["egress"] for peer in rule.get("to", [])),
+        )
+
+    assert reaches("objects") == (True, True, True)
+    assert reaches("cluster") == reaches("everything") == (False, False, False)
+
+
 def test_object_storage_is_reached_only_where_it_is_used(rendered: dict[str, list[Manifest]]) -> None:
     def leaves(manifests: list[Manifest]) -> bool:
         policies = of_kind(manifests, "NetworkPolicy")

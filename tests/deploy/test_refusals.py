@@ -124,3 +124,24 @@ def test_large_numbers_are_written_out() -> None:
     assert "--max-bytes-in-flight=10737418240" in text
     assert "'100000000'" in text
     assert "e+" not in text.replace("fine-tuned", "")
+
+
+def test_models_from_object_storage_leave_room_in_their_volume() -> None:
+    def caches(**changes: Any) -> dict[str, list[str]]:
+        made = {
+            m["metadata"]["name"]: m for m in render(laid(changes, LEAST)) if m["kind"] in ("Deployment", "StatefulSet")
+        }
+        return {
+            name.removeprefix("demo-burnish-"): [
+                word.partition("=")[2]
+                for word in m["spec"]["template"]["spec"]["containers"][0]["args"] if "model-cache-bytes" in word
+            ]
+            for name, m in made.items()
+        }  # fmt: skip
+
+    state = {"state": {"size": "1.5Gi"}}
+    assert caches(server=state) == {
+        "scoring": ["1288490188"], "rewriting": ["1288490188"], "embedding": ["805306368"], "training": ["805306368"]
+    }  # fmt: skip
+    assert caches(server={"options": {"model-cache-bytes": 5000000}})["scoring"] == ["5000000"]
+    assert caches(embedding={"state": {"existingClaim": "mine"}})["embedding"] == []

@@ -53,6 +53,12 @@
 {{- with $reads }}
 - {{ printf "--read-roots=%s" (join "," .) | quote }}
 {{- end }}
+{{- $sized := and (ne $role.state.kind "runs") (not $role.state.existingClaim) }}
+{{- if and (include "burnish.usesObjects" $root) $sized (not (hasKey $role.options "model-cache-bytes")) }}
+{{- /* A pod whose state outgrows its volume is evicted. Embedding and training keep more than models there. */}}
+{{- $share := ternary 0.5 0.8 (has .component (list "embedding" "training")) }}
+- --model-cache-bytes={{ mulf (include "burnish.bytes" $role.state.size | float64) $share | int64 }}
+{{- end }}
 {{- include "burnish.options" (dict "options" $role.options "negatable" true) }}
 {{- with $role.extraArgs }}
 {{ toYaml . }}

@@ -76,6 +76,20 @@
 {{- range $places -}}{{- if contains "://" . }}yes{{ end -}}{{- end -}}
 {{- end -}}
 
+{{/* Not empty where the coordinator itself reads in object storage: its data. Models it only names. */}}
+{{- define "burnish.coordinator.usesObjects" -}}
+{{- $coordinator := .Values.coordinator -}}
+{{- $places := concat $coordinator.data (list (get $coordinator.options "holdout") (get $coordinator.options "validation")) -}}
+{{- if contains "://" (toString $places) }}yes{{ end -}}
+{{- end -}}
+
+{{/* Bytes of a quantity such as 100Gi. */}}
+{{- define "burnish.bytes" -}}
+{{- $units := dict "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "Pi" 1125899906842624 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "P" 1000000000000000 -}}
+{{- $unit := regexFind "[A-Za-z]+$" . -}}
+{{- mulf (regexFind "^[0-9.]+" . | float64) (get $units $unit | default 1 | float64) | int64 -}}
+{{- end -}}
+
 {{/* Variables of the object store: of the root. */}}
 {{- define "burnish.objectsEnv" -}}
 {{- with .Values.storage.objects.endpoint }}
