@@ -185,6 +185,7 @@ def run_from_proto(run: training_pb2.Run) -> t.RunSnapshot:
         end_time=optional_time(run, "end_time"),
         num_resumes=run.num_resumes,
         pause=_pause(run.pause) if run.HasField("pause") else None,
+        waiting_for=run.waiting_for,
     )
 
 

@@ -528,6 +528,7 @@ class RunSnapshot:
     end_time: datetime | None
     num_resumes: int
     pause: Pause | None = None  # the last one
+    waiting_for: str = ""  # besides its turn: machines that are not there or not ready, in words
 
 
 @dataclass(frozen=True, slots=True)

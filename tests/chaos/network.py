@@ -42,10 +42,11 @@ def why_not() -> str:
 
 @dataclass(frozen=True)
 class Hosts:
-    """The namespaces by name, and the address of the far one as the near one sees it."""
+    """The namespaces by name, and the address of each as the other sees it."""
 
     near: str
     far: str
+    near_address: str
     far_address: str
 
     def cut(self) -> None:
@@ -84,7 +85,7 @@ def far_apart(*, delay: float, jitter: float, loss: float, seed: int = 0) -> Ite
 @contextmanager
 def _namespaces() -> Iterator[Hosts]:
     base = f"burnish-{os.getpid()}"
-    made = Hosts(f"{base}-near", f"{base}-far", "10.213.77.2")
+    made = Hosts(f"{base}-near", f"{base}-far", "10.213.77.1", "10.213.77.2")
     try:
         for name in (made.near, made.far):
             _ip("netns", "add", name)
@@ -95,7 +96,7 @@ def _namespaces() -> Iterator[Hosts]:
 
 
 def _up(made: Hosts) -> None:
-    for name, address in ((made.near, "10.213.77.1"), (made.far, made.far_address)):
+    for name, address in ((made.near, made.near_address), (made.far, made.far_address)):
         _ip("-n", name, "addr", "add", f"{address}/24", "dev", "wire")
         for device in ("lo", "wire"):
             _ip("-n", name, "link", "set", device, "up")

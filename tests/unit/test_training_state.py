@@ -13,11 +13,15 @@ from burnish_services.training.state import (
     cancelled,
     checkpointed,
     crashed,
+    deserted,
     failed,
     interrupted,
+    met,
     orphaned,
     progressed,
     succeeded,
+    unmet,
+    waiting,
 )
 
 DIED = Failure("ABORTED", "WORKER_CRASHED", "it died")
@@ -71,3 +75,26 @@ def test_a_server_that_dies_with_its_worker_is_given_up_much_later() -> None:
     assert run.failure is not None
     assert run.failure.reason == "SERVER_CRASHED"
     assert run.work_seconds == 6
+
+
+def test_waiting_for_machines_is_no_attempt_and_no_crash() -> None:
+    limits = RestartLimits(worker_crashes=0, unmet=2)
+    run = waiting(Snapshot(), "node 1")
+    assert (run.state, run.waiting_for) == (RunState.PENDING, "node 1")
+    assert cancelled(run, 5).waiting_for == ""
+    run = begun(run, 0)
+    assert run.waiting_for == ""
+    for _ in range(2):
+        run = unmet(run, 1, DIED, limits)
+        assert (run.state, run.attempts, run.crashes) == (RunState.PENDING, 0, 0)
+        run = begun(run, 2)
+    assert unmet(run, 3, DIED, limits).state is RunState.FAILED
+    assert unmet(met(run), 3, DIED, limits).state is RunState.PENDING, "they are counted in a row"
+
+
+def test_a_lost_machine_is_counted_as_a_server_is() -> None:
+    limits = RestartLimits(worker_crashes=0, server_crashes=1)
+    run = deserted(begun(Snapshot(), 0), 1, DIED, limits)
+    assert (run.state, run.attempts, run.crashes) == (RunState.PENDING, 1, 0)
+    assert deserted(begun(run, 0), 1, DIED, limits).failure == DIED
+    assert deserted(checkpointed(begun(run, 0)), 1, DIED, limits).state is RunState.PENDING

@@ -111,6 +111,8 @@ def train(
 
 
 def _note(event: RunEvent) -> str:
+    if event.run.waiting_for:
+        return f"waits for {event.run.waiting_for}"
     progress = event.run.progress
     parts = [] if progress.loss is None else [f"loss {progress.loss:.3f}"]
     parts += [] if progress.tokens_per_second is None else [f"{progress.tokens_per_second:,.0f} tokens/s"]

@@ -39,15 +39,14 @@ def seal(checkpoint: Path) -> None:
             shutil.rmtree(other, ignore_errors=True)
 
 
-def newest(folder: Path, *, clean: bool = True) -> Path | None:
-    """The sealed checkpoint with the most steps; None where there is none. Removes what is not sealed or is damaged,
-    unless it is told to leave that to another process."""
+def newest(folder: Path) -> Path | None:
+    """The sealed checkpoint with the most steps; None where there is none. Removes what is not sealed or is damaged."""
     found: list[tuple[int, Path]] = []
     for path in folder.iterdir() if folder.is_dir() else ():
         match = _NAME.fullmatch(path.name)
         if match and (path / _SEAL).is_file() and _is_undamaged(path):
             found.append((int(match.group(1)), path))
-        elif clean:
+        else:
             shutil.rmtree(path, ignore_errors=True)
     return max(found)[1] if found else None
 

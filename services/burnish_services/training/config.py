@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import sys
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+DEFAULT_PORT = 29400  # torchrun's own for several machines
 
 
 class TrainingSettings(BaseSettings):
@@ -26,6 +29,13 @@ class TrainingSettings(BaseSettings):
     # Processes that train a run together, under torchrun, each holding a part of weights, gradients and moments (FSDP);
     # None: as many as there are GPUs, at least one.
     processes: int | None = Field(default=None, ge=1)
+    # Machines that train a run together, this one included; the others run `burnish_services.training.follower` on the
+    # same state directory. `processes` are those of each.
+    nodes: int = Field(default=1, ge=1)
+    # HOST:PORT of this machine, where the others meet it; empty: its host name and `DEFAULT_PORT`.
+    rendezvous: str = ""
+    # Seconds for which a machine that says nothing still counts as there.
+    lease_seconds: float = Field(default=60.0, ge=1)
     # A checkpoint is also written when the last one is older than this, whatever checkpoint_steps says.
     checkpoint_seconds: float = Field(default=600.0, gt=0)
     # How often a run whose worker died is begun anew without a checkpoint having been written in between.
@@ -61,6 +71,19 @@ class TrainingSettings(BaseSettings):
             if not re.fullmatch("[a-z][a-z0-9+.-]*", scheme):
                 raise ValueError(f"{scheme!r} is no scheme of a URI; expected such as `file,s3`")
         return value
+
+    @field_validator("rendezvous")
+    @classmethod
+    def _check_rendezvous(cls, value: str) -> str:
+        host, _, port = value.rpartition(":")
+        if value and not (host and port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
+            raise ValueError(f"{value!r} is no HOST:PORT; expected such as `leader.internal:{DEFAULT_PORT}`")
+        return value
+
+    @property
+    def endpoint(self) -> str:
+        """`rendezvous`, or what stands for nothing."""
+        return self.rendezvous or f"{socket.gethostname()}:{DEFAULT_PORT}"
 
     @property
     def worker_processes(self) -> int:

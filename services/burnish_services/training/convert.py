@@ -115,6 +115,7 @@ def _run_message(record: RunRecord, snapshot: Snapshot) -> training_pb2.Run:
         end_time=_timestamp(snapshot.end_time),
         num_resumes=max(0, snapshot.attempts - 1),
         pause=None if snapshot.pause is None else _pause_message(snapshot.pause),
+        waiting_for=snapshot.waiting_for,
     )
 
 

@@ -333,7 +333,7 @@ def check_processes(plan: Plan, processes: int) -> None:
         raise SpecError(
             "hyperparameters.gradient_accumulation_steps",
             f"is {plan.gradient_accumulation_steps}, expected a multiple of {processes}: this service trains with so "
-            "many processes, which share the forward passes of a step",
+            "many processes, on all its machines, which share the forward passes of a step",
         )
 
 

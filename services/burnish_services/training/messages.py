@@ -12,6 +12,13 @@ from burnish_services.training.state import Failure, Pause, Progress, Result
 
 
 @dataclass(frozen=True, slots=True)
+class Met:
+    """All processes of the run were started, on all machines; what several say first."""
+
+    kind: Literal["met"] = "met"
+
+
+@dataclass(frozen=True, slots=True)
 class Progressed:
     """A step was done, or something was measured."""
 
@@ -58,7 +65,7 @@ class Stopped:
     kind: Literal["stopped"] = "stopped"
 
 
-Message = Progressed | Checkpointed | Done | Failed | Paused | Stopped
+Message = Met | Progressed | Checkpointed | Done | Failed | Paused | Stopped
 LAST = (Done, Failed, Paused, Stopped)  # after which there is no other
 _MESSAGE: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])
 

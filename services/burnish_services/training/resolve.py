@@ -27,7 +27,8 @@ class Site:
     chat_template: str | None
     sources: Sources
     models: ModelStore
-    processes: int = 1
+    processes: int = 1  # of all machines
+    nodes: int = 1
 
 
 def resolve(spec: RunSpec, plan: Plan, site: Site, default_output: Path, abandoned: threading.Event) -> Resolved:
@@ -78,6 +79,7 @@ def resolve(spec: RunSpec, plan: Plan, site: Site, default_output: Path, abandon
         trainer=site.trainer,
         chat_template=site.chat_template,
         processes=site.processes,
+        nodes=site.nodes,
         lora=lora,
         selection=selection,
         refinement=refinement,

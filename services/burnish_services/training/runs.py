@@ -4,6 +4,7 @@
       spec.json       what was asked for and what it meant on the day it was asked; never changes
       events.jsonl    every state the run was in (`events.py`)
       worker.log      what the workers wrote on standard error
+      worker-node-K.log   … those on follower K, of a run that several machines train
       pools/          responses that a self-refining run was given, and `no-more` once it is not to pause again
       paused/         the model as it is at a pause; replaced at the next, removed when the run has ended
       weights/        what a bilevel selection has learnt, epoch by epoch (`sample_weights.py`)
@@ -12,6 +13,7 @@
       result.json     what the worker is about to publish, so that a crash in that moment is no loss
       model/          the trained model, unless the caller named another directory; on its way to object storage, too
     STATE/training/data/   copies of data that was uploaded or fetched (`data_store.py`)
+    STATE/training/nodes/  what the machines of a service on several of them tell each other (`nodes.py`)
 
 Owns the layout and creating, finding and listing runs. What happens to them is the supervisor's business.
 """
@@ -64,7 +66,8 @@ class Resolved:
     output: Path
     trainer: str  # "sft" or "fake"
     chat_template: str | None = None  # name or file, instead of the model's own
-    processes: int = 1  # that train together
+    processes: int = 1  # that train together, on all machines
+    nodes: int = 1  # machines
     lora: Lora | None = None
     selection: Selection | None = None
     refinement: Refinement | None = None
@@ -125,6 +128,10 @@ class RunDirectory:
     def log(self) -> Path:
         """The workers' log."""
         return self.path / "worker.log"
+
+    def log_of(self, node: int) -> Path:
+        """The log of the workers of one machine; 0: the server's own."""
+        return self.path / f"worker-node-{node}.log" if node else self.log
 
     @property
     def checkpoints(self) -> Path:

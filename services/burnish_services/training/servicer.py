@@ -32,6 +32,8 @@ from burnish_services.training import convert, state, uploads
 from burnish_services.training.config import TrainingSettings
 from burnish_services.training.core import MAX_REQUEST_ID, RunSpec, SpecError, check_spec
 from burnish_services.training.data_store import DataStore
+from burnish_services.training.followers import Followers
+from burnish_services.training.nodes import Board
 from burnish_services.training.pausing import write_pool
 from burnish_services.training.readings import read_training
 from burnish_services.training.remote import why_not_readable
@@ -253,10 +255,13 @@ class TrainingRole(Role):
             chat_template=context.settings.chat_template,
             sources=_sources(settings, self._data, context.settings.roots),
             models=context.models,
-            processes=1 if fake else settings.worker_processes,
+            processes=1 if fake else settings.worker_processes * settings.nodes,
+            nodes=1 if fake else settings.nodes,
         )
         self._store = RunStore(state)
-        self._supervisor = Supervisor(self._store, self._data, settings, context.settings.model_cache_options)
+        followers = Followers(Board(state), context.version, settings.endpoint, settings.lease_seconds)
+        worker_options = context.settings.model_cache_options
+        self._supervisor = Supervisor(self._store, self._data, settings, followers, worker_options)
         info = wire.server_info(
             version=context.version,
             engine=f"fake/{context.version}" if fake else f"transformers/{metadata.version('transformers')}",

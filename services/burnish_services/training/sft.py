@@ -53,8 +53,10 @@ def train(job: Job) -> Result | None:
     eval_data = job.read_eval_data(tokenizer, max_tokens)
     stored = stored_dtype(base)
 
-    checkpoint = checkpoints.newest(job.directory.checkpoints, clean=job.world.is_first)
     trainer = _trainer(job, _load(job, base), data, tokenizer, max_tokens)
+    # As the first process sees it: others may be on machines whose view of a shared folder is older.
+    found = checkpoints.newest(job.directory.checkpoints) if job.world.is_first else None
+    checkpoint = trainer.told(found)
 
     def evaluate() -> float | None:
         return _eval_loss(trainer, trainer.response_loss, eval_data, plan.per_device_batch_size)

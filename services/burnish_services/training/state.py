@@ -108,6 +108,9 @@ class Snapshot:
     crashes: int = 0
     server_crashes: int = 0
     pause: Pause | None = None  # the last one
+    # Attempts since then for which the machines of the run did not find together, and what it waits for to try again.
+    unmet: int = 0
+    waiting_for: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +120,23 @@ class RestartLimits:
     worker_crashes: int = 3
     # A server is killed from outside more often than by its run; but where memory runs out in a container, both die.
     server_crashes: int = 20
+    # Machines that are all there but do not find together: an address, port or policy that is wrong, most likely.
+    unmet: int = 10
 
 
 def begun(now: Snapshot, at: float) -> Snapshot:
     """PENDING to RUNNING: a worker process is started."""
-    return replace(now, state=RunState.RUNNING, start_time=at, attempts=now.attempts + 1)
+    return replace(now, state=RunState.RUNNING, start_time=at, attempts=now.attempts + 1, waiting_for="")
+
+
+def waiting(now: Snapshot, what: str) -> Snapshot:
+    """PENDING, with what it waits for besides its turn, in words."""
+    return replace(now, waiting_for=what)
+
+
+def met(now: Snapshot) -> Snapshot:
+    """RUNNING, and all machines that it needs are there."""
+    return replace(now, unmet=0)
 
 
 def progressed(now: Snapshot, progress: Progress) -> Snapshot:
@@ -158,6 +173,18 @@ def crashed(now: Snapshot, at: float, failure: Failure, limits: RestartLimits) -
     return interrupted(counted, at)
 
 
+def deserted(now: Snapshot, at: float, failure: Failure, limits: RestartLimits) -> Snapshot:
+    """RUNNING to PENDING after another machine was gone, which is counted as the end of a server is; or to FAILED."""
+    counted = replace(now, server_crashes=now.server_crashes + 1)
+    return failed(counted, at, failure) if counted.server_crashes > limits.server_crashes else interrupted(counted, at)
+
+
+def unmet(now: Snapshot, at: float, failure: Failure, limits: RestartLimits) -> Snapshot:
+    """RUNNING to PENDING where the machines did not find together, which is no attempt at the run; or to FAILED."""
+    counted = replace(now, unmet=now.unmet + 1, attempts=now.attempts - 1)
+    return failed(counted, at, failure) if counted.unmet > limits.unmet else interrupted(counted, at)
+
+
 def orphaned(now: Snapshot, last_seen: float, limits: RestartLimits) -> Snapshot:
     """What a server that starts makes of a run that an earlier one left RUNNING, heard of at `last_seen`."""
     counted = replace(now, server_crashes=now.server_crashes + 1)
@@ -186,7 +213,7 @@ def failed(now: Snapshot, at: float, failure: Failure) -> Snapshot:
 
 def cancelled(now: Snapshot, at: float) -> Snapshot:
     """PENDING, RUNNING or PAUSED to CANCELLED."""
-    return replace(_rested(now, at), state=RunState.CANCELLED, end_time=at)
+    return replace(_rested(now, at), state=RunState.CANCELLED, end_time=at, waiting_for="")
 
 
 def _rested(now: Snapshot, at: float) -> Snapshot:

@@ -18,8 +18,20 @@ from burnish_services.training import publish, state
 from burnish_services.training.config import TrainingSettings
 from burnish_services.training.data_store import DataStore
 from burnish_services.training.delivery import abandon
-from burnish_services.training.messages import LAST, Checkpointed, Done, Failed, Message, Paused, Progressed, Stopped
-from burnish_services.training.process import WorkerProcess, describe_exit
+from burnish_services.training.followers import Followers, Team
+from burnish_services.training.messages import (
+    LAST,
+    Checkpointed,
+    Done,
+    Failed,
+    Message,
+    Met,
+    Paused,
+    Progressed,
+    Stopped,
+)
+from burnish_services.training.nodes import WorkerOptions
+from burnish_services.training.process import Place, WorkerProcess, describe_exit
 from burnish_services.training.readings import Tally
 from burnish_services.training.runs import Run, RunStore
 from burnish_services.training.state import Failure, RestartLimits, Result, RunState, Snapshot
@@ -31,13 +43,21 @@ class Supervisor:
     """All runs of a store are worked by at most one supervisor."""
 
     def __init__(
-        self, store: RunStore, data: DataStore, settings: TrainingSettings, worker_options: Sequence[str] = ()
+        self,
+        store: RunStore,
+        data: DataStore,
+        settings: TrainingSettings,
+        followers: Followers,
+        worker_options: Sequence[str] = (),
     ) -> None:
-        """`worker_options`: what workers are told beside the run and the settings."""
+        """`worker_options`: what workers are told beside the run and the settings, on whichever machine they are."""
         self._store = store
         self._data = data
         self._settings = settings
-        self._worker_options = tuple(worker_options)
+        self._followers = followers
+        self._options = WorkerOptions(
+            settings.worker_threads, settings.checkpoint_seconds, settings.fake_step_seconds, tuple(worker_options)
+        )
         self._limits = RestartLimits(worker_crashes=settings.max_restarts)
         self.tally = Tally()
         self._queue: asyncio.Queue[Run] = asyncio.Queue()
@@ -50,6 +70,7 @@ class Supervisor:
 
     async def start(self) -> None:
         """Queues what an earlier server left unfinished, oldest first, and begins to work."""
+        await asyncio.to_thread(self._followers.prepare)
         for run in self._store.oldest_first():
             if run.snapshot.state is RunState.RUNNING:
                 self._update(run, state.orphaned(run.snapshot, run.last.time, self._limits))
@@ -123,13 +144,21 @@ class Supervisor:
             pass
 
     async def _attempt(self, run: Run) -> None:
+        resolved = run.record.resolved
+        place, team = Place(resolved.processes), None
+        if resolved.nodes > 1:
+            team = await self._team(run)
+            if team is None:
+                return
+            place = team.place
         run.update(state.begun(run.snapshot, time.time()), time.time())
-        worker = await WorkerProcess.start(
-            run.directory, self._settings, run.record.resolved.processes, self._worker_options
-        )
+        worker = await WorkerProcess.start(run.directory, self._options, place)
         log.info("run %s: worker %d started", run.record.run_id, worker.pid)
         self._worker = worker
+        if team is not None:
+            team.hold(give_up=worker.kill)
         last: Message | None = None
+        met = team is None
         try:
             if self._cancelling:
                 worker.kill()
@@ -137,6 +166,7 @@ class Supervisor:
                 worker.stop()
             async for message in worker.messages():
                 last = message
+                met = met or isinstance(message, Met)
                 self._take(run, message)
         finally:
             # A worker that has closed its pipe has nothing more to say.
@@ -144,8 +174,29 @@ class Supervisor:
                 worker.kill()
             code = await worker.wait()
             self._worker = None
+            if team is not None:
+                await team.end(lambda: isinstance(last, LAST) or self._cancelling or self._closing.is_set())
         log.info("run %s: worker %d %s", run.record.run_id, worker.pid, describe_exit(code))
-        await self._conclude(run, worker, last, code)
+        await self._conclude(run, worker, last, code, team, met=met)
+
+    async def _team(self, run: Run) -> Team | None:
+        """The machines to make an attempt with, once all are there; None where the run was cancelled meanwhile or the
+        server stops."""
+
+        def tell(words: str) -> None:
+            log.warning("run %s waits for %s", run.record.run_id, words)
+            run.update(state.waiting(run.snapshot, words), time.time())
+
+        resolved = run.record.resolved
+        members = await self._followers.gathered(
+            resolved.nodes, tell, lambda: self._cancelling or self._closing.is_set()
+        )
+        if members is None:
+            if self._cancelling:
+                await asyncio.to_thread(_clean_up, run)
+                self._update(run, state.cancelled(run.snapshot, time.time()))
+            return None
+        return self._followers.begin(run.record.run_id, resolved.processes // resolved.nodes, self._options, members)
 
     def _take(self, run: Run, message: Message) -> None:
         if isinstance(message, Progressed):
@@ -153,8 +204,12 @@ class Supervisor:
             run.update(state.progressed(run.snapshot, message.progress), time.time())
         elif isinstance(message, Checkpointed):
             run.update(state.checkpointed(run.snapshot), time.time())
+        elif isinstance(message, Met) and run.snapshot.unmet:
+            run.update(state.met(run.snapshot), time.time())
 
-    async def _conclude(self, run: Run, worker: WorkerProcess, last: Message | None, code: int) -> None:
+    async def _conclude(
+        self, run: Run, worker: WorkerProcess, last: Message | None, code: int, team: Team | None, *, met: bool
+    ) -> None:
         """What the worker's end means for the run."""
         now = time.time()
         if isinstance(last, Done):
@@ -169,8 +224,11 @@ class Supervisor:
             after = state.cancelled(run.snapshot, now) if result is None else state.succeeded(run.snapshot, now, result)
         elif isinstance(last, Stopped) or self._closing.is_set():
             after = state.interrupted(run.snapshot, now)
+        elif not met:
+            after = state.unmet(run.snapshot, now, self._unmet(run, worker, code, team), self._limits)
         else:
-            after = state.crashed(run.snapshot, now, self._crash(run, worker, code), self._limits)
+            how = state.deserted if team is not None and team.gone else state.crashed
+            after = how(run.snapshot, now, self._crash(run, worker, code, team), self._limits)
         if after.state.ended:
             # First, so that a disk that was full has room for the event.
             await asyncio.to_thread(_clean_up, run)
@@ -189,17 +247,35 @@ class Supervisor:
         """Removes copies of data that were only needed by runs that have ended."""
         await asyncio.to_thread(self._data.sweep, self._store.data_in_use())
 
-    def _crash(self, run: Run, worker: WorkerProcess, code: int) -> Failure:
-        step = run.snapshot.progress.step
+    def _crash(self, run: Run, worker: WorkerProcess, code: int, team: Team | None) -> Failure:
+        now, step = run.snapshot, run.snapshot.progress.step
+        times = 1 + (now.server_crashes if team is not None and team.gone else now.crashes)
         self.tally.crashes += 1
-        words = worker.last_words()
-        log.warning("run %s: worker %d %s after step %d", run.record.run_id, worker.pid, describe_exit(code), step)
+        how = "lost other machines" if team is not None and team.words() else describe_exit(code)
+        log.warning("run %s: worker %d %s after step %d", run.record.run_id, worker.pid, how, step)
         return Failure(
             "ABORTED",
             "WORKER_CRASHED",
-            f"the worker {describe_exit(code)} after step {step}, {run.snapshot.crashes + 1} times without a "
-            f"checkpoint in between. Its log {run.directory.log} " + (f"ends: {words}" if words else "is empty"),
+            f"the worker {how} after step {step}, {times} times without a checkpoint in between. "
+            f"{_last_words(run, worker, team)}",
         )
+
+    def _unmet(self, run: Run, worker: WorkerProcess, code: int, team: Team | None) -> Failure:
+        words = _last_words(run, worker, team)
+        log.warning("run %s: the machines did not find together. %s", run.record.run_id, words)
+        return Failure(
+            "UNAVAILABLE",
+            "NODES_NOT_MET",
+            f"the {run.record.resolved.nodes} machines of the run did not find together, {run.snapshot.unmet + 1} "
+            f"times in a row: the worker {describe_exit(code)}. Expected that all reach the leader at "
+            f"{self._settings.endpoint} (BURNISH_TRAINING_RENDEZVOUS), and each other on all TCP ports. {words}",
+        )
+
+
+def _last_words(run: Run, worker: WorkerProcess, team: Team | None) -> str:
+    words, others = worker.last_words(), "" if team is None else team.words()
+    of_others = f"Of other machines: {others}. " if others else ""
+    return f"{of_others}Its log {run.directory.log} " + (f"ends: {words}" if words else "is empty")
 
 
 def _with_log(failure: Failure, worker: WorkerProcess) -> Failure:

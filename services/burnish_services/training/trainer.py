@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 from accelerate.data_loader import DataLoaderShard
 from accelerate.state import PartialState
-from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, gather_object
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, broadcast_object_list, gather_object
 from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Sampler
@@ -226,6 +226,13 @@ class SftTrainer(Trainer):
         """What all processes found, in their order."""
         together: list[ItemT] = found if self.world.is_alone else gather_object(found)
         return together
+
+    def told(self, what: ItemT) -> ItemT:
+        """What the first process says, in all of them."""
+        if self.world.is_alone:
+            return what
+        together: list[ItemT] = broadcast_object_list([what])
+        return together[0]
 
     def agreed(self, *flags: bool) -> list[bool]:
         """The flags that are set in any process, so that all do the same."""

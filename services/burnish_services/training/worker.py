@@ -7,8 +7,6 @@ Owns the process: dying with the server, the pipe to it, and saying how the run 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import ctypes
 import logging
 import os
 import signal
@@ -27,14 +25,13 @@ from burnish_services.runtime.disks import is_disk_full
 from burnish_services.training import delivery, messages, publish
 from burnish_services.training.job import Job, StoppedEarly
 from burnish_services.training.messages import Message, Reporter
+from burnish_services.training.parents import die_with
 from burnish_services.training.pausing import PausedRun
 from burnish_services.training.runs import RunDirectory
 from burnish_services.training.state import Failure, Result, RunError
 from burnish_services.training.world import World
 
 log = logging.getLogger(__name__)
-
-_PR_SET_PDEATHSIG = 1
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -58,9 +55,13 @@ def main(arguments: list[str] | None = None) -> int:
         fake_step_seconds=options.fake_step_seconds,
         world=world,
     )
+    if world.is_first and not world.is_alone:
+        reporter.send(messages.Met())
     message = work(job, ModelStore(ModelCache(options.model_cache, options.model_cache_bytes)))
     if message is not None:
         reporter.send(message)
+    if isinstance(message, messages.Failed) and not world.is_first:
+        log.error("process %d of %d failed: %s", world.rank, world.size, message.failure.message)
     # The first process fails in the same way, or notices that this one is gone.
     return int(isinstance(message, messages.Failed) and not world.is_first)
 
@@ -164,23 +165,6 @@ def unexpected_failure(error: BaseException, place: Path) -> Failure:
             "gradient_checkpointing, or a smaller max_sequence_tokens",
         )
     return Failure("INTERNAL", "TRAINING_FAILED", f"{type(error).__name__}: {error}")
-
-
-def die_with(parent: int) -> None:
-    """Ends this process when the server ends, however it ends: by the kernel's promise where there is one (Linux),
-    and because standard input ends then."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)  # it died before the promise was made
-
-    def watch() -> None:
-        with contextlib.suppress(OSError):
-            while os.read(0, 4096):
-                pass
-        os._exit(1)
-
-    threading.Thread(target=watch, name="server-watch", daemon=True).start()
 
 
 def _take_standard_output(world: World) -> int:

@@ -75,7 +75,15 @@ async def test_nothing_is_left_of_a_cancelled_run(
             await client.create("odd", spec(base, data, gradient_accumulation_steps=3))
         run = await client.create("cancelled", spec(base, data, **{**HOW, "num_epochs": 50}))
         await client.until_step(run.run_id, 2)
-        ranks = (await worker_process()).children()
+        launcher = await worker_process()
+        ranks = launcher.children()
+        listening = {
+            one.laddr.ip
+            for process in (launcher, *ranks)
+            for one in process.net_connections()
+            if one.status == "LISTEN"
+        }
+        assert {ip.removeprefix("::ffff:") for ip in listening} == {"127.0.0.1"}, "torch's own listens on all addresses"
         await client.stub.CancelRun(training_pb2.CancelRunRequest(run_id=run.run_id))
         assert (await client.finished(run.run_id)).state == training_pb2.STATE_CANCELLED
         _gone, alive = await asyncio.to_thread(psutil.wait_procs, ranks, 10)

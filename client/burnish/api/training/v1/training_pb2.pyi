@@ -714,6 +714,7 @@ class Run(_message.Message):
     END_TIME_FIELD_NUMBER: _builtins.int
     NUM_RESUMES_FIELD_NUMBER: _builtins.int
     PAUSE_FIELD_NUMBER: _builtins.int
+    WAITING_FOR_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Name given by the service, such as `run-3f9a…`."""
     request_id: _builtins.str
@@ -722,6 +723,10 @@ class Run(_message.Message):
     """Where it is in its life."""
     num_resumes: _builtins.int
     """How often work began anew, from the last checkpoint or, without one, from the start."""
+    waiting_for: _builtins.str
+    """What a run in STATE_PENDING waits for besides its turn, in words: machines of a service on several that are not there
+    or not ready. Empty: nothing.
+    """
     @_builtins.property
     def spec(self) -> Global___RunSpec:
         """What was asked for."""
@@ -769,10 +774,11 @@ class Run(_message.Message):
         end_time: _timestamp_pb2.Timestamp | None = ...,
         num_resumes: _builtins.int = ...,
         pause: Global___Pause | None = ...,
+        waiting_for: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "pause", b"pause", "progress", b"progress", "result", b"result", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "num_resumes", b"num_resumes", "pause", b"pause", "progress", b"progress", "request_id", b"request_id", "result", b"result", "run_id", b"run_id", "spec", b"spec", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "num_resumes", b"num_resumes", "pause", b"pause", "progress", b"progress", "request_id", b"request_id", "result", b"result", "run_id", b"run_id", "spec", b"spec", "start_time", b"start_time", "state", b"state", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
