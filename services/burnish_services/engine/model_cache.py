@@ -50,6 +50,11 @@ class Lease:
         """Another one of the same directory, released on its own."""
         return Lease(self.uri, self.path, *(os.dup(lock) for lock in self._locks))
 
+    def take_over(self, other: Lease) -> None:
+        """Has what another one holds stay as long as this."""
+        self._locks += other._locks
+        other._locks = []
+
     def release(self) -> None:
         """Lets the directory be removed. Safe to call twice."""
         while self._locks:
@@ -60,6 +65,9 @@ class Lease:
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+    def __del__(self) -> None:
+        self.release()  # one that was made for a call that is gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +133,8 @@ class ModelCache:
             lease.release()
             return None
         os.utime(path / _ENTRY)
-        return Lease(uri, lease.path, *lease._locks, *base._locks)
+        lease.take_over(base)
+        return lease
 
     def keep(self, key: str, uri: str, size: int, fill: Callable[[Path], None], base_key: str = "") -> None:
         """Has `fill` write a model into a folder and keeps it as `key`, unless that is there, or another process does

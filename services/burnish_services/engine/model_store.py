@@ -26,6 +26,7 @@ from burnish_services.engine.places import Roots
 
 _TRIES = 4  # where a model is replaced while it is fetched
 _FETCHES = 4  # at a time; of one model there is one
+_LOOKS = 8  # at a time
 
 
 @dataclass(slots=True)
@@ -42,6 +43,7 @@ class ModelStore:
         self._roots = roots or Roots()
         self._fetches: dict[tuple[str, str], _Fetch] = {}
         self._stopped = threading.Event()
+        self._looking = ThreadPoolExecutor(_LOOKS, "model-looks")
         self._fetching = ThreadPoolExecutor(_FETCHES, "models")
 
     def lease(self, uri: str, digest: str = "", *, own: bool = False) -> Lease:
@@ -63,14 +65,18 @@ class ModelStore:
             return await asyncio.to_thread(self.lease, uri, digest, own=own)
         roots = Roots() if own else self._roots
         place = object_place(uri, roots)
-        there = await asyncio.to_thread(self._there, place, uri, digest)
+        found = await asyncio.to_thread(self._find, place, uri, digest)
+        if found is not None:
+            return found
+        # In threads of their own: where the store does not answer, nobody else waits for one.
+        loop = asyncio.get_running_loop()
+        there = await loop.run_in_executor(self._looking, self._there, place, uri)
         if isinstance(there, Lease):
             return there
         # What is being fetched is joined only where it is what the store lists now.
         key = (str(place), there.key)
         fetch = self._fetches.get(key)
         if fetch is None:
-            loop = asyncio.get_running_loop()
             fetch = _Fetch(loop.run_in_executor(self._fetching, lambda: self.lease(uri, own=own)))
             self._fetches[key] = fetch
             fetch.task.add_done_callback(lambda _: self._fetches.pop(key, None))
@@ -86,15 +92,13 @@ class ModelStore:
     def close(self) -> None:
         """Ends fetches, soon, with an error. Safe to call twice."""
         self._stopped.set()
-        self._fetching.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._looking, self._fetching):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     # --- blocking ----------------------------------------------------------------------------------------------
 
-    def _there(self, place: ObjectPlace, uri: str, digest: str) -> Lease | ModelListing:
-        """What is in the cache, or else what is to be fetched."""
-        found = self._find(place, uri, digest)
-        if found is not None:
-            return found
+    def _there(self, place: ObjectPlace, uri: str) -> Lease | ModelListing:
+        """What is in the cache of what the store lists now, or else what is to be fetched."""
         listing = list_model(place)
         lease = self._kept.lease(listing.key, uri)
         if lease is None:
