@@ -34,7 +34,9 @@ def complaint(address: str, service: str = "", seconds: float = 3.0) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Asks once; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m burnish_services.probe", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m burnish_services.probe", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("address", help="host:port of a server without TLS")
     parser.add_argument("service", nargs="?", default="", help="full name of a service; default: the whole server")
     parser.add_argument("--timeout", type=float, default=3.0, metavar="SECONDS", help="default: 3")

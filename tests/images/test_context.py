@@ -10,7 +10,11 @@ import pytest
 from tools.images.recipe import ROOT, Recipe
 
 WANTED = ["LICENSE", "README.md", "pyproject.toml", "client/burnish/py.typed", "services/burnish_services/__main__.py"]
-WANTED += ["requirements/images/sdk.txt", "client/burnish/data/demo.jsonl", "services/burnish_services/runtime/tokens.py"]
+WANTED += [
+    "requirements/images/sdk.txt",
+    "client/burnish/data/demo.jsonl",
+    "services/burnish_services/runtime/tokens.py",
+]
 UNWANTED = [
     ".git/config", ".venv/bin/python", "build/models/m/model.safetensors", "runs/first/ledger.duckdb", "state/training/x",
     "burnish-state/training/x", "server.pem", "server.key", "tokens.toml", ".env", "pip.conf", "tests/unit/test_audit.py",

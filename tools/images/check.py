@@ -197,7 +197,9 @@ def main() -> int:
     """Tries the targets named, or all; returns 1 where one is not as it should be."""
     parser = argparse.ArgumentParser(prog="python -m tools.images.check", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("targets", nargs="*", metavar="TARGET", default=list(TARGETS), help=f"of {', '.join(TARGETS)}")
-    parser.add_argument("--engine", default="fake", choices=["fake", "transformers", "vllm"], help="to serve on as well")
+    parser.add_argument(
+        "--engine", default="fake", choices=["fake", "transformers", "vllm"], help="to serve on as well"
+    )
     parser.add_argument("--model", type=Path, default=Path(), help="a real model, for a real engine")
     parser.add_argument("--keep", type=Path, help="a folder in which what was made stays")
     given = parser.parse_args()

@@ -108,7 +108,8 @@ class Replay:
                 continue
             command = re.sub(r"^python3\b", str(self.python), self.mapped(part))
             where = self.folder / "src"
-            subprocess.run(command, shell=True, check=True, cwd=where if where.is_dir() else self.folder)  # noqa: S602
+            where = where if where.is_dir() else self.folder
+            subprocess.run(command, shell=True, check=True, cwd=where, stdout=sys.stderr)  # noqa: S602
 
 
 def _link(source: str, target: str) -> None:
@@ -136,5 +137,5 @@ def confined(replay: Replay, command: list[str]) -> list[str]:
         subprocess.run(["chown", "-R", f"{UID}:{UID}", place], check=True)  # noqa: S607
     mounts = "".join(f"mount --bind '{place}' '{place}' && " for place in writable)
     setpriv = f"setpriv --reuid={UID} --regid={UID} --clear-groups --no-new-privs --bounding-set=-all"
-    script = f"{mounts}mount -o remount,bind,ro / && exec {setpriv} \"$@\""
+    script = f'{mounts}mount -o remount,bind,ro / && exec {setpriv} "$@"'
     return ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", *command]
