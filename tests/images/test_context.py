@@ -16,17 +16,36 @@ WANTED += [
     "services/burnish_services/runtime/tokens.py",
 ]
 UNWANTED = [
-    ".git/config", ".venv/bin/python", "build/models/m/model.safetensors", "runs/first/ledger.duckdb", "state/training/x",
-    "burnish-state/training/x", "server.pem", "server.key", "tokens.toml", ".env", "pip.conf", "tests/unit/test_audit.py",
-    "requirements/lock.py", "docs/images.md", "deploy/compose.yaml", "client/server.pem", "client/burnish/my.key",
-    "services/.env", "services/burnish_services/.env.local", "services/my-tokens.toml", "client/runs/first/ledger.duckdb",
-    "client/burnish-state/x", "client/burnish/__pycache__/_client.cpython-311.pyc", "client/burnish.egg-info/PKG-INFO",
-]  # fmt: skip
+    ".git/config",
+    ".venv/bin/python",
+    "build/models/m/model.safetensors",
+    "runs/first/ledger.duckdb",
+    "state/training/x",
+    "burnish-state/training/x",
+    "server.pem",
+    "server.key",
+    "tokens.toml",
+    ".env",
+    "pip.conf",
+    "tests/unit/test_audit.py",
+    "requirements/lock.py",
+    "docs/images.md",
+    "deploy/compose.yaml",
+    "client/server.pem",
+    "client/burnish/my.key",
+    "services/.env",
+    "services/burnish_services/.env.local",
+    "services/my-tokens.toml",
+    "client/runs/first/ledger.duckdb",
+    "client/burnish-state/x",
+    "client/burnish/__pycache__/_client.cpython-311.pyc",
+    "client/burnish.egg-info/PKG-INFO",
+]
 
 
 def is_sent(path: str) -> bool:
-    """Whether the builder gets a file, by the rules of .dockerignore: the last pattern that matches it, or a folder that
-    it lies in, decides."""
+    """Whether the builder gets a file, by the rules of .dockerignore: the last pattern that matches it, or a folder in
+    which it lies, decides."""
     sent = True
     for line in (ROOT / ".dockerignore").read_text().splitlines():
         line = line.strip()
@@ -54,12 +73,11 @@ def test_what_is_secret_large_or_of_no_use_is_not(path: str) -> None:
 
 
 def test_all_that_the_dockerfile_copies_is_there_and_is_sent() -> None:
-    for device in ("cpu", "cuda"):
-        for stage in Recipe({"BASE": "x", "DEVICE": device}).stages.values():
-            for step in stage.steps:
-                if step.command == "COPY" and not any("--from" in flag for flag in step.flags):
-                    for source in step.words[:-1]:
-                        inside = [p for p in (ROOT / source).rglob("*") if p.is_file() and "__pycache__" not in p.parts]
-                        paths = [str(path.relative_to(ROOT)) for path in inside] or [source]
-                        assert (ROOT / source).exists()
-                        assert all(map(is_sent, paths)), [path for path in paths if not is_sent(path)]
+    stages = [stage for device in ("cpu", "cuda") for stage in Recipe({"BASE": "x", "DEVICE": device}).stages.values()]
+    copies = [step for stage in stages for step in stage.steps if step.command == "COPY"]
+    for source in {word for step in copies if not step.flags for word in step.words[:-1]}:
+        place = ROOT / source
+        files = [place] if place.is_file() else [path for path in place.rglob("*") if path.is_file()]
+        paths = [str(path.relative_to(ROOT)) for path in files if "__pycache__" not in path.parts]
+        assert paths, f"the Dockerfile copies {source}, which is not there"
+        assert all(map(is_sent, paths)), [path for path in paths if not is_sent(path)]

@@ -2,9 +2,9 @@
 
     python -m tools.images.check [TARGET …] [--engine vllm --model DIR] [--keep FOLDER]
 
-Each target is installed by the Dockerfile's own lines, for a CPU; every module of its role is imported; what it must not
-have is looked for; its server is started, without privileges and with nothing to write to but the mounts that
-docs/images.md names, and asked for its health. Prints sizes and times. CUDA's images can be tried where there is a GPU.
+Each target is installed by the Dockerfile's own lines; every module of its role is imported; what it must
+not have is looked for; its server is started, without privileges and with nothing to write to but the mounts that
+docs/images.md names, and asked for its health. Prints sizes and times.
 """
 
 from __future__ import annotations
@@ -131,10 +131,10 @@ class Served:
             raise AssertionError(f"SIGTERM did not end the server: {self.log}") from None
 
 
-def made(target: str, folder: Path) -> Tried:
+def made(target: str, folder: Path, device: str = "cpu") -> Tried:
     """A target, installed in `folder`, which any user may read."""
     folder.mkdir(parents=True, exist_ok=True)
-    replay = Replay(Recipe({"BASE": "scratch", "DEVICE": "cpu"}), target, folder)
+    replay = Replay(Recipe({"BASE": "scratch", "DEVICE": device}), target, folder)
     replay.make()
     return Tried(replay)
 
@@ -181,10 +181,12 @@ def try_sdk(tried: Tried) -> dict[str, object]:
     return {"version": version}
 
 
-def check(target: str, folder: Path, engine: str = "fake", model: Path = Path()) -> dict[str, object]:
+def check(
+    target: str, folder: Path, engine: str = "fake", model: Path = Path(), device: str = "cpu"
+) -> dict[str, object]:
     """Makes and tries one target; what was measured. Raises AssertionError and CalledProcessError."""
     began = time.monotonic()
-    tried = made(target, folder)
+    tried = made(target, folder, device)
     found: dict[str, object] = {"target": target, "install_s": round(time.monotonic() - began)}
     found["size_mb"] = megabytes(folder / "opt/burnish")
     wanted = WITHOUT[target]
@@ -201,6 +203,7 @@ def main() -> int:
         "--engine", default="fake", choices=["fake", "transformers", "vllm"], help="to serve on as well"
     )
     parser.add_argument("--model", type=Path, default=Path(), help="a real model, for a real engine")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="whose packages")
     parser.add_argument("--keep", type=Path, help="a folder in which what was made stays")
     given = parser.parse_args()
     failed = False
@@ -209,7 +212,10 @@ def main() -> int:
         folder.mkdir(parents=True, exist_ok=True)
         folder.parent.chmod(0o755)
         try:
-            print(json.dumps(check(target, folder, given.engine, given.model.absolute())), flush=True)
+            sys.stdout.write(
+                json.dumps(check(target, folder, given.engine, given.model.absolute(), given.device)) + "\n"
+            )
+            sys.stdout.flush()
         except (AssertionError, subprocess.CalledProcessError) as error:
             failed = True
             sys.stderr.write(f"{target}: {error}\n")

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from tools.images.recipe import ROOT, UID, Recipe, Stage, Step
+from tools.images.recipe import ROOT, UID, Recipe, Step
 
 # What the replay moves below its folder. /tmp and /runs: what the image has as directories.
 _PLACES = re.compile(r"(?<![\w/.-])/(opt|src|state|runs)(?=[/:\s'\"]|$)")
