@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -20,7 +21,7 @@ def complaint(address: str, service: str = "", seconds: float = 3.0) -> str:
     """What is wrong with the server at `address` (host:port, without TLS) or with its `service`; empty where it answers
     SERVING within so many seconds."""
     with grpc.insecure_channel(address) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
+        stub: Any = health_pb2_grpc.HealthStub(channel)
         try:
             # Not failing at once: the deadline then covers the time of connecting too.
             reply = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=seconds, wait_for_ready=True)

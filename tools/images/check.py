@@ -113,6 +113,7 @@ class Served:
                 probe = tried.run(tried.python, "-m", "burnish_services.probe", self.address, check=False)
                 if probe.returncode == 0:
                     return
+                time.sleep(0.5)
             if self.process.poll() is not None or time.monotonic() > give_up:
                 raise AssertionError(f"the server does not serve: {self.log}")
             time.sleep(0.05)

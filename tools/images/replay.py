@@ -18,7 +18,7 @@ from tools.images.recipe import ROOT, UID, Recipe, Step
 
 # What the replay moves below its folder. /tmp and /runs: what the image has as directories.
 _PLACES = re.compile(r"(?<![\w/.-])/(opt|src|state|runs)(?=[/:\s'\"]|$)")
-_OF_DEBIAN = re.compile(r"^(apt-get|rm -rf /var/lib/apt|groupadd|useradd|install) ")
+_OF_DEBIAN = re.compile(r"^(if .*; then )?(apt-get|rm -rf /var/lib/apt\S*|groupadd|useradd|install) ?")
 
 
 class Replay:
