@@ -71,7 +71,7 @@ class Tried:
         code = "import importlib.util as u, sys; print(*[m for m in sys.argv[1:] if not u.find_spec(m.split('.')[-1])])"
         return self.run(self.python, "-c", code, *modules).stdout.split()
 
-    def serve(self, *arguments: str, seconds: float = 300.0) -> Served:
+    def serve(self, *arguments: str, seconds: float = 900.0) -> Served:
         """Starts the image's own entry point with arguments appended, and waits until its probe is content."""
         entry = [self.replay.mapped(word) for word in self.replay.recipe.image(self.replay.target).entrypoint.words]
         return Served(self, [*entry, *arguments], seconds)
