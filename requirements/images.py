@@ -27,12 +27,12 @@ PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in range(36, 16, -1)] + ["m
 SHARED = ["googleapis-common-protos", "grpcio", "grpcio-health-checking", "grpcio-status", "jinja2", "numpy"]
 SHARED += ["protobuf", "pydantic", "pydantic-settings"]
 # The same of what `burnish[services]` lists. peft and accelerate: any role may be given an adapter, which it merges.
-SERVING = ["grpcio-reflection", "prometheus-client", "psutil"]
+SERVING = ["grpcio-reflection", "obstore", "prometheus-client", "psutil"]
 MODELS = ["accelerate", "peft", "safetensors", "tokenizers", "torch", "transformers"]
 ROLES = {
     "scoring": [],  # rewriting needs the same
     "embedding": ["lancedb", "numba", "pyarrow", "scipy"],
-    "training": ["fsspec", "pyarrow"],
+    "training": ["fsspec"],
 }
 WITHOUT_VLLM = {"training"}
 
