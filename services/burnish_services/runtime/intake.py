@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NoReturn
 
 import grpc
@@ -20,6 +21,7 @@ from google.protobuf.message import DecodeError
 
 from burnish_services.runtime.arrivals import PATIENCE, Places, Stalled
 from burnish_services.runtime.decoding import Undecodable
+from burnish_services.runtime.departures import if_still_there, to_its_end
 from burnish_services.runtime.errors import InvalidRequest, Overloaded, ServiceError, abort_status
 from burnish_services.runtime.reporting import CallReporter
 
@@ -90,10 +92,11 @@ class Intake(grpc.aio.ServerInterceptor):
                 _check_time(context)
                 one = self._begin(context, handler)
                 request = self._messages(one) if handler.request_streaming else await self._only_message(one)
-                reply = write(await inner(request, context))
+                reply = self._sendable(write(await inner(request, context)))
             except ServiceError as refusal:
                 await self._refuse(context, details, refusal)
             self._count(one, len(reply))
+            await if_still_there()
             return reply
 
         return call
@@ -107,7 +110,7 @@ class Intake(grpc.aio.ServerInterceptor):
                 request = self._messages(one) if handler.request_streaming else await self._only_message(one)
                 async with aclosing(inner(request, context)) as replies:
                     async for reply in replies:
-                        yield write(reply)
+                        yield self._sendable(write(reply))
             except ServiceError as refusal:
                 await self._refuse(context, details, refusal)
 
@@ -117,6 +120,7 @@ class Intake(grpc.aio.ServerInterceptor):
         record = self._reporter.open(details.method, details.invocation_metadata)
         self._reporter.close(record, refusal.code, refusal.reason)
         status = abort_status(refusal)
+        await if_still_there()
         await context.abort(status.code, status.details, status.trailing_metadata)
 
     def _begin(self, context: Context, handler: grpc.RpcMethodHandler[Any, Any]) -> _Call:
@@ -157,7 +161,7 @@ class Intake(grpc.aio.ServerInterceptor):
     async def _receive(self, call: _Call) -> Any:
         """The next message's bytes, counted, or EOF. Raises Stalled, Overloaded."""
         try:
-            raw = await self._places.arrived(call.context.peer(), call.context.read)
+            raw = await self._places.arrived(call.context.peer(), partial(to_its_end, call.context.read))
         except Stalled as stalled:
             raise self._too_slow(stalled) from None
         if raw is grpc.aio.EOF:
@@ -172,6 +176,18 @@ class Intake(grpc.aio.ServerInterceptor):
             )
         self._count(call, size)
         return raw
+
+    def _sendable(self, reply: bytes) -> bytes:
+        """The reply. Raises ServiceError where it is larger than a message may be, in the words by which clients know
+        to ask for less; gRPC would say the same, but log it as an error of its core."""
+        if len(reply) > self._limits.max_message_bytes:
+            raise ServiceError(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                "REPLY_TOO_LARGE",
+                f"the reply is larger than max ({len(reply)} vs. {self._limits.max_message_bytes} bytes); ask for less"
+                " at a time, or raise --max-message-bytes of the server and max_message_bytes of the client",
+            )
+        return reply
 
     def _too_slow(self, stalled: Stalled) -> ServiceError:
         waited = "while others waited for its place" if stalled.displaced else "in time"

@@ -17,6 +17,7 @@ from burnish_services.engine.base import EngineDead
 from burnish_services.runtime.admission import Admission
 from burnish_services.runtime.calls import CallRecord, current_call, open_call
 from burnish_services.runtime.decoding import Undecodable, each_decoded, tolerant
+from burnish_services.runtime.departures import if_still_there
 from burnish_services.runtime.errors import InternalError, ServiceError, Unavailable, abort_status, service_error
 from burnish_services.runtime.lifecycle import Lifecycle
 from burnish_services.runtime.reporting import CallReporter, count_outcomes, ids_of
@@ -151,6 +152,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
 
 async def _abort(context: Context, failure: ServiceError) -> NoReturn:
     status = abort_status(failure)
+    await if_still_there()
     await context.abort(status.code, status.details, status.trailing_metadata)
 
 

@@ -14,6 +14,8 @@ import traceback
 from datetime import UTC, datetime
 from types import TracebackType
 
+from burnish_services.runtime.departures import AsDepartures
+
 ExceptionInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 _FORMATTED = {"message", "asctime", "taskName"}
@@ -28,6 +30,7 @@ def configure(level: str, form: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("burnish_services").setLevel(level.upper())
+    AsDepartures.install()
 
 
 def _extras(record: logging.LogRecord) -> dict[str, object]:
