@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from bench.load.servers import Serving
-from bench.soak.traffic import Site, Traffic
+from bench.soak.traffic import VISITS, Site, Traffic
 from bench.soak.watch import Sample, held, told, trends, watch
 from burnish_services.engine.fake import write_fake_model
 
@@ -36,7 +36,7 @@ def _data(folder: Path) -> Path:
     return path
 
 
-async def soak(folder: Path, engine: str, models: list[str], seconds: float, interval: float) -> int:
+async def soak(folder: Path, engine: str, models: list[str], seconds: float, interval: float, kinds: list[str]) -> int:
     """The exit code, after telling what was seen."""
     state = folder / "state"
     server = Serving(
@@ -47,7 +47,7 @@ async def soak(folder: Path, engine: str, models: list[str], seconds: float, int
     )  # fmt: skip
     try:
         await asyncio.to_thread(server.wait_ready)
-        traffic = Traffic(Site(server.address, models, _data(folder), random.Random(7)))
+        traffic = Traffic(Site(server.address, models, _data(folder), random.Random(7)), kinds)
         ended = asyncio.Event()
         asyncio.get_running_loop().call_later(seconds, ended.set)
         watching = watch(server.pid, state, server.metrics, interval, ended)
@@ -93,13 +93,20 @@ def main() -> None:
     parser.add_argument("--interval", type=float, default=5.0, help="seconds between looks")
     parser.add_argument("--engine", choices=["fake", "transformers", "vllm"], default="fake")
     parser.add_argument("--model", action="append", default=[], help="of that engine; several take turns")
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=list(VISITS),
+        help="these kinds of visit, to find the one that leaves something",
+    )
     chosen = parser.parse_args()
     if chosen.engine != "fake" and not chosen.model:
         parser.error("an engine other than the fake one needs --model DIR")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         models = _models(folder, chosen.model)
-        sys.exit(asyncio.run(soak(folder, chosen.engine, models, chosen.hours * 3600, chosen.interval)))
+        kinds = chosen.only or list(VISITS)
+        sys.exit(asyncio.run(soak(folder, chosen.engine, models, chosen.hours * 3600, chosen.interval, kinds)))
 
 
 if __name__ == "__main__":

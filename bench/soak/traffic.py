@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,23 +108,31 @@ async def train(site: Site, client: AsyncClient, number: int) -> None:
 
 # Seconds between visits. Runs stay, on disk and in the server's list: a few a minute are many.
 PAUSES: dict[Visit, float] = {train: 5.0}
-VISITS: tuple[Visit, ...] = (score, judge, collect, give_up, come_and_go, train)
+VISITS: dict[str, Visit] = {
+    "score": score,
+    "judge": judge,
+    "collect": collect,
+    "give_up": give_up,
+    "come_and_go": come_and_go,
+    "train": train,
+}
 
 
 class Traffic:
-    """All visitors at once. `outcomes` counts visits by name and end, `surprises` keeps what nobody expected."""
+    """Visitors of these kinds, all at once. `outcomes` counts visits by name and end, `surprises` keeps what nobody
+    expected."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, kinds: Iterable[str]) -> None:
         self._site = site
+        self._kinds = tuple(kinds)
         self.outcomes: Counter[str] = Counter()
         self.surprises: list[str] = []
 
     async def go_on_until(self, ended: asyncio.Event) -> None:
         """Returns once `ended` is set and all visits are over."""
-        await asyncio.gather(*(self._visits(visit, ended) for visit in VISITS))
+        await asyncio.gather(*(self._visits(name, VISITS[name], ended) for name in self._kinds))
 
-    async def _visits(self, visit: Visit, ended: asyncio.Event) -> None:
-        name = getattr(visit, "__name__", "visit")
+    async def _visits(self, name: str, visit: Visit, ended: asyncio.Event) -> None:
         over = asyncio.ensure_future(ended.wait())
         async with self._site.client() as client:
             for number in itertools.count():
