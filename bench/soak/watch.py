@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import time
 import urllib.request
 from collections.abc import Sequence
@@ -129,9 +131,8 @@ def told(found: Sequence[Trend]) -> str:
 
 def _size(folder: Path) -> int:
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size
-        except OSError:  # gone meanwhile
-            continue
+    for inside, _, names in os.walk(folder):  # which, unlike rglob, passes over folders that are gone meanwhile
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += Path(inside, name).stat().st_size
     return total
