@@ -49,8 +49,8 @@ class Trend:
         return self.allowed is None or self.growth <= self.allowed
 
 
-# What each may grow by, as a share of its median and as a number, whichever is more; None: told, not judged. Memory
-# has room for what libraries keep (docs/performance.md): gRPC of clients that leave, LanceDB of tables. Every collection
+# What each may grow by, as a share of its median and as a number, whichever is more; None: told, not judged. Memory has
+# room for what libraries keep (docs/performance.md): gRPC of clients that leave, LanceDB of tables. Every collection
 # and run that is there is on disk, and runs stay; connections and children are who is there at that moment.
 ALLOWED: dict[str, tuple[float, float] | None] = {
     "memory": (0.05, 16.0),
