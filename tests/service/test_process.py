@@ -238,6 +238,20 @@ def test_wrong_usage_ends_with_code_2(arguments: list[str], complaint: str) -> N
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("BURNISH_SCORING_MAX_ITEMS", "0"), ("BURNISH_EMBEDDING_CACHE_MIB", "much"), ("BURNISH_TRAINING_PROCESSES", "-1")],
+)
+def test_a_setting_of_a_service_that_is_no_good_is_named(
+    variable: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    ended = run("--engine", "fake", "--model", str(write_fake_model(tmp_path / "model")), "--state-dir", str(tmp_path))
+    assert ended.returncode == 2
+    assert f"burnish services: cannot start: {variable} is {value!r}: input should be" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 def test_help_names_every_setting() -> None:
     from burnish_services.__main__ import build_parser
     from burnish_services.runtime.config import ServerSettings

@@ -67,9 +67,9 @@ class ServerSettings(BaseSettings):
     max_calls: int = Field(default=1024, ge=1)
     # Seconds that a message may take to arrive.
     receive_timeout: float = Field(default=60.0, gt=0)
-    # Seconds between the pings by which the server finds connections whose other end is gone or stuck.
     # Whole seconds that a call which nobody has looked at yet is kept; gRPC then ends it, as CANCELLED.
     max_pending: int = Field(default=5, ge=1)
+    # Seconds between the pings by which the server finds connections whose other end is gone or stuck.
     keepalive: float = Field(default=60.0, ge=1)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"

@@ -12,8 +12,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
+from pydantic import ValidationError
 
 from burnish_services.engine.model_store import ModelStore
 from burnish_services.runtime.config import ServerSettings
@@ -77,5 +79,15 @@ def create_role(name: str, context: RoleContext) -> Role:
     """Builds the role `name`, importing its service only now, so that a process pays for what it runs. Raises
     RoleUnavailable."""
     module = importlib.import_module(f"burnish_services.{name}.servicer")
-    role: Role = module.create(context)
+    try:
+        role: Role = module.create(context)
+    except ValidationError as error:
+        raise RoleUnavailable("; ".join(_complaint(name, problem) for problem in error.errors())) from None
     return role
+
+
+def _complaint(role: str, problem: Any) -> str:
+    """What is wrong with a setting, by the name of its variable."""
+    variable = "_".join(["burnish", role, *map(str, problem["loc"])]).upper()
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    return f"{variable} is {str(problem['input'])[:100]!r}: {message[0].lower()}{message[1:]}"
