@@ -17,7 +17,7 @@ EXAMPLES = ROOT / "examples" / "clients"
 BUILD = ROOT / "build" / "clients"
 _OLDEST_NODE = 20  # as package.json says
 # What npm says where there is no registry to be reached, or none that answers.
-_NO_REGISTRY = re.compile("npm error code (ENOTFOUND|EAI_AGAIN|ECONN|ETIMEDOUT|ENETUNREACH|ERR_SOCKET|E429|E5)")
+_NO_REGISTRY = re.compile("npm error code (ENOTFOUND|EAI_AGAIN|ECONN|ETIMEDOUT|ENETUNREACH|ERR_SOCKET|E429|E5|.*CERT)")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ change under it what there is of every role. The data set is that of a run on on
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ pytestmark = pytest.mark.skipif(bool(why := why_not()), reason=why)
 
 DATA, BASE, MODELS, VECTORS = (f"s3://{BUCKET}/{name}" for name in ("data.jsonl", "base", "models", "vectors"))
 SERVICES = ("scoring", "embedding", "rewriting", "training")
+ORDER = ("train", "score_pre", "score_post", "embed", "judge", "refine")
 HOW = ("--rounds", "2", "--accumulation", "1", "--seed", "7", "--items-per-batch", "1", "--batches-in-flight", "4")
 
 
@@ -32,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> Path:
-    return write_fake_model(folder / "base", name="base", seed=1, skill=0.3, latency_seconds=0.05)
+    return write_fake_model(folder / "base", name="base", seed=1, skill=0.3, latency_seconds=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +69,14 @@ class Deployment:
         volumes = {"state": self.queue} if service == "training" else {}
         return self.made.replica(service, *options, volumes=volumes, **environment)
 
-    def scale(self, **more: int) -> None:
-        """Adds replicas, and waits until they serve."""
+    def scale(self, *, during: Pod | None = None, **more: int) -> None:
+        """Adds replicas, and waits until they serve. `during`: a run's command, which stands still meanwhile, so that
+        how far it gets does not depend on how long processes take to start here."""
+        if during is not None:
+            during.process.send_signal(signal.SIGSTOP)
         self.made.join(*[self.replica(service) for service, count in more.items() for _ in range(count)])
+        if during is not None:
+            during.process.send_signal(signal.SIGCONT)
 
     def command(self) -> Pod:
         """Starts the run, or goes on with it, on a host of its own."""
@@ -80,12 +87,14 @@ class Deployment:
         return self.made.pod("coordinator", *words, volumes={"run": self.runs})
 
     async def reaches(self, command: Pod, round_number: int, step: str, done: int = 1) -> None:
-        """Waits until so many items of a step are done."""
+        """Waits until so many items of a step are done, or the run is beyond it."""
 
         def there() -> bool:
             assert command.process.poll() is None, command.said[-3000:]
             now = self.status()
-            return (now.get("round"), now.get("name")) == (round_number, step) and int(now["done"]) >= done
+            at = (now.get("round", 0), ORDER.index(now["name"]) if now.get("name") in ORDER else -1)
+            wanted = (round_number, ORDER.index(step))
+            return at > wanted or (at == wanted and int(now["done"]) >= done)
 
         await until(there, 120)
 
@@ -111,10 +120,11 @@ async def test_every_role_comes_and_goes_under_a_run(deployment: Deployment, und
     began = {service: made.of(service) for service in SERVICES}
     command = deployment.command()
 
-    # A node with a replica is lost, and one comes instead.
+    # A node with a replica is lost, the run goes on with the others, and one comes instead.
     await deployment.reaches(command, 1, "score_pre", 4)
     made.kill(began["scoring"][0])
-    deployment.scale(scoring=1)
+    await deployment.reaches(command, 1, "score_pre", 8)
+    deployment.scale(scoring=1, during=command)
 
     # The only ones of two roles are lost with their nodes, and come back on others.
     await deployment.reaches(command, 1, "embed", 4)
@@ -127,7 +137,7 @@ async def test_every_role_comes_and_goes_under_a_run(deployment: Deployment, und
     await deployment.reaches(command, 1, "judge", 4)
     assert made.drain(began["scoring"][1]) == 0
     await deployment.reaches(command, 1, "refine", 2)
-    deployment.scale(rewriting=1)
+    deployment.scale(rewriting=1, during=command)
     assert made.drain(began["rewriting"][0]) == 0
 
     # The command's own node is lost; its volume is put into another.
