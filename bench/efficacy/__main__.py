@@ -1,11 +1,16 @@
 """Recipes on data with flaws that are known: do their weights find them, and does that make better models?
 
-The task is extractive question answering from t0: a share of the training rows gets a wrong answer, half of them
-another span of the same context, half a whole sentence of it. A small clean set is there to learn from, and clean rows
-are held out to judge by; no context is on two sides. t0 asks each question in up to ten wordings, and each wording is
-wrong or right by itself: this is noise that the data themselves contradict. Of at most 512 tokens there are 3,623 rows,
-748 questions on 172 contexts; of at most 640 there are 4,745, of which 3,500 can be trained on beside 100 and 300 of
-other contexts (`--rows 3500 --max-tokens 640`).
+A share of the training rows gets a wrong answer. A small clean set is there to learn from, and clean rows are held out
+to judge by; what rows share (a context, a list) is on one side only. The tasks (`--task`):
+
+    extractive_qa   t0's questions on a context; wrong: another span of it, or a whole sentence. Of at most 512 tokens
+                    there are 3,623 rows, 748 questions on 172 contexts; of at most 640 there are 4,745, of which 3,500
+                    can be trained on beside 100 and 300 of other contexts (`--rows 3500 --max-tokens 640`)
+    maths           gsm8k; wrong: another result, or steps that lead to none
+    instructions    Alpaca; wrong: the answer to another instruction, or one that stops in the middle
+    procedural      lists to sort, reverse, count, made here and so everywhere; wrong: another procedure, or a slip
+
+Arms:
 
     base                 not trained
     all rows             on all rows, wrong ones included
@@ -38,15 +43,13 @@ from pathlib import Path
 
 from bench.efficacy.order import PLAIN, RECIPES, Order, Outcome
 from bench.efficacy.reading import found_by
-from bench.efficacy.task import Sizes, TooFew, extractive_qa, read_t0, write
+from bench.efficacy.task import Row, Sizes, TooFew, divide, write
+from bench.efficacy.tasks import TASKS, Task
 from bench.efficacy.tell import table, tell
-from bench.efficacy.templates import Question
 from bench.embedding.setup import say
 from bench.results import write as write_results
 from burnish.coordinator.content import digest_of
 from burnish.coordinator.recipes.registry import METHODS
-
-DATA = Path("../shared/data/t0_50k.parquet")
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ SIZES = {"small": Size(48, 12, 24, 1, 256, 1), "full": Size(2000, 100, 300, 3, 5
 def arguments() -> argparse.Namespace:
     """What the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", choices=sorted(TASKS), default="extractive_qa")
     parser.add_argument("--size", choices=sorted(SIZES), default="small", help="defaults for the next six")
     parser.add_argument("--rows", type=int, help="to train on; 0: as many as there are")
     parser.add_argument("--validation-rows", type=int)
@@ -78,7 +82,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--keep", type=float, default=0.7, help="share of the rows that recipes keep")
     parser.add_argument("--recipes", nargs="+", default=["bds"], choices=sorted(METHODS))
     parser.add_argument("--settings", type=json.loads, default={}, help="more of a recipe's: '{\"bds\": {…}}'")
-    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--data", type=Path, help="the task's file, where it is elsewhere")
     parser.add_argument("--model", type=Path, default=Path("build/models/smollm2-135m-instruct"))
     parser.add_argument("--engine", choices=["vllm", "transformers"], default="transformers")
     parser.add_argument("--dtype", default="float32", help="that is scored in")
@@ -94,8 +98,8 @@ def arguments() -> argparse.Namespace:
     given = parser.parse_args()
     if given.batch_size % given.per_device:
         parser.error("--batch-size must be a multiple of --per-device")
-    if not 0 < given.noise < 1:
-        parser.error("--noise must be between 0 and 1")
+    if not 0 <= given.noise < 1:
+        parser.error("--noise must be at least 0 and below 1")
     size = SIZES[given.size]
     for option, default in (
         ("rows", size.rows),
@@ -110,26 +114,26 @@ def arguments() -> argparse.Namespace:
     return given
 
 
-def fitting(path: Path, model: Path, max_tokens: int) -> list[Question]:
-    """The questions of at most so many tokens, in the model's own chat template."""
+def fitting(rows: Sequence[Row], model: Path, max_tokens: int) -> list[Row]:
+    """Those of at most so many tokens, in the model's own chat template."""
     from burnish_services.engine.chat import SampleError, tokenize_sample
     from burnish_services.engine.hf_tokenizer import HfTokenizer
     from burnish_services.engine.tokenizer import ChatMessage
 
     tokenizer = HfTokenizer(model)
 
-    def fits(question: Question) -> bool:
-        turns = [ChatMessage("user", question.prompt), ChatMessage("assistant", question.answer)]
+    def fits(row: Row) -> bool:
+        turns = [ChatMessage("user", row.prompt), ChatMessage("assistant", row.answer)]
         try:
             tokenize_sample(tokenizer, turns, max_tokens=max_tokens)
         except SampleError:
             return False
         return True
 
-    return read_t0(path, fits)
+    return [row for row in rows if fits(row)]
 
 
-def orders(given: argparse.Namespace, there: Sequence[Question]) -> list[Order]:
+def orders(given: argparse.Namespace, task: Task, there: Sequence[Row]) -> list[Order]:
     """Two parts of each seed, the longer ones first, with their data written. Raises SystemExit where there are too few
     rows."""
     training = {
@@ -143,14 +147,14 @@ def orders(given: argparse.Namespace, there: Sequence[Question]) -> list[Order]:
     settings = {"all": {"keep": given.keep, "random_subsets": given.random_subsets}, **given.settings}
     sizes = Sizes(given.rows, given.validation_rows, given.held_out_rows, given.noise)
     model = str(given.model.absolute())
-    how = [asdict(sizes), given.max_tokens, model, given.engine, given.dtype, training, settings]
+    how = [given.task, asdict(sizes), given.max_tokens, model, given.engine, given.dtype, training, settings]
     folder = (given.out / digest_of(how)[:12]).absolute()
     until = time.time() + given.max_seconds
     for seed in range(given.seeds):
         try:
-            dataset = extractive_qa(there, sizes, seed)
+            dataset = divide(there, task.kinds(there), sizes, seed)
         except TooFew as error:
-            raise SystemExit(f"{given.data}, rows of at most {given.max_tokens} tokens: {error}") from error
+            raise SystemExit(f"{task.title}, rows of at most {given.max_tokens} tokens: {error}") from error
         write(dataset, folder / f"seed-{seed}" / "data")
     alike = (model, given.engine, given.dtype, tuple(given.recipes), training, settings, until)
     return [
@@ -171,17 +175,19 @@ def work(order: Order) -> str:
 def main() -> None:
     """See the module."""
     given = arguments()
-    if not given.data.is_file():
-        raise SystemExit(f"skipped: {given.data} is not there; it is on this project's machines only (see --data)")
-    there = fitting(given.data, given.model, given.max_tokens)
-    asked = orders(given, there)
+    task = TASKS[given.task]
+    data: Path = given.data or task.data or Path()
+    if task.data is not None and not data.is_file():
+        raise SystemExit(f"skipped: {data} is not there; it is on this project's machines only (see --data, --task)")
+    there = fitting(task.read(data), given.model, given.max_tokens)
+    asked = orders(given, task, there)
     say(f"{len(there)} rows of at most {given.max_tokens} tokens; {len(asked)} parts, {given.jobs} at a time")
     with ThreadPoolExecutor(given.jobs) as pool:
         problems = [problem for problem in pool.map(work, asked) if problem]
     seeds: dict[int, list[Outcome]] = {}
     for order in asked:
         seeds.setdefault(order.seed, []).append(found_by(order))
-    report = tell(list(seeds.values()), given.recipes)
+    report = tell(list(seeds.values()), given.recipes, task.title)
     print(table(report), *problems, sep="\n", file=sys.stderr)
     options = {name: str(value) if isinstance(value, Path) else value for name, value in vars(given).items()}
     options["max_seconds"] = None if given.max_seconds == float("inf") else given.max_seconds

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from bench.efficacy.flaws import KINDS
 from bench.efficacy.measures import judge_weights
 from bench.efficacy.order import PLAIN, Order, Outcome
 from burnish.coordinator.errors import LedgerError
@@ -68,4 +67,4 @@ def _read(history: RunHistory, recipe: str, flaws: dict[str, str], found: _Found
     if steps:
         logits = {name: one.logit for name, one in history.weights(rounds.D, steps[-1]).items()}
         kept = {row.source_row_id for row in history.rows(rounds.S) if row.origin == "source"}
-        found.weights[recipe] = judge_weights(logits, kept, flaws, list(KINDS))
+        found.weights[recipe] = judge_weights(logits, kept, flaws, sorted(set(flaws.values())))

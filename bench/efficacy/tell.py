@@ -11,7 +11,6 @@ from bench.efficacy.order import Outcome
 from bench.efficacy.reading import chance, learning
 from bench.results import Result, result
 
-TASK = "extractive QA"
 LOSS, ABOVE, TRAINING = "held-out loss", "above random rows", "training"
 
 
@@ -24,8 +23,9 @@ class Report:
     summary: Mapping[str, Mapping[str, Any]]
 
 
-def tell(seeds: Sequence[Sequence[Outcome]], recipes: Sequence[str]) -> Report:
-    """Of the outcomes of each seed's parts. Arms come in the order in which they are first found."""
+def tell(seeds: Sequence[Sequence[Outcome]], recipes: Sequence[str], task: str) -> Report:
+    """Of the outcomes of each seed's parts, on a task by its title. Arms come in the order in which they are first
+    found."""
     peers = {chance(recipe) for recipe in recipes}
     losses = [{arm: loss for part in parts for arm, loss in part.losses.items()} for parts in seeds]
     took = [{arm: value for part in parts for arm, value in part.seconds.items()} for parts in seeds]
@@ -43,7 +43,7 @@ def tell(seeds: Sequence[Sequence[Outcome]], recipes: Sequence[str]) -> Report:
     for quantity, arms in found.items():
         for arm, (unit, values) in arms.items():
             if values:
-                results.append(result(TASK, arm, quantity, unit, values))
+                results.append(result(task, arm, quantity, unit, values))
                 summary.setdefault(quantity, {})[arm] = asdict(spread(values))
     return Report(results, summary)
 

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from bench.efficacy.flaws import KINDS, OTHER_SPAN, WHOLE_SENTENCE, other_span, plant, whole_sentence
 from bench.efficacy.measures import differences, judge_weights, spread
 from bench.efficacy.order import Order, Outcome
 from bench.efficacy.reading import chance, learning
-from bench.efficacy.task import Sizes, TooFew, extractive_qa, write
+from bench.efficacy.task import Alone, Dataset, Sizes, TooFew, divide, plant, write
+from bench.efficacy.tasks import TASKS, instructions, maths, procedural
+from bench.efficacy.tasks.procedural import PROCEDURES, Exercise
+from bench.efficacy.tasks.spans import KINDS, OTHER_SPAN, WHOLE_SENTENCE, other_span, whole_sentence
+from bench.efficacy.tasks.templates import Question, questions
 from bench.efficacy.tell import ABOVE, LOSS, table, tell
-from bench.efficacy.templates import Question, questions
 from bench.efficacy.work import NOISY, samples
 from burnish.report.calibration import auroc
 
@@ -40,6 +42,10 @@ def many(contexts: int = 60, asked: int = 3, wordings: int = 4) -> list[Question
             for wording in range(wordings)
         ]
     return found
+
+
+def divided(rows: list[Question], sizes: Sizes, seed: int) -> Dataset:
+    return divide(rows, KINDS, sizes, seed)
 
 
 # --- templates
@@ -103,63 +109,149 @@ def test_a_whole_sentence_does_not_hold_the_answer() -> None:
 
 def test_flaws_are_as_many_as_asked_of_both_kinds_and_the_same_by_seed() -> None:
     rows = many()
-    flaws = plant(rows, 0.3, random.Random(7))
+    flaws = plant(rows, KINDS, 0.3, random.Random(7))
     kinds = [flaw.kind for flaw in flaws.values()]
     assert len(flaws) == round(0.3 * len(rows))
     assert kinds.count(OTHER_SPAN) == kinds.count(WHOLE_SENTENCE)
     assert all(flaw.answer != rows[place].answer for place, flaw in flaws.items())
-    assert plant(rows, 0.3, random.Random(7)) == flaws
-    assert plant(rows, 0.3, random.Random(8)) != flaws
+    assert plant(rows, KINDS, 0.3, random.Random(7)) == flaws
+    assert plant(rows, KINDS, 0.3, random.Random(8)) != flaws
 
 
 def test_a_context_that_lacks_one_kind_gets_the_other() -> None:
     rows = [question("Ann", "Ann went home at noon.", wording=number) for number in range(10)]
-    assert {flaw.kind for flaw in plant(rows, 0.5, random.Random(0)).values()} == {OTHER_SPAN}
-    assert plant([question("Ann", "Ann")], 1.0, random.Random(0)) == {}
+    assert {flaw.kind for flaw in plant(rows, KINDS, 0.5, random.Random(0)).values()} == {OTHER_SPAN}
+    assert plant([question("Ann", "Ann")], KINDS, 1.0, random.Random(0)) == {}
+
+
+# --- other tasks
+
+WORKED = Alone("How many?", "There are 12 x 90 = 1080 of them.\nThat is 1080 + 8 = $1,088 in all.\n#### 1088")
+
+
+def test_a_wrong_result_stands_wherever_the_steps_name_it() -> None:
+    for seed in range(20):
+        wrong = maths.wrong_number(WORKED, random.Random(seed))
+        assert wrong is not None
+        made = maths.result(wrong)
+        assert made != "1088"
+        assert f"1080 + 8 = ${made} in all.\n#### {made}" in wrong
+        assert "12 x 90 = 1080 of" in wrong
+    assert maths.wrong_number(Alone("", "No number\n#### none"), random.Random(0)) is None
+    assert maths.result("#### 5") is None
+    assert maths.result("so\n#### 1,250") == "1250"
+
+
+def test_steps_that_lead_to_nothing_begin_like_the_right_ones() -> None:
+    assert maths.cut_off(WORKED, random.Random(0)) == "There are 12 x 90 = 1080 of them."
+    assert maths.cut_off(Alone("", "One step\n#### 1"), random.Random(0)) is None
+
+
+def test_answers_are_swapped_with_some_of_about_the_same_length() -> None:
+    rows = [Alone(f"q{n}", "word " * n + str(n)) for n in range(1, 200)]
+    swapped = instructions.kinds(rows)[instructions.SWAPPED]
+    for row in rows[30:170]:
+        wrong = swapped(row, random.Random(0))
+        assert wrong is not None
+        assert wrong != row.answer
+        assert wrong in {other.answer for other in rows}
+        assert abs(len(wrong) - len(row.answer)) < 70
+    assert instructions.kinds(rows[:1])[instructions.SWAPPED](rows[0], random.Random(0)) is None
+
+
+def test_an_answer_that_stops_in_the_middle_is_a_beginning_without_an_end() -> None:
+    row = Alone("q", "One two three four. Five six seven eight. Nine ten eleven twelve.")
+    for seed in range(20):
+        cut = instructions.cut_off(row, random.Random(seed))
+        assert cut is not None
+        assert row.answer.startswith(cut)
+        assert 3 <= len(cut.split()) <= 9
+        assert cut[-1].isalpha()
+    assert instructions.cut_off(Alone("q", "Too short."), random.Random(0)) is None
+
+
+def test_procedures_do_what_they_say() -> None:
+    done = {name: Exercise(name, ("stone", "apple", "magnets")).answer for name in PROCEDURES}
+    assert done == {
+        "reverse": "magnets, apple, stone",
+        "sort": "apple, magnets, stone",
+        "sort down": "stone, magnets, apple",
+        "longest": "magnets",
+        "second": "apple",
+        "capitals": "STONE, APPLE, MAGNETS",
+        "initials": "sam",
+        "count": "17",
+    }
+
+
+def test_a_wrong_answer_of_a_procedure_is_never_the_right_one() -> None:
+    rows = procedural.read(Path())
+    assert len(rows) == len(set(rows))
+    rng = random.Random(1)
+    for row in rows[:500]:
+        for kind in procedural.kinds(rows).values():
+            wrong = kind(row, rng)
+            assert wrong is not None
+            assert wrong != row.answer, row
+
+
+@pytest.mark.parametrize("name", sorted(TASKS))
+def test_every_task_makes_data_with_known_flaws_of_each_kind(name: str) -> None:
+    task = TASKS[name]
+    if task.data is not None and not task.data.is_file():
+        pytest.skip(f"{task.data} is on this project's machines only")
+    rows = task.read(task.data or Path())
+    kinds = task.kinds(rows)
+    made = divide(rows, kinds, Sizes(400, 20, 40, 0.3), 0)
+    assert len(made.flaws) == 120
+    counts = [sum(flaw.kind == kind for flaw in made.flaws.values()) for kind in kinds]
+    assert min(counts) > 40
+    assert all(flaw.answer != made.training[place].answer for place, flaw in made.flaws.items())
+    assert divide(rows, kinds, Sizes(400, 20, 40, 0.0), 0).flaws == {}
 
 
 # --- sides
 
 
 def test_no_context_is_on_two_sides() -> None:
-    made = extractive_qa(many(), SIZES, seed=0)
+    made = divided(many(), SIZES, 0)
     sides = [made.training, made.validation, made.held_out]
     assert [len(side) for side in sides] == [120, 10, 20]
     for one, other in combinations(sides, 2):
-        assert not {row.context for row in one} & {row.context for row in other}
+        assert not {row.group for row in one} & {row.group for row in other}
 
 
 def test_spaces_and_case_make_no_other_context() -> None:
     rows = many(contexts=8)
     same = [replace(row, context=f" {row.context.upper()}  ", prompt=f"{row.prompt}!") for row in rows]
-    made = extractive_qa([*rows, *same], Sizes(0, 10, 10, 0.3), seed=1)
-    contexts = [{" ".join(q.context.casefold().split()) for q in side} for side in (made.training, made.validation)]
+    made = divided([*rows, *same], Sizes(0, 10, 10, 0.3), 1)
+    contexts = [{" ".join(row.group.casefold().split()) for row in side} for side in (made.training, made.validation)]
     assert not contexts[0] & contexts[1]
 
 
 def test_sets_that_judge_hold_few_wordings_of_a_question() -> None:
-    made = extractive_qa(many(), SIZES, seed=0)
+    made = divided(many(), SIZES, 0)
     for side in (made.validation, made.held_out):
-        asked = [(row.context, row.question) for row in side]
+        asked = [(row.group, row.wording_of) for row in side]
         assert max(asked.count(one) for one in asked) <= 2
 
 
 def test_data_are_the_same_by_seed_and_all_rows_are_taken_where_none_are_named() -> None:
-    assert extractive_qa(many(), SIZES, seed=3) == extractive_qa(many(), SIZES, seed=3)
-    assert extractive_qa(many(), SIZES, seed=3) != extractive_qa(many(), SIZES, seed=4)
-    most = extractive_qa(many(), replace(SIZES, rows=0), seed=3)
+    assert divided(many(), SIZES, 3) == divided(many(), SIZES, 3)
+    assert divided(many(), SIZES, 3) != divided(many(), SIZES, 4)
+    most = divided(many(), replace(SIZES, rows=0), 3)
     assert len(most.training) > 600
 
 
 def test_too_few_rows_are_told() -> None:
     with pytest.raises(TooFew, match=r"are left to train on .* 9999 were asked for"):
-        extractive_qa(many(), replace(SIZES, rows=9999), seed=0)
+        divided(many(), replace(SIZES, rows=9999), 0)
     with pytest.raises(TooFew, match="of 9999 rows to be held out"):
-        extractive_qa(many(), replace(SIZES, validation=9999), seed=0)
+        divided(many(), replace(SIZES, validation=9999), 0)
 
 
 def test_the_truth_is_beside_the_rows_and_not_in_them(tmp_path: Path) -> None:
-    made = extractive_qa(many(), SIZES, seed=0)
+    made = divided(many(), SIZES, 0)
     files = write(made, tmp_path)
     rows = {row.id: row.messages[-1].content for row in samples(files.training)}
     truth = {one["id"]: one for one in map(json.loads, files.truth.read_text().splitlines())}
@@ -232,7 +324,7 @@ def test_the_report_pairs_by_seed_and_says_nothing_of_what_is_not_there() -> Non
         [Outcome({"base": 3.0, **recipe, **other}, {"bds": {"AUROC": 0.9}}, {}), Outcome({NOISY: 2.0}, {}, {})],
         [Outcome({"base": 3.0, "bds": 2.0, chance("bds"): 2.7}, {}, {}), Outcome({}, {}, {})],
     ]
-    report = tell(seeds, ["bds", "bmo"])
+    report = tell(seeds, ["bds", "bmo"], "extractive QA")
     assert report.summary[LOSS]["bds"]["mean"] == 1.5
     assert report.summary[ABOVE]["bds"]["values"] == pytest.approx((-0.5, -0.7))
     assert report.summary[ABOVE][learning("bmo")]["values"] == (-0.25,)

@@ -73,6 +73,16 @@ class Question:
     context: str
     answer: str
 
+    @property
+    def group(self) -> str:
+        """See Row: rows of one context are on one side."""
+        return self.context
+
+    @property
+    def wording_of(self) -> str:
+        """See Row: t0 asks every question in up to ten wordings."""
+        return self.question
+
 
 def questions(records: Iterable[Mapping[str, str]]) -> Iterator[Question]:
     """Of t0's rows (`task`, `instruction`, `output`), those that ask for a span of a context, each prompt once."""

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 
-from bench.efficacy.templates import Question
+from bench.efficacy.task import Wrong
+from bench.efficacy.tasks.templates import Question
 
 OTHER_SPAN = "other span"
 WHOLE_SENTENCE = "whole sentence"
 _FEWEST_WORDS = 4  # of a sentence that stands for an answer
 _EDGES = " \t\n.,;:!?\"'()[]“”‘’"
-
-
-@dataclass(frozen=True)
-class Flaw:
-    """What is wrong with a row: the kind, and the wrong answer that it got."""
-
-    kind: str
-    answer: str
 
 
 def other_span(question: Question, rng: random.Random) -> str | None:
@@ -48,29 +40,10 @@ def whole_sentence(question: Question, rng: random.Random) -> str | None:
     return rng.choice(found) if found else None
 
 
-KINDS: dict[str, Callable[[Question, random.Random], str | None]] = {
+KINDS: Mapping[str, Wrong[Question]] = {
     OTHER_SPAN: other_span,
     WHOLE_SENTENCE: whole_sentence,
 }
-
-
-def plant(rows: Sequence[Question], share: float, rng: random.Random) -> dict[int, Flaw]:
-    """By place, what becomes of round(`share` · number) of the rows, the kinds taking turns. Fewer where contexts have
-    nothing else to say; a row whose context lacks one kind gets the other."""
-    wanted = round(share * len(rows))
-    order = list(range(len(rows)))
-    rng.shuffle(order)
-    flaws: dict[int, Flaw] = {}
-    for place in order:
-        if len(flaws) == wanted:
-            break
-        kinds = list(KINDS) if len(flaws) % 2 == 0 else list(KINDS)[::-1]
-        for kind in kinds:
-            answer = KINDS[kind](rows[place], rng)
-            if answer is not None:
-                flaws[place] = Flaw(kind, answer)
-                break
-    return flaws
 
 
 def sentences(text: str) -> list[str]:
