@@ -82,6 +82,17 @@ class EngineOptions:
         return flags
 
 
+def divided(options: EngineOptions, processes: Sequence[Sequence[str]]) -> EngineOptions:
+    """`options` for each of several processes, given by their roles, that share a GPU: what all of them together take
+    of its memory for engines is divided among those that have any. A single process divides by itself."""
+    if len(processes) <= 1:
+        return options
+    training = any("training" in roles for roles in processes)
+    together = options.gpu_memory_utilization or (0.5 if training else 0.9)
+    with_engines = sum(set(roles) != {"training"} for roles in processes)
+    return replace(options, gpu_memory_utilization=round(together / with_engines, 3))
+
+
 class LocalServices:
     """Services on this machine, from `start` to `stop`, or for the time of a `with` (or `async with`) block.
 
@@ -151,7 +162,7 @@ class LocalServices:
         self.state_dir.mkdir(parents=True, exist_ok=True)
         try:
             for roles in self._groups:
-                self._processes.append(ServiceProcess([*command, *self._arguments()], roles, self.state_dir))
+                self._processes.append(ServiceProcess(command, roles, self.state_dir))
             for process in self._processes:
                 process.wait_ready(self._start_timeout, self._abandoned, self._on_progress)
         except BaseException:
@@ -166,15 +177,8 @@ class LocalServices:
         if self._model is not None:
             command += ["--model", str(self._model)]
         command += ["--host", "127.0.0.1", "--port", "0", "--state-dir", str(self.state_dir)]
-        return [*command, "--grace", f"{self._stop_timeout:g}", "--exit-with-parent"]
-
-    def _arguments(self) -> list[str]:
-        """The options of each process; those of a GPU that they share get a part of its memory each."""
-        sharing = sum(roles != ("training",) for roles in self._groups)
-        if sharing <= 1:
-            return self._options.arguments()
-        together = self._options.gpu_memory_utilization or (0.5 if "training" in self.roles else 0.9)
-        return replace(self._options, gpu_memory_utilization=round(together / sharing, 3)).arguments()
+        command += ["--grace", f"{self._stop_timeout:g}", "--exit-with-parent"]
+        return command + divided(self._options, self._groups).arguments()
 
     def stop(self) -> None:
         """Lets the services finish the work in hand and ends them; kills what is left after `stop_timeout`. Safe to

@@ -13,8 +13,10 @@ from unittest import mock
 
 import pytest
 
+import burnish.cli.services as cli_services
 import burnish.local as local
 from burnish import Endpoints, NotInstalled, StartFailed, UsageError
+from burnish._settings import load_settings
 from burnish.local import EngineOptions, LocalServices
 
 # What the stand-in does is told by BURNISH_STANDIN: serve, exit, hang (never ready), stubborn (ignores SIGTERM).
@@ -260,7 +262,12 @@ def test_engine_options_become_flags() -> None:
 
 @pytest.mark.parametrize(
     ("roles", "separate", "share"),
-    [(local.SERVICES, True, "0.167"), (("scoring", "rewriting"), True, "0.45"), (local.SERVICES, False, None)],
+    [
+        (local.SERVICES, True, "0.167"),
+        (("scoring", "rewriting"), True, "0.45"),
+        (("scoring", "training"), True, "0.5"),
+        (local.SERVICES, False, None),
+    ],
 )
 def test_processes_share_a_gpu(
     roles: tuple[str, ...], separate: bool, share: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -272,6 +279,28 @@ def test_processes_share_a_gpu(
     flags = [command[command.index("--gpu-memory-utilization") + 1] for command in started if share]
     assert flags == [share] * (len(roles) if separate else 0)
     assert share or "--gpu-memory-utilization" not in started[0]
+
+
+def test_what_is_divided_is_what_was_asked_for() -> None:
+    asked = EngineOptions(gpu_memory_utilization=0.8)
+    assert local.divided(asked, [["scoring", "training"], ["rewriting"]]).gpu_memory_utilization == 0.4
+    assert local.divided(asked, [["scoring", "rewriting"]]) == asked
+
+
+def test_a_command_s_services_with_models_of_their_own_share_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[EngineOptions] = []
+
+    def stand_in(*_: object, options: EngineOptions, **__: object) -> mock.MagicMock:
+        started.append(options)
+        return mock.MagicMock()
+
+    monkeypatch.setattr(cli_services, "LocalServices", stand_in)
+    monkeypatch.setattr(cli_services, "Client", mock.MagicMock())
+    monkeypatch.setattr(cli_services, "Endpoints", mock.MagicMock())
+    chosen = cli_services.ServiceChoice(load_settings({"engine": "fake"}), Endpoints(), separate=False, state_dir=None)
+    with chosen.client(local.SERVICES, "base", Path(), models={"rewriting": "refiner"}):
+        pass
+    assert [options.gpu_memory_utilization for options in started] == [0.25, 0.25]
 
 
 def test_endpoints_of_nothing_started(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from burnish._security import Security
 from burnish._settings import Settings, load_settings
 from burnish.cli.output import errors
 from burnish.coordinator.paths import is_remote
-from burnish.local import LocalServices
+from burnish.local import EngineOptions, LocalServices, divided
 
 _WHERE = "Where the services are"
 _LOCAL = "Services started here"
@@ -118,21 +118,24 @@ class ServiceChoice:
                 )
         with ExitStack() as stack:
             addresses: dict[str, str] = {}
+            shared = divided(self.settings.engine_options, list(groups.values()))
             for first, group in groups.items():
-                started = stack.enter_context(self._local(group, first, state_dir, quiet=quiet))
+                started = stack.enter_context(self._local(group, first, state_dir, shared, quiet=quiet))
                 addresses |= {role: started.endpoints.address(role) for role in group}
             # These are on this machine, and ask nobody who they are.
             options = replace(self.settings.client_options, security=Security())
             yield stack.enter_context(Client(Endpoints(**addresses), options=options))
 
-    def _local(self, roles: Sequence[str], model: str, state_dir: Path, *, quiet: bool) -> LocalServices:
+    def _local(
+        self, roles: Sequence[str], model: str, state_dir: Path, options: EngineOptions, *, quiet: bool
+    ) -> LocalServices:
         return LocalServices(
             roles,
             engine=self.settings.engine,
             model=model,
             state_dir=self.state_dir or state_dir,
             separate=self.separate,
-            options=self.settings.engine_options,
+            options=options,
             start_timeout=self.settings.start_timeout,
             on_progress=None if quiet else start_note,
         )
