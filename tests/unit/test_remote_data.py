@@ -58,6 +58,23 @@ def test_a_run_goes_on_without_the_store(store: str, tmp_path: Path, monkeypatch
         local_copies([uri], tmp_path / "other")
 
 
+def test_a_copy_stays_until_the_new_one_is_whole(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = put(store, "one.jsonl", b"1\n")
+    (copy,) = local_copies([uri], tmp_path)
+    put(store, "one.jsonl", b"1\n2\n")
+
+    def cut_off(*_: object) -> None:
+        raise OSError("connection reset")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("burnish.coordinator.formats.remote.shutil.copyfileobj", cut_off)
+        with pytest.raises(DataError, match=r"one.jsonl cannot be copied to .*: connection reset"):
+            local_copies([uri], tmp_path)
+    assert Path(copy).read_bytes() == b"1\n"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    assert content(local_copies([uri], tmp_path)) == [b"1\n"]
+
+
 def test_a_copy_that_was_cut_off_is_none(store: str, tmp_path: Path) -> None:
     uri = put(store, "one.jsonl", b"1\n")
     (copy,) = local_copies([uri], tmp_path)

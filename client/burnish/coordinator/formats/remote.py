@@ -22,7 +22,8 @@ _CHUNK = 1 << 22
 
 def local_copies(items: Sequence[str], into: Path) -> tuple[str, ...]:
     """`items`, with those in object storage replaced by their copies in the folder `into`. One that is there already
-    and is what the store has is kept; so is one when the store cannot be asked. Raises DataError."""
+    and is what the store has, by names, sizes and times, is kept; so is one when the store cannot be asked. Raises
+    DataError."""
     return tuple(_local_copy(item, into) if is_remote(item) else item for item in items)
 
 
@@ -86,10 +87,9 @@ def _listed(store: Any, place: str) -> dict[str, Any]:
 
 
 def _fetch(store: Any, names: dict[str, str], folder: Path, uri: str) -> None:
-    folder.with_suffix(".json").unlink(missing_ok=True)
+    """Puts the new copy in the place of the old one, once it is whole."""
     draft = folder.with_name(f".{folder.name}")
-    for leftover in (draft, folder):
-        shutil.rmtree(leftover, ignore_errors=True)
+    shutil.rmtree(draft, ignore_errors=True)
     for name, place in names.items():
         target = draft / name
         if not target.resolve().is_relative_to(draft.resolve()):
@@ -101,6 +101,8 @@ def _fetch(store: Any, names: dict[str, str], folder: Path, uri: str) -> None:
                 shutil.copyfileobj(source, copy, _CHUNK)
         except OSError as error:
             raise DataError(f"{uri}: {name} cannot be copied to {target.parent}: {error}") from error
+    folder.with_suffix(".json").unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
     draft.rename(folder)
 
 
