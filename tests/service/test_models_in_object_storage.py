@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -31,28 +31,9 @@ from burnish_services.engine.object_places import ObjectPlace
 from burnish_services.engine.places import Roots
 from burnish_services.runtime.config import ServerSettings
 from burnish_services.runtime.server import running
-from tests.service.object_store import BUCKET, Gate, gated_s3_server, point_at, put, put_model
+from tests.service.object_store import BUCKET, Gate, put, put_model
 
 SAMPLES = [Sample("s", (Message(Role.USER, "Hi"), Message(Role.ASSISTANT, "Hello!")))]
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[tuple[str, Gate]]:
-    with gated_s3_server() as made:
-        yield made
-
-
-@pytest.fixture
-def store(served: tuple[str, Gate], monkeypatch: pytest.MonkeyPatch) -> str:
-    point_at(served[0], monkeypatch)
-    return served[0]
-
-
-@pytest.fixture
-def gate(served: tuple[str, Gate]) -> Iterator[Gate]:
-    served[1].asked.clear()
-    yield served[1]
-    served[1].open()
 
 
 @asynccontextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,28 +22,10 @@ from burnish_services.engine.object_places import ObjectPlace
 from burnish_services.runtime.config import ServerSettings
 from burnish_services.training import delivery
 from burnish_services.training.state import RunError
-from tests.service.object_store import BUCKET, Gate, gated_s3_server, names_below, point_at, put, put_model, read
+from tests.service.object_store import BUCKET, Gate, names_below, put, put_model, read
 from tests.service.support import failure_of
 from tests.service.training_support import Client, client_of, spec, worker_process
 from tests.waiting import until
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[tuple[str, Gate]]:
-    with gated_s3_server() as made:
-        yield made
-
-
-@pytest.fixture
-def store(served: tuple[str, Gate], monkeypatch: pytest.MonkeyPatch) -> str:
-    point_at(served[0], monkeypatch)
-    return served[0]
-
-
-@pytest.fixture
-def gate(served: tuple[str, Gate]) -> Iterator[Gate]:
-    yield served[1]
-    served[1].open()
 
 
 def to(base: str | Path, data: Path, key: str, **more: Any) -> pb.RunSpec:
