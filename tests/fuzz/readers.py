@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from burnish._errors import BurnishError
 from burnish._settings import load_settings
 from burnish.coordinator import formats
-from burnish.report.truth import _from_file
+from burnish.coordinator.truth import _from_file
 from burnish_services.engine.base import ModelLoadError
 from burnish_services.engine.fake import FakeTokenizer, read_fake_model
 from burnish_services.engine.models import _compute_digests, check_model_directory, shape_of

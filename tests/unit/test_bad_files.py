@@ -13,7 +13,7 @@ from burnish._errors import SettingsError
 from burnish._settings import load_settings
 from burnish.coordinator import formats
 from burnish.coordinator.errors import DataError
-from burnish.report.truth import _from_file
+from burnish.coordinator.truth import _from_file
 from burnish_services.engine.base import ModelLoadError
 from burnish_services.engine.fake import FakeTokenizer
 from burnish_services.engine.models import check_model_directory, model_digests

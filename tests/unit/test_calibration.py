@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from burnish.coordinator.errors import DataError
 from burnish.coordinator.recipes.clear.settings import ClearSettings
 from burnish.coordinator.records import DecisionRecord
+from burnish.coordinator.truth import Known, checked, read_truth
 from burnish.report.calibration import auroc, calibrate, reliability
 from burnish.report.data import ClearRound, Correction, DroppedRow, ReportData, StepTiming, Threshold
 from burnish.report.render import render
-from burnish.report.truth import Known, checked, read_truth
 from tests.unit.test_clear_story import finished_run  # a run in a ledger, made without services
 
 

@@ -151,7 +151,38 @@ WORK: Table = {
             metavar="FILE|COLUMN",
         ),
     ),
+    "oracle": (
+        "oracle",
+        option(
+            bool,
+            "--oracle",
+            "With --truth and --holdout, train on the right rows only as well once the recipe has ended, so that the"
+            " report can say how much of what can be gained the run gained.",
+            _WORK,
+        ),
+    ),
 }
+# For recipes that train nothing to compare with by themselves.
+COMPARE: Table = {
+    "compare": (
+        "compare",
+        option(
+            bool,
+            "--compare",
+            "With --holdout, train on all rows as they came and on random ones as well, once the recipe has ended.",
+            _WORK,
+        ),
+    ),
+    "random_subsets": (
+        "random_subsets",
+        option(int, "--random-subsets", "How many times on random ones; default 3.", _WORK, min=0, max=20),
+    ),
+}
+
+
+def work_of(table: Table) -> Table:
+    """The options of how a run is worked, for a recipe with the settings of `table`."""
+    return WORK if "random_subsets" in table else {**WORK, **COMPARE}
 
 
 def given(table: Table, values: Mapping[str, Any]) -> dict[str, Any]:

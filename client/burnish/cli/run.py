@@ -20,7 +20,7 @@ from burnish.cli.mads_options import MADS
 from burnish.cli.middo_options import MIDDO
 from burnish.cli.output import command, say, say_json
 from burnish.cli.per_sample import ModelOption
-from burnish.cli.recipe_options import WORK, Table, with_tables
+from burnish.cli.recipe_options import Table, with_tables, work_of
 from burnish.cli.run_progress import RunBars
 from burnish.cli.services import ServiceChoice, with_services
 from burnish.coordinator.history import RunHistory
@@ -34,7 +34,7 @@ from burnish.coordinator.recipes.clear.settings import ClearSettings
 from burnish.coordinator.recipes.mads.settings import MadsSettings
 from burnish.coordinator.recipes.middo.settings import MiddoSettings
 from burnish.coordinator.recipes.registry import settings_of
-from burnish.report.truth import checked
+from burnish.coordinator.truth import checked
 
 run_app = typer.Typer(help="Run a recipe, or go on with one that was interrupted.", no_args_is_help=True)
 
@@ -71,7 +71,7 @@ def recipe_command(kind: type[RecipeSettings], table: Table, text: str) -> Calla
     """The command that runs a recipe, with its settings as options. `text` is its help."""
 
     @command
-    @with_tables(settings=table, work=WORK)
+    @with_tables(settings=table, work=work_of(table))
     @with_services
     def run_it(
         services: ServiceChoice,
@@ -133,7 +133,7 @@ for _name, _recipe in RECIPES.items():
 
 
 @command
-@with_tables(settings=MIDDO, work=WORK)
+@with_tables(settings=MIDDO, work=work_of(MIDDO))
 @with_services
 def demo(
     services: ServiceChoice,
@@ -208,7 +208,7 @@ def _run(
 ) -> None:
     settings = parse(kind, values)
     options = worked(work, settings, services)
-    done = finished(settings, out)
+    done = finished(settings, out, options)
     if done is not None:
         _conclude(done, json_output=json_output)
         return

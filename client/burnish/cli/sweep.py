@@ -18,7 +18,7 @@ from burnish.cli.data import DataOption, SkipOption
 from burnish.cli.inspect_run import write_report_of
 from burnish.cli.output import command, say_json, screen
 from burnish.cli.per_sample import ModelOption
-from burnish.cli.recipe_options import WORK, Table, with_tables
+from burnish.cli.recipe_options import Table, with_tables, work_of
 from burnish.cli.run import RECIPES, HoldoutOption, JsonOption, parse, with_data, worked
 from burnish.cli.run_progress import RunBars
 from burnish.cli.services import ServiceChoice, with_services
@@ -53,7 +53,7 @@ def sweep_command(kind: type[RecipeSettings], table: Table, text: str) -> Callab
     """The command that runs a grid of a recipe. `text` is its help's first sentence."""
 
     @command
-    @with_tables(settings=table, work=WORK)
+    @with_tables(settings=table, work=work_of(table))
     @with_services
     def sweep_it(
         services: ServiceChoice,

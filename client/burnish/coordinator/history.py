@@ -15,6 +15,7 @@ from typing import Any
 from burnish._types import Attempt, Message, Role
 from burnish.coordinator.beliefs import Beliefs, ConfidenceKey, PreferenceKey, preference_of
 from burnish.coordinator.errors import LedgerError
+from burnish.coordinator.heldout import hashes_in
 from burnish.coordinator.ledger import Ledger
 from burnish.coordinator.paths import RunPaths
 from burnish.coordinator.policy.assembly import DataRow
@@ -52,8 +53,9 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 class RunHistory:
     """One run of a ledger, to read. Rounds count from 1; round `rounds + 1` is the data after the last refinement."""
 
-    def __init__(self, ledger: Ledger, run_id: str) -> None:
+    def __init__(self, ledger: Ledger, run_id: str, paths: RunPaths | None = None) -> None:
         self.run_id = run_id
+        self.paths = paths
         self.refinement = Refinement(ledger, run_id)
         self._ledger = ledger
 
@@ -66,7 +68,7 @@ class RunHistory:
         if not found:
             ledger.close()
             raise LedgerError(f"{paths.ledger}: the ledger holds no run yet. Run `burnish run` with --out {out_dir}.")
-        return cls(ledger, found[0])
+        return cls(ledger, found[0], paths)
 
     def close(self) -> None:
         """Closes the ledger."""
@@ -143,6 +145,22 @@ class RunHistory:
     def models(self) -> list[ModelRecord]:
         """All models, by round."""
         return read_models(self._ledger, self.run_id)
+
+    def held_out_scores(self, round_number: int) -> dict[str, tuple[float, int]]:
+        """By held-out sample, the loss that a round's model has on it, in nats summed over its response tokens, and
+        their number; round 0 is the base model. Empty where that was not measured, or the run's directory is not
+        known."""
+        found = (s for s in self.steps() if (s.round, s.name, s.state) == (round_number, "evaluate", "done"))
+        detail: Any = next((step.detail.get("model") for step in found), None)
+        if detail is None or self.paths is None or not self.paths.holdout.exists():
+            return {}
+        rows = self._ledger.select(
+            "SELECT s.sample_hash, s.sum_nll, s.num_tokens FROM wanted w JOIN score s ON s.sample_hash = w.key"
+            " WHERE s.model_digest = ? AND s.template_digest = ? AND s.code = 0 ORDER BY w.position",
+            (detail["digest"], detail["chat_template_digest"]),
+            keys=hashes_in(self.paths.holdout),
+        )
+        return {name: (nll, tokens) for name, nll, tokens in rows}
 
     def thresholds(self, round_number: int) -> list[Threshold]:
         """The lines drawn in a round."""

@@ -5,7 +5,8 @@
 
 (and `run_recipe_async`, `resume_async` for an AsyncClient on a running event loop). The settings' type says which
 recipe. Any of them may be killed at any moment and called again: only what the ledger lacks is done. The methods are
-written out in `recipes/*/loop.py`, how a run is opened and closed in `session.py`.
+written out in `recipes/*/loop.py`, what is trained after them to compare with in `afterwards.py`, how a run is opened
+and closed in `session.py`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import asyncio
 from pathlib import Path
 
 from burnish._client import AsyncClient, Client
+from burnish.coordinator.afterwards import compare_afterwards
 from burnish.coordinator.progress import Observer
 from burnish.coordinator.recipes.base import RecipeSettings, RunOptions
 from burnish.coordinator.recipes.registry import METHODS
@@ -49,6 +51,7 @@ async def run_recipe_async(
     """
     async with opened(settings, client, out_dir, options, observer, stop, ledger) as run:
         await METHODS[settings.RECIPE](run)
+        await compare_afterwards(run)
         return summary(run)
 
 
@@ -64,6 +67,7 @@ async def resume_async(
     `run_recipe_async` does, and LedgerError where no run is there."""
     async with reopened(out_dir, client, options, observer, stop) as run:
         await METHODS[run.settings.RECIPE](run)
+        await compare_afterwards(run)
         return summary(run)
 
 

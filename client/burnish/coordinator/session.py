@@ -20,6 +20,7 @@ from burnish._client import AsyncClient
 from burnish._errors import PreconditionFailed
 from burnish._outgoing import working_on
 from burnish._tracing import span
+from burnish.coordinator.afterwards import check_options, complete
 from burnish.coordinator.atomic import write_json
 from burnish.coordinator.book import RunBook
 from burnish.coordinator.content import digest_of
@@ -64,6 +65,7 @@ async def opened(
     """The run of `settings` in `out_dir`, new or gone on with, in the ledger there or in `ledger`, which several runs
     may share. Raises InputError, RunMismatch, LedgerBusy."""
     paths = RunPaths(out_dir, ledger)
+    check_options(settings, options or RunOptions())
     settings = settings.absolute().with_copies(paths.source)
     identity = _identity(settings)
     run_id = f"{settings.RECIPE}-{digest_of(identity)[:12]}"
@@ -107,6 +109,7 @@ async def reopened(
         if record.source is None and _identity(settings) != before["identity"]:
             raise _mismatch(paths, there[0], book, _identity(settings))
         kept = options or RunOptions.model_validate(before["options"])
+        check_options(settings, kept)
         config = _config(there[0], settings, kept, before["identity"])
         async with _working(ledger, config, settings, client, paths, observer, stop, resumed=True) as run:
             yield run
@@ -114,16 +117,18 @@ async def reopened(
 
 def summary(run: RunContext[Any]) -> RunSummary:
     """Writes the final data set, notes the end, and says what was made."""
-    history = run.book.history()
+    history = run.book.history(run.paths)
     files = export_final(history, run.paths.final)
     with run.book.transaction():
         run.book.finish()
     return _summary(history, run.paths, files)
 
 
-def finished(settings: RecipeSettings, out_dir: Path) -> RunSummary | None:
-    """What the run of `settings` in `out_dir` made, where it is done and its files are there; None otherwise. Needs no
-    service, so that repeating the command of a finished run costs nothing. Raises what `RunHistory.open` does."""
+def finished(settings: RecipeSettings, out_dir: Path, options: RunOptions | None = None) -> RunSummary | None:
+    """What the run of `settings` in `out_dir` made, where it is done, its files are there, and so is all that `options`
+    ask it to be compared with; None otherwise. Needs no service, so that repeating the command of a finished run costs
+    nothing. Raises what `RunHistory.open` does, InputError, and DataError where a truth cannot be read."""
+    check_options(settings, options or RunOptions())
     paths = RunPaths.find(out_dir)
     if not paths.ledger.exists() or not paths.final.is_dir():
         return None
@@ -135,6 +140,8 @@ def finished(settings: RecipeSettings, out_dir: Path) -> RunSummary | None:
             return None
         last = _final_model(history)
         if last is not None and not is_remote(last.uri) and not Path(last.uri).is_dir():
+            return None
+        if not complete(history, settings, options or RunOptions()):
             return None
         return _summary(history, paths, sorted(paths.final.iterdir()))
 

@@ -78,7 +78,7 @@ def sweep(
     results = []
     for point in points:
         folder = out / point.name
-        if finished(point.settings, folder) is None:
+        if finished(point.settings, folder, options) is None:
             run_recipe(point.settings, client, folder, options=options, observer=observer, ledger=out / LEDGER)
         results.append(result_of(point, folder))
     return results

@@ -10,10 +10,10 @@ from burnish.coordinator.history import RunHistory
 from burnish.coordinator.policy.bilevel import Action
 from burnish.coordinator.recipes.bds.loop import DIRECT, RANDOM, VALIDATION_ONLY, D, S
 from burnish.coordinator.records import DecisionRecord, ModelRecord, StepRecord
+from burnish.coordinator.truth import Known
 from burnish.report.calibration import auroc
 from burnish.report.common import measured, said_by
 from burnish.report.data import Arm, BdsRound, Model, WeighedRow, WeightsAt
-from burnish.report.truth import Known
 
 _SHOWN = 12  # rows at either end of the ranking
 _NAMES = {

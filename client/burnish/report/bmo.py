@@ -10,10 +10,10 @@ from burnish.coordinator.history import RunHistory
 from burnish.coordinator.policy.bilevel import Action
 from burnish.coordinator.policy.clear import normal
 from burnish.coordinator.records import DecisionRecord, StepRecord
+from burnish.coordinator.truth import Known
 from burnish.report.bds import bds_notes, bds_round
 from burnish.report.common import said_by
 from burnish.report.data import BmoRound, Correction, Refresh
-from burnish.report.truth import Known
 
 
 def bmo_round(

@@ -11,8 +11,8 @@ import numpy as np
 from burnish.coordinator.policy.clear import Action, normal
 from burnish.coordinator.policy.filtering import AXIS
 from burnish.coordinator.records import DecisionRecord
+from burnish.coordinator.truth import Known
 from burnish.report.data import ActionsByTruth, Calibration, ReliabilityBin, SignalQuality
-from burnish.report.truth import Known
 
 NUM_BINS = 10
 _PROBABILITIES = ("confidence", "consistency", "reflection", "likelihood")

@@ -13,10 +13,10 @@ from burnish.coordinator.policy.filtering import AXIS
 from burnish.coordinator.recipes.clear.settings import ClearSettings
 from burnish.coordinator.records import DecisionRecord, StepRecord
 from burnish.coordinator.steps.curate import evidence_notes
+from burnish.coordinator.truth import Known
 from burnish.report.calibration import calibrate
 from burnish.report.common import map_of, measured, said_by
 from burnish.report.data import ClearRound, Correction, DroppedRow
-from burnish.report.truth import Known
 
 
 def clear_round(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from burnish.coordinator.history import RunHistory
+from burnish.coordinator.truth import Known, read_truth
 from burnish.report.bds import bds_models, bds_notes, bds_round
 from burnish.report.bmo import bmo_notes, bmo_round
 from burnish.report.clear import clear_notes, clear_round
@@ -12,7 +13,6 @@ from burnish.report.common import timings_of
 from burnish.report.data import BdsRound, ClearRound, FlawTable, MadsRound, MiddoRound, Model, ReportData
 from burnish.report.mads import mads_models, mads_notes, mads_round
 from burnish.report.middo import flaw_table, middo_notes, middo_round
-from burnish.report.truth import Known, read_truth
 
 
 def collect(history: RunHistory, *, truth: str = "") -> ReportData:

@@ -9,9 +9,9 @@ from burnish._types import Role
 from burnish.coordinator.history import RunHistory
 from burnish.coordinator.policy.middo import recall_note
 from burnish.coordinator.records import DecisionRecord, RewriteRecord, StepRecord
+from burnish.coordinator.truth import Known
 from burnish.report.common import map_of, measured, said_by
 from burnish.report.data import AXES, Change, FlawRate, FlawTable, MiddoRound
-from burnish.report.truth import Known
 
 _ADDED = "diversify"
 

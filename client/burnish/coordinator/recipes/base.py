@@ -222,11 +222,20 @@ class RunOptions(BaseModel):
     )
     map: ProjectionMethod = Field(ProjectionMethod.PCA, description="how the report's maps are drawn")
     truth: str = Field("", description="what is wrong with the data, for the report; no recipe reads it")
+    compare: bool = Field(False, description="train on all rows and on random ones too, once the recipe has ended")
+    random_subsets: int = Field(3, ge=0, le=20, description="how many times on random ones")
+    oracle: bool = Field(False, description="train on the rows that `truth` calls right too, once the recipe has ended")
 
     @field_validator("models_uri")
     @classmethod
     def _place(cls, value: str) -> str:
         return value.rstrip("/") if is_remote(value) or not value else str(Path(value).absolute())
+
+    @model_validator(mode="after")
+    def _known_to_be_right(self) -> Self:
+        if self.oracle and not self.truth:
+            raise ValueError("oracle trains on the rows that are known to be right; say which are wrong with truth")
+        return self
 
     @model_validator(mode="after")
     def _removed_here_only(self) -> Self:

@@ -9,13 +9,13 @@ from dataclasses import asdict
 from itertools import islice
 from typing import TypeVar
 
-from burnish._types import Message, Role
 from burnish.coordinator.atomic import writing_whole
 from burnish.coordinator.content import message_list, sample_hash
 from burnish.coordinator.errors import StepFailed
 from burnish.coordinator.formats import DataReader
 from burnish.coordinator.formats.arrow import encode_schema
 from burnish.coordinator.formats.files import arrow_schema
+from burnish.coordinator.heldout import hashes_in
 from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.steps.stage import AnyRun, Stage
 
@@ -44,13 +44,11 @@ def holdout_hashes(run: AnyRun) -> list[str]:
     if not run.settings.holdout:
         return []
     try:
-        lines = run.paths.holdout.read_text(encoding="utf-8").splitlines()
+        return hashes_in(run.paths.holdout)
     except FileNotFoundError:
         raise StepFailed(
             f"{run.paths.holdout} is gone; it was written when the run began. Put it back, or begin a new run."
         ) from None
-    conversations = ([Message(Role(m["role"]), m["content"]) for m in json.loads(line)["messages"]] for line in lines)
-    return list(dict.fromkeys(sample_hash(messages) for messages in conversations))
 
 
 async def _read_data(run: AnyRun, stage: Stage) -> tuple[dict[str, object], set[str]]:

@@ -1,4 +1,5 @@
-"""What is known to be wrong with a data set. Read for the report and nowhere else; no recipe sees it."""
+"""What is known to be wrong with a data set. Read for the report, and once a recipe has ended for the model trained on
+right rows only; no recipe sees it."""
 
 from __future__ import annotations
 

@@ -1,0 +1,91 @@
+"""Arms of a comparison: the models of a run by what they were trained on, whichever recipe trained them.
+
+A recipe's own models are at rounds of the recipe's own; the table below says which. What is trained only to compare
+with, after the recipe has ended (`afterwards.py`), is at rounds that no recipe reaches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from burnish.coordinator.recipes.bds.loop import DIRECT, VALIDATION_ONLY
+from burnish.coordinator.recipes.bds.loop import RANDOM as BDS_RANDOM
+from burnish.coordinator.recipes.bds.loop import D as BDS_D
+from burnish.coordinator.recipes.mads.loop import RANDOM as MADS_RANDOM
+from burnish.coordinator.recipes.mads.loop import D as MADS_D
+
+ALL_ROWS, RIGHT_ROWS, RANDOM = 1001, 1002, 1011  # the last: of the first random subset
+
+
+class ArmKind(StrEnum):
+    """What a model was trained on."""
+
+    BASE = "base"  # nothing: the base model
+    RUN = "run"  # what the run made
+    ALL = "all"  # all rows of the source, as they came
+    RANDOM = "random"  # random rows of the source, as many as the run's model was trained on
+    ORACLE = "oracle"  # the rows of the source that are known to be right
+    OTHER = "other"  # something else that the recipe compares with, or needs on its way
+
+
+@dataclass(frozen=True, slots=True)
+class ArmRounds:
+    """Where a recipe's own models are: `all_rows` is the round of the one trained on the source as it came, `random`
+    the first of those trained on random subsets; `others` names the rest. `run` names what the run made."""
+
+    run: str = "what this run made"
+    all_rows: int | None = None
+    random: int | None = None
+    others: Mapping[int, str] = field(default_factory=dict)
+
+
+_LEARNING = "all rows, weights being learnt"
+_BDS = {DIRECT: "all rows and the validation set (direct mixing)", VALIDATION_ONLY: "the validation set alone"}
+ARM_ROUNDS: Mapping[str, ArmRounds] = {
+    "middo": ArmRounds(all_rows=1),
+    "mads": ArmRounds("the core set", all_rows=MADS_D, random=MADS_RANDOM),
+    "bds": ArmRounds("what was kept", random=BDS_RANDOM, others={BDS_D: _LEARNING, **_BDS}),
+    "bmo": ArmRounds(
+        "what was kept, and what was answered anew",
+        random=BDS_RANDOM,
+        others={BDS_D: f"{_LEARNING} and questions answered anew", **_BDS},
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ArmPlace:
+    """Which arm the model of a round belongs to, and its name, as what follows "trained on". `number`: which of several
+    random subsets, from 1."""
+
+    kind: ArmKind
+    name: str
+    number: int = 1
+
+
+def run_round(config: Mapping[str, object]) -> int:
+    """The round whose model is trained on what the run made. `config`: the run's."""
+    settings = config.get("settings")
+    rounds = settings.get("rounds", 1) if isinstance(settings, Mapping) else 1
+    return int(str(rounds)) + 1
+
+
+def arm_of(recipe: str, config: Mapping[str, object], round_number: int) -> ArmPlace:
+    """The arm of the model that was trained in a round; that of the base model for round 0."""
+    where = ARM_ROUNDS.get(recipe, ArmRounds())
+    if not round_number:
+        return ArmPlace(ArmKind.BASE, "nothing (the base model)")
+    if round_number == run_round(config):
+        return ArmPlace(ArmKind.RUN, where.run)
+    if round_number == RIGHT_ROWS:
+        return ArmPlace(ArmKind.ORACLE, "the right rows only")
+    if round_number in (ALL_ROWS, where.all_rows):
+        return ArmPlace(ArmKind.ALL, "all rows")
+    if round_number in where.others:
+        return ArmPlace(ArmKind.OTHER, where.others[round_number])
+    first = RANDOM if round_number >= RANDOM else where.random
+    if first is not None and round_number >= first:
+        return ArmPlace(ArmKind.RANDOM, "random subsets of the same size", round_number - first + 1)
+    return ArmPlace(ArmKind.OTHER, f"the data of round {round_number}")

@@ -1,0 +1,170 @@
+"""What is trained after a recipe's end to compare with: all rows, random ones, and those that are known to be right."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from burnish import Client, Endpoints
+from burnish.coordinator.arms import ALL_ROWS, RANDOM, RIGHT_ROWS
+from burnish.coordinator.errors import InputError
+from burnish.coordinator.loop import RunOptions, finished, run_recipe
+from burnish.coordinator.recipes.bds.settings import BdsSettings
+from burnish.coordinator.recipes.clear.settings import ClearSettings
+from burnish.testing import FakeServices
+from tests.e2e.conftest import FakeEngineServices
+from tests.e2e.support import Watcher, alpaca, digest_of_final, history, settings, write_jsonl
+
+ROWS = alpaca(40, duplicates=3)
+WRONG = [f"s{i}" for i in range(0, 40, 4)]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_jsonl(tmp_path / "data.jsonl", ROWS)
+
+
+@pytest.fixture
+def holdout(tmp_path: Path) -> Path:
+    return write_jsonl(tmp_path / "holdout.jsonl", [{**row, "instruction": "Another?"} for row in alpaca(5)])
+
+
+@pytest.fixture
+def truth(tmp_path: Path) -> Path:
+    return write_jsonl(tmp_path / "truth.jsonl", [{"id": name, "flaw": "swapped"} for name in WRONG])
+
+
+def trained_on(out: Path, round_number: int) -> list[str]:
+    lines = (out / f"data/round-{round_number}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["id"] for line in lines]
+
+
+def trained(out: Path) -> list[int]:
+    with history(out) as h:
+        return [m.round for m in h.models() if m.role == "trained" and m.eval_loss is not None]
+
+
+def test_what_a_recipe_is_compared_with(
+    fakes: FakeServices, client: Client, data: Path, holdout: Path, truth: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    asked = ClearSettings(data=str(data), holdout=str(holdout), model="base", seed=7, eta=0.6)
+    options = RunOptions(truth=str(truth), compare=True, oracle=True, random_subsets=2)
+    made = run_recipe(asked, client, out, options=options)
+    assert trained(out) == [1, 2, ALL_ROWS, RIGHT_ROWS, RANDOM, RANDOM + 1]
+    ids = [row["id"] for row in ROWS]
+    assert trained_on(out, ALL_ROWS) == ids
+    assert trained_on(out, RIGHT_ROWS) == [name for name in ids if name not in WRONG]
+    drawn = [trained_on(out, RANDOM), trained_on(out, RANDOM + 1)]
+    assert [len(rows) for rows in drawn] == [made.rows_out] * 2
+    assert drawn[0] != drawn[1]
+    seeds = [request.spec.hyperparameters.seed for request in fakes.requests("CreateRun")][1:]
+    assert len(set(seeds)) == 1, "all as the run's own model"
+
+
+def test_where_nothing_was_dropped_only_the_order_is_left_to_chance(
+    fakes: FakeServices, client: Client, data: Path, holdout: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    run_recipe(settings(data, holdout=str(holdout)), client, out, options=RunOptions(compare=True, random_subsets=2))
+    assert trained(out) == [1, 2, ALL_ROWS, RANDOM, RANDOM + 1]
+    assert trained_on(out, ALL_ROWS) == trained_on(out, RANDOM) == [row["id"] for row in ROWS]
+    seeds = [request.spec.hyperparameters.seed for request in fakes.requests("CreateRun")]
+    assert seeds[2] == seeds[1], "as the run's own model"
+    assert len(set(seeds[1:])) == 3
+
+
+def test_a_finished_run_is_added_to_and_is_not_done_before(
+    services: FakeEngineServices, data: Path, holdout: Path, truth: Path, tmp_path: Path
+) -> None:
+    out, asked = tmp_path / "out", settings(data, holdout=str(holdout), model=str(services.model))
+    with Client(Endpoints.at(services.address)) as client:
+        run_recipe(asked, client, out)
+        before = digest_of_final(out)
+        assert finished(asked, out) is not None
+        options = RunOptions(truth=str(truth), oracle=True)
+        assert finished(asked, out, options) is None
+        watcher = Watcher()
+        run_recipe(asked, client, out, options=options, observer=watcher)
+    assert finished(asked, out, options) is not None
+    assert trained(out) == [1, 2, RIGHT_ROWS], "a round of the recipe was all rows"
+    assert [(step.round, step.name) for step in watcher.steps] == [(RIGHT_ROWS, "train"), (RIGHT_ROWS, "evaluate")]
+    assert digest_of_final(out) == before
+    assert finished(asked, out, options.model_copy(update={"compare": True})) is None
+
+
+def test_a_recipe_that_compares_by_itself_gets_only_what_it_lacks(
+    client: Client, data: Path, holdout: Path, truth: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    more: dict[str, Any] = {"validation_split": 4, "random_subsets": 1, "seed": 7}
+    asked = BdsSettings(data=str(data), holdout=str(holdout), model="base", **more)
+    run_recipe(asked, client, out, options=RunOptions(truth=str(truth), oracle=True))
+    assert trained(out) == [1, 2, 3, 4, 5, ALL_ROWS, RIGHT_ROWS]
+
+
+def test_without_a_model_there_is_nothing_to_compare(client: Client, data: Path, holdout: Path, tmp_path: Path) -> None:
+    out, watcher = tmp_path / "out", Watcher()
+    asked = ClearSettings(data=str(data), holdout=str(holdout), model="base", filter_only=True)
+    options = RunOptions(compare=True)
+    run_recipe(asked, client, out, options=options, observer=watcher)
+    assert any("nothing to compare" in note for note in watcher.notes)
+    assert finished(asked, out, options) is not None
+
+
+def test_what_cannot_be_compared_is_refused_before_anything_is_done(
+    client: Client, data: Path, truth: Path, tmp_path: Path
+) -> None:
+    for options in (RunOptions(compare=True), RunOptions(oracle=True, truth=str(truth))):
+        with pytest.raises(InputError, match="give them with --holdout"):
+            run_recipe(settings(data), client, tmp_path / "out", options=options)
+    with pytest.raises(ValueError, match="say which are wrong with truth"):
+        RunOptions(oracle=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_killed_while_it_compares_a_run_ends_as_an_undisturbed_one(
+    services: FakeEngineServices, data: Path, holdout: Path, truth: Path, tmp_path: Path
+) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from burnish import Client, Endpoints\n"
+        "from burnish.coordinator.loop import RunOptions, finished, run_recipe\n"
+        "from burnish.coordinator.progress import Observer\n"
+        "from burnish.coordinator.recipes.clear.settings import ClearSettings\n"
+        "address, data, holdout, truth, model, out, step, number = sys.argv[1:]\n"
+        "class Kill(Observer):\n"
+        "    def step_finished(self, done):\n"
+        "        if (done.name, str(done.round)) == (step, number):\n"
+        "            os.kill(os.getpid(), signal.SIGKILL)\n"
+        "settings = ClearSettings(data=data, holdout=holdout, model=model, seed=3)\n"
+        "options = RunOptions(truth=truth, compare=True, oracle=True, random_subsets=1)\n"
+        "assert finished(settings, Path(out), options) is None\n"
+        "with Client(Endpoints.at(address)) as client:\n"
+        "    run_recipe(settings, client, Path(out), options=options, observer=Kill())\n"
+        "assert finished(settings, Path(out), options) is not None\n"
+    )
+    asked = [services.address, str(data), str(holdout), str(truth), str(services.model)]
+
+    def run(out: Path, step: str = "", number: int = 0) -> int:
+        command = [sys.executable, str(script), *asked, str(out), step, str(number)]
+        return subprocess.run(command, check=False, timeout=120).returncode
+
+    assert run(tmp_path / "calm") == 0
+    for step, number in (("train", ALL_ROWS), ("evaluate", RIGHT_ROWS), ("train", RANDOM)):
+        assert run(tmp_path / "rough", step, number) == -9, (step, number)
+    assert run(tmp_path / "rough") == 0
+    losses = []
+    for name in ("calm", "rough"):
+        with history(tmp_path / name) as h:
+            losses.append({m.round: m.eval_loss for m in h.models()})
+    assert losses[0] == losses[1]
+    assert None not in losses[0].values()
+    assert digest_of_final(tmp_path / "rough") == digest_of_final(tmp_path / "calm")
