@@ -182,11 +182,12 @@ def _record(result: PointResult, truth: str) -> dict[str, Any]:
 def _known(out: Path, truth: str) -> dict[str, Any] | None:
     """How the first round of CLEAR agrees with what is known: the AUROC is that of the signal it filtered by."""
     with RunHistory.open(out) as history:
-        (first, *_) = collect(history, truth=truth).rounds
+        collected = collect(history, truth=truth)
+    first = collected.rounds[0]
     if not isinstance(first, ClearRound) or first.calibration is None:
         return None
     found, signal = first.calibration, first.thresholds[0].signal
-    auroc = next((one.auroc for one in found.signals if one.signal == signal), None)
+    auroc = next((one.auroc for one in collected.truth[0].signals if one.signal == signal), None)
     return {"auroc": auroc, "precision": found.precision, "recall": found.recall, "harmed": found.harmed}
 
 

@@ -89,3 +89,9 @@ def arm_of(recipe: str, config: Mapping[str, object], round_number: int) -> ArmP
     if first is not None and round_number >= first:
         return ArmPlace(ArmKind.RANDOM, "random subsets of the same size", round_number - first + 1)
     return ArmPlace(ArmKind.OTHER, f"the data of round {round_number}")
+
+
+def only_compared(recipe: str, config: Mapping[str, object], round_number: int) -> bool:
+    """Whether the model of a round is there to compare with and for nothing else."""
+    where = ARM_ROUNDS.get(recipe, ArmRounds())
+    return round_number > run_round(config) or (where.random is not None and round_number == where.all_rows)

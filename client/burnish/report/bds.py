@@ -7,21 +7,14 @@ from collections.abc import Mapping, Sequence
 
 from burnish._types import Role
 from burnish.coordinator.history import RunHistory
-from burnish.coordinator.policy.bilevel import Action
-from burnish.coordinator.recipes.bds.loop import DIRECT, RANDOM, VALIDATION_ONLY, D, S
-from burnish.coordinator.records import DecisionRecord, ModelRecord, StepRecord
+from burnish.coordinator.records import DecisionRecord, StepRecord
 from burnish.coordinator.truth import Known
+from burnish.report.arms import arms_of
 from burnish.report.calibration import auroc
 from burnish.report.common import measured, said_by
-from burnish.report.data import Arm, BdsRound, Model, WeighedRow, WeightsAt
+from burnish.report.data import BdsRound, WeighedRow, WeightsAt
 
 _SHOWN = 12  # rows at either end of the ranking
-_NAMES = {
-    D: "while weights were learnt",
-    S: "trained on what it left",
-    DIRECT: "trained on data and validation set",
-    VALIDATION_ONLY: "trained on the validation set alone",
-}
 
 
 def bds_round(
@@ -42,8 +35,7 @@ def bds_round(
         **measured(history, number, num_rows, decisions, steps),
         actions=actions,
         snapshots=snapshots,
-        arms=_arms(history, actions),
-        flaws=_flaws(decisions, known),
+        arms=arms_of(history),
         weighed=[
             WeighedRow(
                 d.row_id,
@@ -73,21 +65,6 @@ def bds_notes(history: RunHistory) -> list[str]:
     return notes
 
 
-def bds_models(history: RunHistory) -> list[Model]:
-    """The models by what they were trained on, the one on what was kept last."""
-    refined = bool(history.refinement.refreshes(D))
-    found = [Model(_name(m, refined), m.uri, m.digest, m.train_loss, m.eval_loss) for m in history.models()]
-    return sorted(found, key=lambda model: model.label == _NAMES[S])
-
-
-def _name(model: ModelRecord, refined: bool) -> str:
-    if model.role == "base":
-        return model.role
-    if model.round == D and refined:
-        return "while weights were learnt and questions answered anew"
-    return _NAMES.get(model.round, f"trained on random subset {model.round - RANDOM + 1}")
-
-
 def _weights_at(history: RunHistory, number: int, step: int, known: Mapping[str, Known]) -> WeightsAt:
     weights = history.weights(number, step)
     told = [(learnt.logit, bool(known[row_id].flaw)) for row_id, learnt in weights.items() if row_id in known]
@@ -96,34 +73,3 @@ def _weights_at(history: RunHistory, number: int, step: int, known: Mapping[str,
         [learnt.weight for learnt in weights.values()],
         auroc([value for value, _ in told], [wrong for _, wrong in told]),
     )
-
-
-def _flaws(decisions: Sequence[DecisionRecord], known: Mapping[str, Known]) -> dict[str, Counter[str]]:
-    """By kind of flaw, what became of the rows that have it."""
-    found: dict[str, Counter[str]] = {}
-    for decision in decisions:
-        if decision.row_id in known:
-            found.setdefault(known[decision.row_id].flaw or "none", Counter())[decision.actions[0]] += 1
-    return dict(sorted(found.items()))
-
-
-def _arms(history: RunHistory, actions: Counter[str]) -> list[Arm]:
-    models = [m for m in history.models() if m.eval_loss is not None]
-    losses = {m.round: m.eval_loss for m in models if m.role == "trained" and m.eval_loss is not None}
-    rows = {m.round: int(str(m.detail.get("num_samples", 0))) for m in models if m.role == "trained"}
-    base = [m.eval_loss for m in models if m.role == "base" and m.eval_loss is not None]
-    refined = bool(history.refinement.refreshes(D))
-    chance = [loss for number, loss in sorted(losses.items()) if number >= RANDOM]
-
-    def arm(name: str, number: int) -> Arm:
-        return Arm(name, rows.get(number, 0), [losses[number]] if number in losses else [])
-
-    arms = [
-        Arm("nothing (the base model)", 0, base),
-        arm("what was kept" + (", and what was answered anew" if actions[Action.REFINE] else ""), S),
-        arm(f"all rows, weights being learnt{' and questions answered anew' if refined else ''}", D),
-        arm("all rows and the validation set (direct mixing)", DIRECT),
-        arm("the validation set alone", VALIDATION_ONLY),
-        Arm("random subsets of the same size", actions[Action.KEEP] + actions[Action.REFINE], chance),
-    ]
-    return [one for one in arms if one.losses]

@@ -12,7 +12,7 @@ from burnish.coordinator.policy.clear import Action, normal
 from burnish.coordinator.policy.filtering import AXIS
 from burnish.coordinator.records import DecisionRecord
 from burnish.coordinator.truth import Known
-from burnish.report.data import ActionsByTruth, Calibration, ReliabilityBin, SignalQuality
+from burnish.report.data import ActionsByTruth, Calibration, ReliabilityBin
 
 NUM_BINS = 10
 _PROBABILITIES = ("confidence", "consistency", "reflection", "likelihood")
@@ -59,14 +59,12 @@ def calibrate(
     rows = [(d, known[d.row_id]) for d in decisions if d.origin == "source" and d.row_id in known]
     if not rows:
         return None
-    names = dict.fromkeys(name for d, _ in rows for name in d.signals if name != "preference")
     failed = [one for d, one in rows if AXIS in d.axes]
     caught, num_wrong = sum(bool(one.flaw) for one in failed), sum(bool(one.flaw) for _, one in rows)
     pairs = [(value, bool(one.flaw)) for d, one in rows if (value := d.signals.get(signal)) is not None]
     bins, error = reliability(*_apart(pairs)) if signal in _PROBABILITIES else ([], None)
     harmed = [d for d, one in rows if not one.flaw and _harms(d, one, corrected)]
     return Calibration(
-        signals=[_quality(name, rows) for name in names],
         precision=caught / len(failed) if failed else None,
         recall=caught / num_wrong if num_wrong else None,
         by_truth=[_actions(flaw, rows, corrected) for flaw in sorted({one.flaw for _, one in rows})],
@@ -75,12 +73,6 @@ def calibrate(
         bins=bins,
         calibration_error=error,
     )
-
-
-def _quality(name: str, rows: Sequence[tuple[DecisionRecord, Known]]) -> SignalQuality:
-    pairs = [(value, bool(one.flaw)) for d, one in rows if (value := d.signals.get(name)) is not None]
-    values, wrong = _apart(pairs)
-    return SignalQuality(name, auroc(values, wrong), sum(wrong), len(wrong) - sum(wrong))
 
 
 def _apart(pairs: Sequence[tuple[float, bool]]) -> tuple[list[float], list[bool]]:

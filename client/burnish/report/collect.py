@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
+from burnish.coordinator.arms import run_round
 from burnish.coordinator.history import RunHistory
+from burnish.coordinator.records import DecisionRecord
 from burnish.coordinator.truth import Known, read_truth
-from burnish.report.bds import bds_models, bds_notes, bds_round
+from burnish.report.against_truth import hold_against
+from burnish.report.arms import models_of
+from burnish.report.bds import bds_notes, bds_round
 from burnish.report.bmo import bmo_notes, bmo_round
 from burnish.report.clear import clear_notes, clear_round
 from burnish.report.common import timings_of
-from burnish.report.data import BdsRound, ClearRound, FlawTable, MadsRound, MiddoRound, Model, ReportData
-from burnish.report.mads import mads_models, mads_notes, mads_round
+from burnish.report.data import BdsRound, ClearRound, FlawTable, MadsRound, MiddoRound, ReportData
+from burnish.report.mads import mads_notes, mads_round
 from burnish.report.middo import flaw_table, middo_notes, middo_round
+from burnish.report.short import in_short
+from burnish.report.truth_data import TruthRound
 
 
 def collect(history: RunHistory, *, truth: str = "") -> ReportData:
@@ -29,20 +35,16 @@ def collect(history: RunHistory, *, truth: str = "") -> ReportData:
     known: dict[str, Known] = read_truth(history, truth) if truth and datasets else {}
     rounds: list[MiddoRound] | list[ClearRound] | list[MadsRound] | list[BdsRound]
     flaws: list[FlawTable] = []
-    models = [
-        Model(_model_label(m.role, m.round), m.uri, m.digest, m.train_loss, m.eval_loss) for m in history.models()
-    ]
     if run.recipe == "clear":
         rounds = [clear_round(history, *one, steps, known) for one in decided]
         notes = clear_notes(history, rounds)
     elif run.recipe == "mads":
         rounds = [mads_round(history, *one, steps) for one in decided]
-        notes, models = mads_notes(history), mads_models(history)
+        notes = mads_notes(history)
     elif run.recipe in ("bds", "bmo"):
         make = bds_round if run.recipe == "bds" else bmo_round
         rounds = [make(history, *one, steps, known) for one in decided]
         notes = bds_notes(history) if run.recipe == "bds" else bmo_notes(history)
-        models = bds_models(history)
     else:
         rounds = [middo_round(history, *one, steps) for one in decided]
         flaws = [flaw_table(number, decisions, known) for number, _, decisions in decided if known]
@@ -59,12 +61,21 @@ def collect(history: RunHistory, *, truth: str = "") -> ReportData:
         rows_in=datasets[0].num_rows if datasets else 0,
         rows_out=datasets[-1].num_rows if finished else None,
         rounds=rounds,
-        last_timings=timings_of(step for step in steps if step.round not in numbers),
-        models=models,
+        last_timings=timings_of((step for step in steps if step.round not in numbers), run_round(run.config)),
+        models=models_of(history),
         config=run.config,
         flaws=flaws,
         notes=notes,
+        short=in_short(history, truth_is_known=bool(known)),
+        truth=[one for one in (_against(history, number, made, known) for number, _, made in decided) if one],
     )
+
+
+def _against(
+    history: RunHistory, number: int, decisions: Sequence[DecisionRecord], known: Mapping[str, Known]
+) -> TruthRound | None:
+    following = {row.row_id: row.sample_hash for row in history.rows(number + 1)} if known else {}
+    return hold_against(number, decisions, following or None, known)
 
 
 def _hold_notes(history: RunHistory, numbers: Iterable[int]) -> list[str]:
@@ -75,7 +86,3 @@ def _hold_notes(history: RunHistory, numbers: Iterable[int]) -> list[str]:
             kept = sum(one.kept for one in held)
             notes.append(f"Round {number}: the set's size was held; of {len(held)} rows {kept} went on, by coverage.")
     return notes
-
-
-def _model_label(role: str, number: int) -> str:
-    return role if number == 0 else f"{role} in round {number}"

@@ -43,9 +43,16 @@ def said_by(messages: Iterable[Message], role: Role) -> str:
     return "\n\n".join(m.content for m in messages if m.role is role)
 
 
-def timings_of(steps: Iterable[StepRecord]) -> list[StepTiming]:
-    """What steps cost."""
-    return [StepTiming(s.name, s.state, s.total, s.reused, s.seconds) for s in steps]
+def timings_of(steps: Iterable[StepRecord], last: int | None = None) -> list[StepTiming]:
+    """What steps cost. Those that are of no round say what they are of; `last` is the round of the run's own model."""
+    return [
+        StepTiming(s.name, s.state, s.total, s.reused, s.seconds, "" if last is None else _part(s.round, last))
+        for s in steps
+    ]
+
+
+def _part(number: int, last: int) -> str:
+    return "start" if not number else "final" if number <= last else "to compare with"
 
 
 def short(text: str, limit: int = 160) -> str:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from burnish.report.short_data import Arm, InShort
+from burnish.report.truth_data import TruthRound
+
 AXES = ("hard", "sparse", "low_quality")
 
 
@@ -49,13 +52,14 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class StepTiming:
-    """What a step cost; `seconds` is work time, interruptions left out."""
+    """What a step cost; `seconds` is work time, interruptions left out. `part`: of what, where it is of no round."""
 
     name: str
     state: str
     total: int
     reused: int
     seconds: float
+    part: str = ""
 
     @property
     def rate(self) -> float | None:
@@ -142,17 +146,6 @@ class DroppedRow:
 
 
 @dataclass(frozen=True, slots=True)
-class SignalQuality:
-    """How well one signal tells wrong responses from right ones: the probability that a right one has the higher value.
-    `num_wrong` and `num_right` are the rows that have a value."""
-
-    signal: str
-    auroc: float | None
-    num_wrong: int
-    num_right: int
-
-
-@dataclass(frozen=True, slots=True)
 class ReliabilityBin:
     """Rows whose confidence lies in [low, high): how many, their mean confidence, and the share whose response is
     right."""
@@ -182,7 +175,6 @@ class Calibration:
     something else. `calibration_error` is the expected one over the bins, None where confidence is not what was
     used."""
 
-    signals: Sequence[SignalQuality]
     precision: float | None
     recall: float | None
     by_truth: Sequence[ActionsByTruth]
@@ -214,20 +206,6 @@ class Curve:
     num_selected: Sequence[int]
     value: Sequence[float]
     num_features: Sequence[int]
-
-
-@dataclass(frozen=True, slots=True)
-class Arm:
-    """One data set that was trained on, to compare: held-out losses of its models, nats per response token."""
-
-    name: str
-    rows: int
-    losses: Sequence[float]
-
-    @property
-    def mean(self) -> float | None:
-        """Of its models; None where none was measured."""
-        return sum(self.losses) / len(self.losses) if self.losses else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,13 +257,11 @@ class WeighedRow:
 
 @dataclass(frozen=True, slots=True)
 class BdsRound(Round):
-    """What bilevel selection learnt and kept, and what came of training on it. `flaws`: what became of the rows with
-    each kind of flaw ("none" of those without), where that is known."""
+    """What bilevel selection learnt and kept, and what came of training on it."""
 
     actions: Mapping[str, int]
     snapshots: Sequence[WeightsAt]
     arms: Sequence[Arm]
-    flaws: Mapping[str, Mapping[str, int]]
     weighed: Sequence[WeighedRow]  # the first and the last in order of rank
 
 
@@ -332,7 +308,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class ReportData:
-    """Everything in a report."""
+    """Everything in a report. `truth`: by round, where it is known what is wrong."""
 
     run_id: str
     recipe: str
@@ -342,8 +318,10 @@ class ReportData:
     rows_in: int
     rows_out: int | None
     rounds: Sequence[Round]
-    last_timings: Sequence[StepTiming]  # of the training after the last round
+    last_timings: Sequence[StepTiming]  # of what is before the first round, and after the last
     models: Sequence[Model]
     config: Mapping[str, object]
     flaws: Sequence[FlawTable] = ()
     notes: Sequence[str] = field(default=())
+    short: InShort | None = None
+    truth: Sequence[TruthRound] = ()

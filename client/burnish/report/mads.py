@@ -10,10 +10,10 @@ from burnish._types import Role
 from burnish.coordinator.coverage import selection_notes
 from burnish.coordinator.history import RunHistory
 from burnish.coordinator.policy.coverage import Action
-from burnish.coordinator.recipes.mads.loop import RANDOM, D, S
 from burnish.coordinator.records import DecisionRecord, StepRecord
+from burnish.report.arms import arms_of
 from burnish.report.common import map_of, measured, said_by, short
-from burnish.report.data import Arm, Curve, Failure, MadsRound, Model, PickedRow
+from burnish.report.data import Curve, Failure, MadsRound, PickedRow
 
 _SHOWN = 20  # rows of the core set
 
@@ -48,7 +48,7 @@ def mads_round(
         num_features=features,
         length_correlation=correlation,
         hub_share=hubs,
-        arms=_arms(history, num_rows, len(kept)),
+        arms=arms_of(history),
         map=map_of(history, number, ((d.sample_hash, d.actions[0]) for d in decisions), steps),
         picked=[
             PickedRow(
@@ -71,35 +71,6 @@ def mads_notes(history: RunHistory) -> list[str]:
     return notes
 
 
-def mads_models(history: RunHistory) -> list[Model]:
-    """The models by what they were trained on, the core set's last."""
-    names = {D: "trained on all rows", S: "trained on the core set"}
-    found = [
-        Model(
-            m.role if m.role == "base" else names.get(m.round, f"trained on random subset {m.round - RANDOM + 1}"),
-            m.uri,
-            m.digest,
-            m.train_loss,
-            m.eval_loss,
-        )
-        for m in history.models()
-    ]
-    return sorted(found, key=lambda model: model.label == names[S])
-
-
 def selection_of(steps: Iterable[StepRecord]) -> dict[str, object]:
     """What the step that selected wrote down; empty before."""
     return next((dict(step.detail) for step in steps if step.name == "select"), {})
-
-
-def _arms(history: RunHistory, all_rows: int, kept: int) -> list[Arm]:
-    losses = {m.round: m.eval_loss for m in history.models() if m.role == "trained" and m.eval_loss is not None}
-    base = [m.eval_loss for m in history.models() if m.role == "base" and m.eval_loss is not None]
-    chance = [loss for number, loss in sorted(losses.items()) if number >= RANDOM and loss is not None]
-    arms = [
-        Arm("nothing (the base model)", 0, base),
-        Arm("all rows", all_rows, [losses[D]] if D in losses else []),
-        Arm("the core set", kept, [losses[S]] if S in losses else []),
-        Arm("random subsets of its size", kept, chance),
-    ]
-    return [arm for arm in arms if arm.losses]

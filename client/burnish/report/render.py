@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from burnish.coordinator.arms import ArmKind
+from burnish.report.bars import NARROW, cost_bar, flow_bar, loss_bars
 from burnish.report.curves import coverage_chart
 from burnish.report.data import BdsRound, ClearRound, MadsRound, MiddoRound, ReportData, Round
 from burnish.report.diagram import reliability_diagram
 from burnish.report.histogram import Line, Series, histogram
 from burnish.report.map import LEGENDS, Key, set_map
+from burnish.report.short_data import Arm
+from burnish.report.truth_data import Share
+from burnish.report.verdict import draws_are_all_rows
 
 MAX_CHANGES_SHOWN = 60  # per round; the rest is counted and stays in the ledger
 LABELS = {
@@ -29,6 +36,7 @@ LABELS = {
     "any": "any axis",
     "low_confidence": "low confidence",
     "likelihood": "likelihood of the response",
+    "logit": "learnt weight",
 }
 UNITS = {
     "loss_pre": "nats per response token, base weights",
@@ -53,6 +61,10 @@ def render(data: ReportData) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(label=_label, duration=_duration, number=_number, pretty=_pretty)
+    environment.filters.update(interval=_interval, bound=_bound, flags=_flags)
+    environment.globals.update(
+        flow_bar=flow_bar, loss_bars=loss_bars, narrow=NARROW, cost_bar=cost_bar, controls=_controls
+    )
     environment.filters.update(percent=_percent, attr_or_zero=lambda counts, name: counts.get(name, 0))
     return environment.get_template(f"{data.recipe}.html.jinja").render(
         data=data,
@@ -142,7 +154,34 @@ def _share(part: int, whole: int) -> Markup:
 
 
 def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:.0%}"
+    return "–" if value is None else f"{value:.0%}".replace("-", "\N{MINUS SIGN}")
+
+
+def _interval(share: Share) -> str:
+    if share.value is None:
+        return "–"
+    return f"{share.value:.0%} ({_percent(share.low)} to {_percent(share.high)})"
+
+
+def _flags(text: str) -> Markup:
+    """A text whose options do not break at the end of a line."""
+    return Markup(re.sub(r"(--[a-z-]+)", r'<code class="flag">\1</code>', str(escape(text))))  # noqa: S704 - it is escaped
+
+
+def _bound(value: float) -> str:
+    """An end of an interval that may have none."""
+    return _percent(value) if math.isfinite(value) else "no bound"
+
+
+def _controls(arms: Sequence[Arm]) -> str:
+    """What random controls were trained on, in words."""
+    chance = next(arm for arm in arms if arm.kind is ArmKind.RANDOM)
+    times = f"{len(chance.losses)} times" if len(chance.losses) > 1 else "once"
+    if draws_are_all_rows(arms):
+        return (
+            f"as many rows as came out are all there are, so they were trained on {times}, each time in another order"
+        )
+    return f"as many rows as came out, drawn blindly from those that went in, {times}"
 
 
 def _compare(old_text: str, new_text: str) -> tuple[Markup, Markup]:

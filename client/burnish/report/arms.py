@@ -1,0 +1,67 @@
+"""Collects the models of a run by what they were trained on, whichever recipe trained them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from burnish.coordinator.arms import ALL_ROWS, ArmKind, ArmPlace, arm_of
+from burnish.coordinator.history import RunHistory
+from burnish.coordinator.records import ModelRecord, RunRecord
+from burnish.report.data import Model
+from burnish.report.short_data import Arm
+
+_ORDER = (ArmKind.BASE, ArmKind.RUN, ArmKind.ALL, ArmKind.OTHER, ArmKind.RANDOM, ArmKind.ORACLE)
+
+
+def arms_of(history: RunHistory) -> list[Arm]:
+    """The arms whose held-out loss was measured: the base model, what the run made, and what it is compared with."""
+    run = history.run
+    models = [m for m in history.models() if m.eval_loss is not None and m.role in ("base", "trained")]
+    rounds = {m.round for m in models}
+    members: dict[tuple[ArmKind, str], list[ModelRecord]] = {}
+    for model in models:
+        place = _place(run, rounds, model.round)
+        members.setdefault((place.kind, place.name), []).append(model)
+    arms = [
+        Arm(
+            name,
+            int(str(found[0].detail.get("num_samples", 0))) if kind is not ArmKind.BASE else 0,
+            [m.eval_loss for m in found if m.eval_loss is not None],
+            kind,
+            _scores(history, found),
+        )
+        for (kind, name), found in members.items()
+    ]
+    return sorted(arms, key=lambda arm: _ORDER.index(arm.kind))
+
+
+def _place(run: RunRecord, rounds: Collection[int], number: int) -> ArmPlace:
+    """The arm of a round's model. What a recipe trained on all rows by itself, with another seed than the run's, gives
+    way to what was trained like the run's."""
+    place = arm_of(run.recipe, run.config, number)
+    if place.kind is ArmKind.ALL and ALL_ROWS in rounds and number != ALL_ROWS:
+        return ArmPlace(ArmKind.OTHER, "all rows, by the recipe itself")
+    return place
+
+
+def _scores(history: RunHistory, models: list[ModelRecord]) -> list[dict[str, tuple[float, int]]]:
+    """By model; none at all where one is missing."""
+    found = [history.held_out_scores(m.round) for m in models]
+    return found if all(found) else []
+
+
+def models_of(history: RunHistory) -> list[Model]:
+    """All models by what they were trained on, the one on what the run made last."""
+    run = history.run
+    found: list[Model] = []
+    last: list[Model] = []
+    models = history.models()
+    rounds = {m.round for m in models}
+    for m in models:
+        place = _place(run, rounds, m.round)
+        label = m.role if m.role != "trained" else f"trained on {place.name}"
+        if m.role == "trained" and place.kind is ArmKind.RANDOM:
+            label = f"trained on random subset {place.number}"
+        made = m.role == "trained" and place.kind is ArmKind.RUN
+        (last if made else found).append(Model(label, m.uri, m.digest, m.train_loss, m.eval_loss))
+    return found + last

@@ -1,0 +1,37 @@
+"""What to do after reading a report, in one line. Pure."""
+
+from __future__ import annotations
+
+from burnish.coordinator.arms import ArmKind
+from burnish.report.short_data import Arm, Outcome, Verdict
+
+FEW = 100  # held-out rows, below which a difference has to be large to be seen
+
+
+def next_step(verdict: Verdict, arms: list[Arm], *, recipe: str, held_out: int, finished: bool) -> str:
+    """The first rule that fits."""
+    kinds = {arm.kind for arm in arms if arm.losses}
+    control = "with --compare" if recipe in ("middo", "clear") else "and --random-subsets 3 in a new folder (--out)"
+    if not finished:
+        return "The run is not finished. Repeat the same command: it goes on where it stopped."
+    if not held_out:
+        return (
+            "Give held-out data (--holdout): a few hundred rows like those the model will meet, none of which are in"
+            " the training data. Without them nobody can say whether this run did any good."
+        )
+    if ArmKind.RUN not in kinds:
+        return "Train on the result (final/) and on the data as they came, and compare both on data held out."
+    if verdict.outcome is Outcome.WORSE:
+        return (
+            "Do not use this result: train on all rows as they came. Below, see what was dropped or rewritten, and why."
+        )
+    if ArmKind.RANDOM not in kinds:
+        return f"Repeat the same command {control}: models trained on random rows show what chance does."
+    if verdict.outcome is Outcome.BETTER:
+        return "Use the result: the data set is in final/, and the model trained on it is the last one under Models."
+    few = f" There are only {held_out} held-out rows: give more of them (--holdout), for they tell finer differences."
+    if verdict.outcome is Outcome.CHANCE:
+        return "Do not rely on this result." + (few if held_out < FEW else " Try other settings, or another recipe.")
+    if ArmKind.ALL not in kinds:
+        return "See whether all rows do better: train on them as well."
+    return "Train on all rows where they can be afforded; where fewer must do, use this result rather than random rows."

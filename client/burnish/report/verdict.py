@@ -1,0 +1,138 @@
+"""What a run did to the model, in one honest sentence. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from burnish.coordinator.arms import ArmKind
+from burnish.report.contrast import contrast
+from burnish.report.short_data import Arm, Contrast, Outcome, Verdict
+
+NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five"}
+
+
+def verdict(arms: Sequence[Arm], *, held_out: bool, finished: bool) -> Verdict:
+    """Of the arms of a run, with their losses on held-out data, where it was given any. A difference counts from more
+    than one standard error over the held-out samples on, and against chance only outside the controls' range."""
+    run = _of(arms, ArmKind.RUN)
+    everything, chance = _of(arms, ArmKind.ALL), _of(arms, ArmKind.RANDOM)
+    if not held_out:
+        return Verdict(Outcome.UNTOLD, "Whether this made a better model cannot be told: no held-out data were given.")
+    if run is None:
+        why = "this run trains no model on what it made" if finished else "the run has not trained its model yet"
+        return Verdict(Outcome.UNTOLD, f"Whether this made a better model cannot be told: {why}.")
+    if chance is None:
+        return _without_controls(run, everything)
+    drawn = "all rows in another order" if draws_are_all_rows(arms) else "as many random rows"
+    return _against_chance(run, chance, everything, drawn)
+
+
+def draws_are_all_rows(arms: Sequence[Arm]) -> bool:
+    """Whether as many random rows as the run's model was trained on are all there are, so that controls differ in the
+    order of training alone."""
+    everything, chance = _of(arms, ArmKind.ALL), _of(arms, ArmKind.RANDOM)
+    return everything is not None and chance is not None and chance.rows >= everything.rows
+
+
+def between(one: Arm, other: Arm, index: int = 0) -> Contrast:
+    """The first model of `one` against a model of `other`; without an error where scores by sample are missing."""
+    found = contrast(one.scores[0], other.scores[index]) if one.scores and other.scores else None
+    return found or Contrast(one.losses[0] - other.losses[index], None)
+
+
+def _of(arms: Sequence[Arm], kind: ArmKind) -> Arm | None:
+    return next((arm for arm in arms if arm.kind is kind and arm.losses), None)
+
+
+def _without_controls(run: Arm, everything: Arm | None) -> Verdict:
+    if everything is None:
+        return Verdict(
+            Outcome.UNTOLD, "Whether this made a better model cannot be told: nothing was trained to compare it with."
+        )
+    found = between(run, everything)
+    because = f"{_apart(found, 'that of all rows')}."
+    if found.told and found.difference > 0:
+        return Verdict(Outcome.WORSE, "It did not help: a model trained on all rows, as they came, is better.", because)
+    if found.told:
+        sentence = "This run's model is better than one trained on all rows; whether that is more than chance cannot be"
+    else:
+        sentence = "This run's model cannot be told from one trained on all rows; whether chance did as well cannot be"
+    return Verdict(Outcome.UNTOLD, f"{sentence} told: no random control was trained.", because)
+
+
+def _against_chance(run: Arm, chance: Arm, everything: Arm | None, drawn: str) -> Verdict:
+    """`drawn`: what the random controls were trained on, in words."""
+    loss, low, high = run.losses[0], min(chance.losses), max(chance.losses)
+    count = len(chance.losses)
+    controls = f"the {NUMBERS.get(count, count)} random controls" if count > 1 else "the random control"
+    nearest = between(run, chance, chance.losses.index(low if loss < low else high))
+    if low <= loss <= high:
+        return Verdict(
+            Outcome.CHANCE,
+            f"Not to be told from chance: this run's model is no better than models trained on {drawn}.",
+            f"Its loss of {loss:.4f} lies within the range of {controls}, {low:.4f} to {high:.4f}."
+            + _beside(run, everything),
+        )
+    if not nearest.told:
+        return Verdict(
+            Outcome.CHANCE,
+            f"Not to be told from chance: this run's model is about as good as models trained on {drawn}.",
+            f"{_apart(nearest, f'that of the nearest of {controls}')}: too little to tell." + _beside(run, everything),
+        )
+    if loss > high:
+        return Verdict(
+            Outcome.WORSE,
+            f"It did not help: this run's model is worse than every model trained on {drawn}.",
+            f"{_apart(nearest, f'that of the worst of {controls}')}." + _beside(run, everything),
+        )
+    than_chance = f"better than every model trained on {drawn}"
+    if everything is None:
+        return Verdict(
+            Outcome.MIXED,
+            f"Better than chance: this run's model is {than_chance}. Whether all rows would do better still cannot be"
+            " told, for none was trained on them.",
+            f"{_apart(nearest, f'that of the best of {controls}')}.",
+        )
+    apart = between(run, everything)
+    because = f"{_apart(apart, 'that of all rows')}; {_briefly(nearest)} that of the best of {controls}."
+    if apart.told and apart.difference < 0:
+        return Verdict(
+            Outcome.BETTER,
+            f"It worked: this run's model is better than one trained on all rows, and {than_chance}.",
+            because,
+        )
+    other = "worse than one trained on all rows" if apart.told else "not to be told from one trained on all rows"
+    return Verdict(
+        Outcome.MIXED, f"Better than chance, but no gain: this run's model is {than_chance}, and {other}.", because
+    )
+
+
+def _apart(found: Contrast, other: str) -> str:
+    """The difference in a sentence that says what a standard error is, without its full stop."""
+    side = f"Its loss is {abs(found.difference):.4f} {_side(found)} {other}"
+    if found.error is None:
+        return f"{side}; how far that strays with other held-out rows is not known"
+    return f"{side}, {_times(found)} its standard error (how far such a difference strays with other held-out rows)"
+
+
+def _briefly(found: Contrast) -> str:
+    times = "" if found.error is None else f", {_times(found)} its error,"
+    return f"{abs(found.difference):.4f}{times} {_side(found)}"
+
+
+def _side(found: Contrast) -> str:
+    return "below" if found.difference < 0 else "above"
+
+
+def _times(found: Contrast) -> str:
+    return f"{abs(found.difference) / found.error:.1f} times" if found.error else "any number of times"
+
+
+def _beside(run: Arm, everything: Arm | None) -> str:
+    """What all rows say, where chance has the say."""
+    if everything is None:
+        return ""
+    apart = between(run, everything)
+    if not apart.told:
+        return " A model trained on all rows cannot be told from it either."
+    return f" A model trained on all rows is {'better' if apart.difference > 0 else 'worse'}."
