@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from burnish import Client, Endpoints
-from burnish.coordinator.arms import ALL_ROWS, RANDOM, RIGHT_ROWS
+from burnish.coordinator.arms import ALL_ROWS, RANDOM, RIGHT_ROWS, ArmKind
 from burnish.coordinator.errors import InputError
 from burnish.coordinator.loop import RunOptions, finished, run_recipe
 from burnish.coordinator.recipes.bds.settings import BdsSettings
 from burnish.coordinator.recipes.clear.settings import ClearSettings
+from burnish.report.collect import collect
+from burnish.report.render import render
 from burnish.testing import FakeServices
 from tests.e2e.conftest import FakeEngineServices
 from tests.e2e.support import Watcher, alpaca, digest_of_final, history, settings, write_jsonl
@@ -65,6 +67,26 @@ def test_what_a_recipe_is_compared_with(
     assert drawn[0] != drawn[1]
     seeds = [request.spec.hyperparameters.seed for request in fakes.requests("CreateRun")][1:]
     assert len(set(seeds)) == 1, "all as the run's own model"
+    with history(out) as h:
+        report = collect(h, truth=str(truth))
+    short = report.short
+    assert short is not None
+    assert {arm.kind: (len(arm.losses), len(arm.scores)) for arm in short.arms if arm.kind is not ArmKind.OTHER} == {
+        **dict.fromkeys((ArmKind.BASE, ArmKind.RUN, ArmKind.ALL, ArmKind.ORACLE), (1, 1)),
+        ArmKind.RANDOM: (2, 2),
+    }
+    assert {len(scores) for arm in short.arms for scores in arm.scores} == {5}, "every held-out row"
+    assert short.flow is not None
+    assert (short.flow.rows_in, short.flow.rows_out) == (43, made.rows_out)
+    assert short.gap is not None
+    assert bool(short.gap.untold) == (short.gap.value is None)
+    assert report.models[-1].label == "trained on what this run made"
+    assert {t.part for t in report.last_timings} == {"start", "final", "to compare with"}
+    (against,) = report.truth
+    assert {one.flaw: one.touched.whole for one in against.outcomes} == {"swapped": 10, "": 33}
+    page = render(report)
+    assert "trained on random rows, 2 times" in page
+    assert "trained on right rows only" in page
 
 
 def test_where_nothing_was_dropped_only_the_order_is_left_to_chance(

@@ -184,7 +184,7 @@ def test_the_core_set_covers_more_than_chance_and_the_report_says_so(
     assert round_.curve is not None
     assert round_.curve.value[-1] > max(curve.value[-1] for curve in round_.random_curves)
     assert [arm.name for arm in round_.arms] == [
-        *("nothing (the base model)", "all rows", "the core set", "random subsets of its size")
+        *("nothing (the base model)", "the core set", "all rows", "random subsets of the same size")
     ]
     assert [len(arm.losses) for arm in round_.arms] == [1, 1, 1, 3]
     assert report.models[-1].label == "trained on the core set"

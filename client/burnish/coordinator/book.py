@@ -21,7 +21,6 @@ from burnish.coordinator.content import canonical_json, dataset_digest, message_
 from burnish.coordinator.curation import Curation
 from burnish.coordinator.findings import Findings, RewriteKey
 from burnish.coordinator.ledger import Ledger
-from burnish.coordinator.paths import RunPaths
 from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.bilevel import Weight
 from burnish.coordinator.policy.coverage import Held
@@ -61,9 +60,9 @@ class RunBook:
         self.refinement = Refinement(ledger, run_id)
         self._ledger = ledger
 
-    def history(self, paths: RunPaths | None = None) -> history.RunHistory:
-        """The run as reports and exports read it, with its directory where that is given."""
-        return history.RunHistory(self._ledger, self.run_id, paths)
+    def history(self) -> history.RunHistory:
+        """The run as reports and exports read it."""
+        return history.RunHistory(self._ledger, self.run_id)
 
     def transaction(self) -> AbstractContextManager[None]:
         """See Ledger.transaction."""

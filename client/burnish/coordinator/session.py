@@ -117,7 +117,7 @@ async def reopened(
 
 def summary(run: RunContext[Any]) -> RunSummary:
     """Writes the final data set, notes the end, and says what was made."""
-    history = run.book.history(run.paths)
+    history = run.book.history()
     files = export_final(history, run.paths.final)
     with run.book.transaction():
         run.book.finish()

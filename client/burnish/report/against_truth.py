@@ -9,10 +9,10 @@ from burnish.coordinator.truth import Known
 from burnish.report.calibration import auroc
 from burnish.report.truth_data import FlawOutcome, Found, Share, SignalAgainst, TruthRound
 
-# Of these a right row is expected to have the lower value; of all others, the higher one.
-LOWER_IS_RIGHT = frozenset({"loss_pre", "loss_post", "loss", "total_loss", "weakest", "cross_loss"})
+# Of losses a right row is expected to have the lower value; of all other signals, the higher one.
+_LOSSES = ("loss_pre", "loss_post", "_nll")  # how their names end
 _NOT_OF_A_ROW = ("preference", "rank", "gain", "cosine")  # of a candidate, or only of rows that were picked
-_NOT_JUDGED = ("validate", "unread")  # actions
+_NOT_JUDGED = ("validate", "trusted", "unread")  # actions
 _Z = 1.959963984540054  # of a 95% interval
 _Judged = tuple[DecisionRecord, str]  # with the flaw, "" for none
 
@@ -67,7 +67,7 @@ def _signals(rows: Sequence[_Judged]) -> dict[str, list[tuple[float, str]]]:
 
 
 def _against(name: str, values: Sequence[tuple[float, str]], flaws: Iterable[str]) -> SignalAgainst:
-    higher = name not in LOWER_IS_RIGHT
+    higher = not name.endswith(_LOSSES)
     told = [(value if higher else -value, flaw) for value, flaw in values]
 
     def against(kinds: Iterable[str]) -> float | None:

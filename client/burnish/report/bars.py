@@ -9,6 +9,7 @@ from markupsafe import Markup, escape
 
 from burnish.coordinator.arms import ArmKind
 from burnish.report.short_data import Arm, Flow
+from burnish.report.verdict import draws_are_all_rows
 
 _NAMES = {
     ArmKind.BASE: "the model as it came",
@@ -103,7 +104,11 @@ def loss_bars(arms: Sequence[Arm], layout: Layout = WIDE) -> Markup | None:
         f' aria-label="{escape(spoken)}">',
     ]
     for place, arm in enumerate(shown):
-        drawn += _bar(arm, sorted(falls[arm.kind]), _TOP + place * layout.row, x_of, layout)
+        name = _NAMES[arm.kind]
+        if arm.kind is ArmKind.RANDOM:
+            name = "all rows, other orders" if draws_are_all_rows(arms) else name
+            name += f", {len(arm.losses)} times" if len(arm.losses) > 1 else ""
+        drawn += _bar(arm, name, sorted(falls[arm.kind]), _TOP + place * layout.row, x_of, layout)
     drawn += [
         f'<text x="{max(x_of(0), 34):.1f}" y="{end + 10}" class="tick" text-anchor="middle">no change</text>',
         f'<text x="{layout.width - 4}" y="{end + 10}" class="tick" text-anchor="end">longer is better →</text>',
@@ -112,16 +117,15 @@ def loss_bars(arms: Sequence[Arm], layout: Layout = WIDE) -> Markup | None:
     return Markup("\n".join(drawn))
 
 
-def _bar(arm: Arm, falls: Sequence[float], y: float, x_of: Callable[[float], float], layout: Layout) -> list[str]:
+def _bar(
+    arm: Arm, name: str, falls: Sequence[float], y: float, x_of: Callable[[float], float], layout: Layout
+) -> list[str]:
     """One arm: its name, its bar from the base model on, the range of its models, its loss."""
     mean = sum(falls) / len(falls)
     is_base = arm.kind is ArmKind.BASE
     style = {ArmKind.RUN: "run", ArmKind.ORACLE: "oracle"}.get(arm.kind, "peer") + (" worse" if mean < 0 else "")
     at, anchor = (layout.left, "start") if layout.above else (layout.left - 14, "end")
-    several = f", {len(arm.losses)} times" if len(arm.losses) > 1 else ""
-    drawn = [
-        f'<text x="{at}" y="{y + 15}" class="name {style}" text-anchor="{anchor}">{_NAMES[arm.kind]}{several}</text>'
-    ]
+    drawn = [f'<text x="{at}" y="{y + 15}" class="name {style}" text-anchor="{anchor}">{name}</text>']
     y += layout.above
     top, bottom = (y - 4, y + _HIGH + 4) if layout.above else (y - _TOP, y + layout.row - _TOP)
     drawn.append(f'<line x1="{x_of(0):.1f}" y1="{top}" x2="{x_of(0):.1f}" y2="{bottom}" class="axis"/>')

@@ -10,7 +10,7 @@ from burnish.report.short_data import Cost
 
 WORK: Mapping[str, Sequence[str]] = {
     "training": ("train",),
-    "scoring": ("score_pre", "score_post", "evaluate", "judge", "confidence", "compare", "probe"),
+    "scoring": ("evaluate", "judge", "confidence", "compare", "probe"),
     "rewriting": ("refine", "propose", "respond"),
     "embedding": ("embed", "calibrate", "features", "select", "hold", "project"),
 }
@@ -23,8 +23,13 @@ def cost_of(steps: Sequence[StepRecord], recipe: str, config: Mapping[str, objec
     by_work: dict[str, float] = {}
     comparing = 0.0
     for step in steps:
-        work = _OF_STEP.get(step.name, "scoring" if step.name.startswith("score") else OTHER)
+        work = work_of(step.name)
         by_work[work] = by_work.get(work, 0.0) + step.seconds
         if step.name in ("train", "evaluate") and only_compared(recipe, config, step.round):
             comparing += step.seconds
     return Cost(sum(by_work.values()), dict(sorted(by_work.items(), key=lambda one: -one[1])), comparing)
+
+
+def work_of(step: str) -> str:
+    """What a step does, in a word."""
+    return "scoring" if step.startswith("score_") else _OF_STEP.get(step, OTHER)

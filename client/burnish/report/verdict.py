@@ -85,16 +85,17 @@ def _against_chance(run: Arm, chance: Arm, everything: Arm | None, drawn: str) -
             f"It did not help: this run's model is worse than every model trained on {drawn}.",
             f"{_apart(nearest, f'that of the worst of {controls}')}." + _beside(run, everything),
         )
+    luck = f"One more random control would be below {controls} one time in {NUMBERS.get(count + 1, count + 1)}."
     than_chance = f"better than every model trained on {drawn}"
     if everything is None:
         return Verdict(
             Outcome.MIXED,
             f"Better than chance: this run's model is {than_chance}. Whether all rows would do better still cannot be"
             " told, for none was trained on them.",
-            f"{_apart(nearest, f'that of the best of {controls}')}.",
+            f"{_apart(nearest, f'that of the best of {controls}')}. {luck}",
         )
     apart = between(run, everything)
-    because = f"{_apart(apart, 'that of all rows')}; {_briefly(nearest)} that of the best of {controls}."
+    because = f"{_apart(apart, 'that of all rows')}; {_briefly(nearest)} that of the best of {controls}. {luck}"
     if apart.told and apart.difference < 0:
         return Verdict(
             Outcome.BETTER,

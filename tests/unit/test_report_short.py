@@ -1,0 +1,361 @@
+"""The first page of a report: what is reckoned, against numbers worked out by hand, and what is said in each case."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from burnish.coordinator.arms import ALL_ROWS, RANDOM, RIGHT_ROWS, ArmKind, arm_of, only_compared
+from burnish.coordinator.policy.assembly import DataRow
+from burnish.coordinator.recipes.registry import METHODS, SETTINGS
+from burnish.coordinator.records import StepRecord
+from burnish.report.bars import NARROW, flow_bar, loss_bars
+from burnish.report.contrast import contrast
+from burnish.report.cost import OTHER, cost_of, work_of
+from burnish.report.flow import flow_of
+from burnish.report.gap import gap_recovered
+from burnish.report.next_step import next_step
+from burnish.report.render import render
+from burnish.report.short_data import Arm, Cost, Flow, Gap, InShort, Outcome, Scores
+from burnish.report.verdict import verdict
+from tests.unit.test_report import DATA
+
+
+def scores(*losses: float, tokens: int = 1) -> Scores:
+    """One sample for each loss, of as many tokens."""
+    return {f"h{i}": (loss * tokens, tokens) for i, loss in enumerate(losses)}
+
+
+def arm(kind: ArmKind, *models: Scores, rows: int = 10) -> Arm:
+    losses = [sum(nll for nll, _ in one.values()) / sum(n for _, n in one.values()) for one in models]
+    return Arm(kind.value, rows, losses, kind, models)
+
+
+# ---- what is reckoned
+
+
+def test_a_contrast_and_its_error_by_hand() -> None:
+    # Differences -1, 0, 1, 4 over tokens 1, 1, 2, 4: D = 4 / 8. What is left of each, d - D n: -1.5, -0.5, 0, 2, whose
+    # squares are 6.5 in all; the error is sqrt(4 / 3 * 6.5) / 8.
+    one = {"a": (1.0, 1), "b": (2.0, 1), "c": (3.0, 2), "d": (9.0, 4), "only here": (50.0, 1)}
+    other = {"a": (2.0, 1), "b": (2.0, 1), "c": (2.0, 2), "d": (5.0, 4)}
+    found = contrast(one, other)
+    assert found is not None
+    assert found.difference == pytest.approx(0.5)
+    assert found.error == pytest.approx(math.sqrt(4 / 3 * 6.5) / 8)
+    assert found.told, "0.5 against 0.368"
+
+
+def test_a_contrast_of_little() -> None:
+    assert contrast({"a": (1.0, 1)}, {"b": (1.0, 1)}) is None
+    one = contrast(scores(2.0), scores(1.0))
+    assert one is not None
+    assert (one.difference, one.error, one.told) == (1.0, None, False)
+    same = contrast(scores(1.0, 2.0), scores(1.0, 2.0))
+    assert same is not None
+    assert (same.difference, same.error, same.told) == (0.0, 0.0, False)
+
+
+def test_the_gap_by_hand() -> None:
+    # All rows 3.0, right rows 1.0, the run 1.5 on every sample: three quarters, whatever is drawn.
+    found = gap_recovered(scores(*[3.0] * 8), scores(*[1.5] * 8), scores(*[1.0] * 8))
+    assert (found.value, found.low, found.high, found.untold) == (0.75, 0.75, 0.75, "")
+
+
+def test_the_interval_of_a_gap_is_around_it_and_the_same_every_time() -> None:
+    every = scores(*(2.0 + 0.1 * (i % 5) for i in range(50)))
+    right = scores(*(1.0 + 0.1 * (i % 7) for i in range(50)))
+    run = scores(*(1.5 + 0.1 * (i % 3) for i in range(50)))
+    found = gap_recovered(every, run, right)
+    assert found.value is not None
+    assert found.low is not None
+    assert found.high is not None
+    assert found.value == pytest.approx((110.0 - 79.9) / (110.0 - 64.7))
+    assert found.low < found.value < found.high
+    assert found.high - found.low < 0.2
+    assert gap_recovered(every, run, right) == found
+
+
+@pytest.mark.parametrize(
+    "right",
+    [scores(1.0, 1.2, 0.9), scores(5.0, 5.0, 5.1), scores(1.5, 0.6, 1.0)],
+    ids=["the same", "right rows are worse", "within one error"],
+)
+def test_where_there_is_no_gap_none_is_told(right: Scores) -> None:
+    found = gap_recovered(scores(1.0, 1.2, 0.9), scores(1.0, 1.0, 1.0), right)
+    assert found.value is None
+    assert "no gap to recover" in found.untold
+
+
+def test_a_gap_that_some_draws_do_not_have_is_without_bound() -> None:
+    every, right = scores(*[1.0] * 8, 9.0, 9.0), scores(*[1.05] * 8, 1.0, 1.0)  # only two tell them apart
+    assert contrast(every, right).told  # type: ignore[union-attr]
+    found = gap_recovered(every, scores(*[0.9] * 10), right)
+    assert found.high == math.inf
+    assert gap_recovered(every, scores(*[9.5] * 10), right).low == -math.inf
+
+
+def test_what_became_of_the_rows() -> None:
+    first = [DataRow(name, f"s{name}", "source", None, name) for name in "abcde"]
+    last = [
+        first[0],
+        replace(first[1], sample_hash="new", origin="improve"),
+        DataRow("b+d1", "x", "diversify", "b", "b"),
+    ]
+    flow = flow_of(first, last, aside={"e"})
+    assert flow == Flow(kept=1, rewritten=1, aside=1, dropped=2, added=1)
+    assert (flow.rows_in, flow.rows_out) == (5, 3)
+
+
+@given(st.lists(st.sampled_from(["keep", "rewrite", "drop", "aside"]), max_size=20), st.integers(0, 5))
+def test_every_row_is_counted_once(fates: list[str], added: int) -> None:
+    first = [DataRow(str(i), f"s{i}", "source", None, str(i)) for i in range(len(fates))]
+    last = [
+        row if fate == "keep" else replace(row, sample_hash="new")
+        for row, fate in zip(first, fates, strict=True)
+        if fate in ("keep", "rewrite")
+    ] + [DataRow(f"n{i}", "x", "diversify", None, "0") for i in range(added)]
+    flow = flow_of(first, last, {row.row_id for row, fate in zip(first, fates, strict=True) if fate == "aside"})
+    assert (flow.rows_in, flow.rows_out) == (len(first), len(last))
+    assert (flow.kept, flow.aside) == (fates.count("keep"), fates.count("aside"))
+
+
+def step(round_number: int, name: str, seconds: float) -> StepRecord:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    return StepRecord(round_number, 0, name, "done", 1, 1, 0, seconds, now, now, {})
+
+
+def test_what_a_run_cost() -> None:
+    config = {"settings": {"rounds": 1}}
+    steps = [step(0, "read", 1.0), step(1, "train", 10.0), step(1, "judge", 4.0), step(1, "refine", 5.0)]
+    steps += [step(2, "train", 8.0), step(2, "evaluate", 2.0), step(ALL_ROWS, "train", 7.0), step(RANDOM, "train", 3.0)]
+    cost = cost_of(steps, "middo", config)
+    assert cost.seconds == 40.0
+    assert cost.by_work == {"training": 28.0, "scoring": 6.0, "rewriting": 5.0, "reading and deciding": 1.0}
+    assert cost.comparing == 10.0
+    assert next(iter(cost.by_work)) == "training", "the largest first"
+    assert cost_of([step(1, "train", 6.0), step(1, "select", 1.0)], "mads", config).comparing == 6.0
+
+
+def test_every_step_of_every_recipe_is_some_work() -> None:
+    deciding = {"read", "split", "weigh", "decide", "filter", "assemble"}
+    assert {n for kind in SETTINGS.values() for n in kind.STEPS if work_of(n) == OTHER} == deciding
+
+
+# ---- which model is which
+
+
+def test_the_arms_of_every_recipe() -> None:
+    config = {"settings": {"rounds": 1}}
+    for recipe in METHODS:
+        kinds = {number: arm_of(recipe, config, number).kind for number in (0, 2, ALL_ROWS, RIGHT_ROWS, RANDOM + 1)}
+        assert list(kinds.values()) == [ArmKind.BASE, ArmKind.RUN, ArmKind.ALL, ArmKind.ORACLE, ArmKind.RANDOM]
+    assert [arm_of("bds", config, number).kind.value for number in (1, 3, 4, 5)] == [
+        "other",
+        "other",
+        "other",
+        "random",
+    ]
+    assert [arm_of("mads", config, number).number for number in (3, 4, RANDOM + 4)] == [1, 2, 5]
+    rounds = {"settings": {"rounds": 3}}
+    assert [arm_of("clear", rounds, number).kind.value for number in (1, 2, 3, 4)] == [*["other"] * 3, "run"]
+    assert arm_of("middo", rounds, 1).kind is ArmKind.ALL
+    assert arm_of("a recipe that is new", config, 2).kind is ArmKind.RUN
+    assert [only_compared("mads", config, number) for number in (1, 2, 3)] == [True, False, True]
+    assert not only_compared("middo", rounds, 1), "the recipe looks at that model"
+
+
+# ---- what is said
+
+ALL = arm(ArmKind.ALL, scores(3.0, 3.1, 2.9, 3.0), rows=20)
+CHANCE = arm(ArmKind.RANDOM, scores(2.8, 2.9, 2.7, 2.8), scores(2.6, 2.7, 2.5, 2.6))
+
+
+def said(run: Sequence[float], *others: Arm) -> tuple[Outcome, str, str]:
+    found = verdict([arm(ArmKind.RUN, scores(*run)), *others], held_out=True, finished=True)
+    return found.outcome, found.sentence, found.because
+
+
+def test_better_than_all_rows_and_than_chance() -> None:
+    outcome, sentence, because = said((2.0, 2.1, 1.8, 2.1), ALL, CHANCE)
+    assert outcome is Outcome.BETTER
+    assert sentence.startswith(
+        "It worked: this run's model is better than one trained on all rows, and better than eve"
+    )
+    assert "as many random rows" in sentence
+    assert because.startswith("Its loss is 1.0000 below that of all rows, 24.5 times its standard error (")
+    assert "0.6000, 14.7 times its error, below that of the best of the two random controls." in because
+    assert because.endswith("One more random control would be below the two random controls one time in three.")
+
+
+def test_within_the_range_of_chance() -> None:
+    outcome, sentence, because = said((2.7, 2.7, 2.7, 2.7), ALL, CHANCE)
+    assert outcome is Outcome.CHANCE
+    assert sentence.startswith("Not to be told from chance")
+    assert "2.7000 lies within the range of the two random controls, 2.6000 to 2.8000" in because
+    assert because.endswith("A model trained on all rows is worse.")
+
+
+@pytest.mark.parametrize(("run", "side"), [((1.6, 3.7, 1.5, 3.4), "below"), ((3.8, 1.9, 3.7, 2.0), "above")])
+def test_outside_the_range_of_chance_by_less_than_an_error(run: tuple[float, ...], side: str) -> None:
+    outcome, sentence, because = said(run, CHANCE)
+    assert outcome is Outcome.CHANCE
+    assert "about as good as" in sentence
+    assert f"Its loss is 0.0500 {side} that of the nearest of the two random controls" in because
+    assert "too little to tell" in because
+
+
+def test_worse_than_chance() -> None:
+    outcome, sentence, because = said((3.5, 3.6, 3.4, 3.6), ALL, CHANCE)
+    assert outcome is Outcome.WORSE
+    assert "worse than every model trained on as many random rows" in sentence
+    assert because.endswith("A model trained on all rows is better.")
+
+
+def test_better_than_chance_and_not_than_all_rows() -> None:
+    good = arm(ArmKind.ALL, scores(1.0, 1.1, 1.0, 1.2), rows=20)
+    outcome, sentence, _ = said((2.0, 2.1, 1.8, 2.1), good, CHANCE)
+    assert outcome is Outcome.MIXED
+    assert sentence.endswith("and worse than one trained on all rows.")
+    like = arm(ArmKind.ALL, scores(2.5, 1.6, 2.3, 1.6), rows=20)
+    outcome, sentence, _ = said((2.0, 2.1, 1.8, 2.1), like, CHANCE)
+    assert outcome is Outcome.MIXED
+    assert sentence.endswith("and not to be told from one trained on all rows.")
+    outcome, sentence, _ = said((2.0, 2.1, 1.8, 2.1), CHANCE)
+    assert outcome is Outcome.MIXED
+    assert "Whether all rows would do better still cannot be told" in sentence
+
+
+def test_controls_that_are_all_rows_are_called_so() -> None:
+    orders = replace(CHANCE, rows=20)
+    assert "every model trained on all rows in another order" in said((2.0, 2.1, 1.8, 2.1), ALL, orders)[1]
+    page = str(loss_bars([arm(ArmKind.BASE, scores(4.0)), ALL, orders]))
+    assert "all rows, other orders, 2 times" in page
+
+
+def test_what_cannot_be_told_is_not() -> None:
+    run = arm(ArmKind.RUN, scores(2.0, 2.1))
+    for arms, held_out, finished, words in (
+        ([run, CHANCE], False, True, "no held-out data were given"),
+        ([CHANCE], True, True, "this run trains no model on what it made"),
+        ([CHANCE], True, False, "the run has not trained its model yet"),
+        ([run], True, True, "nothing was trained to compare it with"),
+    ):
+        found = verdict(arms, held_out=held_out, finished=finished)
+        assert found.outcome is Outcome.UNTOLD
+        assert words in found.sentence
+
+
+def test_without_a_control_all_rows_say_what_they_can() -> None:
+    better = said((2.0, 2.1, 1.8, 2.1), ALL)
+    assert better[0] is Outcome.UNTOLD
+    assert better[1].startswith("This run's model is better than one trained on all rows; whether that is more than ch")
+    assert said((2.0, 4.2, 2.0, 4.1), ALL)[1].startswith("This run's model cannot be told from one trained on all rows")
+    assert said((4.0, 4.2, 4.0, 4.1), ALL)[:2] == (
+        Outcome.WORSE,
+        "It did not help: a model trained on all rows, as they came, is better.",
+    )
+
+
+def test_losses_without_samples_only_go_by_the_range() -> None:
+    bare = replace(CHANCE, scores=())
+    outcome, _, because = said((2.0, 2.1, 1.8, 2.1), bare)
+    assert outcome is Outcome.CHANCE, "how sure the difference is cannot be told"
+    assert "how far that strays with other held-out rows is not known" in because
+
+
+def test_what_to_do_next() -> None:
+    run = arm(ArmKind.RUN, scores(2.0, 2.1, 1.8, 2.1))
+
+    def advice(arms: list[Arm], *, recipe: str = "clear", held_out: int = 500, finished: bool = True) -> str:
+        found = verdict(arms, held_out=bool(held_out), finished=finished)
+        return next_step(found, arms, recipe=recipe, held_out=held_out, finished=finished)
+
+    assert "Repeat the same command: it goes on" in advice([], finished=False)
+    assert "--holdout" in advice([run, ALL], held_out=0)
+    assert "Train on the result" in advice([ALL])
+    assert "--compare" in advice([run, ALL])
+    assert "--random-subsets" in advice([run, ALL], recipe="bds")
+    assert "Use the result" in advice([run, ALL, CHANCE])
+    assert "Train on all rows where they can be afforded" in advice([run, replace(run, kind=ArmKind.ALL), CHANCE])
+    assert "train on them as well" in advice([run, CHANCE])
+    poor, middling = (arm(ArmKind.RUN, scores(*[loss] * 4)) for loss in (3.5, 2.7))
+    assert "Do not use this result" in advice([poor, ALL, CHANCE])
+    assert "Try other settings" in advice([middling, ALL, CHANCE])
+    assert "only 40 held-out rows" in advice([middling, ALL, CHANCE], held_out=40)
+
+
+# ---- what is seen
+
+SHORT = InShort(
+    flow=Flow(kept=1200, rewritten=30, aside=0, dropped=40, added=5),
+    arms=[arm(ArmKind.BASE, scores(4.0)), ALL, CHANCE, arm(ArmKind.RUN, scores(2.0, 2.1, 1.8, 2.1))],
+    held_out=4,
+    verdict=verdict([arm(ArmKind.RUN, scores(2.0, 2.1, 1.8, 2.1)), ALL, CHANCE], held_out=True, finished=True),
+    gap=None,
+    cost=Cost(90.0, {"training": 60.0, "scoring": 30.0}, 45.0),
+    next_step="Give data (--holdout).",
+)
+
+
+def test_the_bars_are_as_long_as_the_losses_fall() -> None:
+    page = str(loss_bars(SHORT.arms))
+    widths = {style: float(width) for width, style in re.findall(r'width="([\d.]+)" height="20" class="(\w+)"', page)}
+    assert widths["run"] == pytest.approx(2 * widths["peer"] * 2 / 2.6, rel=0.02), "2.0 against 1.3 of 4.0"
+    assert "2.000 (50.0% lower)" in page
+    assert "4.000</text>" in page
+    assert page.count('class="range"') == 1
+    assert "narrow" in str(loss_bars(SHORT.arms, NARROW))
+    assert loss_bars([ALL]) is None, "without the base model there is nothing to begin at"
+    worse = str(loss_bars([arm(ArmKind.BASE, scores(2.0)), arm(ArmKind.RUN, scores(3.0))]))
+    assert 'class="run worse"' in worse
+    assert "(50.0% higher)" in worse
+
+
+def test_the_bar_of_the_rows_names_what_is_there() -> None:
+    page = str(flow_bar(Flow(3, 0, 0, 1, 0)))
+    assert re.findall(r"</i>([^<]*)", page) == ["3 kept as they were", "1 dropped"]
+    assert page.count("<rect") == 2
+
+
+def test_the_first_page_says_it_in_words() -> None:
+    page = render(replace(DATA, short=SHORT))
+    assert "1,270 rows (examples for the model to learn from) went in, 1,235 came out: 1,200 as they were" in page
+    assert "30 rewritten, 5 added; 40 dropped" in page
+    assert 'class="verdict better"' in page
+    assert "how much the answers surprise a model in 4 held-out rows" in page
+    assert "drawn blindly from those that went in, 2 times" in page
+    assert "1 min 30 s of work, of which 45.0 s" in page
+    assert '(<code class="flag">--holdout</code>)' in page
+    assert "Right rows only" not in page
+    assert "Gap recovered" not in page
+    assert "was there to gain" not in page
+    assert page.index("In short") < page.index('class="tiles"')
+    assert "In short" not in render(DATA)
+
+
+def test_the_gap_is_told_or_said_why_not() -> None:
+    def page(gap: Gap) -> str:
+        return render(replace(DATA, short=replace(SHORT, gap=gap)))
+
+    assert "Gap recovered: 62%</b> (95% interval over the held-out rows: 40% to 80%)" in page(Gap(0.62, 0.4, 0.8))
+    assert "−10%</b> (95% interval over the held-out rows: no bound to 5%)" in page(Gap(-0.1, -math.inf, 0.05))
+    assert "is not told: there is none" in page(Gap(untold="there is none"))
+
+
+def test_an_unfinished_run_has_no_rows_out() -> None:
+    page = render(replace(DATA, short=replace(SHORT, flow=None, arms=[])))
+    assert "4 rows (examples for the model to learn from) went in; what comes out is not decided yet." in page
+    assert 'class="losses' not in page
+
+
+@pytest.mark.parametrize("recipe", sorted(METHODS))
+def test_every_recipe_has_the_first_page(recipe: str) -> None:
+    assert "In short" in render(replace(DATA, recipe=recipe, rounds=[], flaws=[], short=SHORT))
