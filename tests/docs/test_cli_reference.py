@@ -8,14 +8,18 @@ from burnish.cli.app import app
 from tools.cli_reference import TARGET, commands, reference
 
 RUNS = [
+    "run auto",
     "run middo",
     "run clear",
     "run mads",
     "run bds",
     "run bmo",
+    "run filter",
+    "sweep auto",
     "sweep bds",
     "sweep bmo",
     "sweep clear",
+    "sweep filter",
     "sweep mads",
     "sweep middo",
     "resume",

@@ -33,6 +33,7 @@ MORE: dict[str, dict[str, Any]] = {
         "random_subsets": 1,
         "training": {"per_device_batch_size": 4, "gradient_accumulation_steps": 2},
     },
+    "filter": {"compare": False, "weighted": True},
     "mads": {"random_subsets": 2, "calibration_size": 30, "optimizer": "stochastic"},
 }
 
@@ -158,6 +159,20 @@ def test_a_run_of_bmo_killed_ten_times_makes_the_same_data(services: FakeEngineS
     for folder in tmp_path.glob("killed-*"):
         with history(folder) as h:
             assert next(one for one in h.models() if one.round == 1).digest == model.digest
+
+
+def test_a_run_of_a_filter_killed_four_times_makes_the_same_models(
+    services: FakeEngineServices, tmp_path: Path
+) -> None:
+    ranking = Coordinators(services, tmp_path, "filter")
+    expected = left_alone(ranking)
+    with history(tmp_path / "undisturbed") as h:
+        assert {decision.actions[0] for decision in h.decisions(1)} == {"keep", "drop"}
+        models = [(model.round, model.digest) for model in h.models()]
+    assert len(killed(ranking, expected, KILLS // 5)) == KILLS // 5
+    for folder in tmp_path.glob("killed-*"):
+        with history(folder) as h:
+            assert [(model.round, model.digest) for model in h.models()] == models
 
 
 def killed(coordinators: Coordinators, undisturbed: tuple[str, float], kills: int) -> list[str]:

@@ -21,16 +21,18 @@ from burnish._types import (
     SampleJudgment,
     SampleScore,
     Target,
+    UnconditionalScore,
 )
 from burnish.coordinator import ledger as ledger_module
 from burnish.coordinator.book import RunBook
 from burnish.coordinator.content import sample_hash
 from burnish.coordinator.errors import DiskFull, LedgerBusy, LedgerError, LedgerTooNew
-from burnish.coordinator.findings import Findings, JudgeKey
+from burnish.coordinator.findings import Findings, JudgeKey, Parts
 from burnish.coordinator.history import RunHistory
 from burnish.coordinator.ledger import Ledger, lock_holder, migrations
 from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.middo import RATINGS
+from burnish.coordinator.records import ScoreRecord
 
 VERSION = ModelVersion("m", "sha256:" + "0" * 64, "fake/1", "float32", "t" * 16)
 BUSY = ItemStatus(14, "BUSY", "later", retryable=True)
@@ -258,6 +260,49 @@ def test_a_score_is_never_altered_but_a_retryable_failure_gives_way(path: Path) 
         assert findings.unscored(names, VERSION) == ["d"]
         other = ModelVersion("m", VERSION.digest, "fake/1", "float32", "u" * 16)
         assert findings.unscored(["a"], other) == ["a"]  # another chat template is another score
+
+
+def detailed(name: str, value: float, alone: UnconditionalScore | None = None) -> SampleScore:
+    return SampleScore(
+        name, ItemStatus(), value, value, value, 1, mean_probability=0.5, min_probability=0.25, unconditional=alone
+    )
+
+
+def test_a_score_of_an_older_ledger_is_completed_and_not_altered(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    every = migrations()
+    monkeypatch.setattr(ledger_module, "migrations", lambda: every[:5])
+    names = ["a", "b", "c", "d"]
+    with Ledger.open(path) as ledger, ledger.transaction():
+        for name, code in (("a", 0), ("b", 0), ("c", 3), ("d", 0)):
+            value = None if code else 1.0
+            ledger.execute(
+                "INSERT INTO score VALUES (?, ?, ?, ?, ?, 1, '[]', ?, 'R', 'm', false, 'fake/1')",
+                (name, VERSION.digest, VERSION.chat_template_digest, value, value, code),
+            )
+    monkeypatch.setattr(ledger_module, "migrations", lambda: every)
+    with Ledger.open(path) as ledger:
+        findings = Findings(ledger)
+        assert findings.unscored(names, VERSION) == [], "their losses are as good as ever"
+        assert findings.unscored(names, VERSION, Parts.PROBABILITIES) == ["a", "b", "d"]
+        assert findings.unscored(names, VERSION, Parts.UNCONDITIONAL) == ["a", "b", "d"]
+        with ledger.transaction():
+            findings.add_scores(VERSION, [detailed("a", 9.0), detailed("b", 9.0)])
+        assert findings.unscored(names, VERSION, Parts.PROBABILITIES) == ["d"]
+        alone = UnconditionalScore(2.0, 1, ifd=0.5, pmi=1.0)
+        with ledger.transaction():
+            findings.add_scores(
+                VERSION, [detailed("a", 9.0, alone), score("b", BUSY), score("d", TOO_LONG)], Parts.UNCONDITIONAL
+            )
+        assert findings.unscored(names, VERSION, Parts.UNCONDITIONAL) == ["b"], (
+            "what failed for good is not asked again"
+        )
+        assert findings.scores(names, VERSION) == {
+            "a": ScoreRecord(1, 1.0, 1.0, 0.5, 0.25, 2.0, 0.5, 1.0),
+            "b": ScoreRecord(1, 1.0, 1.0, 0.5, 0.25, None, None, None),
+            "d": ScoreRecord(1, 1.0, 1.0, None, None, None, None, None),
+        }
+        assert findings.losses(names, VERSION) == {"a": 1.0, "b": 1.0, "c": None, "d": 1.0}
+        assert findings.score_failures(names, VERSION) == {"c": "R"}
 
 
 def test_a_sample_is_judged_once_it_has_all_six_ratings(path: Path) -> None:

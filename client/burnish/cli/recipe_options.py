@@ -1,8 +1,7 @@
 """The settings of recipes as command-line options: tables, so that a flag, its setting and its help stand together.
 
 An option that is not given leaves its setting at the recipe's default. What a recipe has of its own is in
-`middo_options.py`, `clear_options.py`, `mads_options.py`, `bds_options.py` and
-`bmo_options.py`.
+`middo_options.py`, `clear_options.py`, `mads_options.py`, `bds_options.py`, `bmo_options.py` and `filter_options.py`.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from burnish.cli.bds_options import BDS
 from burnish.cli.bmo_options import BMO
 from burnish.cli.clear_options import CLEAR
 from burnish.cli.data import DataOption, SkipOption, bundled, data_paths
+from burnish.cli.filter_options import AUTO, FILTER
 from burnish.cli.inspect_run import write_report_of
 from burnish.cli.mads_options import MADS
 from burnish.cli.middo_options import MIDDO
@@ -27,10 +28,12 @@ from burnish.coordinator.history import RunHistory
 from burnish.coordinator.loop import RunSummary, finished, resume, run_recipe
 from burnish.coordinator.paths import RunPaths
 from burnish.coordinator.progress import Observer
+from burnish.coordinator.recipes.auto.settings import AutoSettings
 from burnish.coordinator.recipes.base import RecipeSettings, RunOptions, SamplingSettings, parse_settings
 from burnish.coordinator.recipes.bds.settings import BdsSettings
 from burnish.coordinator.recipes.bmo.settings import BmoSettings
 from burnish.coordinator.recipes.clear.settings import ClearSettings
+from burnish.coordinator.recipes.filter.settings import FilterSettings
 from burnish.coordinator.recipes.mads.settings import MadsSettings
 from burnish.coordinator.recipes.middo.settings import MiddoSettings
 from burnish.coordinator.recipes.registry import settings_of
@@ -92,6 +95,14 @@ def recipe_command(kind: type[RecipeSettings], table: Table, text: str) -> Calla
 
 
 RECIPES: dict[str, tuple[type[RecipeSettings], Table, str]] = {
+    "auto": (
+        AutoSettings,
+        AUTO,
+        "What was measured to do best: leave out the rows that models which did not see them find least likely.\n\n"
+        "With --trusted it tries several shares, and keeps all rows unless another is better on the trusted ones."
+        " docs/filter.md has the method, docs/efficacy.md what it was measured to do. Interrupted or killed, the same"
+        " command goes on where it stopped.",
+    ),
     "middo": (
         MiddoSettings,
         MIDDO,
@@ -125,6 +136,13 @@ RECIPES: dict[str, tuple[type[RecipeSettings], Table, str]] = {
         "Bilevel selection with online self-refinement: as bds, and while it trains the model answers anew what it"
         " trusts least.\n\n"
         "models/round-1 is the model so trained, models/round-2 the one trained on the data set that it leaves."
+        " Interrupted or killed, the same command goes on where it stopped.",
+    ),
+    "filter": (
+        FilterSettings,
+        FILTER,
+        "Filter by a signal: rank all rows by one measure, keep the best, and train on them.\n\n"
+        "With --holdout also on all rows and on random subsets, to compare with. docs/filter.md has the signals."
         " Interrupted or killed, the same command goes on where it stopped.",
     ),
 }

@@ -28,7 +28,7 @@ from burnish.coordinator.loop import finished
 from burnish.coordinator.recipes.base import RecipeSettings
 from burnish.coordinator.sweep import Point, PointResult, grid, result_of, sweep
 from burnish.report.collect import collect
-from burnish.report.data import ClearRound
+from burnish.report.data import ClearRound, FilterRound
 
 _WIDEST = 1000  # columns
 sweep_app = typer.Typer(
@@ -87,6 +87,9 @@ _EXAMPLES = {
     "bmo": "A grid of self-refining selections, such as how answers weigh: --vary"
     " response-weighting=self_normalized,uniform --vary online-share=0.05,0.2.",
     "bds": "A grid of bilevel selections, such as its variants: --vary weighting=sigmoid,softmax --vary keep=0.6,0.8.",
+    "auto": "A grid of such runs, such as seeds: --vary seed=0,1,2.",
+    "filter": "A grid of filters, such as all signals: --vary"
+    " signal=length,loss,total_loss,weakest,ifd,pmi,cross_loss,cross_gain,cross_weakest.",
 }
 for _name, (_kind, _table, _) in RECIPES.items():
     sweep_app.command(_name)(sweep_command(_kind, _table, _EXAMPLES[_name]))
@@ -180,14 +183,22 @@ def _record(result: PointResult, truth: str) -> dict[str, Any]:
 
 
 def _known(out: Path, truth: str) -> dict[str, Any] | None:
-    """How the first round of CLEAR agrees with what is known: the AUROC is that of the signal it filtered by."""
+    """How the first round of CLEAR, or of a filter, agrees with what is known: the AUROC is that of the signal that it
+    went by."""
     with RunHistory.open(out) as history:
         collected = collect(history, truth=truth)
     first = collected.rounds[0]
-    if not isinstance(first, ClearRound) or first.calibration is None:
+    if not isinstance(first, ClearRound | FilterRound) or not collected.truth:
         return None
-    found, signal = first.calibration, first.thresholds[0].signal
-    auroc = next((one.auroc for one in collected.truth[0].signals if one.signal == signal), None)
+    against, signal = collected.truth[0], first.thresholds[0].signal
+    auroc = next((one.auroc for one in against.signals if one.signal == signal), None)
+    if isinstance(first, FilterRound):
+        dropped = next((one for one in against.found if one.done == "dropped"), None)
+        shares = (None, None) if dropped is None else (dropped.precision.value, dropped.recall.value)
+        return {"auroc": auroc, "precision": shares[0], "recall": shares[1]}
+    found = first.calibration
+    if found is None:
+        return None
     return {"auroc": auroc, "precision": found.precision, "recall": found.recall, "harmed": found.harmed}
 
 

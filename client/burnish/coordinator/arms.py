@@ -13,6 +13,10 @@ from enum import StrEnum
 from burnish.coordinator.recipes.bds.loop import DIRECT, VALIDATION_ONLY
 from burnish.coordinator.recipes.bds.loop import RANDOM as BDS_RANDOM
 from burnish.coordinator.recipes.bds.loop import D as BDS_D
+from burnish.coordinator.recipes.filter.loop import FOLD, TRIED
+from burnish.coordinator.recipes.filter.loop import RANDOM as FILTER_RANDOM
+from burnish.coordinator.recipes.filter.loop import D as FILTER_D
+from burnish.coordinator.recipes.filter.settings import MOST_FOLDS, MOST_PASSES, MOST_SHARES
 from burnish.coordinator.recipes.mads.loop import RANDOM as MADS_RANDOM
 from burnish.coordinator.recipes.mads.loop import D as MADS_D
 
@@ -43,8 +47,22 @@ class ArmRounds:
 
 _LEARNING = "all rows, weights being learnt"
 _BDS = {DIRECT: "all rows and the validation set (direct mixing)", VALIDATION_ONLY: "the validation set alone"}
+_FOLDS = {
+    FOLD + number * MOST_FOLDS + fold: f"all folds but {fold + 1}" + (f", pass {number + 1}" if number else "")
+    for number in range(MOST_PASSES)
+    for fold in range(MOST_FOLDS)
+}
+_TRIED = {TRIED + place: f"share {place}, to try it" for place in range(1, 1 + MOST_SHARES)}
+_FILTER = ArmRounds(
+    "what was kept",
+    all_rows=FILTER_D,
+    random=FILTER_RANDOM,
+    others={**_FOLDS, TRIED: "all rows, to try them", **_TRIED},
+)
 ARM_ROUNDS: Mapping[str, ArmRounds] = {
     "middo": ArmRounds(all_rows=1),
+    "filter": _FILTER,
+    "auto": _FILTER,
     "mads": ArmRounds("the core set", all_rows=MADS_D, random=MADS_RANDOM),
     "bds": ArmRounds("what was kept", random=BDS_RANDOM, others={BDS_D: _LEARNING, **_BDS}),
     "bmo": ArmRounds(

@@ -215,11 +215,11 @@ class RunBook:
         found = [m for m in history.read_models(self._ledger, self.run_id) if (m.round, m.role) == (round_number, role)]
         return found[0] if found else None
 
-    def trained_elsewhere(self, training_key: str) -> ModelRecord | None:
-        """The newest model of another run of this ledger that was trained under this key; see steps/train.py."""
+    def trained_before(self, training_key: str) -> ModelRecord | None:
+        """A model of any run of this ledger, this one first, that was trained under this key; see steps/train.py."""
         runs = self._ledger.select(
-            "SELECT run_id FROM model WHERE run_id <> ? AND detail ->> 'training_key' = ? ORDER BY run_id LIMIT 1",
-            (self.run_id, training_key),
+            "SELECT run_id FROM model WHERE detail ->> 'training_key' = ? ORDER BY run_id <> ?, run_id LIMIT 1",
+            (training_key, self.run_id),
         )
         models = history.read_models(self._ledger, runs[0][0]) if runs else []
         return next((m for m in models if m.detail.get("training_key") == training_key), None)

@@ -1,7 +1,7 @@
 """What the services found about samples, as the ledger keeps it: scores, ratings, embeddings, neighbours, rewrites.
 
 Keyed by content, shared by all runs of a ledger, written once. Only a failure that was marked retryable may be
-replaced. Writing belongs inside `Ledger.transaction()`.
+replaced, and a score gets parts that nobody had asked for. Writing belongs inside `Ledger.transaction()`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
+from enum import IntEnum
 
 from burnish._types import (
     ItemStatus,
@@ -21,6 +22,15 @@ from burnish._types import (
 )
 from burnish.coordinator.ledger import Ledger
 from burnish.coordinator.policy.middo import RATINGS
+from burnish.coordinator.records import ScoreRecord
+
+
+class Parts(IntEnum):
+    """How much of a score is asked for; each has what those before it have."""
+
+    LOSS = 0
+    PROBABILITIES = 1  # of the response tokens: the mean, and the least
+    UNCONDITIONAL = 2  # the responses without their prompts
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,19 +77,25 @@ class Findings:
 
     # ---- scores
 
-    def unscored(self, hashes: Sequence[str], version: ModelVersion) -> list[str]:
-        """The samples without a score under these weights, or with a failure that may be retried."""
+    def unscored(self, hashes: Sequence[str], version: ModelVersion, parts: Parts = Parts.LOSS) -> list[str]:
+        """The samples without a score under these weights, with one of which less was asked for than `parts`, or with a
+        failure that may be retried."""
         return self._missing(
             "score",
             "s.model_digest = ? AND s.template_digest = ?",
-            (version.digest, version.chat_template_digest),
+            (version.digest, version.chat_template_digest, parts.value),
             hashes,
+            or_else="s.code = 0 AND s.parts < ?",
         )
 
-    def add_scores(self, version: ModelVersion, scores: Sequence[SampleScore]) -> None:
-        """Writes scores; `sample_id` is the sample's hash."""
+    def add_scores(
+        self, version: ModelVersion, scores: Sequence[SampleScore], parts: Parts = Parts.PROBABILITIES
+    ) -> None:
+        """Writes scores of which `parts` was asked for; `sample_id` is the sample's hash. Of a score that is there only
+        what it lacks is added: what was measured once stands."""
         key = ("sample_hash", "model_digest", "template_digest")
-        columns = (*key, "mean_nll", "sum_nll", "num_tokens", "turns", *STATUS, "engine")
+        measured = ("mean_nll", "sum_nll", "num_tokens", "turns", *STATUS, "engine")
+        more = ("mean_probability", "min_probability", "unconditional_nll", "ifd", "pmi")
         rows = [
             (
                 score.sample_id,
@@ -91,10 +107,39 @@ class Findings:
                 json.dumps([_turn(turn) for turn in score.turns]) if score.status.ok else None,
                 *status_values(score.status),
                 version.engine,
+                *_more(score),
+                parts.value,
             )
             for score in scores
         ]
-        self._ledger.append("score", columns, rows, conflict=replacing("score", key, columns))
+        settings = [f"{name} = CASE WHEN code = 0 THEN {name} ELSE excluded.{name} END" for name in measured]
+        settings += [f"{name} = coalesce({name}, excluded.{name})" for name in more]
+        conflict = (
+            f"ON CONFLICT DO UPDATE SET {', '.join(settings)}, parts = excluded.parts WHERE score.retryable"
+            " OR (score.code = 0 AND score.parts < excluded.parts AND NOT excluded.retryable)"
+        )
+        self._ledger.append("score", (*key, *measured, *more, "parts"), rows, conflict=conflict)
+
+    def scores(self, hashes: Sequence[str], version: ModelVersion) -> dict[str, ScoreRecord]:
+        """All that is kept of the samples' scores, by hash; absent where scoring failed."""
+        rows = self._ledger.select(
+            f"SELECT s.sample_hash, {', '.join(f's.{name}' for name in ScoreRecord.__slots__)}"
+            " FROM wanted w JOIN score s ON s.sample_hash = w.key"
+            " WHERE s.model_digest = ? AND s.template_digest = ? AND s.code = 0",
+            (version.digest, version.chat_template_digest),
+            keys=hashes,
+        )
+        return {name: ScoreRecord(*values) for name, *values in rows}
+
+    def score_failures(self, hashes: Sequence[str], version: ModelVersion) -> dict[str, str]:
+        """Why samples have no score, of those that could not be scored under these weights."""
+        rows = self._ledger.select(
+            "SELECT w.key, s.reason FROM wanted w JOIN score s ON s.sample_hash = w.key"
+            " WHERE s.model_digest = ? AND s.template_digest = ? AND s.code <> 0",
+            (version.digest, version.chat_template_digest),
+            keys=hashes,
+        )
+        return dict(rows)
 
     def losses(self, hashes: Sequence[str], version: ModelVersion) -> dict[str, float | None]:
         """Mean loss (nats per response token) by hash; None where scoring failed."""
@@ -270,14 +315,24 @@ class Findings:
         found = {RewriteKey(*row[:6]): (row[6], row[7]) for row in rows}
         return {key: value for key, value in found.items() if key in wanted}
 
-    def _missing(self, table: str, condition: str, parameters: Sequence[object], hashes: Sequence[str]) -> list[str]:
+    def _missing(
+        self, table: str, condition: str, parameters: Sequence[object], hashes: Sequence[str], or_else: str = "false"
+    ) -> list[str]:
         rows = self._ledger.select(
             f"SELECT w.key FROM wanted w LEFT JOIN {table} s ON s.sample_hash = w.key AND {condition}"
-            " WHERE s.sample_hash IS NULL OR s.retryable ORDER BY w.position",
+            f" WHERE s.sample_hash IS NULL OR s.retryable OR ({or_else}) ORDER BY w.position",
             parameters,
             keys=hashes,
         )
         return [row[0] for row in rows]
+
+
+def _more(score: SampleScore) -> tuple[float | None, ...]:
+    alone = score.unconditional
+    without = (
+        (None, None, None) if alone is None else (alone.mean_nll if alone.num_tokens else None, alone.ifd, alone.pmi)
+    )
+    return (score.mean_probability, score.min_probability, *without)
 
 
 def _turn(turn: object) -> dict[str, object]:

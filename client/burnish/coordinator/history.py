@@ -283,6 +283,11 @@ _FAILURES = f"""
         SELECT 'score_post', reason, message FROM score JOIN h USING (sample_hash)
             WHERE code <> 0 AND model_digest = ({_TRAINED})
         UNION ALL
+        SELECT 'score_cross', reason, message FROM score JOIN h USING (sample_hash)
+            WHERE code <> 0 AND $round = 1 AND model_digest IN (
+                SELECT m.digest FROM model m JOIN step s USING (run_id, round)
+                WHERE run_id = $run AND m.role = 'trained' AND s.name = 'score_cross')
+        UNION ALL
         SELECT 'embed', reason, message FROM embedding JOIN h USING (sample_hash)
             WHERE code <> 0 AND model_digest = ({_TRAINED})
         UNION ALL

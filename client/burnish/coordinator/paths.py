@@ -83,6 +83,11 @@ class RunPaths:
         """The validation set of a bilevel selection in the same form."""
         return self.out / "data" / "validation.jsonl"
 
+    @property
+    def trusted(self) -> Path:
+        """The rows that can be trusted, which a filter never trains on, in the same form."""
+        return self.out / "data" / "trusted.jsonl"
+
     def answers(self, step: int) -> Path:
         """The model's own answers that a training goes on with after its pause at a step."""
         return self.out / "data" / f"answers-{step}.jsonl"

@@ -24,11 +24,12 @@ _STATUS_EVERY = 1.0  # seconds between two writes of the status file, but for st
 
 TITLES = {
     "read": "Reading the data",
-    "split": "Setting the validation set apart",
+    "split": "Setting trusted samples apart",
     "evaluate": "Measuring held-out loss",
     "train": "Training",
     "score_pre": "Loss before training",
     "score_post": "Loss after training",
+    "score_cross": "Loss under a model that did not see it",
     "embed": "Finding neighbours",
     "calibrate": "Measuring what is usual for neurons",
     "features": "Reading neurons",

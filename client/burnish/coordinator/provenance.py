@@ -7,13 +7,19 @@ from typing import Any
 
 from burnish.coordinator.content import message_list
 from burnish.coordinator.history import RunHistory
-from burnish.coordinator.policy import bilevel, coverage
+from burnish.coordinator.policy import bilevel, coverage, signals
 from burnish.coordinator.policy.clear import Action
 from burnish.coordinator.records import DecisionRecord
 
 _UNSCORED = Action.UNSCORED.value
 _ANSWERED = {Action.CORRECT.value, bilevel.Action.REFINE.value}  # decided once the other response is there
-_GONE = {(one.value,) for one in (Action.DROP, coverage.Action.DROP, coverage.Action.UNREAD, bilevel.Action.VALIDATE)}
+_GONE = {
+    (one.value,)
+    for one in (
+        *(Action.DROP, coverage.Action.DROP, coverage.Action.UNREAD, bilevel.Action.VALIDATE),
+        *(signals.Action.DROP, signals.Action.TRUSTED),
+    )
+}
 
 
 def provenance(history: RunHistory, round_number: int) -> Iterator[dict[str, Any]]:

@@ -18,6 +18,7 @@ __all__ = [
     "RatingSummary",
     "RewriteRecord",
     "RunRecord",
+    "ScoreRecord",
     "StepRecord",
     "Threshold",
     "TrainingEventRecord",
@@ -62,6 +63,21 @@ class StepRecord:
     started_at: datetime
     finished_at: datetime | None
     detail: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRecord:
+    """What is kept of a sample's score under some weights; losses in nats. The last five are None where they were not
+    asked for, or could not be had."""
+
+    num_tokens: int
+    mean_nll: float
+    sum_nll: float
+    mean_probability: float | None
+    min_probability: float | None
+    unconditional_nll: float | None
+    ifd: float | None
+    pmi: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +141,9 @@ class FailureRecord:
     """Items of one step that failed for the same reason; `example` is one message, or what a judge said."""
 
     round: int
-    step: str  # score_pre | score_post | embed | judge | refine | confidence | propose | compare | respond
+    step: (
+        str  # score_pre | score_post | score_cross | embed | judge | refine | confidence | propose | compare | respond
+    )
     reason: str
     count: int
     example: str

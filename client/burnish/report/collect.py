@@ -14,7 +14,8 @@ from burnish.report.bds import bds_notes, bds_round
 from burnish.report.bmo import bmo_notes, bmo_round
 from burnish.report.clear import clear_notes, clear_round
 from burnish.report.common import timings_of
-from burnish.report.data import BdsRound, ClearRound, FlawTable, MadsRound, MiddoRound, ReportData
+from burnish.report.data import BdsRound, ClearRound, FilterRound, FlawTable, MadsRound, MiddoRound, ReportData
+from burnish.report.filter import filter_notes, filter_round
 from burnish.report.mads import mads_notes, mads_round
 from burnish.report.middo import flaw_table, middo_notes, middo_round
 from burnish.report.short import in_short
@@ -33,7 +34,7 @@ def collect(history: RunHistory, *, truth: str = "") -> ReportData:
     decided = [(d.round, d.num_rows, history.decisions(d.round)) for d in datasets]
     decided = [(number, rows, decisions) for number, rows, decisions in decided if decisions]
     known: dict[str, Known] = read_truth(history, truth) if truth and datasets else {}
-    rounds: list[MiddoRound] | list[ClearRound] | list[MadsRound] | list[BdsRound]
+    rounds: list[MiddoRound] | list[ClearRound] | list[MadsRound] | list[BdsRound] | list[FilterRound]
     flaws: list[FlawTable] = []
     if run.recipe == "clear":
         rounds = [clear_round(history, *one, steps, known) for one in decided]
@@ -45,6 +46,9 @@ def collect(history: RunHistory, *, truth: str = "") -> ReportData:
         make = bds_round if run.recipe == "bds" else bmo_round
         rounds = [make(history, *one, steps, known) for one in decided]
         notes = bds_notes(history) if run.recipe == "bds" else bmo_notes(history)
+    elif run.recipe in ("filter", "auto"):
+        rounds = [filter_round(history, *one, steps) for one in decided]
+        notes = filter_notes(history, rounds)
     else:
         rounds = [middo_round(history, *one, steps) for one in decided]
         flaws = [flaw_table(number, decisions, known) for number, _, decisions in decided if known]

@@ -266,6 +266,31 @@ class BdsRound(Round):
 
 
 @dataclass(frozen=True, slots=True)
+class TriedShare:
+    """One share of the rows that a model was trained on to see whether it is better than all of them: the loss on the
+    trusted rows, its difference from that of all rows and the standard error of that, nats per response token."""
+
+    share: float
+    loss: float
+    difference: float
+    error: float
+    taken: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FilterRound(Round):
+    """What a filter kept, and what came of training on it. `left_out`: rows that were kept, but left out to hold the
+    set's size; `map`: of the kept ones, where there is one."""
+
+    actions: Mapping[str, int]
+    left_out: int
+    arms: Sequence[Arm]
+    tried: Sequence[TriedShare]
+    dropped: Sequence[DroppedRow]  # the last in rank first
+    map: Map | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Refresh:
     """One pause of a self-refining training. `rejected`: answers by what is wrong with them; `stopped`: why nothing was
     learnt from answers from there on. The others: `policy.refinement.Vitals`."""

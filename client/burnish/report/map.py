@@ -31,6 +31,15 @@ class Legend:
     about: str
 
 
+_OF_FILTERS = Legend(
+    (
+        Key("keep", "mist", "kept"),
+        Key("unscored", "violet", "kept without a value"),
+        Key("left_out", "amber", "left out to hold the set's size"),
+    ),
+    "A point is a row that was kept, by the base model's mean hidden state over the conversation. What the filter"
+    " dropped is not read for this, and not shown.",
+)
 LEGENDS: Mapping[str, Legend] = {
     "mads": Legend(
         (Key("drop", "mist", "left out"), Key("keep", "teal", "in the core set")),
@@ -57,6 +66,8 @@ LEGENDS: Mapping[str, Legend] = {
         "A point is a row as it would go on, by the base model's mean hidden state over the conversation. What the"
         " filter dropped is not read for this, and not shown.",
     ),
+    "filter": _OF_FILTERS,
+    "auto": _OF_FILTERS,
 }
 
 

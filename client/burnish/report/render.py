@@ -16,7 +16,7 @@ from markupsafe import Markup, escape
 from burnish.coordinator.arms import ArmKind
 from burnish.report.bars import NARROW, cost_bar, flow_bar, loss_bars
 from burnish.report.curves import coverage_chart
-from burnish.report.data import BdsRound, ClearRound, MadsRound, MiddoRound, ReportData, Round
+from burnish.report.data import BdsRound, ClearRound, FilterRound, MadsRound, MiddoRound, ReportData, Round
 from burnish.report.diagram import reliability_diagram
 from burnish.report.histogram import Line, Series, histogram
 from burnish.report.map import LEGENDS, Key, set_map
@@ -25,6 +25,7 @@ from burnish.report.truth_data import Share
 from burnish.report.verdict import draws_are_all_rows
 
 MAX_CHANGES_SHOWN = 60  # per round; the rest is counted and stays in the ledger
+TEMPLATES = {"auto": "filter"}  # of recipes that have none of their own
 LABELS = {
     "hard": "too hard",
     "sparse": "sparse",
@@ -37,6 +38,12 @@ LABELS = {
     "low_confidence": "low confidence",
     "likelihood": "likelihood of the response",
     "logit": "learnt weight",
+    "low_value": "low value",
+    "weakest": "least likely token",
+    "ifd": "instruction-following difficulty",
+    "pmi": "pointwise mutual information",
+    "cross_loss": "loss under models that did not see the row",
+    "cross_gain": "gain by models that did not see the row",
 }
 UNITS = {
     "loss_pre": "nats per response token, base weights",
@@ -48,6 +55,14 @@ UNITS = {
     "reflection": "the model's own verdict, 0 to 1",
     "likelihood": "exp(mean log-probability of the response), base weights",
     "rating": "the model's direct rating, 0 to 10",
+    "length": "response tokens",
+    "loss": "log-probability, nats per response token, base weights",
+    "total_loss": "log-probability of the response, nats, base weights",
+    "weakest": "log-probability of the least likely response token, nats, base weights",
+    "ifd": "loss with the prompt over loss without; where it is 1 or more, the negative",
+    "pmi": "log-probability with the prompt less that without, nats per response token",
+    "cross_loss": "log-probability, nats per response token, weights that did not see the row",
+    "cross_gain": "nats per response token that other rows teach about it",
 }
 
 
@@ -66,7 +81,7 @@ def render(data: ReportData) -> str:
         flow_bar=flow_bar, loss_bars=loss_bars, narrow=NARROW, cost_bar=cost_bar, controls=_controls
     )
     environment.filters.update(percent=_percent, attr_or_zero=lambda counts, name: counts.get(name, 0))
-    return environment.get_template(f"{data.recipe}.html.jinja").render(
+    return environment.get_template(f"{TEMPLATES.get(data.recipe, data.recipe)}.html.jinja").render(
         data=data,
         diagrams=_diagrams(data),
         curves=_curves(data),
@@ -128,7 +143,7 @@ def _maps(data: ReportData) -> dict[int, tuple[Markup, list[Key]]]:
     keys = LEGENDS[data.recipe].keys
     found: dict[int, tuple[Markup, list[Key]]] = {}
     for one in data.rounds:
-        picture = one.map if isinstance(one, MadsRound | MiddoRound | ClearRound) else None
+        picture = one.map if isinstance(one, MadsRound | MiddoRound | ClearRound | FilterRound) else None
         if picture is not None and picture.points:
             there = [key for key in keys if key is keys[0] or picture.points.get(key.group)]
             found[one.number] = (set_map(picture, there), there)

@@ -42,7 +42,7 @@ class FilterRule:
 
 
 def filter_rows(
-    signal: str, row_ids: Sequence[str], values: Sequence[float | None], rule: FilterRule
+    signal: str, row_ids: Sequence[str], values: Sequence[float | None], rule: FilterRule, *, axis: str = AXIS
 ) -> tuple[Threshold, list[bool | None]]:
     """The line, and for each row whether it passes; None for a row without a value. Order plays no part."""
     array = as_values(values)
@@ -56,7 +56,7 @@ def filter_rows(
         passed[index] = not fails
     present = array[scored]
     line = Threshold(
-        axis=AXIS,
+        axis=axis,
         signal=signal,
         mean=float(present.mean()) if len(present) else None,
         std=float(present.std()) if len(present) else None,
@@ -80,11 +80,16 @@ def _failing(
         return rule.threshold, values < rule.threshold
     share = 0.5 if rule.drop_fraction is None else rule.drop_fraction
     most = int(share * len(values) + 1e-9)
-    order = sorted(range(len(values)), key=lambda i: (values[i], _draw(rule.seed, "ties", row_ids[i])))
+    order = in_order(values, row_ids, rule.seed)
     tau = float(np.median(values)) if rule.drop_fraction is None else float(values[order[most]])
     if rule.ties is Ties.RANK:
         return tau, _of(order[:most], len(values))
     return tau, values < tau
+
+
+def in_order(values: Sequence[float] | NDArray[np.float64], row_ids: Sequence[str], seed: int) -> list[int]:
+    """The places of all rows, that with the lowest value first; those that tie in an order drawn by seed."""
+    return sorted(range(len(values)), key=lambda i: (values[i], _draw(seed, "ties", row_ids[i])))
 
 
 def _of(chosen: Sequence[int], count: int) -> NDArray[np.bool_]:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from burnish.coordinator.errors import LedgerTooNew
+from burnish.coordinator.recipes.auto.settings import AutoSettings
 from burnish.coordinator.recipes.base import RecipeSettings
 from burnish.coordinator.recipes.bds.loop import bds
 from burnish.coordinator.recipes.bds.settings import BdsSettings
@@ -13,13 +14,16 @@ from burnish.coordinator.recipes.bmo.loop import bmo
 from burnish.coordinator.recipes.bmo.settings import BmoSettings
 from burnish.coordinator.recipes.clear.loop import clear
 from burnish.coordinator.recipes.clear.settings import ClearSettings
+from burnish.coordinator.recipes.filter.loop import filter_by_signal
+from burnish.coordinator.recipes.filter.settings import FilterSettings
 from burnish.coordinator.recipes.mads.loop import mads
 from burnish.coordinator.recipes.mads.settings import MadsSettings
 from burnish.coordinator.recipes.middo.loop import middo
 from burnish.coordinator.recipes.middo.settings import MiddoSettings
 
 SETTINGS: dict[str, type[RecipeSettings]] = {
-    kind.RECIPE: kind for kind in (MiddoSettings, ClearSettings, MadsSettings, BdsSettings, BmoSettings)
+    kind.RECIPE: kind
+    for kind in (MiddoSettings, ClearSettings, MadsSettings, BdsSettings, BmoSettings, FilterSettings, AutoSettings)
 }
 METHODS: dict[str, Callable[[Any], Awaitable[None]]] = {
     "middo": middo,
@@ -27,6 +31,8 @@ METHODS: dict[str, Callable[[Any], Awaitable[None]]] = {
     "mads": mads,
     "bds": bds,
     "bmo": bmo,
+    "filter": filter_by_signal,
+    "auto": filter_by_signal,  # with other defaults
 }
 
 

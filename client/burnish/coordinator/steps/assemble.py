@@ -10,30 +10,38 @@ from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.records import DecisionRecord
 from burnish.coordinator.steps.stage import AnyRun
 
-KEEP, REFINE = "keep", "refine"
+KEEP, UNSCORED, REFINE = "keep", "unscored", "refine"
 
 
-def assemble_kept(run: AnyRun, round_number: int, rows: Sequence[DataRow]) -> None:
-    """The rows that are kept, and those with another response, as the next data set, in the order of the source."""
+def kept_rows(run: AnyRun, round_number: int, rows: Sequence[DataRow]) -> list[DataRow]:
+    """The rows that are kept, and those with another response, in the order of the source."""
+    decisions = {one.row_id: one for one in run.book.decisions(round_number)}
+    return [made for row in rows if (made := _following(row, decisions[row.row_id])) is not None]
+
+
+def assemble_kept(
+    run: AnyRun, round_number: int, rows: Sequence[DataRow], following: Sequence[DataRow] | None = None
+) -> None:
+    """The rows that are kept as the next data set; of them `following` alone, where not all go on."""
     stage = run.stage(round_number, "assemble")
     if stage.done:
         return
     book = run.book
     with stage.working():
         stage.expect(len(rows))
-        decisions = {one.row_id: one for one in book.decisions(round_number)}
-        following = (_following(row, decisions[row.row_id]) for row in rows)
+        going_on = kept_rows(run, round_number, rows) if following is None else following
         with book.transaction():
             if book.dataset(round_number + 1) is None:
-                book.add_dataset(round_number + 1, [row for row in following if row is not None])
+                book.add_dataset(round_number + 1, going_on)
             stage.advance(len(rows))
-        counts = Counter(one.actions[0] for one in decisions.values())
+        counts = Counter(one.actions[0] for one in book.decisions(round_number))
         said = ", ".join(f"{count} {action}" for action, count in counts.most_common())
-        run.observer.noted(f"Of {len(rows)} rows: {said}.")
+        held = "" if following is None else f"; {len(going_on)} go on"
+        run.observer.noted(f"Of {len(rows)} rows: {said}{held}.")
 
 
 def _following(row: DataRow, decision: DecisionRecord) -> DataRow | None:
     action = decision.actions[0]
     if action == REFINE:
         return replace(row, sample_hash=decision.hints[0], origin=REFINE)
-    return row if action == KEEP else None
+    return row if action in (KEEP, UNSCORED) else None

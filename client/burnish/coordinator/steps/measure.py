@@ -23,9 +23,9 @@ from burnish._types import (
 )
 from burnish.coordinator.content import digest_of, sample_hash, set_digest
 from burnish.coordinator.errors import StepFailed
-from burnish.coordinator.findings import JudgeKey
+from burnish.coordinator.findings import JudgeKey, Parts
 from burnish.coordinator.policy.middo import recall_note
-from burnish.coordinator.records import ModelRecord
+from burnish.coordinator.records import ModelRecord, ScoreRecord
 from burnish.coordinator.steps.read import holdout_hashes
 from burnish.coordinator.steps.stage import AnyRun, Stage, same_prompts, same_version, version_detail, version_from
 
@@ -52,6 +52,15 @@ async def score(
     return run.book.findings.losses(hashes, version)
 
 
+async def score_in_detail(
+    run: AnyRun, round_number: int, name: str, model: ModelRef, hashes: Sequence[str], parts: Parts
+) -> tuple[Mapping[str, ScoreRecord], Mapping[str, str]]:
+    """All that is kept of each sample's score under `model`, `parts` of it asked for; and why the others have none."""
+    stage = run.stage(round_number, name)
+    version = await _scored(run, stage, model, hashes, parts)
+    return run.book.findings.scores(hashes, version), run.book.findings.score_failures(hashes, version)
+
+
 async def evaluate(run: AnyRun, round_number: int, model: ModelRef) -> None:
     """Held-out loss of `model`, nats per response token, into its model record. Nothing without held-out data."""
     hashes = holdout_hashes(run)
@@ -66,32 +75,42 @@ async def evaluate(run: AnyRun, round_number: int, model: ModelRef) -> None:
             run.book.set_eval_loss(record, loss)
 
 
-async def _scored(run: AnyRun, stage: Stage, model: ModelRef, hashes: Sequence[str]) -> ModelVersion:
+async def _scored(
+    run: AnyRun, stage: Stage, model: ModelRef, hashes: Sequence[str], parts: Parts = Parts.LOSS
+) -> ModelVersion:
     """Has all of `hashes` scored under `model`; returns the version that did it."""
     if stage.done:
         return version_from(stage.detail)
     with stage.working():
-        return await score_missing(run, stage, model, hashes)
+        return await score_missing(run, stage, model, hashes, parts=parts)
 
 
 async def score_missing(
-    run: AnyRun, stage: Stage, model: ModelRef, hashes: Sequence[str], *, before: int = 0
+    run: AnyRun,
+    stage: Stage,
+    model: ModelRef,
+    hashes: Sequence[str],
+    *,
+    parts: Parts = Parts.LOSS,
+    before: int = 0,
 ) -> ModelVersion:
-    """Has those of `hashes` scored under `model` that the ledger lacks, as the work of a stage that did `before` items
-    when it was taken earlier; returns the version that did it."""
+    """Has those of `hashes` scored under `model` of whose score the ledger lacks any of `parts`, as the work of a stage
+    that did `before` items when it was taken earlier; returns the version that did it."""
     findings = run.book.findings
+    alone = parts >= Parts.UNCONDITIONAL
 
     async def send(batch: Sequence[str]) -> ScoreBatch:
-        return await run.client.scoring.score(samples_of(run, batch), model=model)
+        return await run.client.scoring.score(samples_of(run, batch), model=model, unconditional=alone)
 
     def store(batch: Sequence[str], reply: ScoreBatch) -> None:
         same_version(version, reply.model, "scoring")
-        findings.add_scores(version, reply.scores)
+        # Probabilities come with every score.
+        findings.add_scores(version, reply.scores, max(parts, Parts.PROBABILITIES))
 
     version = await run.client.scoring.load_model(model)
-    known = len(hashes) - len(findings.unscored(hashes, version))
+    known = len(hashes) - len(findings.unscored(hashes, version, parts))
     stage.expect(before + len(hashes), known=before + known, detail={"model": version_detail(version)})
-    await stage.in_batches(lambda: findings.unscored(hashes, version), send, store)
+    await stage.in_batches(lambda: findings.unscored(hashes, version, parts), send, store)
     return version
 
 

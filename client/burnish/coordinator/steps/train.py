@@ -11,7 +11,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -41,15 +41,16 @@ async def train(
     base: ModelRef,
     rows: Sequence[DataRow] | None = None,
     *,
+    weights: Mapping[str, float] | None = None,
     hyperparameters: Hyperparameters | None = None,
     bilevel: BilevelSelection | None = None,
     refinement: SelfRefinement | None = None,
     at_pause: AtPause | None = None,
 ) -> ModelRef:
-    """M_t: `base` fine-tuned on D_t, or on `rows`, as the settings say or by `hyperparameters`, learning weights with
-    `bilevel`, and with `refinement` from what `at_pause` has the run go on with. What another run of this ledger
-    trained on the same data in the same way, and without a pause, is taken over. Raises StepFailed where training ended
-    badly."""
+    """M_t: `base` fine-tuned on D_t, or on `rows`, as the settings say or by `hyperparameters`; with `weights`, by row
+    id and above 0, a row's loss is multiplied by its weight. It learns weights with `bilevel`, and with `refinement`
+    from what `at_pause` has the run go on with. What any run of this ledger trained on the same data in the same way,
+    and without a pause, is taken over. Raises StepFailed where training ended badly."""
     stage = run.stage(round_number, "train")
     record = run.book.model(round_number, "trained")
     if stage.done and record is not None:
@@ -57,7 +58,7 @@ async def train(
     with stage.working():
         if record is not None:  # killed between the model and the note that the step is done
             return ModelRef(record.uri, record.digest)
-        digest = _write_data(run, round_number, run.book.rows(round_number) if rows is None else rows)
+        digest = _write_data(run, round_number, run.book.rows(round_number) if rows is None else rows, weights or {})
         spec = RunSpec(
             base_model=base,
             data_uri=str(run.paths.data(round_number)),
@@ -139,15 +140,15 @@ def prune(run: AnyRun, round_number: int) -> None:
 
 
 async def _trained_already(run: AnyRun, round_number: int, key: str) -> ModelRecord | None:
-    """A model that another run of the ledger made from the same weights and data in the same way, as one of this run's;
-    None where there is none, or its files are gone. Services check its digest when they load it."""
-    there = run.book.trained_elsewhere(key)
+    """A model that any run of the ledger made from the same weights and data in the same way, as this round's; None
+    where there is none, or its files are gone. Services check its digest when they load it."""
+    there = run.book.trained_before(key)
     if there is None or not await _is_there(run, there):
         return None
     record = replace(there, round=round_number, eval_loss=None)
     with run.book.transaction():
         run.book.add_model(record)
-    run.observer.noted(f"Round {round_number}: another run of this ledger trained on the same data; its model is used.")
+    run.observer.noted(f"Round {round_number}: a model was trained on the same data before; it is used.")
     return record
 
 
@@ -164,7 +165,7 @@ async def _is_there(run: AnyRun, model: ModelRecord) -> bool:
     return True
 
 
-def _write_data(run: AnyRun, round_number: int, rows: Sequence[DataRow]) -> str:
+def _write_data(run: AnyRun, round_number: int, rows: Sequence[DataRow], weights: Mapping[str, float]) -> str:
     """The rows as the training service reads them; returns the digest of the file's bytes."""
     whole = hashlib.sha256()
     with writing_whole(run.paths.data(round_number)) as stream:
@@ -172,7 +173,8 @@ def _write_data(run: AnyRun, round_number: int, rows: Sequence[DataRow]) -> str:
             part = rows[start : start + _ROWS_PER_READ]
             samples = run.book.samples(row.sample_hash for row in part)
             for row in part:
-                line = {"id": row.row_id, "messages": message_list(samples[row.sample_hash])}
+                line: dict[str, object] = {"id": row.row_id, "messages": message_list(samples[row.sample_hash])}
+                line |= {"weight": weights[row.row_id]} if weights else {}
                 encoded = json.dumps(line, ensure_ascii=False).encode("utf-8") + b"\n"
                 whole.update(encoded)
                 stream.write(encoded)

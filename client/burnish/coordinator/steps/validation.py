@@ -1,24 +1,28 @@
-"""Step `split`: the validation set of a bilevel selection, and the rows that are left to train on."""
+"""Step `split`: samples that can be trusted, from files of their own or held out of the data, and the rows that are
+left to train on."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from burnish._types import Message, Role
 from burnish.coordinator.atomic import writing_whole
-from burnish.coordinator.content import digest_of, message_list, sample_hash
+from burnish.coordinator.content import message_list, sample_hash
 from burnish.coordinator.errors import DataError, StepFailed
 from burnish.coordinator.formats import DataReader
 from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.bilevel import Split, split_by, split_off, split_size
 from burnish.coordinator.recipes.bds.settings import BdsSettings
-from burnish.coordinator.steps.measure import ROWS_PER_READ
+from burnish.coordinator.recipes.filter.settings import FilterSettings
+from burnish.coordinator.steps.measure import prompts_of
 from burnish.coordinator.steps.read import holdout_hashes
 from burnish.coordinator.steps.stage import AnyRun, RunContext
 
+Lines = Sequence[tuple[str, Sequence[Message]]]  # id and conversation
 BdsRun = RunContext[BdsSettings]
 
 
@@ -34,68 +38,80 @@ async def split_validation(run: BdsRun, round_number: int, rows: Sequence[DataRo
     """Which rows are trained on, and the validation set, written down once. Raises DataError where the validation set
     shares samples with the held-out data, or nothing is left to train on."""
     stage = run.stage(round_number, "split")
-    prompts = _prompts(run, (row.sample_hash for row in rows))
+    prompts = prompts_of(run, [row.sample_hash for row in rows])
+    path = run.paths.validation
     if not stage.done:
         with stage.working():
             stage.expect(len(rows))
-            digest = _write_validation(run, rows, prompts)
+            digest = _write(path, _validation_lines(run, rows, prompts))
             with run.book.transaction():
                 stage.note({"digest": digest})
                 stage.advance(len(rows))
     else:
         digest = str(stage.detail["digest"])
-    validation, taken = _read_validation(run, digest)
-    split = split_by(rows, prompts, taken)
-    if not split.training:
-        raise DataError(
-            "Not one row is left to train on: every prompt of the data is in the validation set. Give a smaller"
-            " validation set, or one with prompts of its own."
-        )
-    return split, validation
+    validation = Validation(_read(path, digest), digest)
+    return _apart(run, rows, prompts, validation.rows, "the validation set", "validation set"), validation
 
 
-def _prompts(run: AnyRun, hashes: Iterable[str]) -> dict[str, str]:
-    """By sample, a name for everything before its last response."""
-    distinct = list(dict.fromkeys(hashes))
-    found: dict[str, str] = {}
-    for start in range(0, len(distinct), ROWS_PER_READ):
-        samples = run.book.samples(distinct[start : start + ROWS_PER_READ])
-        found |= {name: _prompt(messages) for name, messages in samples.items()}
-    return found
+async def split_trusted(
+    run: RunContext[FilterSettings], round_number: int, rows: Sequence[DataRow]
+) -> tuple[Split, Sequence[DataRow]]:
+    """Which rows are trained on, and the trusted ones, written down once; all, and none, where none are given. Raises
+    DataError as `split_validation` does."""
+    if not run.settings.trusted:
+        return Split(rows, []), []
+    stage = run.stage(round_number, "split")
+    path = run.paths.trusted
+    if not stage.done:
+        with stage.working():
+            stage.expect(len(rows))
+            digest = _write(path, _trusted_lines(run, run.settings.trusted, "trusted", "the trusted rows"))
+            with run.book.transaction():
+                stage.note({"digest": digest})
+                stage.advance(len(rows))
+    else:
+        digest = str(stage.detail["digest"])
+    trusted = _read(path, digest)
+    prompts = prompts_of(run, [row.sample_hash for row in rows])
+    return _apart(run, rows, prompts, trusted, "the trusted rows", "set of trusted rows"), trusted
 
 
-def _prompt(messages: Sequence[Message]) -> str:
-    return digest_of(message_list(messages[:-1]))
-
-
-def _write_validation(run: BdsRun, rows: Sequence[DataRow], prompts: Mapping[str, str]) -> str:
-    """Writes the validation set as the training service reads it; returns the digest of the file's bytes."""
+def _validation_lines(run: BdsRun, rows: Sequence[DataRow], prompts: Mapping[str, str]) -> Lines:
     settings = run.settings
-    held_out = set(holdout_hashes(run))
-    samples: dict[str, Sequence[Message]] = {}
     if settings.validation_split is not None:
         size = split_size(settings.validation_split, len(rows))
-        drawn = split_off(rows, prompts, held_out, size, settings.seed).validation
+        drawn = split_off(rows, prompts, set(holdout_hashes(run)), size, settings.seed).validation
         names = {row.row_id: row.sample_hash for row in drawn}
         known = run.book.samples(names.values())
-        lines = [(row_id, known[name]) for row_id, name in names.items()]
-    else:
-        reader = DataReader(settings.validation, settings.columns, settings.skip_bad_rows)
-        lines = [(f"validation-{row.position + 1}", tuple(row.messages)) for row in reader.rows()]
-        samples = {sample_hash(messages): messages for _, messages in lines}
-        shared = held_out & samples.keys()
-        if shared:
-            first = next(name for name, messages in lines if sample_hash(messages) in shared)
-            raise DataError(
-                f"{len(shared)} samples are in the validation set and in the held-out data, the first: {first}. What is"
-                " learnt from cannot be judged by; remove them from one of the two."
-            )
-        with run.book.transaction():
-            run.book.add_samples(samples)
+        return [(row_id, known[name]) for row_id, name in names.items()]
+    lines = _trusted_lines(run, settings.validation, "validation", "the validation set")
     if not lines:
         raise DataError("The validation set is empty: weights are learnt from it, so at least one sample is needed.")
+    return lines
+
+
+def _trusted_lines(run: AnyRun, files: Sequence[str], prefix: str, what: str) -> Lines:
+    """The samples of files that can be trusted, which are in the ledger then; ids begin with `prefix`. Raises DataError
+    where the held-out data have some of them."""
+    reader = DataReader(files, run.settings.columns, run.settings.skip_bad_rows)
+    lines = [(f"{prefix}-{row.position + 1}", tuple(row.messages)) for row in reader.rows()]
+    samples = {sample_hash(messages): messages for _, messages in lines}
+    shared = set(holdout_hashes(run)) & samples.keys()
+    if shared:
+        first = next(name for name, messages in lines if sample_hash(messages) in shared)
+        raise DataError(
+            f"{len(shared)} samples are in {what} and in the held-out data, the first: {first}. What is learnt from"
+            " cannot be judged by; remove them from one of the two."
+        )
+    with run.book.transaction():
+        run.book.add_samples(samples)
+    return lines
+
+
+def _write(path: Path, lines: Lines) -> str:
+    """Writes samples as the training service reads them; returns the digest of the file's bytes."""
     whole = hashlib.sha256()
-    with writing_whole(run.paths.validation) as stream:
+    with writing_whole(path) as stream:
         for name, messages in lines:
             line = json.dumps({"id": name, "messages": message_list(messages)}, ensure_ascii=False)
             whole.update(line.encode() + b"\n")
@@ -103,21 +119,38 @@ def _write_validation(run: BdsRun, rows: Sequence[DataRow], prompts: Mapping[str
     return f"sha256:{whole.hexdigest()}"
 
 
-def _read_validation(run: AnyRun, digest: str) -> tuple[Validation, set[str]]:
-    """The validation set as it was written, and its prompts."""
+def _read(path: Path, digest: str) -> list[DataRow]:
+    """The samples as they were written, as rows. Raises StepFailed where the file is another."""
     try:
-        content = run.paths.validation.read_bytes()
+        content = path.read_bytes()
     except FileNotFoundError:
         content = b""
     if f"sha256:{hashlib.sha256(content).hexdigest()}" != digest:
         raise StepFailed(
-            f"{run.paths.validation} is gone or changed; it was written when the run began. Put it back, or begin a new"
-            " run."
+            f"{path} is gone or changed; it was written when the run began. Put it back, or begin a new run."
         )
-    rows, taken = [], set()
+    rows = []
     for line in content.decode().splitlines():
         value = json.loads(line)
         messages = [Message(Role(turn["role"]), turn["content"]) for turn in value["messages"]]
         rows.append(DataRow(value["id"], sample_hash(messages), "source", None, value["id"]))
-        taken.add(_prompt(messages))
-    return Validation(rows, digest), taken
+    return rows
+
+
+def _apart(
+    run: AnyRun,
+    rows: Sequence[DataRow],
+    prompts: Mapping[str, str],
+    trusted: Sequence[DataRow],
+    where: str,
+    what: str,
+) -> Split:
+    """The rows whose prompts none of `trusted` has, and the others. Raises DataError where none is left."""
+    taken = set(prompts_of(run, [row.sample_hash for row in trusted]).values())
+    split = split_by(rows, prompts, taken)
+    if not split.training:
+        raise DataError(
+            f"Not one row is left to train on: every prompt of the data is in {where}. Give a smaller {what}, or one"
+            " with prompts of its own."
+        )
+    return split

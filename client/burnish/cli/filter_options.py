@@ -1,0 +1,116 @@
+"""The settings of filtering by a signal as options; see `recipe_options.py`."""
+
+from __future__ import annotations
+
+from burnish.cli.recipe_options import HOLD, TRAINING, Table, option
+from burnish.coordinator.policy.clear import Unscored
+from burnish.coordinator.policy.signals import Signal
+
+_FILTER = "Filtering"
+_CROSS = "Models that did not see a row"
+_TRAIN = "Training on what is kept"
+_COMPARE = "Comparing"
+
+
+def _table(signal: Signal, passes: int, shares: str) -> Table:
+    """The options of filtering, by these defaults."""
+    return {
+        "signal": (
+            "signal",
+            option(Signal, "--signal", f"What rows are ranked by; default {signal}.", _FILTER),
+        ),
+        "keep": (
+            "keep",
+            option(
+                float, "--keep", "Share of the rows that is kept, of those that have a value; default 0.7.", _FILTER
+            ),
+        ),
+        "unscored": (
+            "unscored",
+            option(Unscored, "--unscored", "Rows without a value; default: keep.", _FILTER),
+        ),
+        "folds": (
+            "folds",
+            option(
+                int,
+                "--folds",
+                "For the cross signals, parts of the data, each measured by a model trained on the others; default 2.",
+                _CROSS,
+                min=2,
+                max=10,
+            ),
+        ),
+        "trusted": (
+            "trusted",
+            option(
+                list[str],
+                "--trusted",
+                "Rows that can be trusted: a file, folder or glob; may be repeated. Models that did not see a row learn"
+                " from them, and with --shares they say which is taken. Rows of the data with the same prompts are left"
+                " out.",
+                _CROSS,
+                metavar="PATH",
+            ),
+        ),
+        "passes": (
+            "passes",
+            option(
+                int,
+                "--passes",
+                f"Times that these models are trained, after the first on what would be kept so far; default {passes}.",
+                _CROSS,
+                min=1,
+                max=3,
+            ),
+        ),
+        "shares": (
+            "shares",
+            option(
+                str,
+                "--shares",
+                "Shares to try beside all rows, such as 0.85,0.7: a model is trained on each, and the trusted rows say"
+                f" which is taken; default {shares}.",
+                _FILTER,
+                metavar="SHARES",
+            ),
+        ),
+        "errors": (
+            "errors",
+            option(
+                float,
+                "--errors",
+                "Standard errors that a share must be better by than all rows to be taken; default 1.",
+                _FILTER,
+                min=0,
+            ),
+        ),
+        "weighted": (
+            "weighted",
+            option(
+                bool,
+                "--weighted",
+                "Have what is kept count by its rank while it is trained on, the last row a quarter of the first.",
+                _TRAIN,
+            ),
+        ),
+        "compare": (
+            "compare",
+            option(
+                bool,
+                "--compare/--no-compare",
+                "With --holdout, train on all rows and on random subsets as well; default: yes.",
+                _COMPARE,
+            ),
+        ),
+        "random_subsets": (
+            "random_subsets",
+            option(int, "--random-subsets", "Random subsets to train on as well; default 3.", _COMPARE, min=0, max=20),
+        ),
+        "seed": ("seed", option(int, "--seed", "Seed of everything random; default 0.", _FILTER, min=0)),
+        **HOLD,
+        **TRAINING,
+    }
+
+
+FILTER = _table(Signal.CROSS_GAIN, 1, "none")
+AUTO = _table(Signal.CROSS_WEAKEST, 2, "0.85,0.7,0.5 with --trusted, else none")

@@ -1,0 +1,1 @@
+"""Filtering by one signal: its settings, and the method on one page."""

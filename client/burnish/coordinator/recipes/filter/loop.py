@@ -1,0 +1,98 @@
+"""Filtering by one signal on one page: from the data set as it came to its best share, and the model trained on it.
+
+D is the data set. Every row of it gets one number, the signal: what the base model makes of it, or what models make of
+it that were trained on other rows of D (cross-fitting: no row is measured by a model that saw it). S is the share of D
+where it is highest; where its size is held, of that the rows that cover all of it best. The base model is trained on S,
+rows counting alike or by their rank, and that is compared with what else could have been done: training on all of D,
+and on random subsets of the size of S. From trusted rows, where some are given, those models learn as well
+that only measure; the last one does not, nor from any row with the same prompt. What a step does is in
+`steps/`, what is decided in `policy/signals.py`. Every step does only what the ledger lacks, so that a run may be
+killed at any moment and gone on with.
+
+Cross-fitting may be done again with fold models that learn from what the pass before would keep (after Chen et al.,
+2019, arXiv 1905.05040, iterative noisy cross-validation). Where several shares are given, a model is trained on each
+and on all of D, and the trusted rows say which is S: D itself, unless a share is better beyond chance
+(`policy/choice.py`). The recipe `auto` is this one with other defaults.
+
+The rounds of the ledger: 1 is D, whose model is only compared with, 2 is S, from 3 on fold models, ten rounds for each
+pass, from 33 on the shares that were tried, all of D first, from 43 on random subsets; those from 3 on have models but
+no data set of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from burnish._types import ModelRef
+from burnish.coordinator.policy.assembly import DataRow
+from burnish.coordinator.policy.coverage import random_rows
+from burnish.coordinator.recipes.filter.settings import MOST_FOLDS, MOST_PASSES, MOST_SHARES
+from burnish.coordinator.steps.arm import measure_arm
+from burnish.coordinator.steps.assemble import assemble_kept, kept_rows
+from burnish.coordinator.steps.choose import choose_share, does_nothing, prune_tried
+from burnish.coordinator.steps.crossfit import crossfit
+from burnish.coordinator.steps.hold import hold_size
+from burnish.coordinator.steps.measure import base_model, evaluate
+from burnish.coordinator.steps.rank import FilterRun, Measured, decide_rows, kept_by, measure, weights_of
+from burnish.coordinator.steps.read import read
+from burnish.coordinator.steps.train import train
+from burnish.coordinator.steps.validation import split_trusted
+
+D, S, FOLD = 1, 2, 3
+TRIED = FOLD + MOST_PASSES * MOST_FOLDS
+RANDOM = TRIED + 1 + MOST_SHARES
+
+
+async def filter_by_signal(run: FilterRun) -> None:
+    """Selects S, trains on it, and, where there is held-out data, on what it is to be compared with."""
+    await read(run)
+    rows = run.book.rows(D)
+    split, trusted = await split_trusted(run, D, rows)
+    base = await base_model(run)
+    await evaluate(run, 0, base)
+    if not run.stage(D, "assemble").done:
+        await select(run, base, rows, split.training, trusted)
+    weighted = run.settings.weighted and not does_nothing(run, D)
+    model = await train(run, S, base, weights=weights_of(run, D, run.book.rows(S)) if weighted else None)
+    await evaluate(run, S, model)
+    await compare(run, base, split.training)
+    prune_tried(run, TRIED, model)
+
+
+async def select(
+    run: FilterRun, base: ModelRef, rows: Sequence[DataRow], training: Sequence[DataRow], trusted: Sequence[DataRow]
+) -> None:
+    """S: measures every row, keeps the best, and of them, where the size is held, those that cover all best."""
+    found = await measured(run, base, training, trusted)
+    share = await choose_share(run, D, TRIED, base, training, trusted, found)
+    decide_rows(run, D, rows, training, found, share)
+    following = await hold_size(run, D, base, kept_rows(run, D, rows), draw=True)
+    assemble_kept(run, D, rows, following)
+
+
+async def measured(run: FilterRun, base: ModelRef, training: Sequence[DataRow], trusted: Sequence[DataRow]) -> Measured:
+    """What is known of every row in the last pass: in each but the first, fold models learn from what the one before it
+    would keep."""
+    if not run.settings.signal.needs_folds:
+        return await measure(run, D, base, training, None)
+    found = None
+    for number in range(run.settings.passes):
+        learnt = None if found is None else kept_by(run, training, found)
+        cross = await crossfit(run, FOLD + number * MOST_FOLDS, base, training, trusted, learnt)
+        found = await measure(run, D, base, training, cross)
+    assert found is not None
+    return found
+
+
+async def compare(run: FilterRun, base: ModelRef, training: Sequence[DataRow]) -> None:
+    """Trains on what S is to be compared with, where there is held-out data to compare by."""
+    settings = run.settings
+    if not settings.holdout:
+        run.observer.noted("Without --holdout there is nothing to compare by; only what was kept is trained on.")
+        return
+    if not settings.compare:
+        return
+    await measure_arm(run, D, base, training)
+    size = len(run.book.rows(S))
+    for number in range(settings.random_subsets):
+        await measure_arm(run, RANDOM + number, base, random_rows(training, size, settings.seed, number))

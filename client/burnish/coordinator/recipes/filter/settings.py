@@ -1,0 +1,99 @@
+"""Filtering by one signal as settings: everything that determines what a run makes.
+
+Signals and their sources: `policy/signals.py`. The method itself is written out in `loop.py` beside this.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from burnish._types import Hyperparameters
+from burnish.coordinator.findings import Parts
+from burnish.coordinator.policy.clear import Unscored
+from burnish.coordinator.policy.signals import Signal
+from burnish.coordinator.recipes.base import HoldSettings
+
+MOST_FOLDS, MOST_PASSES, MOST_SUBSETS, MOST_SHARES = 10, 3, 20, 9
+
+
+class FilterSettings(HoldSettings):
+    """One run of filtering by a signal."""
+
+    RECIPE: ClassVar[str] = "filter"
+    STEPS: ClassVar[tuple[str, ...]] = (
+        *("read", "split", "score_pre", "choose", "decide", "calibrate", "features", "project", "hold", "assemble"),
+        *("train", "score_cross", "score_trusted", "evaluate"),
+    )
+
+    rounds: int = Field(1, ge=1, le=1)
+    signal: Signal = Signal.CROSS_GAIN
+    keep: float = Field(0.7, ge=0.001, le=1, description="share of the rows that have a value")
+    shares: tuple[float, ...] = Field(
+        (), description="shares to try instead of `keep`, beside all rows; trusted rows say which is taken"
+    )
+    errors: float = Field(1.0, ge=0, description="standard errors that a share must be better by than all rows")
+    unscored: Unscored = Field(Unscored.KEEP, description="what happens to rows without a value")
+    folds: int = Field(2, ge=2, le=MOST_FOLDS, description="models that rows are measured by which they did not train")
+    passes: int = Field(
+        1, ge=1, le=MOST_PASSES, description="in all but the first, fold models learn from what was kept"
+    )
+    trusted: tuple[str, ...] = Field((), description="files with rows that can be trusted; fold models learn from them")
+    weighted: bool = Field(False, description="what is kept counts by its rank while it is trained on")
+
+    compare: bool = Field(True, description="train on what there is to compare with, where there is held-out data")
+    random_subsets: int = Field(3, ge=0, le=MOST_SUBSETS, description="of them, random subsets of the same size")
+
+    @field_validator("trusted", mode="before")
+    @classmethod
+    def _trusted_files(cls, value: Any) -> Any:
+        return cls._one_or_many(value)
+
+    @field_validator("shares", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return tuple(value.replace(" ", "").split(",")) if isinstance(value, str) else value
+
+    @field_validator("shares")
+    @classmethod
+    def _distinct(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if len(value) > MOST_SHARES or len(set(value)) < len(value) or not all(0.001 <= one < 1 for one in value):
+            raise ValueError(
+                f"they are {list(value)}; expected at most {MOST_SHARES} different ones from 0.001 to below 1"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.passes > 1 and not self.signal.needs_folds:
+            raise ValueError(f"passes are of fold models, and signal {self.signal} needs none; leave passes out")
+        if self.trusted and not (self.signal.needs_folds or self.tried()):
+            raise ValueError(
+                f"signal {self.signal} makes no use of trusted rows; leave them out, or give shares to try"
+            )
+        if self.tried() and not self.trusted:
+            raise ValueError("trusted rows say which of the shares is taken, and there are none; give trusted, or keep")
+        if self.tried() and self.hold_size is not None:
+            raise ValueError("shares and hold_size both say how many rows go on; give one of them")
+        return self
+
+    def tried(self) -> tuple[float, ...]:
+        """The shares that a model is trained for each; none where `keep` says how many rows stay."""
+        return self.shares
+
+    def services(self) -> tuple[str, ...]:
+        """See RecipeSettings."""
+        return ("scoring", "training") if self.hold_size is None else ("scoring", "embedding", "training")
+
+    def files(self) -> dict[str, tuple[str, ...]]:
+        """See RecipeSettings."""
+        return super().files() | {"trusted": self.trusted}
+
+    def hyperparameters(self, round_number: int) -> Hyperparameters:
+        """All models that are compared, and those of the folds, are trained alike, with the same seed."""
+        return super().hyperparameters(0)
+
+    def parts(self) -> Parts:
+        """How much of a score under the base model is needed."""
+        return Parts.UNCONDITIONAL if self.signal.needs_unconditional else Parts.PROBABILITIES

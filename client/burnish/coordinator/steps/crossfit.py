@@ -1,0 +1,67 @@
+"""Cross-fitting: each part of the data scored by a model that was trained on the others, so that no sample is scored by
+a model that saw it, nor one that saw its prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+from burnish._types import ModelRef
+from burnish.coordinator.errors import DataError
+from burnish.coordinator.findings import Parts
+from burnish.coordinator.policy.assembly import DataRow
+from burnish.coordinator.policy.folds import assign_folds
+from burnish.coordinator.recipes.filter.settings import FilterSettings
+from burnish.coordinator.records import ScoreRecord
+from burnish.coordinator.steps.measure import prompts_of, score_in_detail
+from burnish.coordinator.steps.stage import RunContext
+from burnish.coordinator.steps.train import prune, train
+
+
+@dataclass(slots=True)
+class CrossFit:
+    """What fold models found, by sample hash: the score under the model of its `fold` (from 1), or why there is
+    none."""
+
+    scores: dict[str, ScoreRecord] = field(default_factory=dict)
+    fold: dict[str, int] = field(default_factory=dict)
+    why: dict[str, str] = field(default_factory=dict)
+
+
+async def crossfit(
+    run: RunContext[FilterSettings],
+    first_round: int,
+    base: ModelRef,
+    rows: Sequence[DataRow],
+    trusted: Sequence[DataRow],
+    learnt: Collection[str] | None = None,
+) -> CrossFit:
+    """Trains a model for each fold of `rows`, on the rows of the others and on all `trusted` ones, whose prompts no row
+    has, in rounds from `first_round` on, and has it score the fold. Of the other folds it learns from all rows, or from
+    those whose ids are in `learnt`. Models are kept only where all are. Raises DataError where there are fewer prompts
+    than folds."""
+    found = CrossFit()
+    for number, fold in enumerate(_folds(run, rows), start=1):
+        round_number = first_round + number - 1
+        inside = {row.row_id for row in fold}
+        others = [row for row in rows if row.row_id not in inside and (learnt is None or row.row_id in learnt)]
+        model = await train(run, round_number, base, [*others, *trusted])
+        own = list(dict.fromkeys(row.sample_hash for row in fold))
+        scores, failures = await score_in_detail(run, round_number, "score_cross", model, own, Parts.PROBABILITIES)
+        found.fold |= dict.fromkeys(own, number)
+        found.scores |= scores
+        found.why |= failures
+        prune(run, round_number)
+    return found
+
+
+def _folds(run: RunContext[FilterSettings], rows: Sequence[DataRow]) -> list[list[DataRow]]:
+    settings = run.settings
+    prompts = prompts_of(run, [row.sample_hash for row in rows])
+    try:
+        return assign_folds(rows, prompts, settings.folds, settings.seed)
+    except ValueError as error:
+        raise DataError(
+            f"The data cannot be scored by models that did not see them: {error}. Give fewer --folds, more data, or a"
+            " signal that needs no fold models."
+        ) from error

@@ -1,0 +1,141 @@
+"""Steps `score_pre` and `decide` of filtering by a signal: what was measured of every row, and what follows for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from burnish._types import ModelRef
+from burnish.coordinator.policy.assembly import DataRow
+from burnish.coordinator.policy.coverage import Verdict
+from burnish.coordinator.policy.signals import (
+    Action,
+    Features,
+    Scored,
+    Signal,
+    rank_rows,
+    rank_weights,
+    trusted_verdict,
+    value_of,
+    weakest_nll,
+)
+from burnish.coordinator.policy.thresholds import Threshold
+from burnish.coordinator.recipes.filter.settings import FilterSettings
+from burnish.coordinator.records import DecisionRecord, ScoreRecord
+from burnish.coordinator.steps.crossfit import CrossFit
+from burnish.coordinator.steps.measure import score_in_detail
+from burnish.coordinator.steps.stage import RunContext
+
+FilterRun = RunContext[FilterSettings]
+_KEPT = (Action.KEEP, Action.UNSCORED)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was measured of every sample, by hash; why parts of it are missing; and the fold model, from 1, that took
+    part."""
+
+    samples: Mapping[str, Features]
+    why: Mapping[str, str]
+    fold: Mapping[str, int]
+
+
+async def measure(
+    run: FilterRun, round_number: int, base: ModelRef, rows: Sequence[DataRow], cross: CrossFit | None
+) -> Measured:
+    """Scores all samples under the base model, and adds what the fold models found."""
+    cross = cross or CrossFit()
+    own = list(dict.fromkeys(row.sample_hash for row in rows))
+    scores, failures = await score_in_detail(run, round_number, "score_pre", base, own, run.settings.parts())
+    found = {name: _features(scores.get(name), cross.scores.get(name)) for name in own}
+    return Measured(found, {**cross.why, **failures}, cross.fold)
+
+
+def decide_rows(
+    run: FilterRun,
+    round_number: int,
+    rows: Sequence[DataRow],
+    training: Sequence[DataRow],
+    found: Measured,
+    share: float,
+) -> None:
+    """One action for every row, `share` of them being kept, written down once; those that are not in `training` have a
+    trusted row's prompt."""
+    stage = run.stage(round_number, "decide")
+    if stage.done:
+        return
+    with stage.working():
+        if run.book.decisions(round_number):
+            return  # killed between the decisions and the note that the step is done
+        line, ranked = rank(run, training, found, share)
+        verdicts = {one.row_id: one for one in ranked}
+        with run.book.transaction():
+            stage.expect_within(len(rows))
+            run.book.add_thresholds(round_number, [line])
+            run.book.add_decisions(round_number, [verdicts.get(row.row_id) or trusted_verdict(row) for row in rows])
+            stage.advance(len(rows))
+        if line.num_excluded:
+            run.observer.noted(
+                f"{line.num_excluded} of {len(training)} rows have no {line.signal} and cannot be ranked;"
+                f" {run.settings.unscored} them."
+            )
+
+
+def kept_by(run: FilterRun, training: Sequence[DataRow], found: Measured) -> set[str]:
+    """The ids of the rows that would be kept by what is known so far, as many as `keep` says."""
+    _, ranked = rank(run, training, found, run.settings.keep)
+    return {one.row_id for one in ranked if one.actions[0] in _KEPT}
+
+
+def rank(run: FilterRun, training: Sequence[DataRow], found: Measured, share: float) -> tuple[Threshold, list[Verdict]]:
+    """The line below which rows go where `share` of them is kept, and a verdict for each, in order."""
+    settings = run.settings
+    scored = [
+        Scored(
+            row.row_id,
+            value_of(settings.signal, found.samples[row.sample_hash]),
+            found.samples[row.sample_hash],
+            found.why.get(row.sample_hash, ""),
+            found.fold.get(row.sample_hash, 0),
+        )
+        for row in training
+    ]
+    return rank_rows(settings.signal, scored, share, settings.seed, settings.unscored)
+
+
+def weights_of(run: FilterRun, round_number: int, rows: Sequence[DataRow]) -> dict[str, float]:
+    """What each of `rows`, which go on, counts by its rank among them."""
+    going_on = {row.row_id for row in rows}
+    return weights_by(run.settings.signal, [one for one in run.book.decisions(round_number) if one.row_id in going_on])
+
+
+def weights_by(signal: Signal, decided: Sequence[Verdict | DecisionRecord]) -> dict[str, float]:
+    """What each row that is kept counts by its rank among them, by id."""
+    kept = [one for one in decided if one.actions[0] in _KEPT]
+    return rank_weights({one.row_id: one.signals.get(signal.value) for one in kept})
+
+
+def _features(base: ScoreRecord | None, cross: ScoreRecord | None) -> Features:
+    alone = Features() if base is None else _of_base(base)
+    if cross is None:
+        return alone
+    return replace(
+        alone,
+        cross_mean_nll=cross.mean_nll,
+        cross_sum_nll=cross.sum_nll,
+        cross_max_nll=weakest_nll(cross.min_probability),
+        cross_mean_probability=cross.mean_probability,
+    )
+
+
+def _of_base(score: ScoreRecord) -> Features:
+    return Features(
+        num_tokens=score.num_tokens,
+        mean_nll=score.mean_nll,
+        sum_nll=score.sum_nll,
+        max_nll=weakest_nll(score.min_probability),
+        mean_probability=score.mean_probability,
+        unconditional_nll=score.unconditional_nll,
+        ifd_ratio=score.ifd,
+        pmi_mean=score.pmi,
+    )

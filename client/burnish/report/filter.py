@@ -1,0 +1,83 @@
+"""Collects what a report says of filtering by a signal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from burnish._types import Role
+from burnish.coordinator.history import RunHistory
+from burnish.coordinator.policy.signals import Action
+from burnish.coordinator.recipes.filter.settings import FilterSettings
+from burnish.coordinator.recipes.registry import settings_of
+from burnish.coordinator.records import DecisionRecord, StepRecord
+from burnish.report.arms import arms_of
+from burnish.report.common import map_of, measured, said_by
+from burnish.report.data import DroppedRow, FilterRound, TriedShare
+
+_SHOWN = 60  # dropped rows; all are in final/dropped.jsonl
+
+
+def filter_round(
+    history: RunHistory,
+    number: int,
+    num_rows: int,
+    decisions: Sequence[DecisionRecord],
+    steps: Sequence[StepRecord],
+) -> FilterRound:
+    """The one round from the ledger."""
+    actions = Counter(d.actions[0] for d in decisions)
+    gone = [d for d in decisions if d.actions[0] == Action.DROP]
+    shown = sorted(gone, key=lambda d: -(d.signals.get("rank") or 0.0))[:_SHOWN]
+    samples = history.samples(d.sample_hash for d in shown)
+    return FilterRound(
+        **measured(history, number, num_rows, decisions, steps),
+        actions=actions,
+        left_out=sum(not one.kept for one in history.held(number)),
+        arms=arms_of(history),
+        tried=_tried(steps),
+        dropped=[
+            DroppedRow(
+                d.row_id, d.reasons, said_by(samples[d.sample_hash][:-1], Role.USER), samples[d.sample_hash][-1].content
+            )
+            for d in shown
+        ],
+        map=map_of(history, number, _going_on(history, number, decisions), steps),
+    )
+
+
+def filter_notes(history: RunHistory, rounds: Sequence[FilterRound]) -> list[str]:
+    """What a reader should know before believing the numbers."""
+    settings = _settings(history)
+    notes = []
+    for line in (line for one in rounds for line in one.thresholds if line.num_excluded):
+        all_rows = line.num_values + line.num_excluded
+        kept = "They were kept." if settings.unscored == "keep" else "They were dropped."
+        notes.append(f"{line.num_excluded} of {all_rows} rows have no {line.signal} and could not be ranked. {kept}")
+    if settings.weighted:
+        notes.append("What was kept counts by its rank while it is trained on: our derivation, no published method's.")
+    if not settings.holdout:
+        notes.append("No held-out data were given, so what was kept is compared with nothing.")
+    return notes
+
+
+def _settings(history: RunHistory) -> FilterSettings:
+    settings = settings_of(history.run.recipe).model_validate(history.run.config["settings"])
+    assert isinstance(settings, FilterSettings)
+    return settings
+
+
+def _tried(steps: Sequence[StepRecord]) -> list[TriedShare]:
+    """What came of each share, all rows first; nothing where none were to be tried, or it is not known yet."""
+    detail: dict[str, Any] = next((dict(one.detail) for one in steps if one.name == "choose"), {})
+    found = detail.get("tried", [])
+    return [TriedShare(**one, taken=one["share"] == detail["share"]) for one in found]
+
+
+def _going_on(history: RunHistory, number: int, decisions: Sequence[DecisionRecord]) -> Iterator[tuple[str, str]]:
+    """The rows that were kept, which alone have vectors: the sample of each, and what became of it."""
+    left_out = {one.row_id for one in history.held(number) if not one.kept}
+    for d in decisions:
+        if d.actions[0] in (Action.KEEP, Action.UNSCORED):
+            yield d.sample_hash, "left_out" if d.row_id in left_out else d.actions[0]

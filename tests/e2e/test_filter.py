@@ -1,0 +1,473 @@
+"""Whole runs of filtering by a signal: against fake services, which say who was asked for what, and on the fake engine,
+whose training service is real but for the training."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from burnish import Client
+from burnish.cli.filter_options import FILTER
+from burnish.cli.sweep import setting_paths, varied
+from burnish.coordinator.errors import DataError, InputError, StepFailed
+from burnish.coordinator.loop import RunOptions, RunSummary, run_recipe
+from burnish.coordinator.progress import StepProgress
+from burnish.coordinator.recipes.auto.settings import AutoSettings
+from burnish.coordinator.recipes.filter.loop import FOLD, RANDOM, TRIED
+from burnish.coordinator.recipes.filter.settings import MOST_FOLDS, FilterSettings
+from burnish.coordinator.story import story_of
+from burnish.coordinator.sweep import Point, grid, sweep
+from burnish.report.collect import collect
+from burnish.report.data import FilterRound
+from burnish.report.render import render
+from burnish.testing import FakeServices
+from tests.e2e.conftest import FakeEngineServices
+from tests.e2e.support import Watcher, alpaca, digest_of_final, history, write_jsonl
+
+ROWS = alpaca(40, duplicates=3)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_jsonl(tmp_path / "data.jsonl", ROWS)
+
+
+@pytest.fixture
+def holdout(tmp_path: Path) -> Path:
+    return write_jsonl(tmp_path / "holdout.jsonl", [{**row, "instruction": "Another?"} for row in alpaca(5)])
+
+
+@pytest.fixture
+def trusted(tmp_path: Path) -> Path:
+    """Six trusted samples, two of which answer prompts of the data anew."""
+    rows = [{**row, "output": "A trusted answer."} for row in ROWS[:2]]
+    return write_jsonl(tmp_path / "trusted.jsonl", rows + [{**row, "instruction": "Else?"} for row in ROWS[2:6]])
+
+
+def filtered(client: Client, data: Path, out: Path, watcher: Watcher | None = None, **more: Any) -> RunSummary:
+    keep = more.pop("keep_models", "all")
+    settings = FilterSettings(**({"data": str(data), "model": "base", "seed": 7} | more))
+    options = RunOptions(batch_size=10, keep_models=keep)
+    return run_recipe(settings, client, out, options=options, observer=watcher)
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def prompts(path: Path) -> set[str]:
+    return {line["messages"][0]["content"] for line in lines(path)}
+
+
+def test_who_is_asked_for_what(
+    fakes: FakeServices, client: Client, data: Path, holdout: Path, trusted: Path, tmp_path: Path
+) -> None:
+    watcher, out = Watcher(), tmp_path / "out"
+    summary = filtered(client, data, out, watcher, holdout=str(holdout), trusted=str(trusted), folds=3, keep=0.5)
+    # Of 43 rows two and their two copies ask what trusted rows ask; half of the others are kept.
+    assert (summary.rows_in, summary.rows_out) == (43, 20)
+    assert [(s.round, s.name) for s in watcher.steps] == [
+        *((0, "read"), (1, "split"), (0, "evaluate")),
+        *((FOLD + fold, step) for fold in range(3) for step in ("train", "score_cross")),
+        *((1, "score_pre"), (1, "decide"), (1, "assemble")),
+        *((number, step) for number in (2, 1, RANDOM, RANDOM + 1, RANDOM + 2) for step in ("train", "evaluate")),
+    ]
+    assert {spec.base_model.uri for spec in (one.spec for one in fakes.requests("CreateRun"))} == {"base"}
+    assert len({spec.hyperparameters.seed for spec in (one.spec for one in fakes.requests("CreateRun"))}) == 1
+    on = {number: out / f"data/round-{number}.jsonl" for number in (1, 2, 3, 4, 5, RANDOM)}
+    # Fold models learn from two folds of three, and from the six trusted rows; the last model does not.
+    assert [len(lines(path)) for path in on.values()] == [39, 20, 32, 32, 32, 20]
+    assert sum(len(prompts(on[1]) - prompts(on[number])) for number in (3, 4, 5)) == len(prompts(on[1]))
+    asked = prompts(out / "data/trusted.jsonl")
+    assert not asked & prompts(on[1])
+    assert all(asked <= prompts(on[number]) for number in (3, 4, 5))
+
+
+def test_no_sample_is_scored_by_a_model_that_saw_it_or_its_prompt(
+    fakes: FakeServices, client: Client, data: Path, trusted: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    filtered(client, data, out, trusted=str(trusted), folds=2)
+    by_model: dict[str, set[str]] = {}
+    for request in fakes.requests("ScoreSamples"):
+        told = by_model.setdefault(Path(request.model.uri).name, set())
+        told |= {sample.messages[0].content for sample in request.samples}
+    whole = prompts(out / "data/round-3.jsonl") | prompts(out / "data/round-4.jsonl")
+    asked = prompts(out / "data/trusted.jsonl")
+    assert by_model["base"] == whole - asked
+    for name in ("round-3", "round-4"):
+        seen = prompts(out / f"data/{name}.jsonl")
+        assert by_model[name] == whole - seen
+
+
+def test_every_row_has_one_action_its_value_and_what_it_is_made_of(client: Client, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    filtered(client, data, out, signal="cross_gain", keep=0.7)
+    with history(out) as h:
+        decided = h.decisions(1)
+        (line,) = h.thresholds(1)
+        story = story_of(h, decided[0].row_id)
+        assert [model.round for model in h.models()] == [0, 2, 3, 4]
+    assert Counter(one.actions for one in decided) == {("keep",): 31, ("drop",): 12}
+    assert (line.signal, line.axis, line.num_values, line.num_excluded) == ("cross_gain", "low_value", 43, 0)
+    for one in decided:
+        told = one.signals
+        assert told["mean_nll"] is not None
+        assert told["cross_mean_nll"] is not None
+        assert told["cross_gain"] == pytest.approx(told["mean_nll"] - told["cross_mean_nll"])
+        assert {"num_tokens", "sum_nll", "max_nll", "mean_probability", "cross_max_nll"} <= told.keys()
+    kept = [one.signals["cross_gain"] or 0.0 for one in decided if one.actions == ("keep",)]
+    gone = [one.signals["cross_gain"] or 0.0 for one in decided if one.actions == ("drop",)]
+    assert min(kept) >= max(gone)
+    assert {row["id"] for row in lines(out / "final/data.jsonl")} == {
+        one.row_id for one in decided if one.actions == ("keep",)
+    }
+    assert len(lines(out / "final/dropped.jsonl")) == 12
+    assert story.rounds[0].decision is not None
+    assert "which did not see it" in " ".join(story.rounds[0].decision.reasons)
+
+
+def test_a_score_without_its_unconditional_part_is_asked_for_again(
+    fakes: FakeServices, client: Client, data: Path, tmp_path: Path
+) -> None:
+    def run(name: str, signal: str) -> int:
+        before = len(fakes.requests("ScoreSamples"))
+        settings = FilterSettings(data=str(data), model="base", signal=signal)
+        run_recipe(settings, client, tmp_path / name, ledger=tmp_path / "ledger.duckdb")
+        return len(fakes.requests("ScoreSamples")) - before
+
+    assert run("loss", "loss") == 2, "32 and 8 different samples"
+    assert run("weakest", "weakest") == 0
+    assert run("ifd", "ifd") == 2
+    assert all(request.score_unconditional for request in fakes.requests("ScoreSamples")[-2:])
+    assert run("pmi", "pmi") == 0
+    assert run("total", "total_loss") == 0
+    with history(tmp_path / "ifd") as h:
+        assert all(one.signals["ifd"] == pytest.approx(0.8) for one in h.decisions(1))
+
+
+def test_signals_share_what_they_have_in_common(
+    fakes: FakeServices, client: Client, data: Path, tmp_path: Path
+) -> None:
+    class Publisher(Watcher):
+        """Has the files of a model there, as the training service would."""
+
+        def step_finished(self, step: StepProgress) -> None:
+            if step.name == "train":
+                for request in fakes.requests("CreateRun"):
+                    Path(request.spec.output_uri).mkdir(parents=True, exist_ok=True)
+
+    base: dict[str, Any] = {"data": str(data), "model": "base", "seed": 7}
+    points = [
+        Point(chosen, FilterSettings.parse(varied(base, setting_paths(FILTER), chosen)))
+        for chosen in grid({"signal": ["cross_loss", "cross_gain"]})
+    ]
+    results = sweep(points, client, tmp_path / "sweep", observer=Publisher())
+    assert len(fakes.requests("CreateRun")) == 4, "two fold models for both, and the last one of each"
+    scored = Counter((r.model.digest, s.id) for r in fakes.requests("ScoreSamples") for s in r.samples)
+    assert set(scored.values()) == {1}
+    told = write_jsonl(tmp_path / "truth.jsonl", [{"id": f"s{number}", "flaw": "wrong"} for number in range(9)])
+    for result in results:
+        with history(result.out) as h:
+            found = collect(h, truth=str(told))
+        (only,) = found.rounds
+        assert isinstance(only, FilterRound)
+        (against,) = found.truth
+        assert next(one for one in against.signals if one.signal == only.thresholds[0].signal).auroc is not None
+        assert "compared with nothing" in render(found)
+
+
+@pytest.mark.parametrize("unscored", ["keep", "drop"])
+def test_rows_without_a_value_are_counted_and_stay_or_go_as_asked(
+    fakes: FakeServices, client: Client, data: Path, tmp_path: Path, unscored: str
+) -> None:
+    def too_long(reply: Any) -> None:
+        for score in reply.scores:
+            if score.num_tokens in (4, 8):
+                name = score.sample_id
+                score.Clear()
+                score.sample_id, score.status.code, score.status.reason = name, 3, "TOO_LONG"
+                score.status.message = "too long"
+
+    fakes.change_reply("ScoreSamples", too_long)
+    watcher, out = Watcher(), tmp_path / "out"
+    summary = filtered(client, data, out, watcher, signal="loss", keep=0.6, unscored=unscored)
+    with history(out) as h:
+        (line,) = h.thresholds(1)
+        decided = h.decisions(1)
+        failures = {(one.step, one.reason): one.count for one in h.failures(1)}
+    assert failures.keys() == {("score_pre", "TOO_LONG")}
+    assert line.num_excluded > 3
+    without = [one for one in decided if "loss" not in one.signals]
+    assert len(without) == line.num_excluded
+    assert {one.actions for one in without} == {("unscored",) if unscored == "keep" else ("drop",)}
+    assert without[0].reasons == (f"No loss could be had (TOO_LONG); {unscored} it.",)
+    assert summary.rows_out == 43 - len(without) - int(0.4 * line.num_values) + len(without) * (unscored == "keep")
+    assert f"{line.num_excluded} of 43 rows have no loss and cannot be ranked; {unscored} them." in watcher.notes
+
+
+def test_what_counts_by_rank_and_what_is_held_go_together(
+    fakes: FakeServices, client: Client, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    summary = filtered(client, data, out, signal="loss", keep=0.8, hold_size="50%", weighted=True)
+    assert summary.rows_out == 22
+    trained = lines(out / "data/round-2.jsonl")
+    weights = [line["weight"] for line in trained]
+    assert math.fsum(weights) == pytest.approx(22)
+    assert max(weights) / min(weights) == pytest.approx(4, rel=0.1), "rows that tie share their ranks"
+    with history(out) as h:
+        value = {one.row_id: one.signals["loss"] or 0.0 for one in h.decisions(1)}
+        assert len(h.held(1)) == 35
+        assert h.places(1)
+    by_value = sorted(trained, key=lambda line: value[line["id"]])
+    assert [line["weight"] for line in by_value] == sorted(weights)
+    assert "weight" not in lines(tmp_path / "out/final/data.jsonl")[0]
+
+
+def test_later_passes_learn_from_what_the_one_before_would_keep(client: Client, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    filtered(client, data, out, signal="cross_loss", passes=2, keep=0.5)
+    first, second = (
+        [lines(out / f"data/round-{FOLD + number * MOST_FOLDS + fold}.jsonl") for fold in range(2)] for number in (0, 1)
+    )
+    for all_of_them, kept in zip(first, second, strict=True):
+        assert len(kept) < len(all_of_them)
+        assert {row["id"] for row in kept} <= {row["id"] for row in all_of_them}
+    with history(out) as h:
+        assert len(h.decisions(1)) == 43
+        assert sum(len(kept) for kept in second) == 22, "what half of 43 rows is, each in the other fold's model"
+
+
+def judged_by_rows(better: Mapping[int, float]) -> Callable[[Any], None]:
+    """Has the fake score trusted samples by how many rows their model was trained on: nats per token by that."""
+
+    def change(reply: Any) -> None:
+        number = Path(reply.model.uri).name.removeprefix("round-")
+        if not number.isdigit() or int(number) not in better:
+            return
+        for score in reply.scores:
+            score.mean_nll = better[int(number)] * (1 + 0.01 * (score.num_tokens % 3))
+            score.sum_nll = score.mean_nll * score.num_tokens
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("losses", "share", "rows"),
+    [
+        ((1.0, 0.8, 0.9), 0.8, 32),
+        ((1.0, 1.1, 0.9), 0.5, 20),
+        ((1.0, 1.0, 1.2), 1.0, 39),
+    ],
+)
+def test_trusted_rows_say_which_share_is_taken(
+    fakes: FakeServices,
+    client: Client,
+    data: Path,
+    holdout: Path,
+    trusted: Path,
+    tmp_path: Path,
+    losses: tuple[float, ...],
+    share: float,
+    rows: int,
+) -> None:
+    fakes.change_reply("ScoreSamples", judged_by_rows({TRIED + place: loss for place, loss in enumerate(losses)}))
+    watcher, out = Watcher(), tmp_path / "out"
+    summary = filtered(
+        client, data, out, watcher, trusted=str(trusted), holdout=str(holdout), signal="loss", shares="0.8,0.5",
+        weighted=True, random_subsets=1,
+    )  # fmt: skip
+    assert summary.rows_out == rows
+    assert [len(lines(out / f"data/round-{TRIED + place}.jsonl")) for place in range(3)] == [39, 32, 20]
+    with history(out) as h:
+        (step,) = (one for one in h.steps() if one.name == "choose")
+        models = {model.round: model for model in h.models()}
+        page = render(collect(h))
+    assert step.detail["share"] == share
+    taken = TRIED + (1.0, 0.8, 0.5).index(share)
+    assert models[2].digest == models[taken].digest
+    assert "weight" not in lines(out / f"data/round-{TRIED}.jsonl")[0], "all rows are trained on as they are"
+    assert ("weight" in lines(out / "data/round-2.jsonl")[0]) == (share < 1)
+    assert f"the best {share:.0%}" in page or share == 1.0
+    assert "Which share was taken" in page
+    kept = "all rows are kept" if share == 1.0 else f"The best {share:.0%} are kept"
+    assert any(kept in note for note in watcher.notes)
+
+
+def test_auto_tries_shares_where_there_are_trusted_rows_to_judge_by(
+    client: Client, data: Path, trusted: Path, tmp_path: Path
+) -> None:
+    with_trusted = AutoSettings(data=str(data), model="base", trusted=str(trusted))
+    alone = AutoSettings(data=str(data), model="base")
+    assert with_trusted.tried() == (0.85, 0.7, 0.5)
+    assert alone.tried() == ()
+    assert run_recipe(alone, client, tmp_path / "alone").rows_out == 31
+    rows_out = run_recipe(with_trusted, client, tmp_path / "out").rows_out
+    with history(tmp_path / "out") as h:
+        (step,) = (one for one in h.steps() if one.name == "choose")
+        page = render(collect(h))
+    tried: Any = step.detail["tried"]
+    assert [one["share"] for one in tried] == [1.0, 0.85, 0.7, 0.5]
+    assert rows_out == {1.0: 39, 0.85: 34, 0.7: 28, 0.5: 20}[float(str(step.detail["share"]))]
+    assert "Which share was taken" in page
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"shares": "0.8,1"}, "expected at most 9 different ones from 0.001 to below 1"),
+        ({"shares": "0.8"}, "trusted rows say which of the shares is taken, and there are none"),
+        ({"shares": "0.8", "trusted": "t", "hold_size": 10}, "shares and hold_size both say how many rows go on"),
+        ({"signal": "loss", "passes": 2}, "passes are of fold models, and signal loss needs none"),
+        ({"signal": "loss", "trusted": "t"}, "signal loss makes no use of trusted rows"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=re.escape(said)):
+        FilterSettings.parse({"data": "d", "model": "m", **wrong})
+
+
+def test_fold_models_are_kept_only_where_all_are(services: FakeEngineServices, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with Client(services.address) as client:
+        filtered(client, data, out, model=str(services.model), keep_models="last", signal="cross_loss")
+    assert [path.name for path in sorted((out / "models").iterdir())] == ["round-2"]
+
+
+def test_too_few_prompts_for_the_folds_are_refused(client: Client, tmp_path: Path) -> None:
+    data = write_jsonl(tmp_path / "data.jsonl", ROWS[:3])
+    with pytest.raises(DataError, match="3 different prompts cannot be divided into 4 folds"):
+        filtered(client, data, tmp_path / "out", folds=4)
+
+
+def test_what_is_judged_by_is_not_trusted(
+    client: Client, data: Path, holdout: Path, trusted: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match="5 samples are in the trusted rows and in the held-out data"):
+        filtered(client, data, tmp_path / "out", holdout=str(holdout), trusted=str(holdout))
+    with pytest.raises(DataError, match="every prompt of the data is in the trusted rows"):
+        filtered(client, data, tmp_path / "all", trusted=str(data))
+    out = tmp_path / "changed"
+    filtered(client, data, out, trusted=str(trusted))
+    (out / "data/trusted.jsonl").write_text("{}\n")
+    with pytest.raises(StepFailed, match=r"trusted\.jsonl is gone or changed"):
+        filtered(client, data, out, trusted=str(trusted))
+
+
+KILLED = """
+import json, os, signal, sys
+from pathlib import Path
+from burnish import Client, Endpoints
+from burnish.coordinator.loop import RunOptions, run_recipe
+from burnish.coordinator.progress import Observer
+from burnish.coordinator.recipes.registry import settings_of
+address, recipe, settings, out, step, number = sys.argv[1:]
+class Kill(Observer):
+    def step_finished(self, done):
+        if (done.name, str(done.round)) == (step, number):
+            os.kill(os.getpid(), signal.SIGKILL)
+settings = settings_of(recipe).parse(json.loads(settings))
+with Client(Endpoints.at(address)) as client:
+    run_recipe(settings, client, Path(out), options=RunOptions(keep_models="last"), observer=Kill())
+"""
+
+
+def kill_after(
+    services: FakeEngineServices,
+    recipe: str,
+    settings: dict[str, Any],
+    steps: Sequence[tuple[str, int]],
+    tmp_path: Path,
+) -> None:
+    """Runs it in `calm`, and in `rough` killed after each of the steps; both must make the same."""
+
+    def run(out: Path, step: str = "", number: int = 0) -> int:
+        asked = [services.address, recipe, json.dumps(settings), str(out), step, str(number)]
+        return subprocess.run([sys.executable, "-c", KILLED, *asked], check=False, timeout=120).returncode
+
+    assert run(tmp_path / "calm") == 0
+    for step, number in steps:
+        assert run(tmp_path / "rough", step, number) == -9, (step, number)
+    assert run(tmp_path / "rough") == 0
+    assert digest_of_final(tmp_path / "rough") == digest_of_final(tmp_path / "calm")
+    digests = []
+    for name in ("rough", "calm"):
+        with history(tmp_path / name) as h:
+            digests.append([(model.round, model.digest, model.eval_loss) for model in h.models()])
+    assert digests[0] == digests[1]
+
+
+def test_a_killed_choice_ends_as_an_undisturbed_one(
+    services: FakeEngineServices, data: Path, trusted: Path, tmp_path: Path
+) -> None:
+    asked = {
+        "data": str(data),
+        "trusted": str(trusted),
+        "model": str(services.model),
+        "shares": [0.8, 0.5],
+        "errors": 0,
+    }
+    steps = (
+        *(("train", FOLD), ("score_cross", FOLD + MOST_FOLDS), ("train", TRIED), ("score_trusted", TRIED + 1)),
+        *(("choose", 1), ("decide", 1), ("train", 2)),
+    )
+    kill_after(services, "auto", asked, steps, tmp_path)
+    with history(tmp_path / "rough") as h:
+        found = collect(h)
+        models = {model.round: model for model in h.models()}
+    (only,) = found.rounds
+    assert isinstance(only, FilterRound)
+    (taken,) = (TRIED + place for place, one in enumerate(only.tried) if one.taken)
+    assert models[2].digest == models[taken].digest, "it is not trained twice"
+    assert [path.name for path in (tmp_path / "rough/models").iterdir()] == [f"round-{taken}"]
+    page = render(found)
+    assert page.count("pass 2") == 2
+    assert "Which share was taken" in page
+
+
+def test_a_killed_run_ends_as_an_undisturbed_one(
+    services: FakeEngineServices, data: Path, holdout: Path, trusted: Path, tmp_path: Path
+) -> None:
+    files = {"data": str(data), "holdout": str(holdout), "trusted": str(trusted), "model": str(services.model)}
+    asked = {**files, "seed": 3, "random_subsets": 1, "hold_size": 20, "weighted": True}
+    steps = (("split", 1), ("train", 3), ("score_cross", 4), ("decide", 1), ("hold", 1), ("train", 2))
+    kill_after(services, "filter", asked, steps, tmp_path)
+    told = write_jsonl(
+        tmp_path / "truth.jsonl",
+        [{"id": f"s{number}", "flaw": "swapped" if number % 2 else "cut"} for number in range(4, 12)],
+    )
+    with history(tmp_path / "rough") as h:
+        found = collect(h, truth=str(told))
+    (only,) = found.rounds
+    assert isinstance(only, FilterRound)
+    assert [(arm.name, len(arm.losses)) for arm in only.arms] == [
+        ("nothing (the base model)", 1),
+        ("what was kept", 1),
+        ("all rows", 1),
+        ("random subsets of the same size", 1),
+    ]
+    (against,) = found.truth
+    higher = {one.signal: one.higher_is_right for one in against.signals}
+    assert higher["cross_gain"]
+    assert not higher["cross_max_nll"]
+    assert "ifd_ratio" not in higher, "it was not measured"
+    assert all(one.by_flaw.keys() == {"swapped", "cut"} for one in against.signals)
+    assert only.actions == {"keep": 28, "drop": 11, "trusted": 4}
+    assert only.left_out == 8
+    assert len(only.dropped) == 11
+    page = render(found)
+    for words in ("What was kept is not better than chance", "gain by models that did not see the row", "trusted row"):
+        assert words in page
+    assert page.count("trained on all folds but") == 2
+    with history(tmp_path / "rough") as h:
+        assert [model.round for model in h.models()] == [0, 1, 2, 3, 4, RANDOM]

@@ -1,0 +1,40 @@
+"""Which model is taken by its losses on trusted rows; numbers worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from burnish.coordinator.policy.choice import choose
+
+NOTHING = {"a": (2.0, 2), "b": (4.0, 4), "c": (6.0, 2)}  # 12 nats over 8 tokens
+
+
+def test_the_difference_is_over_tokens_and_its_error_that_of_the_paired_rows() -> None:
+    other = {"a": (1.0, 2), "b": (4.0, 4), "c": (3.0, 2)}
+    choice = choose(NOTHING, [other], errors=1.0)
+    nothing, tried = choice.tried
+    assert (nothing.loss, nothing.difference, nothing.error) == (1.5, 0.0, 0.0)
+    assert (tried.loss, tried.difference) == (1.0, -0.5)
+    # Gained -1, 0, -3, of which -1, -2, -1 are expected: 0, 2, -2 are left; 8 · 3/2 under the root, over 8 tokens.
+    assert tried.error == pytest.approx(math.sqrt(12) / 8)
+    assert choice.place == 1
+    assert choose(NOTHING, [other], errors=2.0).place == 0, "0.5 is not beyond two errors of 0.43"
+
+
+def test_the_lowest_of_those_that_are_better_beyond_chance_is_taken() -> None:
+    less = {name: (nats * 0.9, tokens) for name, (nats, tokens) in NOTHING.items()}
+    least = {name: (nats * 0.8, tokens) for name, (nats, tokens) in NOTHING.items()}
+    worse = {name: (nats * 1.1, tokens) for name, (nats, tokens) in NOTHING.items()}
+    assert choose(NOTHING, [worse, less, least], errors=1.0).place == 3
+    assert choose(NOTHING, [worse], errors=0.0).place == 0
+    assert choose(NOTHING, [dict(NOTHING)], errors=0.0).place == 0, "as good is not better"
+
+
+def test_what_a_model_could_not_score_counts_for_none() -> None:
+    other = {"a": (1.0, 2), "b": (3.0, 4)}
+    assert [one.loss for one in choose(NOTHING, [other], errors=0.0).tried] == [1.0, pytest.approx(4 / 6)]
+    assert choose(NOTHING, [{"a": (0.0, 2)}], errors=0.0).place == 0, "one row has no error that could be told"
+    with pytest.raises(ValueError, match="no trusted row was scored by all"):
+        choose(NOTHING, [{"z": (1.0, 1)}], errors=1.0)
