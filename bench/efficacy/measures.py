@@ -1,4 +1,4 @@
-"""What weights are worth, given the truth; and numbers over seeds. Pure."""
+"""How well an arm tells wrong rows from right ones, given the truth; and numbers over seeds. Pure."""
 
 from __future__ import annotations
 
@@ -15,36 +15,46 @@ class Spread:
 
     mean: float
     deviation: float
-    values: tuple[float, ...]
 
 
 def spread(values: Sequence[float]) -> Spread:
     """Of at least one value."""
-    return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0, tuple(values))
+    return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0)
 
 
-def judge_weights(
-    weights: Mapping[str, float], kept: Collection[str], flaws: Mapping[str, str], kinds: Sequence[str]
-) -> dict[str, float]:
-    """Of the rows with a weight: the AUROC against the truth, of all wrong rows and of each kind of flaw; the share of
-    all wrong rows that were kept, and the share of wrong rows among what was kept. `flaws`: by row, those of wrong
-    ones. What cannot be told is left out."""
-    found: dict[str, float | None] = {"AUROC": _against(weights, flaws, kinds)}
-    found |= {f"AUROC, {kind}": _against(weights, flaws, [kind]) for kind in kinds}
-    wrong_kept = sum(name in flaws for name in kept)
-    if flaws:
-        found["wrong rows kept"] = wrong_kept / len(flaws)
-    if kept:
-        found["wrong among kept"] = wrong_kept / len(kept)
-    return {name: value for name, value in found.items() if value is not None}
+@dataclass(frozen=True)
+class Detection:
+    """`auroc` of the trust in right rows against wrong ones; `precision`: wrong among dropped; `recall`: dropped among
+    wrong. `by_kind`: of each kind of flaw, the recall; `auroc_by_kind`: right rows against those alone. None where it
+    cannot be told."""
+
+    auroc: float | None
+    precision: float | None
+    recall: float | None
+    by_kind: Mapping[str, float]
+    auroc_by_kind: Mapping[str, float]
 
 
-def _against(weights: Mapping[str, float], flaws: Mapping[str, str], kinds: Collection[str]) -> float | None:
+def detection(trust: Mapping[str, float], dropped: Collection[str], flaws: Mapping[str, str]) -> Detection:
+    """`trust`: of the rows that have any, how much the arm trusts them. `dropped`: rows that are not in its data as
+    they came. `flaws`: the kind of flaw, of wrong rows."""
+    kinds = sorted(set(flaws.values()))
+    found = {row for row in dropped if row in flaws}
+    by_kind = {}
+    for kind in kinds:
+        of_kind = [row for row, flaw in flaws.items() if flaw == kind]
+        by_kind[kind] = sum(row in found for row in of_kind) / len(of_kind)
+    against = {kind: _against(trust, flaws, [kind]) for kind in kinds}
+    return Detection(
+        auroc=_against(trust, flaws, kinds),
+        precision=len(found) / len(dropped) if dropped else None,
+        recall=len(found) / len(flaws) if flaws else None,
+        by_kind=by_kind,
+        auroc_by_kind={kind: value for kind, value in against.items() if value is not None},
+    )
+
+
+def _against(trust: Mapping[str, float], flaws: Mapping[str, str], kinds: Collection[str]) -> float | None:
     """AUROC of the right rows against those with a flaw of these kinds."""
-    told = [(value, name in flaws) for name, value in weights.items() if name not in flaws or flaws[name] in kinds]
+    told = [(value, row in flaws) for row, value in trust.items() if row not in flaws or flaws[row] in kinds]
     return auroc([value for value, _ in told], [wrong for _, wrong in told])
-
-
-def differences(losses: Sequence[Mapping[str, float]], arm: str, peer: str) -> list[float]:
-    """What `arm` is above `peer`, seed by seed, where both are there."""
-    return [one[arm] - one[peer] for one in losses if arm in one and peer in one]

@@ -1,70 +1,153 @@
-"""What the parts of a seed have found so far: from the ledger of the recipes, and from what the plain part wrote."""
+"""What the arms of a cell have found so far, read from the cell's ledger and its models' answers."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from bench.efficacy.measures import judge_weights
-from bench.efficacy.order import PLAIN, Order, Outcome
-from burnish.coordinator.errors import LedgerError
+import numpy as np
+
+from bench.efficacy.answers import asked, samples, scored
+from bench.efficacy.arms import ARMS, Arm, Kind, control_of
+from bench.efficacy.cell import Cell
+from bench.efficacy.costs import cost, rates, seconds_of
+from bench.efficacy.gap import HeldOut
+from bench.efficacy.measures import Detection, detection
+from bench.efficacy.runs import Planned, arm_runs, control_runs, last_model, made
+from bench.efficacy.trust import Trust
+from burnish.coordinator.content import sample_hash
 from burnish.coordinator.history import RunHistory
-from burnish.coordinator.recipes.bds import loop as rounds
 
 
-def learning(recipe: str) -> str:
-    """The arm that is the model which the weights were learnt with."""
-    return f"{recipe}, while learning"
+@dataclass(frozen=True)
+class Measured:
+    """One arm. `losses`: nats and tokens of held-out rows; `scores`: of those that were answered, None where they were
+    not. `rows`: trained on. `trained_seconds`: its last training; `seconds`: all from the data to its model."""
+
+    kind: Kind
+    losses: HeldOut
+    scores: HeldOut | None
+    rows: int
+    trained_seconds: float
+    seconds: float
+    detection: Detection | None = None
 
 
-def chance(recipe: str) -> str:
-    """The arm of random rows, as many as a recipe has in the end."""
-    return f"random, as {recipe}"
+@dataclass(frozen=True)
+class Found:
+    """A cell. `rows`: to train on, `wrong` of them with a flaw; `base_loss`: held out, of the base model."""
+
+    cell: Cell
+    rows: int
+    wrong: int
+    base_loss: float | None = None
+    arms: dict[str, Measured] = field(default_factory=dict)
 
 
-def found_by(order: Order) -> Outcome:
-    """By one part. Arms that recipes share have the same name, and the first recipe tells."""
-    if order.part == PLAIN:
-        return Outcome.read(order.outcome)
-    found = _Found()
-    for recipe in order.recipes:
-        try:
-            with RunHistory.open(order.recipe_dir(recipe)) as history:
-                _read(history, recipe, order.files.flaws(), found)
-        except LedgerError:  # not begun
-            continue
-    return Outcome(found.losses, found.weights, found.seconds)
+def read_cell(cell: Cell) -> Found:
+    """What there is of it. Arms that have not ended are absent, and so are controls not all of whose draws have."""
+    flaws = cell.files.flaws()
+    names = [row.id for row in samples(cell.files.training)]
+    arms = [run for run in arm_runs(cell) if made(run.folder) is not None]
+    reader = _Reader.of(cell, flaws, arms)
+    found: dict[str, Measured] = {}
+    controls: dict[int, Measured | None] = {}
+    for run in arms:
+        arm = ARMS[run.name]
+        found[run.name] = reader.read(run, arm)
+        rows = found[run.name].rows
+        if arm.chooses and cell.random_subsets:
+            if rows not in controls:
+                controls[rows] = _control(cell, reader, rows)
+            control = controls[rows]
+            if control is not None:
+                found[control_of(run.name)] = control
+    return Found(cell, len(names), len(flaws), reader.base_loss, found)
+
+
+def _control(cell: Cell, reader: _Reader, rows: int) -> Measured | None:
+    """The mean over the draws; None where one has not ended."""
+    runs = list(control_runs(cell, rows))
+    if any(made(run.folder) is None for run in runs):
+        return None
+    drawn = [reader.read(run, None) for run in runs]
+    scores = [one.scores for one in drawn if one.scores is not None]
+    return Measured(
+        kind=Kind.CONTROL,
+        losses=_mean([one.losses for one in drawn]),
+        scores=_mean(scores) if len(scores) == len(drawn) else None,
+        rows=rows,
+        trained_seconds=sum(one.trained_seconds for one in drawn) / len(drawn),
+        seconds=sum(one.seconds for one in drawn) / len(drawn),
+    )
+
+
+def _mean(draws: Sequence[HeldOut]) -> HeldOut:
+    """Row by row; of a mean over tokens this is exact, for all have the same rows."""
+    return HeldOut(np.mean([one.values for one in draws], axis=0), draws[0].sizes)
 
 
 @dataclass
-class _Found:
-    losses: dict[str, float] = field(default_factory=dict)
-    weights: dict[str, dict[str, float]] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
+class _Reader:
+    """What reading one run of a cell takes from the others."""
 
+    cell: Cell
+    flaws: Mapping[str, str]
+    per_item: Mapping[str, float]
+    base_loss: float | None = None
 
-def _read(history: RunHistory, recipe: str, flaws: dict[str, str], found: _Found) -> None:
-    """Adds what a recipe that learns weights has measured; all that do have the same rounds."""
-    names = {
-        0: "base",
-        rounds.D: learning(recipe),
-        rounds.S: recipe,
-        rounds.DIRECT: "direct mix",
-        rounds.VALIDATION_ONLY: "validation alone",
-    }
-    drawn = []
-    for model in history.models():
-        if model.eval_loss is None:
-            continue
-        if model.round >= rounds.RANDOM:
-            drawn.append(model.eval_loss)
-            continue
-        found.losses.setdefault(names[model.round], model.eval_loss)
-        if (took := model.detail.get("seconds")) is not None:
-            found.seconds.setdefault(names[model.round], float(str(took)))
-    if drawn:
-        found.losses[chance(recipe)] = sum(drawn) / len(drawn)
-    steps = history.weight_steps(rounds.D)
-    if steps:
-        logits = {name: one.logit for name, one in history.weights(rounds.D, steps[-1]).items()}
-        kept = {row.source_row_id for row in history.rows(rounds.S) if row.origin == "source"}
-        found.weights[recipe] = judge_weights(logits, kept, flaws, sorted(set(flaws.values())))
+    @classmethod
+    def of(cls, cell: Cell, flaws: Mapping[str, str], runs: Sequence[Planned]) -> _Reader:
+        """Of a cell with these runs."""
+        steps = []
+        for folder in dict.fromkeys(run.folder for run in runs):
+            with RunHistory.open(folder) as history:
+                steps += history.steps()
+        return cls(cell, flaws, rates(steps))
+
+    def read(self, run: Planned, arm: Arm | None) -> Measured:
+        """One run that has ended, of an arm or, for None, of random rows. Raises SystemExit where a held-out row was
+        not scored."""
+        with RunHistory.open(run.folder) as history:
+            models = history.models()
+            self.base_loss = next((one.eval_loss for one in models if one.role == "base"), self.base_loss)
+            model = last_model(history)
+            answered = asked(self.cell)
+            scores = scored(self.cell, model.digest, answered)
+            trained_here = {one.round for one in models if history.training_events(one.round)}
+            return Measured(
+                kind=arm.kind if arm else Kind.CONTROL,
+                losses=self._losses(history, run.name),
+                scores=None if scores is None else HeldOut(np.array(scores), np.ones(len(scores))),
+                rows=history.datasets()[-1].num_rows,
+                trained_seconds=seconds_of(model),
+                seconds=cost(history.steps(), models, trained_here, self.per_item),
+                detection=self._detection(history, arm.trust) if arm and arm.chooses else None,
+            )
+
+    def _losses(self, history: RunHistory, name: str) -> HeldOut:
+        hashes = list(dict.fromkeys(sample_hash(row.messages) for row in samples(self.cell.files.held_out)))
+        last = history.datasets()[-1].round
+        step = next(one for one in history.steps() if (one.round, one.name) == (last, "evaluate"))
+        version = step.detail["model"]
+        assert isinstance(version, dict)
+        found = history.response_losses(hashes, version["digest"], version["chat_template_digest"])
+        failed = [one for one in hashes if one not in found]
+        if failed:
+            raise SystemExit(
+                f"{self.cell}, {name}: {len(failed)} held-out rows were not scored, the first: {failed[0]}"
+            )
+        values, sizes = zip(*(found[one] for one in hashes), strict=True)
+        return HeldOut(np.array(values, dtype=float), np.array(sizes, dtype=float))
+
+    def _detection(self, history: RunHistory, trust: Trust | None) -> Detection:
+        """Rows that are in the last data set as they came are kept; all others were dropped, or given another text."""
+        given, last = history.rows(1), history.rows(history.datasets()[-1].round)
+        there = {(row.source_row_id, row.sample_hash) for row in last}
+        dropped = {row.row_id for row in given if (row.row_id, row.sample_hash) not in there}
+        values = {}
+        for one in history.decisions(1) if trust else ():
+            value = trust(one.signals) if trust else None
+            if value is not None:
+                values[one.row_id] = value
+        return detection(values, dropped, self.flaws)

@@ -246,6 +246,19 @@ class RunHistory:
         key = found[0] if found else None
         return dict(key) if isinstance(key, dict) else {}
 
+    def response_losses(
+        self, hashes: Sequence[str], model_digest: str, template_digest: str
+    ) -> dict[str, tuple[float, int]]:
+        """By sample, the loss of all response tokens together under a model (nats), and how many tokens these are;
+        absent where it was not scored."""
+        rows = self._ledger.select(
+            "SELECT s.sample_hash, s.sum_nll, s.num_tokens FROM wanted w JOIN score s ON s.sample_hash = w.key"
+            " WHERE s.model_digest = ? AND s.template_digest = ? AND s.code = 0",
+            (model_digest, template_digest),
+            keys=hashes,
+        )
+        return {name: (loss, count) for name, loss, count in rows}
+
     def failures(self, round_number: int) -> list[FailureRecord]:
         """What went wrong in a round, by step and reason, over distinct samples; most frequent first."""
         rows = self._ledger.select(_FAILURES, {"run": self.run_id, "round": round_number})

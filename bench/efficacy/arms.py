@@ -1,0 +1,185 @@
+"""The arms: what is done to the data before a model is trained on them, each a recipe and its settings.
+
+All are runs of one ledger in a cell. An arm whose recipe is not in this build is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from bench.efficacy.cell import Cell
+from bench.efficacy.plain import PLAIN, PlainSettings
+from bench.efficacy.scores import answer_tokens
+from bench.efficacy.task import Files
+from bench.efficacy.trust import Trust, high, low
+from burnish.coordinator.content import digest_of
+from burnish.coordinator.formats import find_files
+from burnish.coordinator.formats.files import digest_files
+from burnish.coordinator.recipes.base import RecipeSettings
+from burnish.coordinator.recipes.registry import METHODS, settings_of
+
+
+class Kind(StrEnum):
+    """What an arm is there for."""
+
+    NOTHING = "nothing"  # what happens where nobody looks at the data
+    ORACLE = "oracle"  # what could be had by knowing what is wrong
+    CONTROL = "control"  # as many rows, drawn at random
+    BASELINE = "baseline"  # the simple things that people do
+    RECIPE = "recipe"
+    COMBINATION = "combination"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an arm costs beside its evaluation: `train` and `score` in passes over all training rows, a training of all
+    epochs being one pass of the first; `learn` in passes of one epoch; `generate` in answers for each row. `shared`:
+    what other arms need too, by name in `SHARED`."""
+
+    train: float = 0.0
+    learn: float = 0.0
+    score: float = 0.0
+    generate: float = 0.0
+    shared: tuple[str, ...] = ()
+
+
+SHARED: Mapping[str, Work] = {
+    "base scores": Work(score=1.0),
+    "scores without prompts": Work(score=0.5),
+    "folds": Work(train=1.0, score=1.0),
+    "features": Work(score=1.0),
+}
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """How long things may be: a row, and an answer of its task."""
+
+    row: int
+    answer: int
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm. `data`: what the recipe is given. `trusted`: whether it is also given the clean set. `trust`: of a row's
+    signals in the ledger, what is the higher the more its recipe trusts the row."""
+
+    kind: Kind
+    recipe: str = PLAIN
+    settings: Callable[[Tokens], Mapping[str, Any]] = lambda most: {}
+    data: Callable[[Files], Sequence[Path]] = lambda files: [files.training]
+    trusted: bool = False
+    trust: Trust | None = None
+    work: Work = Work(train=1.0)
+
+    @property
+    def chooses(self) -> bool:
+        """Whether it leaves out rows by what it finds in them, so that chance is a rival."""
+        return self.recipe != PLAIN
+
+
+NOISY, ORACLE = "all rows", "right rows only"
+_KEPT = 0.7  # of the rows, about what recipes train on; for the reckoning of their work
+_GREEDY = {"temperature": 0.0, "top_p": 1.0, "top_k": 0}
+_ALL_SIGNALS = ("base scores", "scores without prompts", "folds")
+_SAMPLED = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
+
+
+def _filter(signal: str, *shared: str, kind: Kind = Kind.BASELINE, trusted: bool = False, **more: Any) -> Arm:
+    settings = {"signal": signal, **more}
+    work = Work(_KEPT, shared=shared)
+    return Arm(kind, "filter", lambda most: settings, trusted=trusted, trust=high(signal), work=work)
+
+
+ARMS: Mapping[str, Arm] = {
+    NOISY: Arm(Kind.NOTHING),
+    ORACLE: Arm(Kind.ORACLE, data=lambda files: [files.right], work=Work(_KEPT)),
+    "direct mix": Arm(Kind.BASELINE, data=lambda files: [files.training, files.validation]),
+    "validation alone": Arm(Kind.BASELINE, data=lambda files: [files.validation], work=Work(0.1)),
+    "longest": _filter("length"),
+    "perplexity": _filter("loss", "base scores"),
+    "ifd": _filter("ifd", "base scores", "scores without prompts"),
+    "pmi": _filter("pmi", "base scores", "scores without prompts"),
+    "cross loss": _filter("cross_loss", "folds", kind=Kind.RECIPE),
+    "cross gain": _filter("cross_gain", "base scores", "folds", kind=Kind.RECIPE),
+    "calibrated": _filter("calibrated", *_ALL_SIGNALS, kind=Kind.RECIPE, trusted=True),
+    "mads": Arm(Kind.RECIPE, "mads", work=Work(_KEPT, shared=("features",))),
+    "middo": Arm(
+        Kind.RECIPE,
+        "middo",
+        lambda most: {"max_attempts": 1, "rewrite": {**_SAMPLED, "max_tokens": most.row}},
+        trust=low("loss_post"),
+        work=Work(train=2.0, score=8.0, generate=0.5),
+    ),
+    "clear": Arm(
+        Kind.RECIPE,
+        "clear",
+        lambda most: {"tier": "fast", "propose": {**_GREEDY, "max_tokens": most.answer}},
+        trust=high("confidence"),
+        work=Work(train=0.5 + _KEPT, score=5.0, generate=0.5),
+    ),
+    # Learning weights takes a step on the clean set for each on the data, for three epochs.
+    "bds": Arm(Kind.RECIPE, "bds", trusted=True, trust=high("logit"), work=Work(_KEPT, learn=6.0)),
+    "bmo": Arm(
+        Kind.RECIPE,
+        "bmo",
+        lambda most: {"max_answer_tokens": most.answer},
+        trusted=True,
+        trust=high("logit"),
+        work=Work(_KEPT, learn=6.5, generate=1.2),
+    ),
+    "auto": Arm(Kind.RECIPE, "auto", trusted=True, trust=low("rank"), work=Work(_KEPT, shared=_ALL_SIGNALS)),
+    "confidence → coverage → weights": _filter(
+        "cross_loss", "folds", "features", kind=Kind.COMBINATION, keep=0.85, hold_size=0.7, weighted=True
+    ),
+}
+
+
+def control_of(name: str) -> str:
+    """The arm of random rows, as many as another arm has in the end."""
+    return f"random, as {name}"
+
+
+def there(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Of these arms, in the table's order, those whose recipe this build has, and those that it lacks."""
+    asked = [name for name in ARMS if name in names]
+    known = [name for name in asked if not ARMS[name].chooses or ARMS[name].recipe in METHODS]
+    return known, [name for name in asked if name not in known]
+
+
+def settings_for(cell: Cell, name: str) -> RecipeSettings:
+    """What an arm's run is made by. Raises InputError where a setting is wrong."""
+    arm = ARMS[name]
+    kind = settings_of(arm.recipe) if arm.chooses else PlainSettings
+    validation = [str(cell.files.validation)]
+    trusted = {"validation": validation, "trusted": validation} if arm.trusted else {}
+    # No recipe trains what it is compared with: these are arms of their own.
+    offered = {"keep": cell.keep, "budget": cell.keep, "compare": False, "compare_full": False, "random_subsets": 0}
+    values = {key: value for key, value in {**offered, **trusted}.items() if key in kind.model_fields}
+    own = arm.settings(Tokens(cell.max_tokens, answer_tokens(cell.task, cell.max_tokens)))
+    return kind.parse({**_common(cell, arm.data(cell.files)), **values, **own, **cell.settings.get(name, {})})
+
+
+def plain_settings(cell: Cell, data: Path) -> PlainSettings:
+    """Of a training on other rows than an arm of the table has."""
+    return PlainSettings.parse(_common(cell, [data]))
+
+
+def run_folder(cell: Cell, settings: RecipeSettings) -> Path:
+    """Where a run of these settings is; the same for arms that are the same run, as at no noise."""
+    digests = {name: digest_files(find_files(paths)) if paths else "" for name, paths in settings.files().items()}
+    return cell.runs / f"{settings.RECIPE}-{digest_of(settings.identity(digests))[:12]}"
+
+
+def _common(cell: Cell, data: Sequence[Path]) -> dict[str, Any]:
+    return {
+        "data": [str(path) for path in data],
+        "holdout": [str(cell.files.held_out)],
+        "model": cell.model,
+        "seed": cell.seed,
+        "training": {**cell.training, "seed": cell.seed},
+    }

@@ -1,0 +1,161 @@
+"""How much of everything at each size, and how long it will take, reckoned in tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bench.efficacy.arms import ARMS, NOISY, ORACLE, SHARED, Work
+from bench.efficacy.scores import SCORES
+from bench.efficacy.tasks import TASKS
+
+# What needs no answers of the model, or few: none of them takes more than a few trainings.
+CHEAP = (NOISY, ORACLE, "longest", "perplexity", "ifd", "pmi", "cross loss", "cross gain", "calibrated", "auto")
+
+
+@dataclass(frozen=True)
+class Size:
+    """`max_tokens`: of a right row, prompt and answer. `score_rows`: of the held-out rows, how many are answered."""
+
+    tasks: tuple[str, ...]
+    noise: tuple[float, ...]
+    arms: tuple[str, ...]
+    rows: int
+    validation_rows: int
+    held_out_rows: int
+    score_rows: int
+    seeds: int
+    max_tokens: int
+    random_subsets: int
+    epochs: float
+    learning_rate: float
+    batch_size: int
+    engine: str
+    dtype: str
+
+
+SIZES = {
+    "small": Size(
+        tasks=("procedural",),
+        noise=(0.3,),
+        arms=CHEAP,
+        rows=160,
+        validation_rows=40,
+        held_out_rows=80,
+        score_rows=40,
+        seeds=3,
+        max_tokens=256,
+        random_subsets=1,
+        epochs=1.0,
+        learning_rate=1e-4,
+        batch_size=8,
+        engine="transformers",
+        dtype="float32",
+    ),
+    "full": Size(
+        tasks=tuple(TASKS),
+        noise=(0.0, 0.3),
+        arms=tuple(ARMS),
+        rows=1000,
+        validation_rows=100,
+        held_out_rows=300,
+        score_rows=200,
+        seeds=3,
+        max_tokens=512,
+        random_subsets=2,
+        epochs=2.0,
+        learning_rate=5e-5,
+        batch_size=16,
+        engine="transformers",
+        dtype="float32",
+    ),
+    "gpu": Size(
+        tasks=tuple(TASKS),
+        noise=(0.0, 0.1, 0.3, 0.5),
+        arms=tuple(ARMS),
+        rows=2000,
+        validation_rows=100,
+        held_out_rows=300,
+        score_rows=300,
+        seeds=3,
+        max_tokens=512,
+        random_subsets=2,
+        epochs=2.0,
+        learning_rate=5e-5,
+        batch_size=16,
+        engine="vllm",
+        dtype="float32",
+    ),
+}
+
+# Of SmolLM2-135M in the transformers engine on two slow cores, tokens per second; and seconds to begin a training, to
+# load its model for scoring and answering, and to start a cell's services.
+TRAINED, READ, GENERATED = 200.0, 700.0, 40.0
+PER_MODEL, PER_CELL = 20.0, 20.0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of all cells together: models to be trained, tokens trained on, read and generated, and the seconds that two slow
+    cores take for them."""
+
+    cells: int = 0
+    models: float = 0.0
+    trained: float = 0.0
+    read: float = 0.0
+    generated: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """See the constants above."""
+        working = self.trained / TRAINED + self.read / READ + self.generated / GENERATED
+        return working + self.models * PER_MODEL + self.cells * PER_CELL
+
+    def __add__(self, other: Estimate) -> Estimate:
+        return Estimate(
+            self.cells + other.cells,
+            self.models + other.models,
+            self.trained + other.trained,
+            self.read + other.read,
+            self.generated + other.generated,
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"{self.cells} cells, {self.models:.0f} models: {self.trained / 1000:,.0f} thousand tokens to train on,"
+            f" {self.read / 1000:,.0f} to read, {self.generated / 1000:,.0f} to write; about {self.seconds / 60:,.0f}"
+            " minutes for SmolLM2-135M on two slow cores"
+        )
+
+
+def estimate(
+    task: str,
+    arms: Sequence[str],
+    *,
+    rows: int,
+    tokens: float,
+    answer: float,
+    held_out: int,
+    score_rows: int,
+    epochs: float,
+    random_subsets: int,
+) -> Estimate:
+    """Of one cell whose rows have `tokens` tokens, `answer` of them in the answer. Arms that keep as many rows are
+    taken to share their control, the others to have one each."""
+    chosen = [ARMS[name] for name in arms]
+    shared = {name for arm in chosen for name in arm.work.shared}
+    # Recipes that change texts, or that keep what passes a line, have as many rows as nobody knows before.
+    sizes = {arm.recipe if arm.recipe in ("middo", "clear", "auto") else "kept" for arm in chosen if arm.chooses}
+    controls = [Work(train=0.7)] * (random_subsets * len(sizes))
+    work = [*(arm.work for arm in chosen), *controls, *(SHARED[name] for name in shared)]
+    models = len(chosen) + len(controls) + 2 * ("folds" in shared) + sum(one.learn > 0 or one.train > 1 for one in work)
+    evaluated = len(chosen) + len(controls)
+    answers = min(score_rows, held_out) * evaluated if task in SCORES else 0
+    passes = sum(one.train * epochs + one.learn for one in work)
+    return Estimate(
+        cells=1,
+        models=models,
+        trained=rows * tokens * passes,
+        read=rows * tokens * sum(one.score for one in work) + held_out * tokens * evaluated + answers * tokens,
+        generated=answer * (answers + rows * sum(one.generate for one in work)),
+    )
