@@ -36,11 +36,11 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Work:
-    """What an arm costs beside its evaluation: `train` and `score` in passes over all training rows, a training of all
-    epochs being one pass of the first; `learn` in passes of one epoch; `generate` in answers for each row. `shared`:
-    what other arms need too, by name in `SHARED`."""
+    """What an arm costs beside being evaluated. `trainings`: the share of the rows that each is on. `learn`: passes
+    over all rows while weights are learnt. `score`: passes over all rows that are read. `generate`: answers to each row.
+    `shared`: what other arms need too, by name in `SHARED`."""
 
-    train: float = 0.0
+    trainings: tuple[float, ...] = (0.7,)  # about what recipes keep
     learn: float = 0.0
     score: float = 0.0
     generate: float = 0.0
@@ -48,10 +48,10 @@ class Work:
 
 
 SHARED: Mapping[str, Work] = {
-    "base scores": Work(score=1.0),
-    "scores without prompts": Work(score=0.5),
-    "folds": Work(train=1.0, score=1.0),
-    "features": Work(score=1.0),
+    "base scores": Work((), score=1.0),
+    "scores without prompts": Work((), score=0.5),
+    "folds": Work((0.5, 0.5), score=1.0),
+    "features": Work((), score=1.0),
 }
 
 
@@ -74,7 +74,7 @@ class Arm:
     data: Callable[[Files], Sequence[Path]] = lambda files: [files.training]
     trusted: bool = False
     trust: Trust | None = None
-    work: Work = Work(train=1.0)
+    work: Work = Work()
 
     @property
     def chooses(self) -> bool:
@@ -83,7 +83,6 @@ class Arm:
 
 
 NOISY, ORACLE = "all rows", "right rows only"
-_KEPT = 0.7  # of the rows, about what recipes train on; for the reckoning of their work
 _GREEDY = {"temperature": 0.0, "top_p": 1.0, "top_k": 0}
 _ALL_SIGNALS = ("base scores", "scores without prompts", "folds")
 _SAMPLED = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
@@ -91,15 +90,15 @@ _SAMPLED = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
 
 def _filter(signal: str, *shared: str, kind: Kind = Kind.BASELINE, trusted: bool = False, **more: Any) -> Arm:
     settings = {"signal": signal, **more}
-    work = Work(_KEPT, shared=shared)
+    work = Work(shared=shared)
     return Arm(kind, "filter", lambda most: settings, trusted=trusted, trust=high(signal), work=work)
 
 
 ARMS: Mapping[str, Arm] = {
-    NOISY: Arm(Kind.NOTHING),
-    ORACLE: Arm(Kind.ORACLE, data=lambda files: [files.right], work=Work(_KEPT)),
-    "direct mix": Arm(Kind.BASELINE, data=lambda files: [files.training, files.validation]),
-    "validation alone": Arm(Kind.BASELINE, data=lambda files: [files.validation], work=Work(0.1)),
+    NOISY: Arm(Kind.NOTHING, work=Work((1.0,))),
+    ORACLE: Arm(Kind.ORACLE, data=lambda files: [files.right]),
+    "direct mix": Arm(Kind.BASELINE, data=lambda files: [files.training, files.validation], work=Work((1.0,))),
+    "validation alone": Arm(Kind.BASELINE, data=lambda files: [files.validation], work=Work((0.1,))),
     "longest": _filter("length"),
     "perplexity": _filter("loss", "base scores"),
     "ifd": _filter("ifd", "base scores", "scores without prompts"),
@@ -107,32 +106,32 @@ ARMS: Mapping[str, Arm] = {
     "cross loss": _filter("cross_loss", "folds", kind=Kind.RECIPE),
     "cross gain": _filter("cross_gain", "base scores", "folds", kind=Kind.RECIPE),
     "calibrated": _filter("calibrated", *_ALL_SIGNALS, kind=Kind.RECIPE, trusted=True),
-    "mads": Arm(Kind.RECIPE, "mads", work=Work(_KEPT, shared=("features",))),
+    "mads": Arm(Kind.RECIPE, "mads", work=Work(shared=("features",))),
     "middo": Arm(
         Kind.RECIPE,
         "middo",
         lambda most: {"max_attempts": 1, "rewrite": {**_SAMPLED, "max_tokens": most.row}},
         trust=low("loss_post"),
-        work=Work(train=2.0, score=8.0, generate=0.5),
+        work=Work((1.0, 1.0), score=8.0, generate=0.5),
     ),
     "clear": Arm(
         Kind.RECIPE,
         "clear",
         lambda most: {"tier": "fast", "propose": {**_GREEDY, "max_tokens": most.answer}},
         trust=high("confidence"),
-        work=Work(train=0.5 + _KEPT, score=5.0, generate=0.5),
+        work=Work((0.5, 0.7), score=5.0, generate=0.5),
     ),
     # Learning weights takes a step on the clean set for each on the data, for three epochs.
-    "bds": Arm(Kind.RECIPE, "bds", trusted=True, trust=high("logit"), work=Work(_KEPT, learn=6.0)),
+    "bds": Arm(Kind.RECIPE, "bds", trusted=True, trust=high("logit"), work=Work(learn=6.0)),
     "bmo": Arm(
         Kind.RECIPE,
         "bmo",
         lambda most: {"max_answer_tokens": most.answer},
         trusted=True,
         trust=high("logit"),
-        work=Work(_KEPT, learn=6.5, generate=1.2),
+        work=Work(learn=6.5, generate=1.2),
     ),
-    "auto": Arm(Kind.RECIPE, "auto", trusted=True, trust=low("rank"), work=Work(_KEPT, shared=_ALL_SIGNALS)),
+    "auto": Arm(Kind.RECIPE, "auto", trusted=True, trust=low("rank"), work=Work(shared=_ALL_SIGNALS)),
     "confidence → coverage → weights": _filter(
         "cross_loss", "folds", "features", kind=Kind.COMBINATION, keep=0.85, hold_size=0.7, weighted=True
     ),

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.efficacy.arms import ARMS, NOISY, ORACLE, SHARED, Work
+from bench.efficacy.rows import Fitting
 from bench.efficacy.scores import SCORES
 from bench.efficacy.tasks import TASKS
 
-# What needs no answers of the model, or few: none of them takes more than a few trainings.
-CHEAP = (NOISY, ORACLE, "longest", "perplexity", "ifd", "pmi", "cross loss", "cross gain", "calibrated", "auto")
+# What needs no answers of the model, and few trainings.
+CHEAP = (NOISY, ORACLE, "longest", "perplexity", "ifd", "cross loss", "auto")
 
 
 @dataclass(frozen=True)
 class Size:
-    """`max_tokens`: of a right row, prompt and answer. `score_rows`: of the held-out rows, how many are answered."""
+    """`max_tokens`: of a right row, prompt and answer. `score_rows`: of the held-out rows, how many are answered.
+    `steps`: of the optimiser, for all models alike; 0: as many as `epochs` passes over what each has."""
 
     tasks: tuple[str, ...]
     noise: tuple[float, ...]
@@ -28,6 +31,7 @@ class Size:
     max_tokens: int
     random_subsets: int
     epochs: float
+    steps: int
     learning_rate: float
     batch_size: int
     engine: str
@@ -41,12 +45,13 @@ SIZES = {
         arms=CHEAP,
         rows=160,
         validation_rows=40,
-        held_out_rows=80,
-        score_rows=40,
+        held_out_rows=60,
+        score_rows=30,
         seeds=3,
         max_tokens=256,
         random_subsets=1,
         epochs=1.0,
+        steps=16,
         learning_rate=1e-4,
         batch_size=8,
         engine="transformers",
@@ -64,6 +69,7 @@ SIZES = {
         max_tokens=512,
         random_subsets=2,
         epochs=2.0,
+        steps=0,
         learning_rate=5e-5,
         batch_size=16,
         engine="transformers",
@@ -81,6 +87,7 @@ SIZES = {
         max_tokens=512,
         random_subsets=2,
         epochs=2.0,
+        steps=0,
         learning_rate=5e-5,
         batch_size=16,
         engine="vllm",
@@ -88,9 +95,9 @@ SIZES = {
     ),
 }
 
-# Of SmolLM2-135M in the transformers engine on two slow cores, tokens per second; and seconds to begin a training, to
-# load its model for scoring and answering, and to start a cell's services.
-TRAINED, READ, GENERATED = 200.0, 700.0, 40.0
+# Of SmolLM2-135M in the transformers engine on two slow cores: tokens per second; and seconds to begin a training and
+# to load its model for scoring and answering, and to start a cell's services.
+TRAINED, READ, GENERATED = 200.0, 700.0, 100.0
 PER_MODEL, PER_CELL = 20.0, 20.0
 
 
@@ -129,33 +136,26 @@ class Estimate:
 
 
 def estimate(
-    task: str,
-    arms: Sequence[str],
-    *,
-    rows: int,
-    tokens: float,
-    answer: float,
-    held_out: int,
-    score_rows: int,
-    epochs: float,
-    random_subsets: int,
+    task: str, arms: Sequence[str], rows: Fitting, given: Size | Namespace, num_rows: int | None = None
 ) -> Estimate:
-    """Of one cell whose rows have `tokens` tokens, `answer` of them in the answer. Arms that keep as many rows are
-    taken to share their control, the others to have one each."""
+    """Of one cell. Arms that keep as many rows are taken to share their control; those of which nobody knows before how
+    many they will keep, to have one each."""
+    count, held_out = num_rows or given.rows, given.held_out_rows
     chosen = [ARMS[name] for name in arms]
     shared = {name for arm in chosen for name in arm.work.shared}
-    # Recipes that change texts, or that keep what passes a line, have as many rows as nobody knows before.
     sizes = {arm.recipe if arm.recipe in ("middo", "clear", "auto") else "kept" for arm in chosen if arm.chooses}
-    controls = [Work(train=0.7)] * (random_subsets * len(sizes))
+    controls = [Work()] * (given.random_subsets * len(sizes))
     work = [*(arm.work for arm in chosen), *controls, *(SHARED[name] for name in shared)]
-    models = len(chosen) + len(controls) + 2 * ("folds" in shared) + sum(one.learn > 0 or one.train > 1 for one in work)
+    trainings = [share for one in work for share in one.trainings]
+    in_steps = given.steps * given.batch_size * len(trainings)
+    trained = in_steps or count * given.epochs * sum(trainings)
     evaluated = len(chosen) + len(controls)
-    answers = min(score_rows, held_out) * evaluated if task in SCORES else 0
-    passes = sum(one.train * epochs + one.learn for one in work)
+    answers = evaluated * min(given.score_rows, held_out) if task in SCORES else 0
+    prompts = answers * (rows.tokens - rows.answer_tokens)
     return Estimate(
         cells=1,
-        models=models,
-        trained=rows * tokens * passes,
-        read=rows * tokens * sum(one.score for one in work) + held_out * tokens * evaluated + answers * tokens,
-        generated=answer * (answers + rows * sum(one.generate for one in work)),
+        models=len(trainings) + sum(one.learn > 0 for one in work),
+        trained=rows.tokens * (trained + count * sum(one.learn for one in work)),
+        read=rows.tokens * (count * sum(one.score for one in work) + held_out * evaluated) + prompts,
+        generated=rows.answer_tokens * (answers + count * sum(one.generate for one in work)),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from bench.efficacy.answers import asked
-from bench.efficacy.arms import ARMS, NOISY, ORACLE, control_of, there
+from bench.efficacy.arms import ARMS, NOISY, ORACLE, control_of
 from bench.efficacy.cell import Cell
 from bench.efficacy.reading import Found, read_cell
-from bench.efficacy.runs import arm_runs, made
+from bench.efficacy.runs import arm_runs
 from bench.efficacy.task import Sizes, divide, write
 from bench.efficacy.tasks import procedural
 from bench.efficacy.tell import table, tell
@@ -59,11 +59,12 @@ def cell(tmp_path_factory: pytest.TempPathFactory) -> Cell:
 
 @pytest.fixture(scope="module")
 def found(cell: Cell) -> Found:
-    """After it was killed once, while the second arm was on its way or done, and begun again."""
+    """After it was killed once, when the first arm's model was answering or done, and begun again."""
     command = [sys.executable, "-m", "bench.efficacy.work", cell.text()]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
-        asyncio.run(until(lambda: len(list(cell.answers.glob("*"))) > 0, 120.0))
+        asyncio.run(until(lambda: any(cell.answers.glob("*")), 120.0))
         process.send_signal(signal.SIGKILL)
+    assert read_cell(cell).arms.keys() < set(cell.arms)
     assert asyncio.run(work(cell)) == []
     return read_cell(cell)
 
@@ -78,8 +79,66 @@ def test_every_arm_has_a_model_of_so_many_rows_and_a_control_of_as_many(cell: Ce
         arm = found.arms[name]
         assert arm.losses.values.shape == (6,)
         assert arm.scores is not None
-        assert arm.scores.sizes.tolist() == [1.0] * len(asked(cell))
+        assert arm.scores.values.shape == (4,)
+        assert arm.seconds >= arm.trained_seconds > 0
         assert (control_of(name) in found.arms) == ARMS[name].chooses
-        if ARMS[name].chooses:
+        if ARMS[name].chooses and name != "middo":  # which may add rows; then all rows are the control
             assert found.arms[control_of(name)].rows == arm.rows
     assert found.arms[control_of("bds")] is found.arms[control_of("mads")]
+
+
+def test_what_arms_have_in_common_is_done_once_and_charged_to_each(cell: Cell, found: Found) -> None:
+    runs = {run.name: run.folder for run in arm_runs(cell)}
+    with RunHistory.open(runs[NOISY]) as noisy, RunHistory.open(runs["middo"]) as middo:
+        all_rows, first_round = noisy.models()[-1], middo.models()[1]
+        assert (all_rows.role, first_round.role, first_round.round) == ("trained", "trained", 1)
+        assert all_rows.uri == first_round.uri
+        assert not middo.training_events(1)
+        assert noisy.training_events(1)
+        own = sum(step.seconds for step in middo.steps() if step.name not in ("evaluate", "project"))
+    assert found.arms["middo"].seconds >= own + float(str(all_rows.detail["seconds"]))
+
+
+def test_how_rows_were_told_apart_is_read_from_decisions(found: Found) -> None:
+    for name in ("bds", "bmo", "clear", "middo"):
+        judged = found.arms[name].detection
+        assert judged is not None
+        assert judged.auroc is not None, name
+        assert judged.auroc_by_kind.keys() == judged.by_kind.keys() == {procedural.OTHER_PROCEDURE, procedural.SLIP}
+    dropped = found.arms["bds"].detection
+    assert dropped is not None
+    assert dropped.precision == dropped.recall  # as many rows are dropped as are wrong
+    assert found.arms[NOISY].detection is None
+
+
+def test_no_answer_was_asked_for_twice(cell: Cell, found: Found) -> None:
+    for path in cell.answers.iterdir():
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line]
+        names = [json.loads(line)["id"] for line in lines]
+        assert names == [row.id for row in asked(cell)]
+
+
+def test_a_cell_that_is_done_needs_neither_services_nor_models(cell: Cell, found: Found) -> None:
+    assert not list(cell.runs.glob("*/models"))
+    assert asyncio.run(work(replace(cell, engine="none of them"))) == []
+    assert read_cell(cell).arms.keys() == found.arms.keys()
+    report = tell([found])
+    assert json.loads(json.dumps(report.cells)) == report.cells
+    assert control_of("mads") in table(report)
+
+
+def test_an_arm_that_fails_leaves_the_others(cell: Cell, found: Found, tmp_path: Path) -> None:
+    few = replace(
+        cell,
+        folder=str(tmp_path),
+        arms=(NOISY, ORACLE, "clear"),
+        settings={"clear": {"threshold": 2.0}},
+        score_rows=0,
+        keep_models=True,
+    )
+    shutil.copytree(cell.files.folder, few.files.folder)
+    (problem,) = asyncio.run(work(few))
+    assert problem.startswith("clear: Not one of 20 rows has a confidence of at least 2.0")
+    got = read_cell(few)
+    assert got.arms.keys() == {NOISY, ORACLE}
+    assert got.arms[NOISY].scores is None

@@ -10,16 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from bench.efficacy.measures import differences, judge_weights, spread
-from bench.efficacy.order import Order, Outcome
-from bench.efficacy.reading import chance, learning
+from bench.efficacy.answers import samples
+from bench.efficacy.measures import detection, spread
 from bench.efficacy.task import Alone, Dataset, Sizes, TooFew, divide, plant, write
 from bench.efficacy.tasks import TASKS, instructions, maths, procedural
 from bench.efficacy.tasks.procedural import PROCEDURES, Exercise
 from bench.efficacy.tasks.spans import KINDS, OTHER_SPAN, WHOLE_SENTENCE, other_span, whole_sentence
 from bench.efficacy.tasks.templates import Question, questions
-from bench.efficacy.tell import ABOVE, LOSS, table, tell
-from bench.efficacy.work import NOISY, samples
 from burnish.report.calibration import auroc
 
 CONTEXT = "In 1901 Anna Berg left Oslo for Paris. She painted 12 large portraits there! Her brother stayed."
@@ -284,52 +281,17 @@ def test_auroc_counts_pairs_and_ties_by_half() -> None:
     assert of(right, wrong) == pytest.approx(sum(pairs) / len(pairs))
 
 
-def test_weights_are_judged_by_kind_of_flaw() -> None:
-    weights = {"a": 2.0, "b": 1.0, "x": 1.5, "y": 0.0}
-    judged = judge_weights(weights, {"a", "x"}, {"x": OTHER_SPAN, "y": WHOLE_SENTENCE}, list(KINDS))
-    assert judged == {
-        "AUROC": 0.75,
-        f"AUROC, {OTHER_SPAN}": 0.5,
-        f"AUROC, {WHOLE_SENTENCE}": 1.0,
-        "wrong rows kept": 0.5,
-        "wrong among kept": 0.5,
-    }
-    assert judge_weights({"a": 1.0}, set(), {}, list(KINDS)) == {}
+def test_trust_and_what_was_dropped_are_judged_against_the_truth() -> None:
+    trust = {"a": 2.0, "b": 1.0, "x": 1.5, "y": 0.0}
+    judged = detection(trust, {"b", "y"}, {"x": OTHER_SPAN, "y": WHOLE_SENTENCE})
+    assert judged.auroc == 0.75
+    assert judged.auroc_by_kind == {OTHER_SPAN: 0.5, WHOLE_SENTENCE: 1.0}
+    assert (judged.precision, judged.recall) == (0.5, 0.5)
+    assert judged.by_kind == {OTHER_SPAN: 0.0, WHOLE_SENTENCE: 1.0}
+    nothing = detection({"a": 1.0}, set(), {})
+    assert (nothing.auroc, nothing.precision, nothing.recall) == (None, None, None)
 
 
-def test_differences_are_paired_by_seed() -> None:
-    losses = [{"a": 1.0, "b": 0.5}, {"a": 3.0, "b": 2.0}, {"a": 9.0}]
-    assert differences(losses, "a", "b") == [0.5, 1.0]
+def test_numbers_over_seeds() -> None:
     assert spread([0.5, 1.5]).mean == 1.0
     assert spread([0.5]).deviation == 0.0
-
-
-# --- orders, outcomes, the report
-
-
-def test_an_order_and_an_outcome_are_what_was_written(tmp_path: Path) -> None:
-    order = Order(
-        "plain", 1, str(tmp_path), "m", "transformers", "auto", ("bds",), {"num_epochs": 1.0}, {}, float("inf")
-    )
-    assert Order.parse(order.text()) == order
-    assert Outcome.read(order.outcome) == Outcome({}, {}, {})
-    outcome = Outcome({NOISY: 1.5}, {"bds": {"AUROC": 0.9}}, {NOISY: 3.0})
-    outcome.write(order.outcome)
-    assert Outcome.read(order.outcome) == outcome
-
-
-def test_the_report_pairs_by_seed_and_says_nothing_of_what_is_not_there() -> None:
-    recipe, other = {"bds": 1.0, chance("bds"): 1.5}, {learning("bmo"): 1.0, chance("bmo"): 1.25}
-    seeds = [
-        [Outcome({"base": 3.0, **recipe, **other}, {"bds": {"AUROC": 0.9}}, {}), Outcome({NOISY: 2.0}, {}, {})],
-        [Outcome({"base": 3.0, "bds": 2.0, chance("bds"): 2.7}, {}, {}), Outcome({}, {}, {})],
-    ]
-    report = tell(seeds, ["bds", "bmo"], "extractive QA")
-    assert report.summary[LOSS]["bds"]["mean"] == 1.5
-    assert report.summary[ABOVE]["bds"]["values"] == pytest.approx((-0.5, -0.7))
-    assert report.summary[ABOVE][learning("bmo")]["values"] == (-0.25,)
-    assert report.summary[ABOVE][NOISY]["values"] == (0.5,)
-    assert chance("bds") not in report.summary[ABOVE]
-    assert report.summary["AUROC"]["bds"]["values"] == (0.9,)
-    assert "training" not in report.summary
-    assert "bds" in table(report)

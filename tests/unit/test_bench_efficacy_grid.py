@@ -1,0 +1,280 @@
+"""The grid of the efficacy bench: its arms, what answers are worth, the gap that is won back, costs, and the report."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench.efficacy.arms import ARMS, NOISY, ORACLE, Kind, control_of, run_folder, settings_for, there
+from bench.efficacy.cell import Cell
+from bench.efficacy.control import draws
+from bench.efficacy.costs import cost, rates
+from bench.efficacy.gap import HeldOut, difference, recovered
+from bench.efficacy.measures import detection
+from bench.efficacy.reading import Found, Measured
+from bench.efficacy.rows import Fitting
+from bench.efficacy.scores import exact_match, same_number, token_f1
+from bench.efficacy.sizes import SIZES, Estimate, estimate
+from bench.efficacy.task import Sizes, divide, write
+from bench.efficacy.tasks import procedural
+from bench.efficacy.tell import LOSS, SCORE, table, tell
+from burnish.coordinator.recipes.registry import METHODS
+from burnish.coordinator.records import ModelRecord, StepRecord
+
+
+@pytest.fixture
+def cell(tmp_path: Path) -> Cell:
+    rows = procedural.read(Path())
+    write(divide(rows, procedural.kinds(rows), Sizes(20, 4, 6, 0.3), 0), tmp_path / "data")
+    return cell_in(tmp_path)
+
+
+def cell_in(folder: Path, **more: Any) -> Cell:
+    values: dict[str, Any] = {
+        "task": "procedural",
+        "noise": 0.3,
+        "seed": 0,
+        "folder": str(folder),
+        "arms": (NOISY, ORACLE),
+        "keep": 0.6,
+        "random_subsets": 2,
+        "score_rows": 4,
+        "max_tokens": 200,
+        "model": "/model",
+        "engine": "fake",
+        "dtype": "auto",
+        "training": {"num_epochs": 1.0},
+        "settings": {},
+        "until": float("inf"),
+        "keep_models": False,
+    }
+    return Cell(**(values | more))
+
+
+# --- arms
+
+
+def test_a_cell_is_what_was_written(cell: Cell) -> None:
+    assert Cell.parse(cell.text()) == cell
+
+
+def test_arms_whose_recipe_is_not_in_this_build_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(METHODS, "bds")
+    known, lacking = there(["bds", "mads", NOISY])
+    assert known == [NOISY, "mads"]
+    assert lacking == ["bds"]
+
+
+@pytest.mark.parametrize("name", there(list(ARMS))[0])
+def test_every_arm_of_this_build_has_settings_that_its_recipe_takes(cell: Cell, name: str) -> None:
+    made = settings_for(cell, name)
+    assert made.holdout == (str(cell.files.held_out),)
+    assert made.training.seed == made.seed == 0
+    assert made.model_dump().get("compare", False) is False
+    assert made.model_dump().get("random_subsets", 0) == 0
+
+
+def test_only_arms_that_are_trusted_with_it_get_the_clean_set(cell: Cell) -> None:
+    clean = (str(cell.files.validation),)
+    assert settings_for(cell, "bds").files()["validation"] == clean
+    assert clean[0] not in str(settings_for(cell, "mads"))
+    assert settings_for(cell, "mads").model_dump()["budget"] == 0.6
+    assert settings_for(cell, "clear").model_dump()["propose"]["max_tokens"] == 48
+    assert settings_for(cell_in(Path(cell.folder), settings={"bds": {"keep": 0.5}}), "bds").model_dump()["keep"] == 0.5
+
+
+def test_arms_that_are_the_same_run_have_the_same_folder(tmp_path: Path) -> None:
+    rows = procedural.read(Path())
+    for noise in (0.0, 0.3):
+        write(divide(rows, procedural.kinds(rows), Sizes(20, 4, 6, noise), 0), tmp_path / f"{noise}" / "data")
+    quiet, noisy = (cell_in(tmp_path / f"{noise}", noise=noise) for noise in (0.0, 0.3))
+    folders = [[run_folder(one, settings_for(one, name)).name for name in (NOISY, ORACLE)] for one in (quiet, noisy)]
+    assert folders[0][0] == folders[0][1]
+    assert folders[1][0] != folders[1][1]
+
+
+def test_a_control_is_rows_of_the_data_in_their_order_drawn_anew_each_time(cell: Cell) -> None:
+    lines = cell.files.training.read_text().splitlines()
+    one, other = (path.read_text().splitlines() for path in draws(cell, 12))
+    for drawn in (one, other):
+        assert len(drawn) == 12
+        assert drawn == [line for line in lines if line in drawn]
+    assert one != other
+    assert [path.read_text().splitlines() for path in draws(cell, 12)] == [one, other]
+    assert draws(cell, 20) == draws(cell, 25) == [cell.files.training]
+
+
+# --- scores
+
+
+def test_an_exact_match_minds_case_and_order_and_not_white_space() -> None:
+    assert exact_match(" apple,  pear.\n", "apple, pear") == 1.0
+    assert exact_match("APPLE, PEAR", "apple, pear") == 0.0
+    assert exact_match("pear, apple", "apple, pear") == 0.0
+
+
+def test_token_f1_is_squads() -> None:
+    assert token_f1("The Eiffel Tower!", "eiffel tower") == 1.0
+    assert token_f1("in the tower", "Eiffel tower") == pytest.approx(0.5)
+    assert token_f1("no no yes", "no") == pytest.approx(0.5)
+    assert token_f1("river", "tower") == 0.0
+    assert token_f1("the", "a") == 1.0
+    assert token_f1("", "tower") == 0.0
+
+
+def test_the_same_number_is_that_of_the_last_line_or_else_the_last_one() -> None:
+    right = "4 * 250 = 1,000\n#### 1,000"
+    assert same_number("so it is\n#### 1000", right) == 1.0
+    assert same_number("It makes $1,000.00 in 3 days\n#### 1000 dollars", right) == 1.0
+    assert same_number("The answer is 1000.", right) == 1.0
+    assert same_number("1000 or rather 12", right) == 0.0
+    assert same_number("no idea", right) == 0.0
+    assert same_number("#### -1000", right) == 0.0
+
+
+# --- the gap
+
+
+def held_out(means: float, rows: int = 200, seed: int = 0, noise: float = 0.3) -> HeldOut:
+    """Rows around a mean; the same rows are hard for all models of a seed."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(5, 30, rows).astype(float)
+    values = sizes * (means + noise * rng.standard_normal(rows))
+    return HeldOut(values * (means * sizes.sum() / values.sum()), sizes)
+
+
+def test_the_gap_is_that_of_means_over_seeds_and_its_parts_make_the_mean() -> None:
+    noisy = [held_out(2.0, seed=s) for s in range(3)]
+    oracle = [held_out(1.0 + 0.1 * s, seed=s) for s in range(3)]
+    arm = [held_out(1.4, seed=s) for s in range(3)]
+    found = recovered(noisy, oracle, arm)
+    assert found is not None
+    assert found.mean == pytest.approx(0.6 / 0.9)
+    assert found.mean == pytest.approx(sum(found.seeds) / 3)
+    assert found.low < found.mean < found.high
+    assert recovered(noisy, oracle, arm) == found
+    of_oracle, of_nothing = recovered(noisy, oracle, oracle), recovered(noisy, oracle, noisy)
+    assert of_oracle is not None
+    assert of_nothing is not None
+    assert (of_oracle.mean, of_oracle.low, of_oracle.high) == pytest.approx((1.0, 1.0, 1.0))
+    assert (of_nothing.mean, of_nothing.low, of_nothing.high) == pytest.approx((0.0, 0.0, 0.0))
+
+
+def test_rows_are_paired_so_that_what_is_hard_for_all_widens_nothing() -> None:
+    noisy, arm = [held_out(2.0, noise=1.0)], [held_out(1.9, noise=1.0)]
+    paired = difference(arm, noisy)
+    shuffled = [HeldOut(arm[0].values[::-1].copy(), arm[0].sizes[::-1].copy())]
+    assert paired.mean == pytest.approx(-0.1)
+    assert paired.standard_error < 0.3 * difference(shuffled, noisy).standard_error
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(1)
+    ones = np.ones(60)
+    covered = 0
+    for _ in range(100):
+        noise = rng.standard_normal((2, 60))
+        arm, peer = HeldOut(1.0 + noise[0], ones), HeldOut(1.3 + noise[1], ones)
+        found = difference([arm], [peer])
+        covered += found.low <= -0.3 <= found.high
+    assert 87 <= covered <= 100
+
+
+def test_seeds_that_differ_widen_the_interval() -> None:
+    peers = [held_out(2.0, seed=s) for s in range(3)]
+    alike = difference([held_out(1.8, seed=s) for s in range(3)], peers)
+    apart = difference([held_out(mean, seed=s) for s, mean in enumerate((1.6, 1.8, 2.0))], peers)
+    assert apart.mean == pytest.approx(alike.mean)
+    assert apart.high - apart.low > 3 * (alike.high - alike.low)
+
+
+def test_no_gap_is_told_where_noise_did_no_harm() -> None:
+    noisy, better = [held_out(2.0)], [held_out(1.5)]
+    assert recovered(better, noisy, better) is None
+    assert recovered(noisy, noisy, better) is None
+    assert recovered(noisy, better, better, higher_is_better=True) is None
+    scores = recovered(better, noisy, noisy, higher_is_better=True)
+    assert scores is not None
+    assert scores.mean == pytest.approx(1.0)
+
+
+# --- costs
+
+
+def step(name: str, seconds: float, done: int = 0, reused: int = 0, round_number: int = 1) -> StepRecord:
+    now = datetime.now(UTC)
+    return StepRecord(round_number, 0, name, "done", done, done, reused, seconds, now, now, {})
+
+
+def trained(round_number: int, seconds: float) -> ModelRecord:
+    return ModelRecord(round_number, "trained", "m", "d", "run", None, None, {"seconds": seconds})
+
+
+def test_what_was_taken_over_costs_as_much_as_where_it_was_made() -> None:
+    base = ModelRecord(0, "base", "b", "d", None, None, None, {})
+    first = [step("score_pre", 10.0, done=100), step("train", 62.0), step("evaluate", 9.0, done=50)]
+    second = [step("score_pre", 0.1, done=100, reused=100), step("train", 0.2), step("evaluate", 3.0, done=50)]
+    per_item = rates([*first, *second])
+    assert per_item["score_pre"] == pytest.approx(0.1)
+    assert cost(first, [base, trained(1, 60.0)], {1}, per_item) == pytest.approx(72.0)
+    assert cost(second, [base, trained(1, 60.0)], set(), per_item) == pytest.approx(0.1 + 10.0 + 0.2 + 60.0)
+
+
+# --- the report
+
+
+def measured(kind: Kind, loss: float, score: float, seed: int, seconds: float = 50.0) -> Measured:
+    scores = HeldOut(np.full(10, score), np.ones(10))
+    judged = detection({"a": 1.0, "x": 0.0}, {"x"}, {"x": "slip"}) if kind is Kind.RECIPE else None
+    return Measured(kind, held_out(loss, seed=seed), scores, 7, 30.0, seconds, judged)
+
+
+def test_the_report_says_what_was_won_back_and_at_what_price(tmp_path: Path) -> None:
+    cells = []
+    for seed in range(2):
+        arms = {
+            NOISY: measured(Kind.NOTHING, 2.0, 0.2, seed),
+            ORACLE: measured(Kind.ORACLE, 1.0, 0.6, seed),
+            "bds": measured(Kind.RECIPE, 1.5, 0.5, seed),
+            control_of("bds"): measured(Kind.CONTROL, 2.1, 0.2, seed),
+        }
+        cells.append(Found(cell_in(tmp_path, seed=seed), 10, 3, 3.0, arms))
+    report = tell(cells)
+    gap = report.gap["procedural"]["0.3"]
+    assert gap["bds"][LOSS]["mean"] == pytest.approx(0.5)
+    assert gap["bds"][SCORE]["mean"] == pytest.approx(0.75)
+    assert gap["bds"]["seconds_per_point"] == pytest.approx(1.0)
+    assert gap["bds"]["above_nothing"][LOSS]["mean"] == pytest.approx(-0.5)
+    assert gap["bds"]["above_control"][LOSS]["mean"] == pytest.approx(-0.6)
+    assert gap[control_of("bds")]["seconds_per_point"] is None
+    assert gap[NOISY]["above_control"][LOSS] is None
+    first = report.cells[0]
+    assert first["signals"] == {"bds": {**first["signals"]["bds"], "auroc": 1.0, "precision": 1.0, "recall": 1.0}}
+    assert first["arms"]["bds"]["kind"] == "recipe"
+    assert (first["score_name"], first["rows"], first["wrong"]) == ("exact match", 10, 3)
+    assert "50%" in table(report)
+
+
+def test_without_noise_differences_are_told_and_no_gap(tmp_path: Path) -> None:
+    arms = {NOISY: measured(Kind.NOTHING, 2.0, 0.2, 0), "bds": measured(Kind.RECIPE, 1.9, 0.2, 0)}
+    arms[ORACLE] = measured(Kind.ORACLE, 1.0, 0.6, 0)
+    report = tell([Found(cell_in(tmp_path, noise=0.0), 10, 0, None, arms)])
+    found = report.gap["procedural"]["0"]["bds"]
+    assert found[LOSS] is None
+    assert found["above_nothing"][LOSS]["mean"] == pytest.approx(-0.1)
+    assert found["above_nothing"][LOSS]["standard_error"] >= 0
+
+
+def test_small_is_reckoned_to_end_in_forty_minutes_on_two_slow_cores() -> None:
+    size = SIZES["small"]
+    rows = Fitting((), tokens=55.0, answer_tokens=11.0)
+    each = estimate("procedural", size.arms, rows, size)
+    total = sum([each] * (size.seeds * len(size.noise)), Estimate())
+    assert size.tasks == ("procedural",)
+    assert size.seeds >= 3
+    assert 10 * 60 < total.seconds < 40 * 60, str(total)
+    assert estimate("procedural", [*size.arms, "bds"], rows, size).models == each.models + 2
