@@ -118,7 +118,7 @@ chaos: setup ## seeded fault schedules over the fake engine (SCHEDULES=300, SEED
 # Minutes, on an otherwise idle machine; each writes bench/results/<name>.json.
 .PHONY: bench bench-%
 bench: bench-scoring bench-judging bench-overhead bench-load bench-embedding bench-training ## every bench against peers, one after the other (SIZE=full takes longer)
-bench-%: setup model ## one bench: bench-scoring, -judging, -overhead, -load, -embedding, -training against named peers, -efficacy of recipes (SIZE=small|full)
+bench-%: setup model ## one bench: bench-scoring, -judging, -overhead, -load, -embedding, -training against named peers, -efficacy of recipes (SIZE=small|full; gpu for -efficacy)
 	$(BIN)/python -m bench.$* --size $(SIZE)
 
 .PHONY: soak

@@ -199,7 +199,7 @@ def main() -> None:
     given = arguments()
     arms, lacking = there([*given.arms, NOISY, ORACLE])
     if lacking:
-        say(f"left out, for this build has no such recipe: {', '.join(lacking)}")
+        say(f"left out, for this build has no such recipe or setting: {', '.join(lacking)}")
     asked: list[Cell] = []
     expected = Estimate()
     for task, rows in rows_of(given):

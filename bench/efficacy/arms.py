@@ -1,6 +1,6 @@
 """The arms: what is done to the data before a model is trained on them, each a recipe and its settings.
 
-All are runs of one ledger in a cell. An arm whose recipe is not in this build is left out.
+All are runs of one ledger in a cell. An arm that this build's recipes cannot do is left out.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from bench.efficacy.scores import answer_tokens
 from bench.efficacy.task import Files
 from bench.efficacy.trust import Trust, high, low
 from burnish.coordinator.content import digest_of
+from burnish.coordinator.errors import InputError
 from burnish.coordinator.formats import find_files
 from burnish.coordinator.formats.files import digest_files
 from burnish.coordinator.recipes.base import RecipeSettings
@@ -37,8 +38,8 @@ class Kind(StrEnum):
 @dataclass(frozen=True)
 class Work:
     """What an arm costs beside being evaluated. `trainings`: the share of the rows that each is on. `learn`: passes
-    over all rows while weights are learnt. `score`: passes over all rows that are read. `generate`: answers to each row.
-    `shared`: what other arms need too, by name in `SHARED`."""
+    over all rows while weights are learnt. `score`: passes over all rows that are only read. `generate`: answers to
+    each row. `shared`: what other arms need too, by name in `SHARED`."""
 
     trainings: tuple[float, ...] = (0.7,)  # about what recipes keep
     learn: float = 0.0
@@ -144,9 +145,10 @@ def control_of(name: str) -> str:
 
 
 def there(names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Of these arms, in the table's order, those whose recipe this build has, and those that it lacks."""
+    """Of these arms, in the table's order, those that this build can do, and those whose recipe it lacks, or whose
+    recipe does not know their settings."""
     asked = [name for name in ARMS if name in names]
-    known = [name for name in asked if not ARMS[name].chooses or ARMS[name].recipe in METHODS]
+    known = [name for name in asked if _is_there(ARMS[name])]
     return known, [name for name in asked if name not in known]
 
 
@@ -154,13 +156,30 @@ def settings_for(cell: Cell, name: str) -> RecipeSettings:
     """What an arm's run is made by. Raises InputError where a setting is wrong."""
     arm = ARMS[name]
     kind = settings_of(arm.recipe) if arm.chooses else PlainSettings
-    validation = [str(cell.files.validation)]
-    trusted = {"validation": validation, "trusted": validation} if arm.trusted else {}
+    most = Tokens(cell.max_tokens, answer_tokens(cell.task, cell.max_tokens))
+    values = _values(arm, kind, [str(cell.files.validation)], cell.keep, most)
+    return kind.parse({**_common(cell, arm.data(cell.files)), **values, **cell.settings.get(name, {})})
+
+
+def _values(arm: Arm, kind: type[RecipeSettings], clean: Sequence[str], keep: float, most: Tokens) -> dict[str, Any]:
+    """An arm's settings, and of those that recipes have in common such as its recipe has."""
+    trusted = {"validation": clean, "trusted": clean} if arm.trusted else {}
     # No recipe trains what it is compared with: these are arms of their own.
-    offered = {"keep": cell.keep, "budget": cell.keep, "compare": False, "compare_full": False, "random_subsets": 0}
-    values = {key: value for key, value in {**offered, **trusted}.items() if key in kind.model_fields}
-    own = arm.settings(Tokens(cell.max_tokens, answer_tokens(cell.task, cell.max_tokens)))
-    return kind.parse({**_common(cell, arm.data(cell.files)), **values, **own, **cell.settings.get(name, {})})
+    offered = {"keep": keep, "budget": keep, "compare": False, "compare_full": False, "random_subsets": 0, **trusted}
+    return {key: value for key, value in offered.items() if key in kind.model_fields} | dict(arm.settings(most))
+
+
+def _is_there(arm: Arm) -> bool:
+    if not arm.chooses:
+        return True
+    if arm.recipe not in METHODS:
+        return False
+    kind = settings_of(arm.recipe)
+    try:
+        kind.parse({"data": "-", "model": "-", **_values(arm, kind, ["-"], 0.5, Tokens(100, 100))})
+    except InputError:
+        return False
+    return True
 
 
 def plain_settings(cell: Cell, data: Path) -> PlainSettings:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -75,19 +76,32 @@ def _means(models: Sequence[Sequence[HeldOut]]) -> Floats:
 
 def _drawn(models: Sequence[Sequence[HeldOut]]) -> Floats:
     """The mean over seeds in each draw of seeds and rows, shape (draws, models); the same draws for the same sizes."""
-    rng = np.random.default_rng(0)
     seeds = list(zip(*models, strict=True))
-    chosen = rng.integers(len(seeds), size=(_DRAWS, len(seeds)))
     total = np.zeros((_DRAWS, len(models)))
-    for number, seed in enumerate(seeds):
-        values = np.stack([one.values for one in seed], axis=1)
-        sizes = np.stack([one.sizes for one in seed], axis=1)
-        rows = len(values)
-        for place in range(len(seeds)):
-            here = np.flatnonzero(chosen[:, place] == number)
-            counts = rng.multinomial(rows, np.full(rows, 1 / rows), size=len(here)).astype(np.float64)
-            total[here] += (counts @ values) / (counts @ sizes)
+    for number, drawings in enumerate(_drawings(tuple(len(seed[0].values) for seed in seeds))):
+        values = np.stack([one.values for one in seeds[number]], axis=1)
+        sizes = np.stack([one.sizes for one in seeds[number]], axis=1)
+        for draws, counts in drawings:
+            total[draws] += (counts @ values) / (counts @ sizes)
     return total / len(seeds)
+
+
+@lru_cache(maxsize=4)
+def _drawings(rows: tuple[int, ...]) -> list[list[tuple[NDArray[np.intp], Floats]]]:
+    """For each seed of so many rows, and each place in a draw of seeds: the draws that have this seed there, and how
+    often they have each of its rows, shape (draws, rows)."""
+    rng = np.random.default_rng(0)
+    chosen = rng.integers(len(rows), size=(_DRAWS, len(rows)))
+    found = []
+    for number, count in enumerate(rows):
+        at = [np.flatnonzero(chosen[:, place] == number) for place in range(len(rows))]
+        found.append([(draws, _with_repeats(rng, count, len(draws))) for draws in at])
+    return found
+
+
+def _with_repeats(rng: np.random.Generator, rows: int, draws: int) -> Floats:
+    """How often each of `rows` rows is among as many drawn with replacement, shape (draws, rows)."""
+    return rng.multinomial(rows, np.full(rows, 1 / rows), size=draws).astype(np.float64)
 
 
 def _interval(seeds: Floats, drawn: Floats) -> Interval:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.efficacy.arms import ARMS, NOISY, ORACLE, Kind, control_of, run_folder, settings_for, there
+from bench.efficacy.arms import ARMS, NOISY, ORACLE, Arm, Kind, control_of, run_folder, settings_for, there
 from bench.efficacy.cell import Cell
 from bench.efficacy.control import draws
 from bench.efficacy.costs import cost, rates
@@ -26,10 +26,12 @@ from burnish.coordinator.recipes.registry import METHODS
 from burnish.coordinator.records import ModelRecord, StepRecord
 
 
+ROWS = procedural.read(Path())[:100]
+
+
 @pytest.fixture
 def cell(tmp_path: Path) -> Cell:
-    rows = procedural.read(Path())
-    write(divide(rows, procedural.kinds(rows), Sizes(20, 4, 6, 0.3), 0), tmp_path / "data")
+    write(divide(ROWS, procedural.kinds(ROWS), Sizes(20, 4, 6, 0.3), 0), tmp_path / "data")
     return cell_in(tmp_path)
 
 
@@ -62,11 +64,17 @@ def test_a_cell_is_what_was_written(cell: Cell) -> None:
     assert Cell.parse(cell.text()) == cell
 
 
-def test_arms_whose_recipe_is_not_in_this_build_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arms_that_this_build_cannot_do_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    unknown = Arm(Kind.RECIPE, "mads", lambda most: {"rule": "one that is to come"})
+    monkeypatch.setitem(ARMS, "later", unknown)  # type: ignore[misc]
     monkeypatch.delitem(METHODS, "bds")
-    known, lacking = there(["bds", "mads", NOISY])
+    known, lacking = there(["later", "bds", "mads", NOISY])
     assert known == [NOISY, "mads"]
-    assert lacking == ["bds"]
+    assert lacking == ["bds", "later"]
+
+
+def test_published_recipes_are_in_every_build() -> None:
+    assert {"mads", "middo", "clear", "bds", "bmo"} <= set(there(list(ARMS))[0])
 
 
 @pytest.mark.parametrize("name", there(list(ARMS))[0])
@@ -88,9 +96,8 @@ def test_only_arms_that_are_trusted_with_it_get_the_clean_set(cell: Cell) -> Non
 
 
 def test_arms_that_are_the_same_run_have_the_same_folder(tmp_path: Path) -> None:
-    rows = procedural.read(Path())
     for noise in (0.0, 0.3):
-        write(divide(rows, procedural.kinds(rows), Sizes(20, 4, 6, noise), 0), tmp_path / f"{noise}" / "data")
+        write(divide(ROWS, procedural.kinds(ROWS), Sizes(20, 4, 6, noise), 0), tmp_path / f"{noise}" / "data")
     quiet, noisy = (cell_in(tmp_path / f"{noise}", noise=noise) for noise in (0.0, 0.3))
     folders = [[run_folder(one, settings_for(one, name)).name for name in (NOISY, ORACLE)] for one in (quiet, noisy)]
     assert folders[0][0] == folders[0][1]
