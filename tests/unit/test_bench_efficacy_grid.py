@@ -25,7 +25,6 @@ from bench.efficacy.tell import LOSS, SCORE, table, tell
 from burnish.coordinator.recipes.registry import METHODS
 from burnish.coordinator.records import ModelRecord, StepRecord
 
-
 ROWS = procedural.read(Path())[:100]
 
 
