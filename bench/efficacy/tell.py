@@ -145,7 +145,7 @@ def table(report: Report) -> str:
 
 def _line(name: str, columns: Sequence[str]) -> str:
     found = (f"{text:>{width}}" for text, width in zip(columns, _WIDTHS, strict=True))
-    return "  ".join([f"  {name:<40}", *found]).rstrip()
+    return "  ".join([f"  {name:<42}", *found]).rstrip()
 
 
 def _columns(name: str, cells: Sequence[Mapping[str, Any]], gap: Mapping[str, Any]) -> list[str]:
