@@ -23,7 +23,8 @@ Arms (`arms.py` has the settings):
     longest, perplexity,     the simple filters: most tokens, least loss, instruction-following difficulty, and how much
     ifd, pmi                 the prompt tells of the response
     cross loss, cross gain   the loss under a model that did not see the row, and what that gained over the base model
-    calibrated               all of these signals, combined by the clean set
+    cross weakest            by the least likely token under a model trained on the other half; "trusted": models that learn
+                             from the clean set, too, and a second time from what was kept at first
     mads, middo, clear,      the recipes; bds, bmo and auto are given the clean set as well
     bds, bmo, auto
     confidence → ...         a filter, then coverage to hold the size, then weighted training

@@ -85,7 +85,6 @@ class Arm:
 
 NOISY, ORACLE = "all rows", "right rows only"
 _GREEDY = {"temperature": 0.0, "top_p": 1.0, "top_k": 0}
-_ALL_SIGNALS = ("base scores", "scores without prompts", "folds")
 _SAMPLED = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
 
 
@@ -106,7 +105,8 @@ ARMS: Mapping[str, Arm] = {
     "pmi": _filter("pmi", "base scores", "scores without prompts"),
     "cross loss": _filter("cross_loss", "folds", kind=Kind.RECIPE),
     "cross gain": _filter("cross_gain", "base scores", "folds", kind=Kind.RECIPE),
-    "calibrated": _filter("calibrated", *_ALL_SIGNALS, kind=Kind.RECIPE, trusted=True),
+    "cross weakest": _filter("cross_weakest", "folds", kind=Kind.RECIPE),
+    "cross weakest, trusted": _filter("cross_weakest", kind=Kind.RECIPE, trusted=True, passes=2),
     "mads": Arm(Kind.RECIPE, "mads", work=Work(shared=("features",))),
     "middo": Arm(
         Kind.RECIPE,
@@ -132,9 +132,15 @@ ARMS: Mapping[str, Arm] = {
         trust=high("logit"),
         work=Work(learn=6.5, generate=1.2),
     ),
-    "auto": Arm(Kind.RECIPE, "auto", trusted=True, trust=low("rank"), work=Work(shared=_ALL_SIGNALS)),
+    "auto": Arm(
+        Kind.RECIPE,
+        "auto",
+        trusted=True,
+        trust=high("cross_weakest"),
+        work=Work((0.5, 0.5, 0.35, 0.35, 0.85, 0.7, 0.5), score=2.0, shared=("all rows",)),
+    ),
     "confidence → coverage → weights": _filter(
-        "cross_loss", "folds", "features", kind=Kind.COMBINATION, keep=0.85, hold_size=0.7, weighted=True
+        "cross_weakest", "folds", "features", kind=Kind.COMBINATION, keep=0.85, hold_size=0.7, weighted=True
     ),
 }
 
