@@ -13,6 +13,9 @@ Tasks:
     instructions    Alpaca: any answer that does what was asked
     procedural      lists to sort, reverse, count, made here and so everywhere
 
+Of every task, `--flaws` plants others by name too: `vague`, prompts that lost what made them answerable, and
+`duplicate`, too many copies of a few rows of one topic (`flaws.py`).
+
 Arms (`arms.py` has the settings):
 
     all rows                 wrong ones included: what happens where nobody looks
@@ -23,8 +26,8 @@ Arms (`arms.py` has the settings):
     longest, perplexity,     the simple filters: most tokens, least loss, instruction-following difficulty, and how much
     ifd, pmi                 the prompt tells of the response
     cross loss, cross gain   the loss under a model that did not see the row, and what that gained over the base model
-    cross weakest            by the least likely token under a model trained on the other half; "trusted": models that learn
-                             from the clean set, too, and a second time from what was kept at first
+    cross weakest            by the least likely token under a model trained on the other half; "trusted": by models
+                             that learn from the clean set, too, and a second time from what was kept at first
     mads, middo, clear,      the recipes; bds, bmo and auto are given the clean set as well
     bds, bmo, auto
     confidence → ...         a filter, then coverage to hold the size, then weighted training
@@ -66,11 +69,12 @@ from typing import Any
 
 from bench.efficacy.arms import ARMS, NOISY, ORACLE, there
 from bench.efficacy.cell import Cell
+from bench.efficacy.flaws import DUPLICATE, VAGUE
 from bench.efficacy.reading import read_cell
 from bench.efficacy.rows import Fitting, fitting
 from bench.efficacy.sizes import SIZES, Estimate, Size, estimate
 from bench.efficacy.task import Sizes, TooFew, divide, write
-from bench.efficacy.tasks import TASKS
+from bench.efficacy.tasks import ANSWERS, TASKS, UnknownFlaw
 from bench.efficacy.tell import table, tell
 from bench.embedding.setup import say
 from bench.results import write as write_results
@@ -91,6 +95,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, help="how many, from 0")
     parser.add_argument("--max-tokens", type=int, help="of a row with its right answer")
     parser.add_argument("--random-subsets", type=int, help="draws of a control; 0: no controls")
+    parser.add_argument(
+        "--flaws",
+        nargs="+",
+        default=[ANSWERS],
+        metavar="NAME",
+        help=f"kinds that take turns: {ANSWERS} (those of the task that change an answer: the default), {VAGUE},"
+        f" {DUPLICATE}, or any kind of the task by its name",
+    )
     parser.add_argument("--keep", type=float, default=0.7, help="share of the rows that recipes keep")
     parser.add_argument("--settings", type=json.loads, default={}, help="more of an arm's: '{\"bds\": {…}}'")
     parser.add_argument("--data", type=Path, help="the task's file, where it is elsewhere and there is one task")
@@ -153,15 +165,20 @@ def cells(given: argparse.Namespace, task: str, rows: Sequence[Any], arms: Seque
     }
     model = str(given.model.absolute())
     until = time.time() + given.max_seconds
+    try:
+        kinds = TASKS[task].kinds(rows, given.flaws)
+    except UnknownFlaw as error:
+        raise SystemExit(f"--flaws: {error}") from error
     found = []
     for noise in given.noise:
         sizes = Sizes(given.rows, given.validation_rows, given.held_out_rows, noise)
         # Not the arms: a cell is gone on with when some are added.
         made_of = [task, asdict(sizes), given.max_tokens, model, given.engine, given.dtype, training]
+        made_of += [sorted(given.flaws)] if given.flaws != [ANSWERS] else []
         for seed in range(given.seeds):
             folder = (given.out / f"{task}-{noise:g}-{seed}-{digest_of(made_of)[:12]}").absolute()
             try:
-                dataset = divide(rows, TASKS[task].kinds(rows), sizes, seed)
+                dataset = divide(rows, kinds, sizes, seed)
             except TooFew as error:
                 raise SystemExit(f"{task}, rows of at most {given.max_tokens} tokens: {error}") from error
             cell = Cell(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from bench.efficacy.task import Row
+from bench.efficacy.row import Row
 
 
 @dataclass(frozen=True)

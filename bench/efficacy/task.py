@@ -1,38 +1,20 @@
 """What a task of this bench is made of: rows to train on, some of them wrong, a small clean set to learn from, and rows
-to judge by. Which tasks there are is in `tasks/`. Pure, but for `write`.
+to judge by. Which tasks there are is in `tasks/`, what is wrong with rows in `flaws`. Pure, but for `write`.
 """
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+
+from bench.efficacy.flaws import Flaw, Kind, plant
+from bench.efficacy.row import Row, RowT, plain
 
 # Of what is validated or judged by, as many wordings of one question are taken, so that the sets hold more questions.
 _WORDINGS = 2
-
-
-class Row(Protocol):
-    """A right row. Those of one `group` are on one side only; those with one `wording_of` ask the same."""
-
-    @property
-    def prompt(self) -> str:
-        """All that a model is asked."""
-
-    @property
-    def answer(self) -> str:
-        """What is right."""
-
-    @property
-    def group(self) -> str:
-        """What rows share that must not be learnt on one side and asked on the other."""
-
-    @property
-    def wording_of(self) -> str:
-        """What is asked, however it is worded."""
 
 
 @dataclass(frozen=True)
@@ -51,19 +33,6 @@ class Alone:
     def wording_of(self) -> str:
         """Its prompt."""
         return self.prompt
-
-
-RowT = TypeVar("RowT", bound=Row)
-# What makes a wrong answer of one kind to a row; None where it cannot.
-Wrong = Callable[[RowT, random.Random], "str | None"]
-
-
-@dataclass(frozen=True)
-class Flaw:
-    """What is wrong with a row: the kind, and the wrong answer that it got."""
-
-    kind: str
-    answer: str
 
 
 @dataclass(frozen=True)
@@ -91,7 +60,7 @@ class TooFew(ValueError):
     """There are not as many rows as were asked for; the message says how many there are."""
 
 
-def divide(there: Sequence[RowT], kinds: Mapping[str, Wrong[RowT]], sizes: Sizes, seed: int) -> Dataset:
+def divide(there: Sequence[RowT], kinds: Mapping[str, Kind[RowT]], sizes: Sizes, seed: int) -> Dataset:
     """Of all rows, training rows with planted flaws, a validation set and held-out rows, drawn by seed. No group is in
     two of them. Raises TooFew."""
     rng = random.Random(seed)
@@ -114,7 +83,7 @@ def by_group(there: Iterable[RowT]) -> dict[str, list[RowT]]:
     """The rows of each group; spaces and case make no other group."""
     found: dict[str, list[RowT]] = {}
     for row in there:
-        found.setdefault(_plain(row.group), []).append(row)
+        found.setdefault(plain(row.group), []).append(row)
     return found
 
 
@@ -126,34 +95,10 @@ def _take(order: list[str], groups: Mapping[str, list[RowT]], count: int, rng: r
             raise TooFew(f"all groups together have {len(taken)} of {count} rows to be held out")
         wordings: dict[str, list[RowT]] = {}
         for row in groups[order.pop()]:
-            wordings.setdefault(_plain(row.wording_of), []).append(row)
+            wordings.setdefault(plain(row.wording_of), []).append(row)
         for same in wordings.values():
             taken += rng.sample(same, min(_WORDINGS, len(same)))
     return taken[:count]
-
-
-def plant(rows: Sequence[RowT], kinds: Mapping[str, Wrong[RowT]], share: float, rng: random.Random) -> dict[int, Flaw]:
-    """By place, what becomes of round(`share` · number) of the rows, the kinds taking turns. Fewer where rows have no
-    wrong answer of any kind; a row that lacks one kind gets the next."""
-    wanted = round(share * len(rows))
-    order = list(range(len(rows)))
-    rng.shuffle(order)
-    names = list(kinds)
-    flaws: dict[int, Flaw] = {}
-    for place in order:
-        if len(flaws) == wanted:
-            break
-        turn = len(flaws) % len(names)
-        for kind in names[turn:] + names[:turn]:
-            answer = kinds[kind](rows[place], rng)
-            if answer is not None:
-                flaws[place] = Flaw(kind, answer)
-                break
-    return flaws
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split())
 
 
 @dataclass(frozen=True)
@@ -169,7 +114,8 @@ class Files:
 
     @property
     def right(self) -> Path:
-        """The right ones of these rows: what an oracle would keep."""
+        """The right ones of these rows: what an oracle would keep. It leaves out what is wrong and brings nothing back:
+        rows in whose places copies were put are in neither file."""
         return self.folder / "right.jsonl"
 
     @property
@@ -184,7 +130,8 @@ class Files:
 
     @property
     def truth(self) -> Path:
-        """The training rows that are wrong: `id`, `flaw`, and the right `response`; `burnish run --truth` reads it."""
+        """The training rows that are wrong: `id`, `flaw`, and the `response` that is right for the prompt (to a vague
+        prompt: the one that was); `burnish run --truth` reads it."""
         return self.folder / "truth.jsonl"
 
     def flaws(self) -> dict[str, str]:
@@ -200,9 +147,9 @@ def write(dataset: Dataset, folder: Path) -> Files:
     rows, truth = [], []
     for place, row in enumerate(dataset.training):
         name, flaw = f"t-{place:05d}", dataset.flaws.get(place)
-        rows.append(_record(name, row.prompt, row.answer if flaw is None else flaw.answer))
-        if flaw is not None:
-            truth.append({"id": name, "flaw": flaw.kind, "response": row.answer})
+        rows.append(_record(name, flaw.prompt, flaw.answer) if flaw else _record(name, row.prompt, row.answer))
+        if flaw:
+            truth.append({"id": name, "flaw": flaw.kind, "response": dataset.training[flaw.of].answer})
     _write(files.training, rows)
     _write(files.right, [row for place, row in enumerate(rows) if place not in dataset.flaws])
     _write(files.truth, truth)

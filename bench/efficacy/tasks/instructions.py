@@ -6,23 +6,34 @@ import bisect
 import json
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from bench.efficacy.task import Alone, Wrong
+from bench.efficacy.flaws import Wrong
+from bench.efficacy.task import Alone
 
 SWAPPED, CUT_OFF = "swapped", "cut off"
 _NEIGHBOURS = 20  # answers of about the same length that one is swapped with
 _FEWEST_WORDS = 8  # of an answer that is cut
+_ANYTHING = ("Write something about this.", "Do this.", "What about this?")
 
 
-def read(path: Path) -> list[Alone]:
+@dataclass(frozen=True)
+class Instruction(Alone):
+    """`instruction` is the prompt without its input, if it has one."""
+
+    instruction: str
+
+
+def read(path: Path) -> list[Instruction]:
     """The rows of an Alpaca file, each prompt once; input after the instruction, as Alpaca's readers put it."""
     records = json.loads(path.read_text(encoding="utf-8"))
-    found: dict[str, Alone] = {}
+    found: dict[str, Instruction] = {}
     for one in records:
-        prompt = "\n".join(part.strip() for part in (one["instruction"], one.get("input", "")) if part.strip())
+        instruction = one["instruction"].strip()
+        prompt = "\n".join(part for part in (instruction, one.get("input", "").strip()) if part)
         if one["output"].strip():
-            found.setdefault(prompt, Alone(prompt, one["output"].strip()))
+            found.setdefault(prompt, Instruction(prompt, one["output"].strip(), instruction))
     return list(found.values())
 
 
@@ -47,3 +58,16 @@ def kinds(there: Sequence[Alone]) -> Mapping[str, Wrong[Alone]]:
         return rng.choice(others) if others else None
 
     return {SWAPPED: swapped, CUT_OFF: cut_off}
+
+
+def vague(row: Instruction, rng: random.Random) -> str | None:
+    """The instruction without its input, or what could be asked of anything, with the input if there is one."""
+    given = row.prompt.removeprefix(row.instruction)
+    if given and row.instruction and rng.random() < 0.5:
+        return row.instruction
+    return f"{rng.choice(_ANYTHING)}{given}"
+
+
+def topic(row: Instruction) -> str:
+    """The word that it begins with: what is to be done."""
+    return row.instruction.split(" ", 1)[0]

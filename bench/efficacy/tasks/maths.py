@@ -8,10 +8,14 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bench.efficacy.task import Alone, Wrong
+from bench.efficacy.flaws import Wrong
+from bench.efficacy.task import Alone
 
 WRONG_NUMBER, CUT_OFF = "wrong number", "cut off"
 _CALCULATOR = re.compile(r"<<[^>]*>>")
+# A number by itself: no part of a word ("8-hour", "2nd"), of a date or of a time.
+_NUMBER = re.compile(r"(?<![\w$.,:/-])(\$?)(\d+(?:,\d{3})*(?:\.\d+)?(?:/\d+)?)(%?)(?![\w:/-]|[.,]\d)")
+_ASKED = re.compile(r"\bhow (?:many (?:more |fewer |total |of the )?(\w+)|(much))", re.IGNORECASE)
 _RESULT = re.compile(r"\n#### *(.+)$")
 
 
@@ -49,6 +53,29 @@ def cut_off(row: Alone, rng: random.Random) -> str | None:
 def kinds(there: Sequence[Alone]) -> Mapping[str, Wrong[Alone]]:
     """Other results, and steps that lead to none."""
     return {WRONG_NUMBER: wrong_number, CUT_OFF: cut_off}
+
+
+def vague(row: Alone, rng: random.Random) -> str | None:
+    """The question with "some" in the place of a number that the answer reckons with, wherever it stands. None where
+    there is none."""
+    used = {found[2] for found in _NUMBER.finditer(row.answer)} | set(re.findall(r"\d+", row.answer))
+    numbers = sorted({found[2] for found in _NUMBER.finditer(row.prompt)} & used)
+    if not numbers:
+        return None
+    lost = rng.choice(numbers)
+
+    def without(found: re.Match[str]) -> str:
+        if found[2] != lost:
+            return found[0]
+        return "some money" if found[1] else "some percent" if found[3] else "some"
+
+    return _NUMBER.sub(without, row.prompt)
+
+
+def topic(row: Alone) -> str:
+    """What it asks the number of, or "much"; nothing where it asks otherwise."""
+    found = _ASKED.findall(row.prompt)
+    return "".join(found[-1]) if found else ""
 
 
 def _another(number: int, rng: random.Random) -> int:

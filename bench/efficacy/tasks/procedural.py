@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.efficacy.task import Wrong
+from bench.efficacy.flaws import Wrong
 
 OTHER_PROCEDURE, SLIP = "other procedure", "slip"
 _ROWS = 6000
@@ -15,6 +15,7 @@ _WORDS = (
     "apple river stone cloud tiger lemon paper window garden copper silver forest bridge candle button pepper "
     "rocket basket mirror anchor planet violin saddle turtle magnet puzzle lantern feather harbor walnut"
 )
+_NO_PROCEDURE = ("Do it with this list", "Do that with these words", "Now this list")
 
 Items = tuple[str, ...]
 
@@ -94,3 +95,13 @@ def slip(row: Exercise, rng: random.Random) -> str | None:
 def kinds(there: Sequence[Exercise]) -> Mapping[str, Wrong[Exercise]]:
     """Answers to another question about the same list, and answers that are nearly right."""
     return {OTHER_PROCEDURE: other_procedure, SLIP: slip}
+
+
+def vague(row: Exercise, rng: random.Random) -> str | None:
+    """The list, and no word of what is to be done with it."""
+    return f"{rng.choice(_NO_PROCEDURE)}: {_listed(row.items)}"
+
+
+def topic(row: Exercise) -> str:
+    """Its procedure."""
+    return row.procedure

@@ -6,7 +6,7 @@ import random
 import re
 from collections.abc import Mapping
 
-from bench.efficacy.task import Wrong
+from bench.efficacy.flaws import Wrong
 from bench.efficacy.tasks.templates import Question
 
 OTHER_SPAN = "other span"

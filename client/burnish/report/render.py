@@ -66,8 +66,13 @@ UNITS = {
 }
 
 
-def render(data: ReportData) -> str:
-    """The report as an HTML document."""
+def style() -> str:
+    """The report's style sheet, as an HTML element, for other pages that are to look like it."""
+    frame = _environment().get_template("frame.html.jinja")
+    return "".join(frame.blocks["style"](frame.new_context()))
+
+
+def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("burnish.report", "templates"),
         autoescape=True,
@@ -81,7 +86,13 @@ def render(data: ReportData) -> str:
         flow_bar=flow_bar, loss_bars=loss_bars, narrow=NARROW, cost_bar=cost_bar, controls=_controls
     )
     environment.filters.update(percent=_percent, attr_or_zero=lambda counts, name: counts.get(name, 0))
-    return environment.get_template(f"{TEMPLATES.get(data.recipe, data.recipe)}.html.jinja").render(
+    return environment
+
+
+def render(data: ReportData) -> str:
+    """The report as an HTML document."""
+    template = _environment().get_template(f"{TEMPLATES.get(data.recipe, data.recipe)}.html.jinja")
+    return template.render(
         data=data,
         diagrams=_diagrams(data),
         curves=_curves(data),

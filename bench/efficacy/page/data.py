@@ -1,0 +1,243 @@
+"""The results of the bench as the page tells them: seeds taken together, arms beside what they are compared with. Pure.
+
+A results file has cells, one for each task, share of noise and seed, and the gaps of all seeds. What is not in it is
+left out here: an arm that no cell has, a score that was not measured.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench.efficacy.tasks import TASKS
+
+NOTHING, ORACLE = "all rows", "right rows only"
+RECIPES = ("recipe", "combination")  # kinds of arms that this project is judged by
+ORDER = ("nothing", "oracle", "baseline", "recipe", "combination", "control")
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A mean over seeds. `error`: its standard error; None for one seed."""
+
+    mean: float
+    error: float | None
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A share of the gap with its 95% interval: 0 is doing nothing, 1 the oracle."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Signal:
+    """How well an arm's value tells right rows from wrong ones, and what it dropped, means over seeds. `auroc` and
+    `by_kind` (of each kind of flaw alone): 0.5 is chance."""
+
+    auroc: float | None
+    precision: float | None
+    recall: float | None
+    by_kind: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm on one task at one share of noise. Losses are nats per response token. `above`: its loss less that of all
+    rows, seed by seed; `over_chance`: less that of its random control; `chance`: the control's loss less that of all
+    rows, by seed. `gap` is of losses, `gap_of_scores` of scores."""
+
+    name: str
+    kind: str
+    rows: float
+    loss: Spread
+    score: Spread | None
+    seconds: float
+    trained_seconds: float
+    above: Spread | None
+    over_chance: Spread | None
+    chance: tuple[float, ...]
+    gap: Interval | None
+    gap_of_scores: Interval | None
+    gap_of_chance: float | None
+    signal: Signal | None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One task at one share of noise. `lost`: the loss of all rows less that of the right rows only."""
+
+    task: str
+    title: str
+    noise: float
+    rows: int
+    wrong: float
+    seeds: tuple[int, ...]
+    score_name: str
+    arms: Mapping[str, Arm]
+    lost: Spread | None
+
+    @property
+    def shown(self) -> list[Arm]:
+        """The arms that are compared with nothing, oracle and chance."""
+        return [arm for arm in self.arms.values() if arm.kind not in ("nothing", "oracle", "control")]
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether noise cost enough for shares of it to be told."""
+        return any(arm.gap is not None for arm in self.shown)
+
+    def best(self, kinds: Sequence[str] = RECIPES) -> Arm | None:
+        """The arm of these kinds with the lowest loss in the mean."""
+        return min((arm for arm in self.shown if arm.kind in kinds), key=lambda arm: arm.loss.mean, default=None)
+
+
+@dataclass(frozen=True)
+class Efficacy:
+    """All of a results file. `noise`: what the first screen is about."""
+
+    panels: Sequence[Panel]
+    noise: float
+    machine: Record
+    options: Record
+    command: str
+    problems: Sequence[str] = field(default_factory=tuple)
+
+    @property
+    def main(self) -> list[Panel]:
+        """Each task at that noise, where it was measured."""
+        return [panel for panel in self.panels if panel.noise == self.noise]
+
+    def of_task(self, task: str) -> list[Panel]:
+        """By rising noise."""
+        return sorted((panel for panel in self.panels if panel.task == task), key=lambda panel: panel.noise)
+
+
+def control_of(arm: str) -> str:
+    """The arm of random rows, as many as another has."""
+    return f"random, as {arm}"
+
+
+def spread(values: Iterable[float]) -> Spread | None:
+    """None where there is no value."""
+    found = tuple(values)
+    if not found:
+        return None
+    error = statistics.stdev(found) / math.sqrt(len(found)) if len(found) > 1 else None
+    return Spread(statistics.fmean(found), error, found)
+
+
+def read(document: Record) -> Efficacy:
+    """A results file's content. Raises ValueError where it has no cell."""
+    cells: dict[tuple[str, float], list[Record]] = {}
+    for cell in document.get("cells", ()):
+        cells.setdefault((cell["task"], float(cell["noise"])), []).append(cell)
+    if not cells:
+        raise ValueError("the results have no cells; expected a file that `python -m bench.efficacy` wrote")
+    order = list(dict.fromkeys([*TASKS, *(task for task, _ in cells)]))
+    gaps = document.get("gap") or {}
+    panels = [
+        _panel(task, noise, found, (gaps.get(task) or {}).get(f"{noise:g}") or {})
+        for (task, noise), found in sorted(cells.items(), key=lambda item: (order.index(item[0][0]), item[0][1]))
+    ]
+    return Efficacy(
+        panels,
+        _told_first([panel.noise for panel in panels]),
+        document.get("machine") or {},
+        document.get("options") or {},
+        _command(document),
+        tuple(document.get("problems") or ()),
+    )
+
+
+def _command(document: Record) -> str:
+    """As it is told; else as far as the size tells it."""
+    size = (document.get("options") or {}).get("size")
+    return str(document.get("command") or f"make bench-efficacy{f' SIZE={size}' if size else ''}")
+
+
+def _told_first(noises: Sequence[float]) -> float:
+    """The share of noise that most tasks have, of those above 0; of several the one nearest to 0.3."""
+    return max(noises, key=lambda noise: (noise > 0, noises.count(noise), -abs(noise - 0.3)))
+
+
+def _panel(task: str, noise: float, cells: Sequence[Record], gaps: Record) -> Panel:
+    ordered = sorted(cells, key=lambda cell: int(cell["seed"]))
+    names = dict.fromkeys(name for cell in ordered for name in cell["arms"])
+    kinds = {name: next(cell["arms"][name]["kind"] for cell in ordered if name in cell["arms"]) for name in names}
+    arms = {name: _arm(name, ordered, gaps) for name in sorted(names, key=lambda name: ORDER.index(kinds[name]))}
+    return Panel(
+        task,
+        TASKS[task].title if task in TASKS else task,
+        noise,
+        int(ordered[0]["rows"]),
+        statistics.fmean(cell["wrong"] for cell in ordered),
+        tuple(int(cell["seed"]) for cell in ordered),
+        str(ordered[0].get("score_name") or "score"),
+        arms,
+        _paired(ordered, NOTHING, ORACLE),
+    )
+
+
+def _arm(name: str, cells: Sequence[Record], gaps: Record) -> Arm:
+    found = [cell["arms"][name] for cell in cells if name in cell["arms"]]
+    loss = spread(float(one["loss"]) for one in found)
+    assert loss is not None
+    control, told, lost = control_of(name), gaps.get(name) or {}, _paired(cells, NOTHING, ORACLE)
+    chance = _paired(cells, control, NOTHING)
+    gap = _interval(told.get("loss"))
+    return Arm(
+        name=name,
+        kind=str(found[0]["kind"]),
+        rows=statistics.fmean(one["rows"] for one in found),
+        loss=loss,
+        score=spread(float(one["score"]) for one in found if one.get("score") is not None),
+        seconds=statistics.fmean(one["seconds"] for one in found),
+        trained_seconds=statistics.fmean(one["trained_seconds"] for one in found),
+        above=_paired(cells, name, NOTHING),
+        over_chance=_paired(cells, name, control),
+        chance=chance.values if chance else (),
+        gap=gap,
+        gap_of_scores=_interval(told.get("score")),
+        gap_of_chance=-chance.mean / lost.mean if gap and chance and lost else None,
+        signal=_signal([cell["signals"][name] for cell in cells if name in (cell.get("signals") or {})]),
+    )
+
+
+def _paired(cells: Sequence[Record], arm: str, peer: str) -> Spread | None:
+    """One arm's loss less another's, of the seeds that have both."""
+    both = [cell["arms"] for cell in cells if arm in cell["arms"] and peer in cell["arms"]]
+    return spread(float(one[arm]["loss"]) - float(one[peer]["loss"]) for one in both)
+
+
+def _interval(told: Record | None) -> Interval | None:
+    return Interval(float(told["mean"]), float(told["low"]), float(told["high"])) if told else None
+
+
+def _signal(found: Sequence[Record]) -> Signal | None:
+    if not found:
+        return None
+    by_kind = [one.get("auroc_by_kind", one.get("by_kind")) or {} for one in found]
+    return Signal(
+        _mean(found, lambda one: one.get("auroc")),
+        _mean(found, lambda one: one.get("precision")),
+        _mean(found, lambda one: one.get("recall")),
+        {
+            kind: value
+            for kind in dict.fromkeys(kind for one in by_kind for kind in one)
+            if (value := _mean(by_kind, lambda one, kind=kind: one.get(kind))) is not None
+        },
+    )
+
+
+def _mean(records: Sequence[Record], of: Callable[[Record], float | None]) -> float | None:
+    values = [value for one in records if (value := of(one)) is not None]
+    return statistics.fmean(values) if values else None

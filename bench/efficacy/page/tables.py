@@ -1,0 +1,85 @@
+"""Everything that was measured as tables, alike in the page and in the documentation. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from bench.efficacy.page.data import Arm, Efficacy, Panel
+from bench.efficacy.page.verdicts import difference, mean, share
+
+Cell = Callable[[Arm], str]
+
+
+def _rows(arm: Arm) -> str:
+    return f"{arm.rows:,.0f}"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+_ALWAYS: Mapping[str, Cell] = {
+    "Rows": _rows,
+    "Held-out loss": lambda arm: mean(arm.loss),
+    "Against all rows": lambda arm: "–" if arm.kind == "nothing" else difference(arm.above),
+    "Against random rows": lambda arm: difference(arm.over_chance),
+    "Gap recovered": lambda arm: share(arm.gap),
+}
+_SCORE: Mapping[str, Cell] = {
+    "": lambda arm: mean(arm.score),
+    "Gap of scores": lambda arm: share(arm.gap_of_scores),
+}
+_SIGNAL: Mapping[str, Cell] = {
+    "AUROC": lambda arm: _number(arm.signal.auroc if arm.signal else None),
+    "Precision": lambda arm: _number(arm.signal.precision if arm.signal else None),
+    "Recall": lambda arm: _number(arm.signal.recall if arm.signal else None),
+}
+_COST: Mapping[str, Cell] = {
+    "Seconds": lambda arm: f"{arm.seconds:,.0f}",
+    "Seeds": lambda arm: str(len(arm.loss.values)),
+}
+
+
+def columns_of(panel: Panel) -> dict[str, Cell]:
+    """By heading, what stands under it; columns that nothing was measured for are left out."""
+    arms = panel.arms.values()
+    columns = dict(_ALWAYS) if panel.has_gaps else {k: v for k, v in _ALWAYS.items() if k != "Gap recovered"}
+    if any(arm.score for arm in arms):
+        scores = {(name or panel.score_name[:1].upper() + panel.score_name[1:]): cell for name, cell in _SCORE.items()}
+        columns |= scores if any(arm.gap_of_scores for arm in arms) else dict(list(scores.items())[:1])
+    if any(arm.signal for arm in arms):
+        columns |= _SIGNAL
+    return {**columns, **_COST}
+
+
+def cells_of(panel: Panel) -> list[tuple[Arm, list[str]]]:
+    """Each arm with its figures."""
+    columns = columns_of(panel).values()
+    return [(arm, [cell(arm) for cell in columns]) for arm in panel.arms.values()]
+
+
+def about(found: Efficacy) -> list[tuple[str, str]]:
+    """What was measured on what, how much of it, and by which command; what is not told is left out."""
+    machine, options = found.machine, found.options
+    length = [(options.get("steps"), "steps"), (options.get("epochs"), "passes over the rows")]
+    told = [
+        ("Machine", ", ".join(str(machine[key]) for key in ("gpu", "cpu") if machine.get(key))),
+        ("Cores", machine.get("cores")),
+        ("Date", str(machine.get("when", ""))[:10]),
+        ("Model", str(options.get("model", "")).rstrip("/").rsplit("/", 1)[-1]),
+        ("Engine", " ".join(str(options[key]) for key in ("engine", "dtype") if options.get(key))),
+        ("Rows to train on", _span([panel.rows for panel in found.panels])),
+        ("Clean rows to learn from", options.get("validation_rows")),
+        ("Held-out rows", options.get("held_out_rows")),
+        ("Seeds", _span([len(panel.seeds) for panel in found.panels])),
+        ("Each model trains for", next((f"{number:g} {unit}" for number, unit in length if number), "")),
+        ("Learning rate", options.get("learning_rate")),
+        ("Command", found.command),
+    ]
+    return [(name, str(value)) for name, value in told if value]
+
+
+def _span(numbers: Sequence[int]) -> str:
+    """One number, or from the least to the most."""
+    low, high = min(numbers), max(numbers)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"

@@ -1,0 +1,196 @@
+"""What the numbers say in words, by one rule that the page states. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from bench.efficacy.page.data import RECIPES, Arm, Efficacy, Interval, Panel, Spread
+
+ERRORS = 2.0  # standard errors that a difference must be away from nothing
+FOUND = 0.6  # AUROC from which on a signal is said to see a kind of flaw
+RULE = (
+    f"Better or worse means: in every seed, and in the mean by more than {ERRORS:g} standard errors of the differences"
+    " seed by seed. Anything else is “not shown”."
+)
+
+
+class Verdict(StrEnum):
+    """Of a difference in loss, an arm's less its peer's."""
+
+    BETTER = "better"
+    WORSE = "worse"
+    UNCLEAR = "not shown"
+    ONE_SEED = "one seed only"
+    MISSING = "not measured"
+
+
+def verdict(difference: Spread | None) -> Verdict:
+    """By the rule above."""
+    if difference is None:
+        return Verdict.MISSING
+    if difference.error is None:
+        return Verdict.ONE_SEED
+    if abs(difference.mean) > ERRORS * difference.error:
+        if all(value < 0 for value in difference.values):
+            return Verdict.BETTER
+        if all(value > 0 for value in difference.values):
+            return Verdict.WORSE
+    return Verdict.UNCLEAR
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the first screen says of one task. `simpler`: a simple rule with a lower loss than the best recipe's."""
+
+    panel: Panel
+    best: Arm | None
+    nothing: Verdict
+    chance: Verdict
+    simpler: Arm | None
+
+
+def answer(panel: Panel) -> Answer:
+    """Of the best recipe."""
+    best, simple = panel.best(), panel.best(("baseline",))
+    if best is None:
+        return Answer(panel, None, Verdict.MISSING, Verdict.MISSING, simple)
+    simpler = simple if simple and simple.loss.mean < best.loss.mean else None
+    return Answer(panel, best, verdict(best.above), verdict(best.over_chance), simpler)
+
+
+def conclusion(found: Efficacy) -> str:
+    """The whole in a few sentences, for who reads no further."""
+    answers = [one for one in map(answer, found.main) if one.best is not None]
+    if not answers:
+        return "No recipe was measured yet."
+    tasks = count(len(answers), "task")
+    nothing = sum(one.nothing is Verdict.BETTER for one in answers)
+    chance = sum(one.chance is Verdict.BETTER for one in answers)
+    gaps = [one.best.gap.mean for one in answers if one.best is not None and one.best.gap is not None]
+    said = (
+        f"With {found.noise:.0%} of the rows wrong, the best recipe of each task makes a better model than doing"
+        f" nothing on {nothing or 'none'} of {tasks}, and a better one than as many random rows on {chance or 'none'}."
+    )
+    if gaps:
+        reach = percent(min(gaps)) if len(gaps) == 1 else f"between {percent(min(gaps))} and {percent(max(gaps))}"
+        said += f" It wins back {reach} of what the wrong rows cost."
+    return said
+
+
+def shortcomings(found: Efficacy) -> list[str]:
+    """What does not work, in sentences; what could not be told last."""
+    main = found.main
+    said = []
+    for name in dict.fromkeys(arm.name for panel in main for arm in panel.shown if arm.kind in RECIPES):
+        faults = [fault for fault in (_not_above_chance(main, name), *_harm(found, name)) if fault]
+        if faults:
+            said.append(f"{name}: {'; '.join(faults)}.")
+    said += _unseen(main)
+    for panel in main:
+        simpler = answer(panel).simpler
+        if simpler is not None:
+            said.append(f"{capital(panel.title)}: the simple rule “{simpler.name}” did better than every recipe.")
+    for panel in main:
+        if panel.lost is not None and not panel.has_gaps:
+            said.append(
+                f"{capital(panel.title)}: wrong rows cost too little ({difference(panel.lost)} nats) for a share of it"
+                " to be told."
+            )
+    few = [panel.title for panel in main if len(panel.seeds) == 1]
+    if few:
+        said.append(f"A single seed shows nothing, whatever the figures are: {listed(few)}.")
+    return said + [f"Not everything ran: {problem}" for problem in found.problems]
+
+
+def _not_above_chance(main: Sequence[Panel], name: str) -> str:
+    """Whether a recipe is better than its random control on fewer than two tasks; empty if it is not so."""
+    told = {panel.title: verdict(panel.arms[name].over_chance) for panel in main if name in panel.arms}
+    measured = {title: one for title, one in told.items() if one is not Verdict.MISSING}
+    better = [title for title, one in measured.items() if one is Verdict.BETTER]
+    if len(better) >= min(2, len(measured)):
+        return ""
+    where = f"only on {better[0]}" if better else "on none"
+    return f"better than as many random rows {where} of {count(len(measured), 'task')}"
+
+
+def _harm(found: Efficacy, name: str) -> list[str]:
+    """Where a model is worse with a recipe than without. If nothing is wrong, one standard error is enough to say."""
+    panels = [panel for panel in found.panels if name in panel.arms]
+    worse = [panel for panel in panels if panel.noise > 0 and verdict(panel.arms[name].above) is Verdict.WORSE]
+    clean = [panel.title for panel in panels if panel.noise == 0 and _by_an_error(panel.arms[name].above)]
+    said = []
+    if worse:
+        said.append(f"worse than doing nothing on {listed([f'{p.title} at {p.noise:.0%}' for p in worse])}")
+    if clean:
+        said.append(f"harms by more than one standard error where nothing is wrong, on {listed(clean)}")
+    return said
+
+
+def _by_an_error(one: Spread | None) -> bool:
+    return one is not None and one.error is not None and one.mean > one.error
+
+
+def _unseen(main: Sequence[Panel]) -> list[str]:
+    """Kinds of flaws that no signal tells from right rows, each with its tasks."""
+    most: dict[str, dict[str, float]] = {}
+    for panel in main:
+        for signal in (arm.signal for arm in panel.arms.values() if arm.signal is not None):
+            for kind, value in signal.by_kind.items():
+                of_kind = most.setdefault(kind, {})
+                of_kind[panel.title] = max(value, of_kind.get(panel.title, 0.0))
+    said = []
+    for kind, by_task in most.items():
+        unseen = {title: value for title, value in by_task.items() if value < FOUND}
+        if unseen:
+            said.append(
+                f"No signal sees “{kind}” on {listed(list(unseen))}: AUROC at most {max(unseen.values()):.2f}, where"
+                " 0.5 is chance."
+            )
+    return said
+
+
+def share(gap: Interval | None) -> str:
+    """A share of the gap with its interval."""
+    return "–" if gap is None else f"{percent(gap.mean)} ({percent(gap.low)} to {percent(gap.high)})"
+
+
+def percent(value: float) -> str:
+    """Whole per cent, with a true minus."""
+    return "0%" if abs(value) < 0.005 else f"{value:.0%}".replace("-", "−")
+
+
+def signed(value: float, digits: int = 3) -> str:
+    """With its sign, a true minus."""
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def plus_minus(one: Spread, digits: int = 3) -> str:
+    """The standard error, where there is one."""
+    return "" if one.error is None else f" ± {one.error:.{digits}f}"
+
+
+def mean(one: Spread | None, digits: int = 3) -> str:
+    """Mean ± standard error."""
+    return "–" if one is None else f"{one.mean:.{digits}f}".replace("-", "−") + plus_minus(one, digits)
+
+
+def difference(one: Spread | None, digits: int = 3) -> str:
+    """The same of a difference."""
+    return "–" if one is None else signed(one.mean, digits) + plus_minus(one, digits)
+
+
+def count(number: int, noun: str) -> str:
+    """“one task”, “3 tasks”."""
+    return f"one {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def listed(words: Sequence[str]) -> str:
+    """“a, b and c”."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def capital(text: str) -> str:
+    """The first letter large, the others as they are."""
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,468 @@
+"""The efficacy bench's page and tables: they say what the results have, and what is not there breaks nothing."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import statistics
+import sys
+from collections.abc import Callable
+from html import unescape
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from bench.efficacy.page.__main__ import main
+from bench.efficacy.page.data import Efficacy, Panel, read, spread
+from bench.efficacy.page.dots import Dot, dot_chart
+from bench.efficacy.page.lines import spaced
+from bench.efficacy.page.markdown import BEGIN, END, figures, put
+from bench.efficacy.page.marks import Mark
+from bench.efficacy.page.render import render
+from bench.efficacy.page.scale import Scale, around
+from bench.efficacy.page.verdicts import Verdict, conclusion, shortcomings, verdict
+
+DOCS = Path(__file__).parents[2] / "docs" / "efficacy.md"
+
+ARMS: dict[str, tuple[str, float, float, float | None]] = {  # kind, share of the gap it wins, seconds, AUROC
+    "all rows": ("nothing", 0.0, 31, None),
+    "right rows only": ("oracle", 1.0, 24, None),
+    "direct mix": ("baseline", 0.1, 33, None),
+    "longest": ("baseline", -0.2, 26, 0.44),
+    "perplexity": ("baseline", 0.21, 35, 0.66),
+    "ifd": ("baseline", -0.1, 41, 0.38),
+    "pmi": ("baseline", 0.33, 42, 0.71),
+    "cross loss": ("recipe", 0.55, 78, 0.83),
+    "cross gain": ("recipe", 0.62, 86, 0.87),
+    "calibrated": ("recipe", 0.74, 96, 0.91),
+    "middo": ("recipe", 0.02, 410, 0.55),
+    "clear": ("recipe", 0.38, 350, 0.78),
+    "mads": ("recipe", -0.05, 52, None),
+    "bds": ("recipe", 0.44, 240, 0.72),
+    "bmo": ("recipe", 0.4, 390, 0.72),
+    "auto": ("recipe", 0.7, 110, 0.91),
+    "confidence → coverage → weights": ("combination", 0.68, 131, 0.88),
+}
+FLAWS = {
+    "extractive_qa": ("other span", "whole sentence", "vague", "duplicate"),
+    "maths": ("wrong number", "cut off", "vague", "duplicate"),
+    "instructions": ("swapped", "cut off", "vague", "duplicate"),
+    "procedural": ("other procedure", "slip", "vague", "duplicate"),
+}
+SCORES = {"extractive_qa": "token F1", "maths": "same number", "instructions": "token F1", "procedural": "exact match"}
+
+
+def cell(task: str, noise: float, seed: int, rows: int = 400) -> dict[str, Any]:
+    """Made up, in the form of the bench's own."""
+    rng = random.Random(f"{task} {noise} {seed}")
+    number = list(FLAWS).index(task)
+    clean, lost = 0.9 + 0.4 * number, (0.5, 0.02, 0.28, 0.65)[number] * noise
+    base = rng.gauss(clean, 0.04)
+
+    def made(kind: str, share: float, seconds: float, kept: float) -> dict[str, Any]:
+        loss = base + lost * (1 - share) + rng.gauss(0, 0.012)
+        score = None if task == "instructions" else max(0.0, min(1.0, 0.62 - 0.3 * (loss - clean) - 0.1 * number))
+        trained = 31 * kept
+        return {
+            "kind": kind,
+            "loss": loss,
+            "score": score,
+            "rows": round(rows * kept),
+            "trained_seconds": trained,
+            "seconds": seconds * (1 + 0.4 * number),
+        }
+
+    arms, signals = {}, {}
+    for name, (kind, share, seconds, auroc) in ARMS.items():
+        kept = 1 - noise if kind == "oracle" else 1.0 if name in ("all rows", "direct mix") else 0.7
+        arms[name] = made(kind, share + rng.gauss(0, 0.03), seconds, kept)
+        if kind in ("recipe", "combination") or (kind == "baseline" and kept < 1):
+            arms[f"random, as {name}"] = made("control", -0.12, 22, kept)
+        if auroc is not None and noise:
+            by_kind = {
+                flaw: min(0.99, max(0.05, auroc + (0.1, -0.12, -0.2, -0.36)[place] + rng.gauss(0, 0.02)))
+                for place, flaw in enumerate(FLAWS[task])
+            }
+            signals[name] = {
+                "auroc": statistics.fmean(by_kind.values()),
+                "precision": auroc - 0.1,
+                "recall": auroc - 0.15,
+                "by_kind": by_kind,
+            }
+    return {
+        "task": task,
+        "noise": noise,
+        "seed": seed,
+        "rows": rows,
+        "wrong": round(noise * rows),
+        "arms": arms,
+        "score_name": SCORES[task],
+        "signals": signals,
+    }
+
+
+def gaps(cells: list[dict[str, Any]], measure: str) -> dict[str, Any]:
+    """Of the cells of one task and noise: by arm, the gap with an interval of its seeds."""
+    sign = 1 if measure == "loss" else -1
+    told: dict[str, Any] = {}
+    if any(one["arms"]["all rows"][measure] is None for one in cells):
+        return dict.fromkeys(cells[0]["arms"])
+    all_rows, right = ([one["arms"][name][measure] for one in cells] for name in ("all rows", "right rows only"))
+    lost = sign * (statistics.fmean(all_rows) - statistics.fmean(right))
+    for name in cells[0]["arms"]:
+        won = [sign * (a - one["arms"][name][measure]) / lost for a, one in zip(all_rows, cells, strict=True)]
+        width = 2 * (statistics.stdev(won) if len(won) > 1 else 0.1)
+        mean = statistics.fmean(won)
+        told[name] = {"mean": mean, "low": mean - width, "high": mean + width, "seeds": won} if lost > 0.012 else None
+    return told
+
+
+def results(
+    tasks: tuple[str, ...] = tuple(FLAWS), noises: tuple[float, ...] = (0.0, 0.1, 0.3, 0.5), seeds: int = 3
+) -> dict[str, Any]:
+    """As `bench.results.write` has it."""
+    cells = [cell(task, noise, seed) for task in tasks for noise in noises for seed in range(seeds)]
+    gap: dict[str, Any] = {}
+    for task in tasks:
+        for noise in noises:
+            of_it = [one for one in cells if (one["task"], one["noise"]) == (task, noise)]
+            losses, scores = gaps(of_it, "loss"), gaps(of_it, "score")
+            gap.setdefault(task, {})[f"{noise:g}"] = {
+                name: {"loss": losses[name], "score": scores[name]} for name in losses
+            }
+    return {
+        "bench": "efficacy",
+        "machine": {"cpu": "Some CPU", "cores": 2, "python": "3.12", "when": "2026-11-29T02:00:00+00:00"},
+        "results": [],
+        "ratios": {},
+        "options": {"model": "models/tiny-model", "validation_rows": 100, "held_out_rows": 200, "seeds": seeds},
+        "cells": cells,
+        "gap": gap,
+    }
+
+
+# --- reading
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    return results(("maths", "instructions", "procedural"), noises=(0.0, 0.3))
+
+
+def found_in(document: dict[str, Any]) -> Efficacy:
+    return read(json.loads(json.dumps(document)))
+
+
+def panel_of(found: Efficacy, task: str, noise: float) -> Panel:
+    return next(panel for panel in found.panels if (panel.task, panel.noise) == (task, noise))
+
+
+def test_seeds_are_taken_together_and_differences_are_paired(document: dict[str, Any]) -> None:
+    panel = panel_of(found_in(document), "procedural", 0.3)
+    cells = [one for one in document["cells"] if (one["task"], one["noise"]) == ("procedural", 0.3)]
+    losses = {name: [one["arms"][name]["loss"] for one in cells] for name in cells[0]["arms"]}
+    bds = panel.arms["bds"]
+    assert bds.loss.mean == pytest.approx(statistics.fmean(losses["bds"]))
+    assert bds.loss.error == pytest.approx(statistics.stdev(losses["bds"]) / 3**0.5)
+    for told, peer in ((bds.above, "all rows"), (bds.over_chance, "random, as bds")):
+        apart = [one - other for one, other in zip(losses["bds"], losses[peer], strict=True)]
+        assert told.values == pytest.approx(apart)
+        assert told.error == pytest.approx(statistics.stdev(apart) / 3**0.5)
+    gap = document["gap"]["procedural"]["0.3"]["bds"]["loss"]
+    assert (bds.gap.mean, bds.gap.low, bds.gap.high) == (gap["mean"], gap["low"], gap["high"])
+    chance = [one - other for one, other in zip(losses["random, as bds"], losses["all rows"], strict=True)]
+    lost = statistics.fmean(losses["all rows"]) - statistics.fmean(losses["right rows only"])
+    assert bds.gap_of_chance == pytest.approx(-statistics.fmean(chance) / lost)
+    assert [arm.name for arm in panel.shown] == [name for name, (kind, *_) in ARMS.items() if "rows" not in name]
+    assert panel.best().name == min(
+        (name for name, (kind, *_) in ARMS.items() if kind in ("recipe", "combination")),
+        key=lambda name: statistics.fmean(losses[name]),
+    )
+
+
+def test_the_first_screen_is_about_the_noise_that_most_tasks_have(document: dict[str, Any]) -> None:
+    assert found_in(document).noise == 0.3
+    assert read(results(noises=(0.0, 0.5))).noise == 0.5
+    assert read(results(noises=(0.0,))).noise == 0.0
+    mixed = results(noises=(0.1,))
+    mixed["cells"] += results(("maths",), noises=(0.3,))["cells"]
+    assert read(mixed).noise == 0.1
+    with pytest.raises(ValueError, match="no cells"):
+        read({"bench": "efficacy"})
+
+
+def test_a_signal_is_told_by_its_auroc_for_each_kind_of_flaw(document: dict[str, Any]) -> None:
+    changed = json.loads(json.dumps(document))
+    for one in changed["cells"]:
+        for signal in one["signals"].values():
+            signal["auroc_by_kind"], signal["by_kind"] = signal["by_kind"], dict.fromkeys(signal["by_kind"], 0.123)
+    assert read(changed).panels == found_in(document).panels
+
+
+# --- verdicts
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ((-0.10, -0.11, -0.12), Verdict.BETTER),
+        ((0.10, 0.11, 0.12), Verdict.WORSE),
+        ((-0.01, -0.11, -0.30), Verdict.UNCLEAR),  # the mean is less than two standard errors away
+        ((-0.3, -0.3, -0.3, -0.3, 0.01), Verdict.UNCLEAR),  # not in every seed
+        ((-0.1,), Verdict.ONE_SEED),
+        ((), Verdict.MISSING),
+    ],
+)
+def test_better_is_said_only_of_what_holds_in_every_seed(values: tuple[float, ...], expected: Verdict) -> None:
+    assert verdict(spread(values)) is expected
+
+
+def without(document: dict[str, Any], gone: Callable[[str], bool]) -> dict[str, Any]:
+    changed = json.loads(json.dumps(document))
+    for one in changed["cells"]:
+        for part in ("arms", "signals"):
+            one[part] = {name: value for name, value in one[part].items() if not gone(name)}
+    return changed
+
+
+def test_what_does_not_work_is_said_and_what_works_is_not() -> None:
+    made = results(("extractive_qa", "procedural"), noises=(0.0, 0.3))
+    for one in made["cells"]:
+        arms = one["arms"]
+        for name, arm in arms.items():
+            nothing = arms["all rows"]["loss"]
+            arm["loss"] = nothing - 0.1 * (one["noise"] > 0) - 0.001 * one["seed"] * (name == "auto")
+            if name.startswith("random") or name == "mads":
+                arm["loss"] = nothing + 0.05 + 0.001 * one["seed"]
+    said = shortcomings(read(made))
+    (mads,) = [one for one in said if one.startswith("mads")]
+    assert "better than as many random rows on none of 2 tasks" in mads
+    assert "worse than doing nothing on extractive QA at 30% and procedures at 30%" in mads
+    assert "harms by more than one standard error where nothing is wrong, on extractive QA and procedures" in mads
+    assert not [one for one in said if one.startswith("auto")]
+    assert [one for one in said if "sees “duplicate” on extractive QA and procedures" in one]
+    assert not [one for one in said if "other span" in one]
+    assert "on 2 of 2 tasks, and a better one than as many random rows on 2" in conclusion(read(made))
+
+
+def test_a_simple_rule_that_wins_one_seed_and_problems_are_said() -> None:
+    made = results(("maths",), noises=(0.3,), seeds=1)
+    made["cells"][0]["arms"]["pmi"]["loss"] = 0.1
+    made["problems"] = ["maths, noise 0.3, seed 1: ended with 9"]
+    said = shortcomings(read(made))
+    assert "Grade-school maths: the simple rule “pmi” did better than every recipe." in said
+    assert "A single seed shows nothing, whatever the figures are: grade-school maths." in said
+    assert said[-1] == "Not everything ran: maths, noise 0.3, seed 1: ended with 9"
+    assert "on none of one task" in conclusion(read(made))
+
+
+# --- the page
+
+
+def cells_in(html: str) -> list[list[str]]:
+    rows = re.findall(r"<tr[^>]*>(.*?)</tr>", html, re.DOTALL)
+    return [
+        [unescape(re.sub(r"<[^>]+>", "", cell)) for cell in re.findall(r"<td[^>]*>(.*?)</td>", row)] for row in rows
+    ]
+
+
+def told(values: list[float], digits: int = 3) -> str:
+    return f"{statistics.fmean(values):.{digits}f} ± {statistics.stdev(values) / len(values) ** 0.5:.{digits}f}"
+
+
+def percent(value: float) -> str:
+    return "0%" if abs(value) < 0.005 else f"{value:.0%}".replace("-", "−")
+
+
+def test_every_arm_stands_in_the_tables_with_its_own_figures(document: dict[str, Any]) -> None:
+    found = found_in(document)
+    rows = cells_in(render(found))
+    for panel in found.panels:
+        of_it = [one for one in document["cells"] if (one["task"], one["noise"]) == (panel.task, panel.noise)]
+        for name in of_it[0]["arms"]:
+            loss = told([one["arms"][name]["loss"] for one in of_it])
+            (row,) = [row for row in rows if row and row[0] == name and row[2] == loss]
+            assert row[1] == str(of_it[0]["arms"][name]["rows"])
+            assert row[-2] == f"{statistics.fmean(one['arms'][name]['seconds'] for one in of_it):,.0f}"
+            assert row[-1] == "3"
+            gap = document["gap"][panel.task][f"{panel.noise:g}"][name]["loss"]
+            if gap is not None:
+                assert row[5] == f"{percent(gap['mean'])} ({percent(gap['low'])} to {percent(gap['high'])})"
+
+
+def test_the_first_screen_has_the_gap_of_the_best_recipe(document: dict[str, Any]) -> None:
+    html = render(found_in(document))
+    cards = html.split('<div class="card">')[1:]
+    assert len(cards) == 3
+    for card, panel in zip(cards, found_in(document).main, strict=True):
+        best = panel.best()
+        gap = document["gap"][panel.task]["0.3"][best.name]["loss"]
+        assert f"<dd>{best.name}</dd>" in card
+        shown = percent(gap["mean"]) if gap else f"{best.above.mean:+.3f}".replace("-", "−")
+        assert f'<b class="big">{shown}</b>' in card
+        assert ("of the gap recovered" in card) == (gap is not None)
+
+
+def test_pictures_say_their_figures_to_who_cannot_see_them(document: dict[str, Any]) -> None:
+    found = found_in(document)
+    spoken = re.findall(r'aria-label="([^"]*)"', render(found))
+    assert not [one for one in spoken if "nan" in one]
+    gap = document["gap"]["procedural"]["0.3"]["bds"]["loss"]
+    share = f"bds: {percent(gap['mean'])} ({percent(gap['low'])} to {percent(gap['high'])})"
+    assert [one for one in spoken if one.startswith("Procedures, 30% wrong.") and share in one]
+    auroc = statistics.fmean(
+        one["signals"]["bds"]["by_kind"]["slip"]
+        for one in document["cells"]
+        if (one["task"], one["noise"]) == ("procedural", 0.3)
+    )
+    assert [one for one in spoken if one.startswith("AUROC") and f"procedures, slip {auroc:.2f}" in one]
+
+
+def test_the_page_needs_nothing_from_elsewhere_and_is_well_formed(document: dict[str, Any]) -> None:
+    html = render(found_in(document))
+    assert not re.findall(r"<script|<link|<img|@import|url\(|https?://", html)
+    for picture in re.findall(r"<svg.*?</svg>", html, re.DOTALL):
+        ElementTree.fromstring(picture)  # noqa: S314 - our own
+    assert "prefers-color-scheme: dark" in html
+    for name in re.findall(r"var\(--(\w+)\)", html):
+        assert f"--{name}:" in html, f"the style sheet has no colour {name}"
+
+
+@pytest.mark.parametrize(
+    "gone",
+    [
+        lambda name: name.startswith("random"),
+        lambda name: name == "right rows only",
+        lambda name: name == "all rows",
+        lambda name: name != "all rows",
+        lambda name: ARMS.get(name, ("control",))[0] in ("recipe", "combination"),
+        lambda name: name not in ("bds", "random, as bds"),
+    ],
+)
+def test_arms_that_are_missing_break_nothing(document: dict[str, Any], gone: Callable[[str], bool]) -> None:
+    changed = without(document, gone)
+    html = render(read(changed))
+    assert "nan" not in re.sub(r"<style>.*?</style>", "", html, flags=re.DOTALL)
+    assert "None" not in html
+    assert figures(read(changed))
+    names = {name for one in changed["cells"] for name in one["arms"]}
+    assert {row[0] for row in cells_in(html) if row} >= names
+
+
+def test_no_gap_no_scores_and_no_signals_break_nothing() -> None:
+    made = results(("maths", "procedural"), noises=(0.3,), seeds=1)
+    made["gap"] = {}
+    for one in made["cells"]:
+        one["signals"] = {}
+        one["score_name"] = None
+        for arm in one["arms"].values():
+            arm["score"] = None
+    html = render(read(made))
+    assert "<h2>Which flaws signals see</h2>" not in html
+    assert "<h2>More noise, less noise</h2>" not in html
+    assert "held-out loss less that of all rows" in html
+    assert "one seed only" in html
+    assert "Gap recovered</th>" not in html
+
+
+def test_an_arm_that_one_seed_lacks_is_compared_where_both_are(document: dict[str, Any]) -> None:
+    changed = json.loads(json.dumps(document))
+    lacking = next(one for one in changed["cells"] if (one["task"], one["noise"], one["seed"]) == ("maths", 0.3, 1))
+    del lacking["arms"]["bds"]
+    arm = panel_of(read(changed), "maths", 0.3).arms["bds"]
+    assert len(arm.loss.values) == len(arm.above.values) == 2
+    render(read(changed))
+
+
+def test_names_are_words_and_never_markup(document: dict[str, Any]) -> None:
+    changed = json.loads(json.dumps(document).replace("middo", "<b>&middo"))
+    changed["problems"] = ["<i>x</i>"]
+    html = render(read(changed))
+    assert "<b>&middo" not in html
+    assert "&lt;b&gt;&amp;middo" in html
+    assert "<i>x</i>" not in html
+
+
+# --- pictures
+
+
+def test_ticks_are_round_and_inside() -> None:
+    assert Scale(-0.31, 1.22, 0, 100).ticks(4) == pytest.approx([0.0, 0.5, 1.0])
+    assert Scale(20, 900, 0, 100, log=True).ticks(5) == pytest.approx([20, 50, 100, 200, 500])
+    assert Scale(3, 40_000, 0, 100, log=True).ticks(5) == pytest.approx([10, 100, 1000, 10_000])
+    scale = around([2.0], 0, 100)
+    assert scale(2.0) == pytest.approx(50)
+    assert around([0.0], 10, 20)(0.0) == pytest.approx(15)
+    assert Scale(1, 100, 0, 100, log=True)(10) == pytest.approx(50)
+    assert Scale(0, 1, 0, 100)(7) == 100
+    assert not Scale(0, 1, 0, 100).holds(7)
+
+
+def test_names_at_the_ends_of_lines_do_not_lie_over_each_other() -> None:
+    assert spaced([10, 11, 50], 0, 100, apart=13) == [10, 23, 50]
+    assert spaced([90, 95, 99], 0, 100, apart=13) == [74, 87, 100]
+
+
+def test_an_interval_that_goes_on_is_cut_with_an_arrow() -> None:
+    wide = Dot("wide", "recipe", 0.5, -40.0, 30.0, None, "told")
+    svg = dot_chart("title", "axis", [wide], [Mark("all rows", 0.0, "nothing"), Mark("right", 1.0, "oracle")], str)
+    assert svg.count('<path d="M') == 2
+    lines = [float(x) for x in re.findall(r'x[12]="([\d.]+)"', svg)]
+    assert min(lines) >= 0
+    assert max(lines) <= 504
+
+
+# --- the documentation
+
+
+def tables_in(text: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in text.splitlines() if line[:1] == "|"]
+
+
+def test_the_documentation_has_the_figures_of_the_page(document: dict[str, Any]) -> None:
+    found = found_in(document)
+    text = put(f"# Title\n\nBefore.\n\n{BEGIN}\noutdated\n{END}\n\nAfter.\n", found)
+    assert text.startswith(f"# Title\n\nBefore.\n\n{BEGIN}\n\n")
+    assert text.endswith(f"\n\n{END}\n\nAfter.\n")
+    assert "outdated" not in text
+    assert put(text, found) == text
+    in_page = [row for row in cells_in(render(found)) if len(row) > 6]
+    in_text = [row for row in tables_in(text) if len(row) > 6 and row[0] not in ("Arm", "---")]
+    assert sorted(in_text) == sorted(in_page)
+    assert len(in_text) == sum(len(panel.arms) for panel in found.panels)
+    told_about = {row[0]: row[1] for row in tables_in(text) if len(row) == 2}
+    assert told_about["Machine"] == "Some CPU"
+    assert told_about["Date"] == "2026-11-29"
+    assert told_about["Model"] == "tiny-model"
+    assert told_about["Command"] == "`make bench-efficacy`"
+    assert told_about["Rows to train on"] == "400"
+
+
+def test_a_document_without_a_place_for_figures_is_refused(document: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="no place for figures; expected the lines"):
+        put(f"{BEGIN} and no end", found_in(document))
+
+
+def test_the_commands_write_the_page_and_the_documentation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, document: dict[str, Any]
+) -> None:
+    given, page, text = tmp_path / "efficacy.json", tmp_path / "new" / "page.html", tmp_path / "efficacy.md"
+    monkeypatch.setattr(sys, "argv", ["page", str(given), "--out", str(page)])
+    with pytest.raises(SystemExit, match="make bench-efficacy"):
+        main()
+    given.write_text(json.dumps(document))
+    main()
+    assert page.read_text(encoding="utf-8") == render(found_in(document))
+    monkeypatch.setattr(sys, "argv", ["page", str(given), "--markdown", str(text)])
+    text.write_text("nothing")
+    with pytest.raises(SystemExit, match="no place for figures"):
+        main()
+    text.write_text(DOCS.read_text(encoding="utf-8"))
+    main()
+    assert text.read_text(encoding="utf-8") == put(DOCS.read_text(encoding="utf-8"), found_in(document))
+    given.write_text("{}")
+    with pytest.raises(SystemExit, match="no cells"):
+        main()
