@@ -34,7 +34,8 @@ Arms (`arms.py` has the settings):
 
 All models of a seed have the same hyperparameters and the same seed. The seed draws rows, sides, flaws and order. With
 `--epochs`, fewer rows are fewer steps, and only random rows take as many: where steps are few, that can cost more than
-what is wrong with the data does. With `--steps`, all models take as many. All arms of a cell are runs of one ledger, so
+what is wrong with the data does. With `--steps`, as all sizes have it, all models take as many, over rows that each of
+them sees once. All arms of a cell are runs of one ledger, so
 that scores and models are paid for once; what an arm costs is told as if it had been alone.
 
 Gap recovered = (all rows - arm) / (all rows - right rows only), of held-out loss and of the score of greedy answers to
@@ -44,9 +45,9 @@ is read here only, when a run has ended.
 
 Sizes. `small` is reckoned for two slow cores, where SmolLM2-135M trains on about 200 tokens a second, reads 700 and
 writes 100, and where a model more costs 20 seconds of loading: one task of 55 tokens a row, one share of noise, three
-seeds, seven arms and two controls. A model takes 16 steps of 8 rows, 7,000 tokens or 35 s. For each seed there are 11,
-two of them of folds: 6 minutes of training, 4 of loading. To read are 30,000 tokens of held-out rows, 12,000 of prompts
-to answer and 22,000 for signals, 1.5 minutes; to write 3,000, half a minute. So a seed takes about 12 minutes, and all
+seeds, four arms and a control. A model takes 29 steps of 8 rows, 13,000 tokens or 64 s. For each seed there are seven,
+two of them of folds: 7 minutes of training, 2 of loading. To read are 33,000 tokens of held-out rows, 13,000 of prompts
+to answer and 37,000 for signals, 2 minutes; to write 3,000, half a minute. So a seed takes about 12 minutes, and all
 three less than 40. What is asked for is reckoned and told before anything starts. `full` takes days on such a machine;
 `gpu` is the whole grid, with vLLM.
 
