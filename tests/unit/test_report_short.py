@@ -233,6 +233,17 @@ def test_better_than_chance_and_not_than_all_rows() -> None:
     assert "Whether all rows would do better still cannot be told" in sentence
 
 
+def test_training_that_harmed_is_no_success() -> None:
+    untrained = arm(ArmKind.BASE, scores(1.0, 1.1, 0.9, 1.0))
+    outcome, sentence, _ = said((2.0, 2.1, 1.8, 2.1), ALL, CHANCE, untrained)
+    assert outcome is Outcome.MIXED
+    assert sentence.endswith("this run's model is worse than the model as it came.")
+    outcome, _, because = said((2.7, 2.7, 2.7, 2.7), ALL, CHANCE, untrained)
+    assert outcome is Outcome.CHANCE
+    assert because.endswith("It is worse than the model as it came, too.")
+    assert "as it came" not in said((2.7, 2.7, 2.7, 2.7), ALL, CHANCE, arm(ArmKind.BASE, scores(*[2.7] * 4)))[2]
+
+
 def test_controls_that_are_all_rows_are_called_so() -> None:
     orders = replace(CHANCE, rows=20)
     assert "every model trained on all rows in another order" in said((2.0, 2.1, 1.8, 2.1), ALL, orders)[1]
@@ -290,6 +301,7 @@ def test_what_to_do_next() -> None:
     assert "Do not use this result" in advice([poor, ALL, CHANCE])
     assert "Try other settings" in advice([middling, ALL, CHANCE])
     assert "only 40 held-out rows" in advice([middling, ALL, CHANCE], held_out=40)
+    assert "--learning-rate" in advice([run, ALL, CHANCE, arm(ArmKind.BASE, scores(1.0, 1.1, 0.9, 1.0))])
 
 
 # ---- what is seen

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from burnish.coordinator.arms import ArmKind
 from burnish.report.short_data import Arm, Outcome, Verdict
+from burnish.report.verdict import training_harmed
 
 FEW = 100  # held-out rows, below which a difference has to be large to be seen
 
@@ -21,6 +22,11 @@ def next_step(verdict: Verdict, arms: list[Arm], *, recipe: str, held_out: int, 
         )
     if ArmKind.RUN not in kinds:
         return "Train on the result (final/) and on the data as they came, and compare both on data held out."
+    if training_harmed(arms):
+        return (
+            "Do not use this run's model: the model as it came is better. Train more gently (a lower --learning-rate,"
+            " fewer --epochs) before judging the data."
+        )
     if verdict.outcome is Outcome.WORSE:
         return (
             "Do not use this result: train on all rows as they came. Below, see what was dropped or rewritten, and why."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from burnish.coordinator.arms import ArmKind
 from burnish.report.contrast import contrast
@@ -21,10 +22,25 @@ def verdict(arms: Sequence[Arm], *, held_out: bool, finished: bool) -> Verdict:
     if run is None:
         why = "this run trains no model on what it made" if finished else "the run has not trained its model yet"
         return Verdict(Outcome.UNTOLD, f"Whether this made a better model cannot be told: {why}.")
-    if chance is None:
-        return _without_controls(run, everything)
     drawn = "all rows in another order" if draws_are_all_rows(arms) else "as many random rows"
-    return _against_chance(run, chance, everything, drawn)
+    found = _without_controls(run, everything) if chance is None else _against_chance(run, chance, everything, drawn)
+    if not training_harmed(arms):
+        return found
+    if found.outcome is Outcome.BETTER:
+        sentence = (
+            "Better than all rows and than chance, but no gain: this run's model is worse than the model as it came."
+        )
+        return Verdict(Outcome.MIXED, sentence, found.because)
+    return replace(found, because=f"{found.because} It is worse than the model as it came, too.".lstrip())
+
+
+def training_harmed(arms: Sequence[Arm]) -> bool:
+    """Whether the run's model is worse than the base model, by more than one standard error."""
+    run, base = _of(arms, ArmKind.RUN), _of(arms, ArmKind.BASE)
+    if run is None or base is None:
+        return False
+    apart = between(run, base)
+    return apart.told and apart.difference > 0
 
 
 def draws_are_all_rows(arms: Sequence[Arm]) -> bool:
