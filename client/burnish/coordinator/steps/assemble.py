@@ -29,14 +29,15 @@ def assemble_kept(
     book = run.book
     with stage.working():
         stage.expect(len(rows))
-        going_on = kept_rows(run, round_number, rows) if following is None else following
+        kept = kept_rows(run, round_number, rows)
+        going_on = kept if following is None else following
         with book.transaction():
             if book.dataset(round_number + 1) is None:
                 book.add_dataset(round_number + 1, going_on)
             stage.advance(len(rows))
         counts = Counter(one.actions[0] for one in book.decisions(round_number))
         said = ", ".join(f"{count} {action}" for action, count in counts.most_common())
-        held = "" if following is None else f"; {len(going_on)} go on"
+        held = f"; {len(going_on)} go on" if len(going_on) < len(kept) else ""
         run.observer.noted(f"Of {len(rows)} rows: {said}{held}.")
 
 
