@@ -154,7 +154,10 @@ def read(document: Record) -> Efficacy:
         document.get("machine") or {},
         document.get("options") or {},
         _command(document),
-        tuple(document.get("problems") or ()),
+        (
+            *(document.get("problems") or ()),
+            *(f"{arm}, which this build cannot do" for arm in document.get("left_out") or ()),
+        ),
     )
 
 

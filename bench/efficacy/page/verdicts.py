@@ -70,8 +70,8 @@ def conclusion(found: Efficacy) -> str:
     chance = sum(one.chance is Verdict.BETTER for one in answers)
     gaps = [one.best.gap.mean for one in answers if one.best is not None and one.best.gap is not None]
     said = (
-        f"With {found.noise:.0%} of the rows wrong, the best recipe of each task makes a better model than doing"
-        f" nothing on {nothing or 'none'} of {tasks}, and a better one than as many random rows on {chance or 'none'}."
+        f"With {found.noise:.0%} of the rows wrong, the best recipe of each task is shown to be better than doing"
+        f" nothing on {nothing or 'none'} of {tasks}, and better than as many random rows on {chance or 'none'}."
     )
     if gaps:
         reach = percent(min(gaps)) if len(gaps) == 1 else f"between {percent(min(gaps))} and {percent(max(gaps))}"
@@ -93,7 +93,7 @@ def shortcomings(found: Efficacy) -> list[str]:
         if simpler is not None:
             said.append(f"{capital(panel.title)}: the simple rule “{simpler.name}” did better than every recipe.")
     for panel in main:
-        if panel.lost is not None and not panel.has_gaps:
+        if panel.lost is not None and not panel.has_gaps and panel.noise > 0:
             said.append(
                 f"{capital(panel.title)}: wrong rows cost too little ({difference(panel.lost)} nats) for a share of it"
                 " to be told."
@@ -101,7 +101,7 @@ def shortcomings(found: Efficacy) -> list[str]:
     few = [panel.title for panel in main if len(panel.seeds) == 1]
     if few:
         said.append(f"A single seed shows nothing, whatever the figures are: {listed(few)}.")
-    return said + [f"Not everything ran: {problem}" for problem in found.problems]
+    return said + [f"Not everything ran: {problem}." for problem in found.problems]
 
 
 def _not_above_chance(main: Sequence[Panel], name: str) -> str:
@@ -112,7 +112,7 @@ def _not_above_chance(main: Sequence[Panel], name: str) -> str:
     if len(better) >= min(2, len(measured)):
         return ""
     where = f"only on {better[0]}" if better else "on none"
-    return f"better than as many random rows {where} of {count(len(measured), 'task')}"
+    return f"shown to be better than as many random rows {where} of {count(len(measured), 'task')}"
 
 
 def _harm(found: Efficacy, name: str) -> list[str]:
