@@ -110,6 +110,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, default=Path("build/models/smollm2-135m-instruct"))
     parser.add_argument("--engine", choices=["vllm", "transformers"])
     parser.add_argument("--dtype", help="that is scored in")
+    parser.add_argument("--train-dtype", help="of weights that are trained; bfloat16 is faster on CPUs that have it")
     parser.add_argument("--epochs", type=float)
     parser.add_argument("--steps", type=int, help="of every model, instead of --epochs; 0: by --epochs")
     parser.add_argument("--learning-rate", type=float)
@@ -163,6 +164,7 @@ def cells(given: argparse.Namespace, task: str, rows: Sequence[Any], arms: Seque
         "gradient_accumulation_steps": given.batch_size // given.per_device,
         "checkpoint_steps": given.checkpoint_steps,
         "packing": given.packing,
+        "dtype": given.train_dtype,
     }
     model = str(given.model.absolute())
     until = time.time() + given.max_seconds

@@ -38,6 +38,7 @@ class Size:
     batch_size: int
     engine: str
     dtype: str
+    train_dtype: str
 
 
 SIZES = {
@@ -58,6 +59,7 @@ SIZES = {
         batch_size=8,
         engine="transformers",
         dtype="float32",
+        train_dtype="bfloat16",
     ),
     "full": Size(
         tasks=tuple(TASKS),
@@ -76,6 +78,7 @@ SIZES = {
         batch_size=16,
         engine="transformers",
         dtype="float32",
+        train_dtype="float32",
     ),
     "gpu": Size(
         tasks=tuple(TASKS),
@@ -94,6 +97,7 @@ SIZES = {
         batch_size=16,
         engine="vllm",
         dtype="float32",
+        train_dtype="float32",
     ),
 }
 
