@@ -249,6 +249,9 @@ def test_controls_that_are_all_rows_are_called_so() -> None:
     assert "every model trained on all rows in another order" in said((2.0, 2.1, 1.8, 2.1), ALL, orders)[1]
     page = str(loss_bars([arm(ArmKind.BASE, scores(4.0)), ALL, orders]))
     assert "all rows, other orders, 2 times" in page
+    page = render(replace(DATA, short=replace(SHORT, arms=[arm(ArmKind.BASE, scores(4.0)), ALL, orders])))
+    assert "<b>All rows, other orders</b> show what chance does" in page
+    assert "all were trained on 2 times in another order" in page
 
 
 def test_what_cannot_be_told_is_not() -> None:

@@ -83,7 +83,12 @@ def _environment() -> Environment:
     environment.filters.update(label=_label, duration=_duration, number=_number, pretty=_pretty)
     environment.filters.update(interval=_interval, bound=_bound, flags=_flags)
     environment.globals.update(
-        flow_bar=flow_bar, loss_bars=loss_bars, narrow=NARROW, cost_bar=cost_bar, controls=_controls
+        flow_bar=flow_bar,
+        loss_bars=loss_bars,
+        narrow=NARROW,
+        cost_bar=cost_bar,
+        controls=_controls,
+        draws_are_all_rows=draws_are_all_rows,
     )
     environment.filters.update(percent=_percent, attr_or_zero=lambda counts, name: counts.get(name, 0))
     return environment
@@ -200,14 +205,15 @@ def _bound(value: float) -> str:
 
 
 def _controls(arms: Sequence[Arm]) -> str:
-    """What random controls were trained on, in words."""
+    """What shows what chance does, in words; after its name, which is bold."""
     chance = next(arm for arm in arms if arm.kind is ArmKind.RANDOM)
     times = f"{len(chance.losses)} times" if len(chance.losses) > 1 else "once"
     if draws_are_all_rows(arms):
         return (
-            f"as many rows as came out are all there are, so they were trained on {times}, each time in another order"
+            "show what chance does: as many rows came out as went in, or more, so none could be drawn from them, and"
+            f" all were trained on {times} in another order"
         )
-    return f"as many rows as came out, drawn blindly from those that went in, {times}"
+    return f"show what chance does: as many rows as came out, drawn blindly from those that went in, {times}"
 
 
 def _compare(old_text: str, new_text: str) -> tuple[Markup, Markup]:
