@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from scipy.stats import t as student
+
 from bench.efficacy.page.data import RECIPES, Arm, Efficacy, Interval, Panel, Spread
 
-ERRORS = 2.0  # standard errors that a difference must be away from nothing
+SEEDS = 3  # with fewer, nothing is said to be better or worse
 FOUND = 0.6  # AUROC from which on a signal is said to see a kind of flaw
 RULE = (
-    f"Better or worse means: in every seed, and in the mean by more than {ERRORS:g} standard errors of the differences"
-    " seed by seed. Anything else is “not shown”."
+    "Better or worse means that the 95% interval of the differences seed by seed (Student's t, at least"
+    f" {SEEDS} seeds) does not hold 0. Anything else is “not shown”."
 )
 
 
@@ -22,7 +24,7 @@ class Verdict(StrEnum):
     BETTER = "better"
     WORSE = "worse"
     UNCLEAR = "not shown"
-    ONE_SEED = "one seed only"
+    TOO_FEW = "too few seeds"
     MISSING = "not measured"
 
 
@@ -30,13 +32,11 @@ def verdict(difference: Spread | None) -> Verdict:
     """By the rule above."""
     if difference is None:
         return Verdict.MISSING
-    if difference.error is None:
-        return Verdict.ONE_SEED
-    if abs(difference.mean) > ERRORS * difference.error:
-        if all(value < 0 for value in difference.values):
-            return Verdict.BETTER
-        if all(value > 0 for value in difference.values):
-            return Verdict.WORSE
+    if difference.error is None or len(difference.values) < SEEDS:
+        return Verdict.TOO_FEW
+    reach = float(student.ppf(0.975, len(difference.values) - 1)) * difference.error
+    if abs(difference.mean) > reach:
+        return Verdict.BETTER if difference.mean < 0 else Verdict.WORSE
     return Verdict.UNCLEAR
 
 
@@ -98,9 +98,9 @@ def shortcomings(found: Efficacy) -> list[str]:
                 f"{capital(panel.title)}: wrong rows cost too little ({difference(panel.lost)} nats) for a share of it"
                 " to be told."
             )
-    few = [panel.title for panel in main if len(panel.seeds) == 1]
+    few = [panel.title for panel in main if len(panel.seeds) < SEEDS]
     if few:
-        said.append(f"A single seed shows nothing, whatever the figures are: {listed(few)}.")
+        said.append(f"Fewer than {SEEDS} seeds show nothing, whatever the figures are: {listed(few)}.")
     return said + [f"Not everything ran: {problem}." for problem in found.problems]
 
 
@@ -182,8 +182,8 @@ def difference(one: Spread | None, digits: int = 3) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """“one task”, “3 tasks”."""
-    return f"one {noun}" if number == 1 else f"{number:,} {noun}s"
+    """“1 task”, “3 tasks”."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def listed(words: Sequence[str]) -> str:
