@@ -11,8 +11,8 @@ from bench.efficacy.page.marks import Mark, mark
 from bench.efficacy.page.scale import Scale, around
 from bench.efficacy.page.svg import line, picture, text
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 504, 330, 56, 16, 34, 42
-_HIGH, _LETTER = 12.0, 6.2  # of a name at 11 pixels: its height, and about its width for each letter
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 504, 330, 56, 40, 34, 42
+_HIGH, _LETTER = 12.0, 6.7  # of a name at 11 pixels: its height, and about its width for each letter
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 

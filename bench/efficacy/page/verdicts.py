@@ -111,7 +111,7 @@ def _not_above_chance(main: Sequence[Panel], name: str) -> str:
     better = [title for title, one in measured.items() if one is Verdict.BETTER]
     if len(better) >= min(2, len(measured)):
         return ""
-    where = f"only on {better[0]}" if better else "on none"
+    where = f"only on {better[0]}," if better else "on none"
     return f"shown to be better than as many random rows {where} of {count(len(measured), 'task')}"
 
 
