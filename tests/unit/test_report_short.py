@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 
 from burnish.coordinator.arms import ALL_ROWS, RANDOM, RIGHT_ROWS, ArmKind, arm_of, only_compared
 from burnish.coordinator.policy.assembly import DataRow
+from burnish.coordinator.policy.contrast import Scores, contrast
 from burnish.coordinator.recipes.registry import METHODS, SETTINGS
 from burnish.coordinator.records import StepRecord
 from burnish.report.bars import NARROW, flow_bar, loss_bars
-from burnish.report.contrast import contrast
 from burnish.report.cost import OTHER, cost_of, work_of
 from burnish.report.flow import flow_of
 from burnish.report.gap import gap_recovered
 from burnish.report.next_step import next_step
 from burnish.report.render import render
-from burnish.report.short_data import Arm, Cost, Flow, Gap, InShort, Outcome, Scores
+from burnish.report.short_data import Arm, Cost, Flow, Gap, InShort, Outcome
 from burnish.report.verdict import verdict
 from tests.unit.test_report import DATA
 
@@ -145,7 +145,7 @@ def test_what_a_run_cost() -> None:
 
 
 def test_every_step_of_every_recipe_is_some_work() -> None:
-    deciding = {"read", "split", "weigh", "decide", "filter", "assemble"}
+    deciding = {"read", "split", "weigh", "choose", "decide", "filter", "assemble"}
     assert {n for kind in SETTINGS.values() for n in kind.STEPS if work_of(n) == OTHER} == deciding
 
 
@@ -170,6 +170,7 @@ def test_the_arms_of_every_recipe() -> None:
     assert arm_of("a recipe that is new", config, 2).kind is ArmKind.RUN
     assert [only_compared("mads", config, number) for number in (1, 2, 3)] == [True, False, True]
     assert not only_compared("middo", rounds, 1), "the recipe looks at that model"
+    assert [only_compared("auto", config, number) for number in (1, 2, 3, 13, 33, 36, 43)] == [True, *[False] * 5, True]
 
 
 # ---- what is said

@@ -6,7 +6,7 @@ with, after the recipe has ended (`afterwards.py`), is at rounds that no recipe 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -37,12 +37,14 @@ class ArmKind(StrEnum):
 @dataclass(frozen=True, slots=True)
 class ArmRounds:
     """Where a recipe's own models are: `all_rows` is the round of the one trained on the source as it came, `random`
-    the first of those trained on random subsets; `others` names the rest. `run` names what the run made."""
+    the first of those trained on random subsets; `others` names the rest, of which the recipe needs
+    those at `needed` on its way. `run` names what the run made."""
 
     run: str = "what this run made"
     all_rows: int | None = None
     random: int | None = None
     others: Mapping[int, str] = field(default_factory=dict)
+    needed: Collection[int] = ()
 
 
 _LEARNING = "all rows, weights being learnt"
@@ -58,6 +60,7 @@ _FILTER = ArmRounds(
     all_rows=FILTER_D,
     random=FILTER_RANDOM,
     others={**_FOLDS, TRIED: "all rows, to try them", **_TRIED},
+    needed=range(FOLD, FILTER_RANDOM),
 )
 ARM_ROUNDS: Mapping[str, ArmRounds] = {
     "middo": ArmRounds(all_rows=1),
@@ -112,4 +115,6 @@ def arm_of(recipe: str, config: Mapping[str, object], round_number: int) -> ArmP
 def only_compared(recipe: str, config: Mapping[str, object], round_number: int) -> bool:
     """Whether the model of a round is there to compare with and for nothing else."""
     where = ARM_ROUNDS.get(recipe, ArmRounds())
+    if round_number in where.needed:
+        return False
     return round_number > run_round(config) or (where.random is not None and round_number == where.all_rows)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from burnish.report.contrast import contrast
-from burnish.report.short_data import Gap, Scores
+from burnish.coordinator.policy.contrast import Scores, contrast
+from burnish.report.short_data import Gap
 
 DRAWS, SEED = 2000, 0
 _AT_A_TIME = 100  # draws; bounds what is held in memory

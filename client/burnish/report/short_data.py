@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from burnish.coordinator.arms import ArmKind
-
-Scores = Mapping[str, tuple[float, int]]  # by held-out sample: nats summed over response tokens, and their number
+from burnish.coordinator.policy.contrast import Scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,20 +47,6 @@ class Flow:
     def rows_out(self) -> int:
         """Rows of the result."""
         return self.kept + self.rewritten + self.added
-
-
-@dataclass(frozen=True, slots=True)
-class Contrast:
-    """How far one model's held-out loss is above another's, nats per response token, with the standard error of that
-    over the held-out samples; None for fewer than two."""
-
-    difference: float
-    error: float | None
-
-    @property
-    def told(self) -> bool:
-        """Whether it is more than one standard error from nothing."""
-        return self.error is not None and abs(self.difference) > self.error
 
 
 class Outcome(StrEnum):

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from burnish.coordinator.arms import ArmKind
-from burnish.report.contrast import contrast
-from burnish.report.short_data import Arm, Contrast, Outcome, Verdict
+from burnish.coordinator.policy.contrast import Contrast, contrast
+from burnish.report.short_data import Arm, Outcome, Verdict
 
 NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five"}
 

@@ -9,10 +9,10 @@ difference.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-Losses = Mapping[str, tuple[float, int]]  # by sample: sum of nats, response tokens
+from burnish.coordinator.policy.contrast import Scores, contrast
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,24 +33,22 @@ class Choice:
     tried: tuple[Tried, ...]
 
 
-def choose(nothing: Losses, others: Sequence[Losses], errors: float) -> Choice:
+def choose(nothing: Scores, others: Sequence[Scores], errors: float) -> Choice:
     """Place 0 is doing nothing, the others follow. Samples that a model could not score are left out for all. Another
     is taken where its difference is beyond `errors` standard errors, >= 0. Raises ValueError where no sample was scored
     by all."""
     names = [name for name in nothing if all(name in one for one in others)]
     if not names:
         raise ValueError("no trusted row was scored by all models that are to be compared")
-    found = [_tried(nothing, one, names) for one in (nothing, *others)]
+    first, *rest = ({name: one[name] for name in names} for one in (nothing, *others))
+    found = [_tried(first, one) for one in (first, *rest)]
     better = [place for place, one in enumerate(found) if place and one.difference < -errors * one.error]
     return Choice(min(better, key=lambda place: found[place].loss, default=0), tuple(found))
 
 
-def _tried(nothing: Losses, other: Losses, names: Sequence[str]) -> Tried:
-    """The difference is a ratio of two sums over rows; its error that of its linearisation."""
-    tokens = sum(nothing[name][1] for name in names)
-    gained = [other[name][0] - nothing[name][0] for name in names]
-    difference = math.fsum(gained) / tokens
-    spread = math.fsum((value - difference * nothing[name][1]) ** 2 for value, name in zip(gained, names, strict=True))
-    count = len(names)
-    error = math.sqrt(spread * count / (count - 1)) / tokens if count > 1 else math.inf
-    return Tried(math.fsum(other[name][0] for name in names) / tokens, difference, error)
+def _tried(nothing: Scores, other: Scores) -> Tried:
+    apart = contrast(other, nothing)
+    assert apart is not None
+    tokens = sum(count for _, count in nothing.values())
+    loss = math.fsum(nats for nats, _ in other.values()) / tokens
+    return Tried(loss, apart.difference, math.inf if apart.error is None else apart.error)

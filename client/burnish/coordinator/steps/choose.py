@@ -9,7 +9,8 @@ from burnish._types import ModelRef
 from burnish.coordinator.errors import StepFailed
 from burnish.coordinator.findings import Parts
 from burnish.coordinator.policy.assembly import DataRow
-from burnish.coordinator.policy.choice import Losses, choose
+from burnish.coordinator.policy.choice import choose
+from burnish.coordinator.policy.contrast import Scores
 from burnish.coordinator.steps.measure import score_in_detail
 from burnish.coordinator.steps.rank import FilterRun, Measured, rank, weights_by
 from burnish.coordinator.steps.train import prune, train
@@ -94,7 +95,7 @@ def _of_share(
     return [row for row in training if row.row_id in weights], weights if run.settings.weighted else None
 
 
-async def _on_trusted(run: FilterRun, round_number: int, model: ModelRef, trusted: Sequence[DataRow]) -> Losses:
+async def _on_trusted(run: FilterRun, round_number: int, model: ModelRef, trusted: Sequence[DataRow]) -> Scores:
     hashes = list(dict.fromkeys(row.sample_hash for row in trusted))
     scores, _ = await score_in_detail(run, round_number, "score_trusted", model, hashes, Parts.LOSS)
     return {name: (one.sum_nll, one.num_tokens) for name, one in scores.items()}

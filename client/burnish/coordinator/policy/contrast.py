@@ -1,10 +1,27 @@
-"""Two models on the same held-out samples: how far apart their losses are, and how sure that is. Pure."""
+"""Two models on the same samples: how far apart their losses are, and how sure that is. Pure."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import numpy as np
 
-from burnish.report.short_data import Contrast, Scores
+Scores = Mapping[str, tuple[float, int]]  # by sample: nats summed over response tokens, and their number
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """How far one model's loss is above another's, nats per response token, with the standard error of that
+    over the samples; None for fewer than two."""
+
+    difference: float
+    error: float | None
+
+    @property
+    def told(self) -> bool:
+        """Whether it is more than one standard error from nothing."""
+        return self.error is not None and abs(self.difference) > self.error
 
 
 def contrast(one: Scores, other: Scores) -> Contrast | None:
