@@ -322,6 +322,12 @@ def test_auto_tries_shares_where_there_are_trusted_rows_to_judge_by(
     assert "Which share was taken" in page
 
 
+def test_one_trusted_row_is_not_enough_to_choose_by(client: Client, data: Path, tmp_path: Path) -> None:
+    alone = write_jsonl(tmp_path / "alone.jsonl", [{**ROWS[0], "instruction": "Else?"}] * 3)
+    with pytest.raises(StepFailed, match="1 different trusted rows were scored"):
+        filtered(client, data, tmp_path / "out", trusted=str(alone), signal="loss", shares="0.5")
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [

@@ -35,6 +35,7 @@ def test_the_lowest_of_those_that_are_better_beyond_chance_is_taken() -> None:
 def test_what_a_model_could_not_score_counts_for_none() -> None:
     other = {"a": (1.0, 2), "b": (3.0, 4)}
     assert [one.loss for one in choose(NOTHING, [other], errors=0.0).tried] == [1.0, pytest.approx(4 / 6)]
-    assert choose(NOTHING, [{"a": (0.0, 2)}], errors=0.0).place == 0, "one row has no error that could be told"
-    with pytest.raises(ValueError, match="no trusted row was scored by all"):
+    with pytest.raises(ValueError, match="0 different trusted rows were scored by all"):
         choose(NOTHING, [{"z": (1.0, 1)}], errors=1.0)
+    with pytest.raises(ValueError, match="1 different trusted rows"):
+        choose(NOTHING, [{"a": (0.0, 2)}], errors=0.0)

@@ -35,11 +35,11 @@ class Choice:
 
 def choose(nothing: Scores, others: Sequence[Scores], errors: float) -> Choice:
     """Place 0 is doing nothing, the others follow. Samples that a model could not score are left out for all. Another
-    is taken where its difference is beyond `errors` standard errors, >= 0. Raises ValueError where no sample was scored
-    by all."""
+    is taken where its difference is beyond `errors` standard errors, >= 0. Raises ValueError where fewer than two
+    samples were scored by all: one has no error that could be told."""
     names = [name for name in nothing if all(name in one for one in others)]
-    if not names:
-        raise ValueError("no trusted row was scored by all models that are to be compared")
+    if len(names) < 2:
+        raise ValueError(f"{len(names)} different trusted rows were scored by all models that are to be compared")
     first, *rest = ({name: one[name] for name in names} for one in (nothing, *others))
     found = [_tried(first, one) for one in (first, *rest)]
     better = [place for place, one in enumerate(found) if place and one.difference < -errors * one.error]
@@ -49,6 +49,7 @@ def choose(nothing: Scores, others: Sequence[Scores], errors: float) -> Choice:
 def _tried(nothing: Scores, other: Scores) -> Tried:
     apart = contrast(other, nothing)
     assert apart is not None
+    assert apart.error is not None
     tokens = sum(count for _, count in nothing.values())
     loss = math.fsum(nats for nats, _ in other.values()) / tokens
-    return Tried(loss, apart.difference, math.inf if apart.error is None else apart.error)
+    return Tried(loss, apart.difference, apart.error)

@@ -27,7 +27,7 @@ async def choose_share(
 ) -> float:
     """The share that is kept, 1 for all rows: what the settings say, or, where several are tried, the one whose model
     does best on the trusted rows. What models are trained on is the rounds from `first_tried` on, all rows first.
-    Raises StepFailed where none of the trusted rows could be scored."""
+    Raises StepFailed where fewer than two different trusted rows could be scored."""
     settings = run.settings
     shares = (1.0, *settings.tried())
     if len(shares) == 1:
@@ -46,7 +46,8 @@ async def choose_share(
             choice = choose(losses[0], losses[1:], settings.errors)
         except ValueError as error:
             raise StepFailed(
-                f"No share can be chosen: {error}. Look at the failures, and give other trusted rows."
+                f"No share can be chosen: {error}; at least two are needed. Give more of them, or other ones that are"
+                " not too long."
             ) from error
         taken = shares[choice.place]
         tried = [{"share": share, **asdict(one)} for share, one in zip(shares, choice.tried, strict=True)]
