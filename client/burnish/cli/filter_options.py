@@ -12,12 +12,12 @@ _TRAIN = "Training on what is kept"
 _COMPARE = "Comparing"
 
 
-def _table(signal: Signal, passes: int, shares: str) -> Table:
+def _table(passes: int, shares: str) -> Table:
     """The options of filtering, by these defaults."""
     return {
         "signal": (
             "signal",
-            option(Signal, "--signal", f"What rows are ranked by; default {signal}.", _FILTER),
+            option(Signal, "--signal", "What rows are ranked by; default cross_weakest.", _FILTER),
         ),
         "keep": (
             "keep",
@@ -112,5 +112,5 @@ def _table(signal: Signal, passes: int, shares: str) -> Table:
     }
 
 
-FILTER = _table(Signal.CROSS_GAIN, 1, "none")
-AUTO = _table(Signal.CROSS_WEAKEST, 2, "0.85,0.7,0.5 with --trusted, else none")
+FILTER = _table(1, "none")
+AUTO = _table(2, "0.85,0.7,0.5 with --trusted, else none")

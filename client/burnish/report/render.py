@@ -44,6 +44,7 @@ LABELS = {
     "pmi": "pointwise mutual information",
     "cross_loss": "loss under models that did not see the row",
     "cross_gain": "gain by models that did not see the row",
+    "cross_weakest": "least likely token under models that did not see the row",
 }
 UNITS = {
     "loss_pre": "nats per response token, base weights",
@@ -63,6 +64,7 @@ UNITS = {
     "pmi": "log-probability with the prompt less that without, nats per response token",
     "cross_loss": "log-probability, nats per response token, weights that did not see the row",
     "cross_gain": "nats per response token that other rows teach about it",
+    "cross_weakest": "log-probability, a model trained on other rows",
 }
 
 

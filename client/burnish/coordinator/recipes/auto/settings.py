@@ -8,7 +8,6 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from burnish.coordinator.policy.signals import Signal
 from burnish.coordinator.recipes.filter.settings import MOST_PASSES, FilterSettings
 
 
@@ -17,7 +16,6 @@ class AutoSettings(FilterSettings):
 
     RECIPE: ClassVar[str] = "auto"
 
-    signal: Signal = Signal.CROSS_WEAKEST
     passes: int = Field(2, ge=1, le=MOST_PASSES, description="see FilterSettings")
     shares: tuple[float, ...] = Field((0.85, 0.7, 0.5), description="see FilterSettings; not used without trusted rows")
 

@@ -28,7 +28,7 @@ class FilterSettings(HoldSettings):
     )
 
     rounds: int = Field(1, ge=1, le=1)
-    signal: Signal = Signal.CROSS_GAIN
+    signal: Signal = Signal.CROSS_WEAKEST
     keep: float = Field(0.7, ge=0.001, le=1, description="share of the rows that have a value")
     shares: tuple[float, ...] = Field(
         (), description="shares to try instead of `keep`, beside all rows; trusted rows say which is taken"
