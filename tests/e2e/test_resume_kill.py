@@ -68,7 +68,8 @@ except BurnishError as error:
 class Coordinators:
     """Starts coordinators on one data set."""
 
-    def __init__(self, services: FakeEngineServices, folder: Path, recipe: str) -> None:
+    def __init__(self, services: FakeEngineServices, folder: Path, recipe: str, **more: Any) -> None:
+        self.more = MORE[recipe] | more
         self.services = services
         self.folder = folder
         self.recipe = recipe
@@ -87,7 +88,7 @@ class Coordinators:
         )
         assert process.stdout is not None
         assert process.stdin is not None
-        process.stdin.write(json.dumps(MORE[self.recipe] | {"holdout": [str(self.holdout)]}) + "\n")
+        process.stdin.write(json.dumps(self.more | {"holdout": [str(self.holdout)]}) + "\n")
         process.stdin.flush()
         line = process.stdout.readline()
         assert line == "working\n", (line, process.communicate())
@@ -129,6 +130,29 @@ def test_a_run_killed_twenty_times_makes_the_same_data(
     coordinators: Coordinators, undisturbed: tuple[str, float]
 ) -> None:
     assert len(killed(coordinators, undisturbed, KILLS)) == KILLS
+
+
+def test_a_run_of_middo_that_tries_its_rewrites_killed_in_each_step_of_that_makes_the_same_data(
+    services: FakeEngineServices, tmp_path: Path
+) -> None:
+    trying = Coordinators(services, tmp_path, "middo", accept="agree", rejected="drop", share_quality=0.5)
+    expected, _ = left_alone(trying)
+    with history(tmp_path / "undisturbed") as h:
+        verdicts = h.acceptance.of_round(1)
+        assert {one.refusal for one in verdicts} >= {"", "loss", "rating"}
+        assert any(one.dropped for one in verdicts)
+    out = tmp_path / "killed"
+    for moment in ("1 refine", "1 score_rewrites", "1 judge_rewrites", "1 accept"):
+        process = trying.start(out)
+        assert process.stdout is not None
+        while process.stdout.readline() != f"{moment}\n":
+            assert process.poll() is None
+        process.kill()
+        process.communicate()
+    trying.finish(out)
+    assert digest_of_final(out) == expected
+    with history(out) as h:
+        assert h.acceptance.of_round(1) == verdicts
 
 
 def test_a_run_of_clear_killed_ten_times_makes_the_same_data(clear: Coordinators) -> None:

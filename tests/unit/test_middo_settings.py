@@ -39,6 +39,8 @@ def test_compat_fills_in_what_the_published_code_does() -> None:
     [
         ({"compat": True, "m_loss": 2.0}, "compat does exactly as the published code does, which fixes m_loss"),
         ({"compat": True, "overlap": "hard_first", "unparseable": "exclude"}, "fixes overlap, unparseable"),
+        ({"compat": True, "accept": "agree", "rejected": "drop"}, "fixes accept, rejected"),
+        ({"accept": "always"}, "accept: Input should be 'valid' or 'agree'"),
         ({"share_sparse": 0.1, "m_sparse": 2.0}, "m_sparse and share_sparse both say where the line is drawn"),
         ({"share_loss": 0.0}, "share_loss: Input should be greater than 0"),
         ({"rounds": 0}, "rounds: Input should be greater than or equal to 1"),
@@ -74,3 +76,12 @@ def test_a_run_is_named_by_content_of_data_and_by_every_setting() -> None:
     assert parse(data="moved.json").identity({"data": "sha256:1", "holdout": ""}) == identity
     assert parse().identity({"data": "sha256:2", "holdout": ""}) != identity
     assert parse(k=3).identity({"data": "sha256:1", "holdout": ""}) != identity
+
+
+def test_what_becomes_of_rewrites_names_a_run_only_where_it_is_not_as_published() -> None:
+    digests = {"data": "sha256:1", "holdout": ""}
+    plain = parse().identity(digests)
+    assert not {"accept", "rejected"} & plain.keys(), "runs that began before are still the same"
+    assert parse(accept="valid", rejected="keep").identity(digests) == plain
+    named = [parse(**more).identity(digests) for more in ({"accept": "agree"}, {"rejected": "drop"})]
+    assert [(one["accept"], one["rejected"]) for one in named] == [("agree", "keep"), ("valid", "drop")]

@@ -12,6 +12,7 @@ from burnish._types import Message
 from burnish.cli.inspect_run import RunDir
 from burnish.cli.output import command, say, say_json
 from burnish.coordinator.history import RunHistory
+from burnish.coordinator.policy.acceptance import Acceptance, why
 from burnish.coordinator.policy.clear import Preference, probability_of_candidate
 from burnish.coordinator.policy.confidence import VERDICTS, Evidence
 from burnish.coordinator.records import CandidateStory, RewriteRecord
@@ -130,6 +131,17 @@ def _rewrite(rewrite: RewriteRecord) -> Iterator[str]:
     yield f"  Rewrite to {rewrite.strategy}, attempt {len(rewrite.attempts)}:"
     for line in _conversation(rewrite.after):
         yield f"  {line}"
+    if rewrite.acceptance is not None:
+        yield from _acceptance(rewrite.acceptance)
+
+
+def _acceptance(one: Acceptance) -> Iterator[str]:
+    measured = (one.loss_before, one.loss_limit, one.loss_after, one.quality_before, one.quality_after)
+    if any(value is not None for value in measured):
+        before, limit, after, worse, better = ("unknown" if value is None else f"{value:.3f}" for value in measured)
+        yield f"    Loss under the round's model: {before} before, {after} after, at most {limit} accepted"
+        yield f"    Quality by the base model: {worse} before, {better} after, no less accepted"
+    yield "    Accepted." if one.accepted else f"    Not accepted: {why(one)}."
 
 
 def _short(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from burnish.cli.recipe_options import HOLD, TRAINING, Table, option
+from burnish.coordinator.policy.acceptance import Accept, Rejected
 from burnish.coordinator.policy.control import Control
 from burnish.coordinator.policy.middo import Axis, Overlap, Unparseable
 
@@ -88,6 +89,20 @@ MIDDO: Table = {
     "max_attempts": (
         "max_attempts",
         option(int, "--attempts", "Tries before a rewrite is given up; default 3.", _JUDGE, min=1, max=10),
+    ),
+    "accept": (
+        "accept",
+        option(
+            Accept,
+            "--accept",
+            "valid (default): any rewrite that passes the rules, as published; agree: only where neither the round's"
+            " model finds it less likely nor the base model rates it lower than the original.",
+            _JUDGE,
+        ),
+    ),
+    "rejected": (
+        "rejected",
+        option(Rejected, "--rejected", "A row whose rewrites are refused: keep (default) or drop.", _JUDGE),
     ),
     **HOLD,
     **TRAINING,

@@ -16,6 +16,7 @@ from typing import Protocol
 from burnish._training_types import SampleWeights
 from burnish._types import Message, RunEvent, RunState
 from burnish.coordinator import history
+from burnish.coordinator.acceptance import Acceptances
 from burnish.coordinator.beliefs import Beliefs
 from burnish.coordinator.content import canonical_json, dataset_digest, message_list
 from burnish.coordinator.curation import Curation
@@ -58,6 +59,7 @@ class RunBook:
         self.beliefs = Beliefs(ledger)
         self.curation = Curation(ledger, run_id)
         self.refinement = Refinement(ledger, run_id)
+        self.acceptance = Acceptances(ledger, run_id)
         self._ledger = ledger
 
     def history(self) -> history.RunHistory:

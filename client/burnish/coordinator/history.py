@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from burnish._types import Attempt, Message, Role
+from burnish.coordinator.acceptance import Acceptances
 from burnish.coordinator.beliefs import Beliefs, ConfidenceKey, PreferenceKey, preference_of
 from burnish.coordinator.errors import LedgerError
 from burnish.coordinator.heldout import hashes_in
@@ -57,6 +58,7 @@ class RunHistory:
         self.run_id = run_id
         self.paths = paths
         self.refinement = Refinement(ledger, run_id)
+        self.acceptance = Acceptances(ledger, run_id)
         self._ledger = ledger
 
     @classmethod
@@ -198,6 +200,7 @@ class RunHistory:
             " WHERE f.run_id = ? AND f.round = ? ORDER BY d.position, f.strategy",
             (self.run_id, round_number),
         )
+        tried = {(one.row_id, one.strategy): one for one in self.acceptance.of_round(round_number)}
         return [
             RewriteRecord(
                 row_id=row[0],
@@ -208,6 +211,7 @@ class RunHistory:
                 reason=row[5],
                 message=row[6],
                 attempts=tuple(Attempt(**attempt) for attempt in json.loads(row[7])),
+                acceptance=tried.get((row[0], row[1])),
             )
             for row in rows
         ]
@@ -310,6 +314,9 @@ _FAILURES = f"""
         SELECT 'refine', w.reason, w.message FROM rewrite w JOIN refinement f USING
             (sample_hash, strategy, context_digest, model_digest, prompt_version, params_digest)
             WHERE w.code <> 0 AND f.run_id = $run AND f.round = $round
+        UNION ALL
+        SELECT 'accept', refusal, '' FROM acceptance
+            WHERE refusal IN ('unscored', 'unrated') AND run_id = $run AND round = $round
         UNION ALL
         SELECT 'confidence', reason, min(message) FROM confidence JOIN h USING (sample_hash)
             WHERE code <> 0 AND model_digest = ({_BASE}) GROUP BY sample_hash, reason

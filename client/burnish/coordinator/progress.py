@@ -46,6 +46,9 @@ TITLES = {
     "weigh": "Fetching what was learnt",
     "decide": "Deciding",
     "refine": "Rewriting",
+    "score_rewrites": "Loss of rewrites and originals",
+    "judge_rewrites": "Rating rewrites and originals",
+    "accept": "Accepting rewrites",
     "assemble": "Assembling the next data set",
 }
 

@@ -8,6 +8,7 @@ from typing import Any
 from burnish.coordinator.content import message_list
 from burnish.coordinator.history import RunHistory
 from burnish.coordinator.policy import bilevel, coverage, signals
+from burnish.coordinator.policy.acceptance import told
 from burnish.coordinator.policy.clear import Action
 from burnish.coordinator.records import DecisionRecord
 
@@ -27,6 +28,7 @@ def provenance(history: RunHistory, round_number: int) -> Iterator[dict[str, Any
     actions (round, action, accepted) and reasons. A new row has the action that made it, and its parent's reasons."""
     decided: dict[int, dict[str, DecisionRecord]] = {}
     accepted: dict[int, dict[tuple[str, str], bool]] = {}
+    refused: dict[int, dict[str, list[str]]] = {}
     born: dict[str, tuple[int, str]] = {}  # the round that a row is in first, and its origin then
     for dataset in history.datasets():
         number = dataset.round
@@ -36,7 +38,8 @@ def provenance(history: RunHistory, round_number: int) -> Iterator[dict[str, Any
             born.setdefault(row.row_id, (number, row.origin))
         if number < round_number:
             decided[number] = {d.row_id: d for d in history.decisions(number) if d.actions != ("keep",)}
-            accepted[number] = {(r.row_id, r.strategy): r.after is not None for r in history.rewrites(number)}
+            refused[number] = _refusals(history, number)
+            accepted[number] = {(r.row_id, r.strategy): r.accepted for r in history.rewrites(number)}
             answered = ((row_id, d.actions[0]) for row_id, d in decided[number].items() if d.actions[0] in _ANSWERED)
             accepted[number] |= dict.fromkeys(answered, True)
     for row in history.rows(round_number):
@@ -56,6 +59,7 @@ def provenance(history: RunHistory, round_number: int) -> Iterator[dict[str, Any
                 if action != _UNSCORED
             ]
             reasons += _reasons(number, decision)
+            reasons += [f"Round {number}: {one}" for one in refused[number].get(row.row_id, [])]
         yield {
             "row_id": row.row_id,
             "origin": row.origin,
@@ -77,6 +81,7 @@ def dropped(history: RunHistory, round_number: int) -> Iterator[dict[str, Any]]:
             d.row_id: (dict(d.signals), list(d.reasons)) for d in history.decisions(dataset.round) if d.actions in _GONE
         }
         gone |= {one.row_id: ({}, [one.reason]) for one in history.held(dataset.round) if not one.kept}
+        gone |= _refused(history, dataset.round)
         if not gone:
             continue
         for row, messages in history.conversations(dataset.round):
@@ -91,6 +96,26 @@ def dropped(history: RunHistory, round_number: int) -> Iterator[dict[str, Any]]:
                     "signals": signals,
                     "reasons": reasons,
                 }
+
+
+def _refused(history: RunHistory, number: int) -> dict[str, tuple[dict[str, Any], list[str]]]:
+    """The rows that left because every rewrite of them was refused, with signals and reasons."""
+    left = {one.row_id for one in history.acceptance.of_round(number) if one.dropped}
+    refusals = _refusals(history, number)
+    return {
+        d.row_id: (dict(d.signals), [*d.reasons, *refusals[d.row_id]])
+        for d in (history.decisions(number) if left else [])
+        if d.row_id in left
+    }
+
+
+def _refusals(history: RunHistory, number: int) -> dict[str, list[str]]:
+    """By row, why rewrites of it were not accepted, where more than rules decide."""
+    found: dict[str, list[str]] = {}
+    for one in history.acceptance.of_round(number):
+        if not one.accepted:
+            found.setdefault(one.row_id, []).append(told(one))
+    return found
 
 
 def _reasons(number: int, decision: DecisionRecord) -> list[str]:

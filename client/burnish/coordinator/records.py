@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from burnish._types import Attempt, Message
+from burnish.coordinator.policy.acceptance import Acceptance
 from burnish.coordinator.policy.clear import Preference
 from burnish.coordinator.policy.thresholds import Threshold
 
@@ -113,7 +114,7 @@ class DecisionRecord:
 @dataclass(frozen=True, slots=True)
 class RewriteRecord:
     """One rewrite that a decision asked for, with its texts. `after` is None where every attempt was rejected; then
-    `reason` and `message` say why. `neighbors` are the samples shown as hints."""
+    `reason` and `message` say why. `acceptance`: how it was tried, where more than rules decide."""
 
     row_id: str
     strategy: str
@@ -123,6 +124,12 @@ class RewriteRecord:
     reason: str
     message: str
     attempts: tuple[Attempt, ...]
+    acceptance: Acceptance | None = None
+
+    @property
+    def accepted(self) -> bool:
+        """Whether it went on to the next data set, where that has room for it."""
+        return self.after is not None and (self.acceptance is None or self.acceptance.accepted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +148,7 @@ class FailureRecord:
     """Items of one step that failed for the same reason; `example` is one message, or what a judge said."""
 
     round: int
-    step: (
-        str  # score_pre | score_post | score_cross | embed | judge | refine | confidence | propose | compare | respond
-    )
+    step: str  # the name of a step, such as score_pre, judge or refine
     reason: str
     count: int
     example: str

@@ -13,6 +13,7 @@ from typing import Any
 from burnish._types import Message
 from burnish.coordinator.errors import InputError
 from burnish.coordinator.history import RunHistory
+from burnish.coordinator.policy.acceptance import told
 from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.confidence import Evidence
 from burnish.coordinator.policy.thresholds import Threshold
@@ -27,6 +28,8 @@ _WORKERS = {
     "features": "said which of its neurons it excites",
     "judge": "rated it",
     "refine": "rewrote it",
+    "score_rewrites": "scored it and what was made of it",
+    "judge_rewrites": "rated it and what was made of it",
     "confidence": "was asked for its confidence",
     "propose": "proposed candidates",
     "compare": "compared responses",
@@ -68,7 +71,7 @@ class RowStory:
     row_id: str
     rounds: tuple[RoundStory, ...]
     final: tuple[Message, ...] | None
-    left_out: str = ""  # why it was left out to hold the set's size, where it was
+    left_out: str = ""  # why it was left out to hold the set's size, or for want of a rewrite, where it was
 
 
 def story_of(history: RunHistory, row_id: str) -> RowStory:
@@ -89,6 +92,8 @@ def story_of(history: RunHistory, row_id: str) -> RowStory:
             "propose": bool(candidates),
             "compare": any(c.preference is not None for c in candidates),
             "refine": bool(rewrites),
+            "score_rewrites": any(r.after is not None for r in rewrites),
+            "judge_rewrites": any(r.after is not None for r in rewrites),
             "probe": bool(answers),
         }
         workers = _workers(history, dataset.round, took_part)
@@ -113,6 +118,7 @@ def story_of(history: RunHistory, row_id: str) -> RowStory:
         examples = ", ".join(row.row_id for row in history.rows(1)[:3])
         raise InputError(f"Run {history.run_id} has no row {row_id!r}; ids are like {examples}.")
     held = [one.reason for d in datasets for one in history.held(d.round) if one.row_id == row_id and not one.kept]
+    held += [told(r.acceptance) for one in rounds for r in one.rewrites if r.acceptance and r.acceptance.dropped]
     return RowStory(history.run_id, row_id, tuple(rounds), final, held[-1] if held else "")
 
 

@@ -10,7 +10,7 @@ from burnish.report.short_data import Cost
 
 WORK: Mapping[str, Sequence[str]] = {
     "training": ("train",),
-    "scoring": ("evaluate", "judge", "confidence", "compare", "probe"),
+    "scoring": ("evaluate", "judge", "judge_rewrites", "confidence", "compare", "probe"),
     "rewriting": ("refine", "propose", "respond"),
     "embedding": ("embed", "calibrate", "features", "select", "hold", "project"),
 }

@@ -35,9 +35,10 @@ class Change:
     reasons: tuple[str, ...]
     before_prompt: str
     before_response: str
-    after_prompt: str | None  # None: rejected, the original stays
+    after_prompt: str | None  # None: no attempt passed the rules
     after_response: str | None
     rejection: str  # why, for people; empty where accepted
+    dropped: bool = False  # the row left the set for want of a rewrite
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +113,24 @@ class Map:
 
 
 @dataclass(frozen=True, slots=True)
+class Tried:
+    """How a round's rewrites fared where more than rules decide: how many were accepted, broke rules, had loss, ratings
+    or both against them, and of how many something was not known; and how many rows left the set for want of one."""
+
+    asked: int
+    accepted: int
+    invalid: int
+    by_loss: int
+    by_rating: int
+    by_both: int
+    unknown: int
+    dropped: int
+
+
+@dataclass(frozen=True, slots=True)
 class MiddoRound(Round):
     """What Middo selected in a round and what was made of it. `map`: by action, "several" where a row has more than
-    one; None where there is none."""
+    one; None where there is none. `tried`: None where rules alone decide."""
 
     selected: Mapping[str, int]  # rows per axis
     rewritten: int
@@ -122,6 +138,7 @@ class MiddoRound(Round):
     rejected: int
     changes: Sequence[Change]
     map: Map | None = None
+    tried: Tried | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from burnish._types import Role
 from burnish.coordinator.history import RunHistory
+from burnish.coordinator.policy.acceptance import Acceptance, Refusal, why
 from burnish.coordinator.policy.middo import recall_note
 from burnish.coordinator.records import DecisionRecord, RewriteRecord, StepRecord
 from burnish.coordinator.truth import Known
 from burnish.report.common import map_of, measured, said_by
-from burnish.report.data import AXES, Change, FlawRate, FlawTable, MiddoRound
+from burnish.report.data import AXES, Change, FlawRate, FlawTable, MiddoRound, Tried
 
 _ADDED = "diversify"
 
@@ -21,7 +23,7 @@ def middo_round(
 ) -> MiddoRound:
     """One round from the ledger."""
     rewrites = history.rewrites(number)
-    accepted = [r for r in rewrites if r.after is not None]
+    accepted = [r for r in rewrites if r.accepted]
     by_row = {decision.row_id: decision for decision in decisions}
     return MiddoRound(
         **measured(history, number, num_rows, decisions, steps),
@@ -31,6 +33,25 @@ def middo_round(
         rejected=len(rewrites) - len(accepted),
         changes=[_change(rewrite, by_row[rewrite.row_id]) for rewrite in rewrites],
         map=map_of(history, number, ((d.sample_hash, _group(d)) for d in decisions), steps),
+        tried=_tried([r.acceptance for r in rewrites if r.acceptance is not None]),
+    )
+
+
+def _tried(acceptances: Sequence[Acceptance]) -> Tried | None:
+    if not acceptances:
+        return None
+    refused = [one for one in acceptances if not one.accepted]
+    against = Counter((one.loss_against, one.rating_against) for one in refused)
+    invalid = sum(one.refusal == Refusal.INVALID for one in refused)
+    return Tried(
+        asked=len(acceptances),
+        accepted=len(acceptances) - len(refused),
+        invalid=invalid,
+        by_loss=against[True, False],
+        by_rating=against[False, True],
+        by_both=against[True, True],
+        unknown=against[False, False] - invalid,
+        dropped=len({one.row_id for one in refused if one.dropped}),
     )
 
 
@@ -50,11 +71,14 @@ def _change(rewrite: RewriteRecord, decision: DecisionRecord) -> Change:
         before_response=said_by(before, Role.ASSISTANT),
         after_prompt=None if after is None else said_by(after, Role.USER),
         after_response=None if after is None else said_by(after, Role.ASSISTANT),
-        rejection="" if after is not None else _rejection(rewrite),
+        rejection="" if rewrite.accepted else _rejection(rewrite),
+        dropped=rewrite.acceptance is not None and rewrite.acceptance.dropped,
     )
 
 
 def _rejection(rewrite: RewriteRecord) -> str:
+    if rewrite.after is not None and rewrite.acceptance is not None:
+        return why(rewrite.acceptance)
     words = [a.rejection.replace("_", " ") for a in rewrite.attempts if a.rejection]
     return ", ".join(dict.fromkeys(words)) or rewrite.message
 
@@ -92,9 +116,16 @@ def middo_notes(rounds: Sequence[MiddoRound], steps: Sequence[StepRecord]) -> li
                     f"{threshold.signal.replace('_', ' ')} and took no part in that axis."
                 )
         asked = len(one.changes)
-        if asked and one.rejected > 0.5 * asked:
+        invalid = one.rejected if one.tried is None else one.tried.invalid
+        if asked and invalid > 0.5 * asked:
+            kept = ", their originals kept" if one.tried is None else ""
             notes.append(
-                f"Round {one.number}: {one.rejected} of {asked} rewrites were rejected by validation, their originals "
-                "kept. A larger refiner model (--refiner) would do better."
+                f"Round {one.number}: {invalid} of {asked} rewrites were rejected by validation{kept}. A larger "
+                "refiner model (--refiner) would do better."
+            )
+        if one.tried is not None and one.tried.unknown:
+            notes.append(
+                f"Round {one.number}: of {one.tried.unknown} rewrites a loss or a rating could not be had, or they "
+                "could not be made; they are not accepted, and their originals kept."
             )
     return notes

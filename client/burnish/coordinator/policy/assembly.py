@@ -6,7 +6,7 @@ stay. With `compat` the order is Middo's: remain ++ refined(H) ++ new(S) ++ refi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from burnish.coordinator.policy.middo import Action, Axis, Decision
@@ -49,16 +49,24 @@ Outcomes = Mapping[tuple[str, Action], str | None]
 
 
 def assemble(
-    rows: Sequence[DataRow], decisions: Sequence[Decision], outcomes: Outcomes, ids: RowIds, *, round_number: int
+    rows: Sequence[DataRow],
+    decisions: Sequence[Decision],
+    outcomes: Outcomes,
+    ids: RowIds,
+    *,
+    round_number: int,
+    gone: Collection[str] = (),
 ) -> list[DataRow]:
-    """The next data set in our order. A row all of whose replacements were rejected stays as it is."""
+    """The next data set in our order. A row all of whose replacements were rejected stays as it is, unless it is one of
+    `gone`: then it leaves, and what it inspired stays."""
     stay: list[DataRow] = []
     added: list[DataRow] = []
     for row, decision in zip(rows, decisions, strict=True):
         results = [(action, outcomes.get((row.row_id, action))) for action in decision.actions]
         done = [(action, result) for action, result in results if result is not None]
         replacements = [(action, result) for action, result in done if action is not Action.DIVERSIFY]
-        stay.append(_replaced(row, *replacements[0]) if replacements else row)
+        if row.row_id not in gone:
+            stay.append(_replaced(row, *replacements[0]) if replacements else row)
         for action, result in [*replacements[1:], *(d for d in done if d[0] is Action.DIVERSIFY)]:
             added.append(_added(row, action, result, ids, round_number))
     return stay + added

@@ -115,11 +115,17 @@ async def score_missing(
 
 
 async def judge(
-    run: AnyRun, round_number: int, model: ModelRef, hashes: Sequence[str], sampling: Sampling | None
+    run: AnyRun,
+    round_number: int,
+    model: ModelRef,
+    hashes: Sequence[str],
+    sampling: Sampling | None,
+    *,
+    name: str = "judge",
 ) -> Mapping[str, Mapping[tuple[str, str], float | None]]:
-    """The six ratings of each sample by `model` itself, in [0, 10]; None where it gave no number. Without `sampling`
-    they are read from the digits' probabilities instead of from replies."""
-    stage = run.stage(round_number, "judge")
+    """The six ratings of each sample by `model`, in [0, 10]; None where it gave no number. Without `sampling` they are
+    read from the digits' probabilities instead of from replies. `name` is the step's."""
+    stage = run.stage(round_number, name)
     if stage.done:
         return run.book.findings.ratings(hashes, JudgeKey(**stage.words("key")))
     findings = run.book.findings

@@ -145,7 +145,7 @@ async def _rewrite(
 def following_rows(
     run: MiddoRun, round_number: int, rows: Sequence[DataRow], decisions: Sequence[Decision]
 ) -> list[DataRow]:
-    """What follows from D_t, the decisions, and what became of the rewrites."""
+    """What follows from D_t, the decisions, and what became of the rewrites. Raises StepFailed where nothing does."""
     book = run.book
     record = book.run()
     assert record is not None
@@ -155,7 +155,16 @@ def following_rows(
     if run.settings.compat:
         keys = _compat_keys(run, round_number, rows)
         return assemble_compat(rows, decisions, outcomes, ids, round_number=round_number, keys=keys)
-    return assemble(rows, decisions, outcomes, ids, round_number=round_number)
+    tried = book.acceptance.of_round(round_number)
+    outcomes |= {(one.row_id, Action(one.strategy)): None for one in tried if not one.accepted}
+    gone = {one.row_id for one in tried if one.dropped}
+    following = assemble(rows, decisions, outcomes, ids, round_number=round_number, gone=gone)
+    if not following:
+        raise StepFailed(
+            f"Round {round_number}: every row was selected, and every rewrite refused, so that no row is left. Select"
+            " fewer (--share-loss, --share-quality), or keep rows whose rewrites are refused (--rejected keep)."
+        )
+    return following
 
 
 def assemble_next(run: MiddoRun, round_number: int, rows: Sequence[DataRow], following: Sequence[DataRow]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from burnish._types import ModelRef
 from burnish.coordinator.policy.middo import Axis, RowSignals
 from burnish.coordinator.recipes.middo.settings import MiddoSettings
+from burnish.coordinator.steps.accept import accept
 from burnish.coordinator.steps.decide import decide_round
 from burnish.coordinator.steps.hold import hold_size
 from burnish.coordinator.steps.measure import base_model, evaluate, judge, neighbors, score
@@ -62,5 +63,6 @@ async def polish(run: RunContext[MiddoSettings], base: ModelRef, t: int) -> None
     ]
     decisions = decide_round(run, t, signals)  # H, S and Q
     await refine(run, t, base, rows, decisions)
+    await accept(run, t, base, trained)
     following = await hold_size(run, t, base, following_rows(run, t, rows, decisions))
     assemble_next(run, t, rows, following)

@@ -5,12 +5,14 @@ The method itself is written out in `loop.py` beside this, its decisions in `bur
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
 from burnish._types import Sampling, ValidationRules
 from burnish.coordinator.content import derive_seed
+from burnish.coordinator.policy.acceptance import Accept, Rejected
 from burnish.coordinator.policy.control import Control
 from burnish.coordinator.policy.middo import Axis, Overlap, PolicySettings, Unparseable
 from burnish.coordinator.policy.thresholds import Rule
@@ -52,7 +54,7 @@ class MiddoSettings(HoldSettings):
     RECIPE: ClassVar[str] = "middo"
     STEPS: ClassVar[tuple[str, ...]] = (
         *("read", "train", "evaluate", "score_pre", "score_post", "embed", "project", "judge", "decide", "refine"),
-        *("calibrate", "features", "hold", "assemble"),
+        *("score_rewrites", "judge_rewrites", "accept", "calibrate", "features", "hold", "assemble"),
     )
 
     refiner: str = Field("", description="model that rewrites; empty: the base model")
@@ -78,6 +80,8 @@ class MiddoSettings(HoldSettings):
     rewrite: SamplingSettings = SamplingSettings(temperature=1.0, top_p=1.0, top_k=0, max_tokens=1024)
     max_attempts: int = Field(3, ge=1, le=10)
     rules: RewriteRules = RewriteRules()
+    accept: Accept = Field(Accept.VALID, description="which rewrites are accepted; agree departs from the paper")
+    rejected: Rejected = Field(Rejected.KEEP, description="what happens to a row whose rewrite is refused")
 
     @field_validator("axes", mode="before")
     @classmethod
@@ -109,6 +113,8 @@ class MiddoSettings(HoldSettings):
             "judge": PUBLISHED_JUDGE.model_dump(),
             "max_attempts": 1,
             "rules": PUBLISHED_RULES.model_dump(),
+            "accept": Accept.VALID,
+            "rejected": Rejected.KEEP,
         }
         wrong = [name for name, value in fixed.items() if name in values and _plain(values[name]) != _plain(value)]
         if wrong:
@@ -124,6 +130,17 @@ class MiddoSettings(HoldSettings):
             if getattr(self, f"share_{axis}") is not None and getattr(self, f"m_{axis}") != 1.0:
                 raise ValueError(f"m_{axis} and share_{axis} both say where the line is drawn; give one of them")
         return self
+
+    @property
+    def tries_rewrites(self) -> bool:
+        """Whether more than the rewriting service's rules decides what becomes of a rewrite and its row."""
+        return (self.accept, self.rejected) != (Accept.VALID, Rejected.KEEP)
+
+    def identity(self, digests: Mapping[str, str]) -> dict[str, Any]:
+        """See RecipeSettings. Left out where they are not used, so that runs that began before there were such settings
+        are still the same."""
+        unused = set() if self.tries_rewrites else {"accept", "rejected"}
+        return {name: value for name, value in super().identity(digests).items() if name not in unused}
 
     def policy(self) -> PolicySettings:
         """The settings of the pure policy."""
