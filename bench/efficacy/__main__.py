@@ -30,6 +30,7 @@ Arms (`arms.py` has the settings):
                              that learn from the clean set, too, and a second time from what was kept at first
     mads, middo, clear,      the recipes; bds, bmo and auto are given the clean set as well
     bds, bmo, auto
+    middo, agree             middo where rewrites must please two models, and rows whose rewrites do not are dropped
     confidence → ...         a filter, then coverage to hold the size, then weighted training
 
 All models of a seed have the same hyperparameters and the same seed. The seed draws rows, sides, flaws and order. With

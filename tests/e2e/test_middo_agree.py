@@ -1,4 +1,4 @@
-"""Middo where two models must agree on a rewrite: what is asked of whom, what goes on, what leaves, and how it is told."""
+"""Middo where two models must agree on a rewrite: who is asked, what goes on, what leaves, and how it is told."""
 
 from __future__ import annotations
 
@@ -9,15 +9,19 @@ from typing import Any
 import pytest
 
 from burnish import Client
+from burnish._types import Message, Role
 from burnish.api.common.v1 import common_pb2
+from burnish.api.scoring.v1 import scoring_pb2
 from burnish.cli.explain import told
+from burnish.coordinator.content import sample_hash
+from burnish.coordinator.errors import StepFailed
 from burnish.coordinator.loop import run_recipe
 from burnish.coordinator.policy.acceptance import Accept, Refusal, Rejected, Trial, decide
 from burnish.coordinator.policy.middo import Action
 from burnish.coordinator.provenance import dropped, provenance
 from burnish.coordinator.story import story_of
 from burnish.report.collect import collect
-from burnish.report.render import render
+from burnish.report.render import MAX_CHANGES_SHOWN, render
 from burnish.testing import FakeServices
 from tests.e2e.support import Watcher, alpaca, digest_of_final, history, settings, write_jsonl
 
@@ -40,11 +44,14 @@ def test_only_what_both_models_have_nothing_against_goes_on(
     summary = run_recipe(settings(data, accept="agree", **SHARES), client, out, observer=watcher)
     names = [s.name for s in watcher.steps if s.round == 1]
     assert names[names.index("refine") :] == ["refine", "score_rewrites", "judge_rewrites", "accept", "assemble"]
+    scored = watcher.step(1, "score_rewrites")
     with history(out) as h:
         rewrites, verdicts = h.rewrites(1), h.acceptance.of_round(1)
         assert [(r.row_id, r.strategy, r.acceptance) for r in rewrites] == [
             (v.row_id, v.strategy, v) for v in verdicts
         ], "one verdict for each that was asked for"
+        made = [one for one in h.acceptance.asked(1) if one.result_hash is not None]
+        assert scored.reused == len({one.sample_hash for one in made}), "originals were scored as the round's rows"
         kinds = {v.refusal for v in verdicts}
         assert kinds >= {"", "invalid", "loss", "rating"}
         assert not any(v.dropped for v in verdicts)
@@ -71,7 +78,9 @@ def test_only_what_both_models_have_nothing_against_goes_on(
         assert before.keys() <= after.keys()
         assert {name for name in before if after[name].sample_hash != before[name].sample_hash} == replaced
         assert summary.rows_out == len(after) == 60 + len(accepted) - len(replaced)
-        said = {(one["row_id"], done["action"]): done["accepted"] for one in provenance(h, 2) for done in one["actions"]}
+        said = {
+            (one["row_id"], done["action"]): done["accepted"] for one in provenance(h, 2) for done in one["actions"]
+        }
         for v in verdicts:
             assert said[v.row_id, v.strategy] == v.accepted
         refused = next(v for v in verdicts if v.refusal == "loss")
@@ -101,7 +110,9 @@ def test_a_row_whose_rewrites_are_refused_leaves_where_that_is_asked(
         story = "\n".join(told(story_of(h, by_numbers.row_id)))
         report = collect(h)
         page = render(report)
-    assert f"Loss under the round's model: {by_numbers.loss_before:.3f} before, {by_numbers.loss_after:.3f} after" in story
+    assert (
+        f"Loss under the round's model: {by_numbers.loss_before:.3f} before, {by_numbers.loss_after:.3f} after" in story
+    )
     assert "It is not in the newest data set. Rewrite to" in story
     assert "rated it and what was made of it." in story
     (one,) = report.rounds
@@ -114,9 +125,7 @@ def test_a_row_whose_rewrites_are_refused_leaves_where_that_is_asked(
     assert report.short.flow is not None
     assert report.short.flow.dropped == len(gone)
     assert "Which rewrites were accepted" in page
-    assert page.count(">row dropped<") == min(
-        sum(v.dropped for v in verdicts), page.count('<details class="change"')
-    ) or len(verdicts) > page.count('<details class="change"')
+    assert page.count(">row dropped<") == sum(v.dropped for v in verdicts[:MAX_CHANGES_SHOWN])
     files = {path.name for path in summary.files}
     assert "dropped.jsonl" in files
     assert len((out / "final/dropped.jsonl").read_text().splitlines()) == len(gone)
@@ -125,28 +134,32 @@ def test_a_row_whose_rewrites_are_refused_leaves_where_that_is_asked(
 def test_what_cannot_be_measured_is_not_accepted_and_costs_no_row(
     fakes: FakeServices, client: Client, tmp_path: Path
 ) -> None:
-    """No rewrite has a loss, and of those that have one their ratings have no numbers."""
+    """Every second rewrite gets no loss, and no sample a rating by the base model."""
+
+    def note(reply: Any) -> None:
+        for rewrite in reply.rewrites[::2]:
+            unscored.add(
+                sample_hash(
+                    [Message(Role.USER, m.content) for m in rewrite.sample.messages[:1]]
+                    + [Message(Role.ASSISTANT, rewrite.sample.messages[1].content)]
+                )
+            )
 
     def without_loss(reply: Any) -> None:
         for score in reply.scores:
-            if score.sample_id in unscored:
-                score.Clear()
-                score.sample_id, score.status.code, score.status.reason = score.sample_id, 3, "TOO_LONG"
-
-    def note(reply: Any) -> None:
-        for rewrite in reply.rewrites:
-            if rewrite.HasField("sample"):
-                made.append(rewrite)
+            if (name := score.sample_id) in unscored:
+                status = common_pb2.ItemStatus(code=3, reason="TOO_LONG")
+                score.CopyFrom(scoring_pb2.SampleScore(sample_id=name, status=status))
 
     def without_numbers(reply: Any) -> None:
         for judgment in reply.judgments:
             for rating in judgment.ratings:
                 if rating.HasField("digits"):
-                    rating.Clear()
+                    rating.ClearField("value")
+                    rating.ClearField("digits")
                     rating.status.CopyFrom(common_pb2.ItemStatus(code=13, reason="UNPARSEABLE"))
 
     unscored: set[str] = set()
-    made: list[Any] = []
     fakes.change_reply("RewriteSamples", note)
     fakes.change_reply("ScoreSamples", without_loss)
     fakes.change_reply("JudgeSamples", without_numbers)
@@ -156,11 +169,13 @@ def test_what_cannot_be_measured_is_not_accepted_and_costs_no_row(
     with history(out) as h:
         verdicts = h.acceptance.of_round(1)
         failures = {f.reason: f.count for f in h.failures(1) if f.step == "accept"}
+        results = {(one.row_id, one.strategy): one.result_hash for one in h.acceptance.asked(1)}
         notes = collect(h).notes
-    assert {v.refusal for v in verdicts} == {"unrated", "loss"}
-    unknown = [v for v in verdicts if v.refusal == "unrated"]
-    assert failures == {"unrated": len(unknown)}
-    assert not {v.row_id for v in unknown} & {v.row_id for v in verdicts if v.dropped}
+    assert {v.refusal for v in verdicts} == {"unscored", "unrated", "loss"}
+    assert {results[v.row_id, v.strategy] for v in verdicts if v.refusal == "unscored"} == unscored
+    unknown = [v for v in verdicts if v.refusal != "loss"]
+    assert failures == {name: sum(v.refusal == name for v in verdicts) for name in ("unscored", "unrated")}
+    assert not {v.row_id for v in unknown if v.strategy != "diversify"} & {v.row_id for v in verdicts if v.dropped}
     assert summary.rows_out == 60 - len({v.row_id for v in verdicts if v.dropped})
     assert any(f"of {len(unknown)} rewrites a loss or a rating could not be had" in note for note in notes)
 
@@ -174,6 +189,16 @@ def test_dropping_alone_lets_rules_decide(fakes: FakeServices, client: Client, d
         texts = {row.row_id: messages[0].content for row, messages in h.conversations(1)}
         selected = {r.row_id for r in h.rewrites(1) if r.strategy != "diversify"}
     assert {name for name in texts if name not in kept} == {name for name in selected if "reject" in texts[name]}
+
+
+def test_a_set_of_which_nothing_would_be_left_is_refused(client: Client, tmp_path: Path) -> None:
+    rows = alpaca(12)
+    for row in rows:
+        row["instruction"] += " reject"
+    data = write_jsonl(tmp_path / "data.jsonl", rows)
+    everything = {"axes": "low_quality", "share_quality": 1.0, "unparseable": "zero", "rejected": "drop"}
+    with pytest.raises(StepFailed, match=r"no row is left.*--rejected keep"):
+        run_recipe(settings(data, **everything), client, tmp_path / "out")
 
 
 def test_as_published_a_run_is_what_it_was(client: Client, data: Path, tmp_path: Path) -> None:

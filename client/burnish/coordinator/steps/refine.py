@@ -161,8 +161,8 @@ def following_rows(
     following = assemble(rows, decisions, outcomes, ids, round_number=round_number, gone=gone)
     if not following:
         raise StepFailed(
-            f"Round {round_number}: every row was selected, and every rewrite refused, so that no row is left. Select"
-            " fewer (--share-loss, --share-quality), or keep rows whose rewrites are refused (--rejected keep)."
+            f"Round {round_number}: every row was selected, and every rewrite refused, so that no row is left. Begin"
+            " a run with another --out that selects fewer (--m-loss, --m-quality) or keeps such rows (--rejected keep)."
         )
     return following
 
