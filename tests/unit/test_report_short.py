@@ -145,7 +145,7 @@ def test_what_a_run_cost() -> None:
 
 
 def test_every_step_of_every_recipe_is_some_work() -> None:
-    deciding = {"read", "split", "weigh", "choose", "decide", "filter", "assemble"}
+    deciding = {"read", "split", "weigh", "choose", "accept", "decide", "filter", "assemble"}
     assert {n for kind in SETTINGS.values() for n in kind.STEPS if work_of(n) == OTHER} == deciding
 
 
