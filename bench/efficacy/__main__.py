@@ -60,6 +60,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -238,6 +239,7 @@ def main() -> None:
     options = {name: str(value) if isinstance(value, Path) else value for name, value in vars(given).items()}
     options["max_seconds"] = None if given.max_seconds == float("inf") else given.max_seconds
     notes = {
+        "command": f"python -m bench.efficacy {shlex.join(sys.argv[1:])}",
         "options": options,
         "left_out": lacking,
         "estimated_seconds": expected.seconds,
