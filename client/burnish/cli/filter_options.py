@@ -113,4 +113,4 @@ def _table(passes: int, shares: str) -> Table:
 
 
 FILTER = _table(1, "none")
-AUTO = _table(2, "0.85,0.7,0.5 with --trusted, else none")
+AUTO = _table(2, "0.85,0.7,0.5")

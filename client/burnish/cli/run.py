@@ -98,10 +98,10 @@ RECIPES: dict[str, tuple[type[RecipeSettings], Table, str]] = {
     "auto": (
         AutoSettings,
         AUTO,
-        "What was measured to do best: leave out the rows that models which did not see them find least likely.\n\n"
-        "With --trusted it tries several shares, and keeps all rows unless another is better on the trusted ones."
-        " docs/filter.md has the method, docs/efficacy.md what it was measured to do. Interrupted or killed, the same"
-        " command goes on where it stopped.",
+        "Leave out what looks wrong, if that helps: rank rows by models that did not see them, train on several shares"
+        " of the best and on all rows, and let trusted rows (--trusted, needed) say which model is taken.\n\n"
+        "All rows are kept unless another share is better. docs/filter.md has the method, docs/efficacy.md what it was"
+        " measured to do. Interrupted or killed, the same command goes on where it stopped.",
     ),
     "middo": (
         MiddoSettings,

@@ -1,6 +1,6 @@
-"""The recipe that chooses by itself, as settings: filtering (`recipes/filter`) by the signal and in the way that was
-measured to do best over tasks and kinds of flaws (docs/efficacy.md), with the share that is kept chosen by trusted rows
-where some are given."""
+"""The recipe that chooses by itself, as settings: filtering (`recipes/filter`) by the signal that finds most, with the
+share that is kept, or all rows, chosen by trusted ones. It has no way without them: what of the data is wrong, and
+whether leaving it out makes a better model, cannot be told from the data alone (docs/efficacy.md)."""
 
 from __future__ import annotations
 
@@ -17,8 +17,4 @@ class AutoSettings(FilterSettings):
     RECIPE: ClassVar[str] = "auto"
 
     passes: int = Field(2, ge=1, le=MOST_PASSES, description="see FilterSettings")
-    shares: tuple[float, ...] = Field((0.85, 0.7, 0.5), description="see FilterSettings; not used without trusted rows")
-
-    def tried(self) -> tuple[float, ...]:
-        """See FilterSettings. Without trusted rows there is nothing to choose by, and `keep` says how many stay."""
-        return self.shares if self.trusted else ()
+    shares: tuple[float, ...] = Field((0.85, 0.7, 0.5), min_length=1, description="see FilterSettings")

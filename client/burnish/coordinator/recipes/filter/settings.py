@@ -73,7 +73,7 @@ class FilterSettings(HoldSettings):
                 f"signal {self.signal} makes no use of trusted rows; leave them out, or give shares to try"
             )
         if self.tried() and not self.trusted:
-            raise ValueError("trusted rows say which of the shares is taken, and there are none; give trusted, or keep")
+            raise ValueError("trusted rows say which of the shares is taken, and there are none; give some (trusted)")
         if self.tried() and self.hold_size is not None:
             raise ValueError("shares and hold_size both say how many rows go on; give one of them")
         return self
