@@ -106,6 +106,7 @@ ARMS: Mapping[str, Arm] = {
     "cross loss": _filter("cross_loss", "folds", kind=Kind.RECIPE),
     "cross gain": _filter("cross_gain", "base scores", "folds", kind=Kind.RECIPE),
     "cross weakest": _filter("cross_weakest", "folds", kind=Kind.RECIPE),
+    "cross weakest, among": _filter("cross_weakest", "folds", "features", kind=Kind.RECIPE, among=16),
     "cross weakest, trusted": _filter("cross_weakest", kind=Kind.RECIPE, trusted=True, passes=2),
     "mads": Arm(Kind.RECIPE, "mads", work=Work(shared=("features",))),
     "middo": Arm(

@@ -248,6 +248,23 @@ def test_later_passes_learn_from_what_the_one_before_would_keep(client: Client, 
         assert sum(len(kept) for kept in second) == 22, "what half of 43 rows is, each in the other fold's model"
 
 
+def test_a_row_is_compared_with_its_neighbours_by_prompt(
+    fakes: FakeServices, client: Client, data: Path, tmp_path: Path
+) -> None:
+    out, watcher = tmp_path / "out", Watcher()
+    settings = FilterSettings(data=str(data), model="base", signal="loss", among=4, keep=0.5)
+    assert settings.services() == ("scoring", "embedding", "training")
+    filtered(client, data, out, watcher, signal="loss", among=4, keep=0.5)
+    assert (1, "embed") in [(step.round, step.name) for step in watcher.steps]
+    (asked,) = fakes.requests("GetNeighborStatistics")
+    assert asked.k == 4
+    with history(out) as h:
+        decided = h.decisions(1)
+    relative = {one.row_id: one.signals["loss"] for one in decided}
+    assert any(value is not None and value > 0 for value in relative.values()), "a loss alone is never above 0"
+    assert Counter(one.actions for one in decided) == {("keep",): 22, ("drop",): 21}
+
+
 def judged_by_rows(better: Mapping[int, float]) -> Callable[[Any], None]:
     """Has the fake score trusted samples by how many rows their model was trained on: nats per token by that."""
 

@@ -17,6 +17,7 @@ from burnish.coordinator.policy.signals import (
     Features,
     Scored,
     Signal,
+    among_neighbours,
     rank_rows,
     rank_weights,
     trusted_verdict,
@@ -56,6 +57,12 @@ VALUES = {
 def test_a_signal_is_what_its_formula_says(signal: Signal) -> None:
     assert value_of(signal, ROW) == pytest.approx(VALUES[signal])
     assert value_of(signal, Features()) is None
+
+
+def test_a_row_is_compared_with_its_neighbours() -> None:
+    values = {"a": -1.0, "b": -2.0, "c": -9.0, "d": -10.0, "e": None, "f": -3.0}
+    near = {"a": ["b", "f"], "b": ["a", "f"], "c": ["d"], "d": ["c", "e"], "e": ["a"]}
+    assert among_neighbours(values, near) == {"a": 1.5, "b": 0.0, "c": 1.0, "d": -1.0, "e": None, "f": None}
 
 
 def test_a_prompt_that_makes_the_response_less_likely_goes_first() -> None:

@@ -25,6 +25,18 @@ def _table(passes: int, shares: str) -> Table:
                 float, "--keep", "Share of the rows that is kept, of those that have a value; default 0.7.", _FILTER
             ),
         ),
+        "among": (
+            "among",
+            option(
+                int,
+                "--among",
+                "Compare a row's value with so many neighbours by prompt (such as 16) instead of with all rows, so that"
+                " what is hard does not go as a whole; default 0.",
+                _FILTER,
+                min=0,
+                max=128,
+            ),
+        ),
         "unscored": (
             "unscored",
             option(Unscored, "--unscored", "Rows without a value; default: keep.", _FILTER),

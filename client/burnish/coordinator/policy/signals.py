@@ -25,6 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from math import isfinite
+from statistics import median
 
 from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.clear import Unscored
@@ -122,6 +123,16 @@ def value_of(signal: Signal, row: Features) -> float | None:
     formula = _FORMULAS.get(signal)
     value = None if formula is None else formula(row)
     return value if value is not None and isfinite(value) else None
+
+
+def among_neighbours(values: Mapping[str, float | None], near: Mapping[str, Sequence[str]]) -> dict[str, float | None]:
+    """By name of a row, how far its value is above the median of its neighbours' (`near`), so that a kind of rows that
+    is hard does not go as a whole; our derivation. None for one without a value, or whose neighbours have none."""
+    found: dict[str, float | None] = {}
+    for name, value in values.items():
+        others = [other for one in near.get(name, ()) if (other := values.get(one)) is not None]
+        found[name] = value - median(others) if value is not None and others else None
+    return found
 
 
 def _ifd(row: Features) -> float | None:

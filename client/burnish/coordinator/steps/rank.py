@@ -13,6 +13,7 @@ from burnish.coordinator.policy.signals import (
     Features,
     Scored,
     Signal,
+    among_neighbours,
     rank_rows,
     rank_weights,
     trusted_verdict,
@@ -23,7 +24,7 @@ from burnish.coordinator.policy.thresholds import Threshold
 from burnish.coordinator.recipes.filter.settings import FilterSettings
 from burnish.coordinator.records import DecisionRecord, ScoreRecord
 from burnish.coordinator.steps.crossfit import CrossFit
-from burnish.coordinator.steps.measure import score_in_detail
+from burnish.coordinator.steps.measure import neighbors, score_in_detail
 from burnish.coordinator.steps.stage import RunContext
 
 FilterRun = RunContext[FilterSettings]
@@ -38,6 +39,7 @@ class Measured:
     samples: Mapping[str, Features]
     why: Mapping[str, str]
     fold: Mapping[str, int]
+    near: Mapping[str, Sequence[str]]  # neighbours by prompt; none where rows are compared with all
 
 
 async def measure(
@@ -48,7 +50,10 @@ async def measure(
     own = list(dict.fromkeys(row.sample_hash for row in rows))
     scores, failures = await score_in_detail(run, round_number, "score_pre", base, own, run.settings.parts())
     found = {name: _features(scores.get(name), cross.scores.get(name)) for name in own}
-    return Measured(found, {**cross.why, **failures}, cross.fold)
+    k = run.settings.among
+    near = await neighbors(run, round_number, base, own, k) if k else {}
+    names = {name: [other for other, _ in others] for name, others in near.items()}
+    return Measured(found, {**cross.why, **failures}, cross.fold, names)
 
 
 def decide_rows(
@@ -90,10 +95,13 @@ def kept_by(run: FilterRun, training: Sequence[DataRow], found: Measured) -> set
 def rank(run: FilterRun, training: Sequence[DataRow], found: Measured, share: float) -> tuple[Threshold, list[Verdict]]:
     """The line below which rows go where `share` of them is kept, and a verdict for each, in order."""
     settings = run.settings
+    values = {name: value_of(settings.signal, one) for name, one in found.samples.items()}
+    if settings.among:
+        values = among_neighbours(values, found.near)
     scored = [
         Scored(
             row.row_id,
-            value_of(settings.signal, found.samples[row.sample_hash]),
+            values[row.sample_hash],
             found.samples[row.sample_hash],
             found.why.get(row.sample_hash, ""),
             found.fold.get(row.sample_hash, 0),

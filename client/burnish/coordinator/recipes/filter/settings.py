@@ -23,7 +23,19 @@ class FilterSettings(HoldSettings):
 
     RECIPE: ClassVar[str] = "filter"
     STEPS: ClassVar[tuple[str, ...]] = (
-        *("read", "split", "score_pre", "choose", "decide", "calibrate", "features", "project", "hold", "assemble"),
+        *(
+            "read",
+            "split",
+            "score_pre",
+            "embed",
+            "choose",
+            "decide",
+            "calibrate",
+            "features",
+            "project",
+            "hold",
+            "assemble",
+        ),
         *("train", "score_cross", "score_trusted", "evaluate"),
     )
 
@@ -34,6 +46,9 @@ class FilterSettings(HoldSettings):
         (), description="shares to try instead of `keep`, beside all rows; trusted rows say which is taken"
     )
     errors: float = Field(1.0, ge=0, description="standard errors that a share must be better by than all rows")
+    among: int = Field(
+        0, ge=0, le=128, description="neighbours by prompt that a row's value is compared with; 0: with all rows"
+    )
     unscored: Unscored = Field(Unscored.KEEP, description="what happens to rows without a value")
     folds: int = Field(2, ge=2, le=MOST_FOLDS, description="models that rows are measured by which they did not train")
     passes: int = Field(
@@ -84,7 +99,8 @@ class FilterSettings(HoldSettings):
 
     def services(self) -> tuple[str, ...]:
         """See RecipeSettings."""
-        return ("scoring", "training") if self.hold_size is None else ("scoring", "embedding", "training")
+        covering = self.hold_size is not None or self.among > 0
+        return ("scoring", "embedding", "training") if covering else ("scoring", "training")
 
     def files(self) -> dict[str, tuple[str, ...]]:
         """See RecipeSettings."""
