@@ -45,11 +45,11 @@ held-out rows (exact match, token F1, same number), with 95% bootstrap intervals
 are given the training rows, the clean set where they ask for one and, to be measured by, the held-out rows; the truth
 is read here only, when a run has ended.
 
-Sizes. `small` is reckoned for two slow cores, where SmolLM2-135M trains on about 200 tokens a second, reads 700 and
+Sizes. `small` is reckoned for two slow cores, where SmolLM2-135M trains on about 100 tokens a second, reads 500 and
 writes 100, and where a model more costs 20 seconds of loading: one task of 55 tokens a row, one share of noise, three
-seeds, four arms and a control. A model takes 29 steps of 8 rows, 13,000 tokens or 64 s. For each seed there are seven,
-two of them of folds: 7 minutes of training, 2 of loading. To read are 33,000 tokens of held-out rows, 13,000 of prompts
-to answer and 37,000 for signals, 2 minutes; to write 3,000, half a minute. So a seed takes about 12 minutes, and all
+seeds, four arms and a control. A model takes 15 steps of 8 rows, 7,000 tokens or 66 s. For each seed there are seven,
+two of them of folds: 8 minutes of training, 2 of loading. To read are 27,000 tokens of held-out rows, 11,000 of prompts
+to answer and 19,000 for signals, 2 minutes; to write 3,000, half a minute. So a seed takes about 12 minutes, and all
 three less than 40. What is asked for is reckoned and told before anything starts. `full` takes days on such a machine;
 `gpu` is the whole grid, with vLLM.
 

@@ -46,20 +46,20 @@ SIZES = {
         tasks=("procedural",),
         noise=(0.3,),
         arms=CHEAP,
-        rows=340,
+        rows=172,
         validation_rows=40,
-        held_out_rows=100,
-        score_rows=60,
+        held_out_rows=90,
+        score_rows=50,
         seeds=3,
         max_tokens=256,
         random_subsets=1,
         epochs=1.0,
-        steps=29,
+        steps=15,
         learning_rate=2e-4,
         batch_size=8,
         engine="transformers",
         dtype="float32",
-        train_dtype="bfloat16",
+        train_dtype="float32",
     ),
     "full": Size(
         tasks=tuple(TASKS),
@@ -103,7 +103,7 @@ SIZES = {
 
 # Of SmolLM2-135M in the transformers engine on two slow cores: tokens per second; and seconds to begin a training and
 # to load its model for scoring and answering, and to start a cell's services.
-TRAINED, READ, GENERATED = 200.0, 700.0, 100.0
+TRAINED, READ, GENERATED = 100.0, 500.0, 100.0
 PER_MODEL, PER_CELL = 20.0, 20.0
 
 
