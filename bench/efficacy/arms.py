@@ -150,7 +150,7 @@ ARMS: Mapping[str, Arm] = {
         "auto",
         trusted=True,
         trust=high("cross_weakest"),
-        work=Work((0.5, 0.5, 0.35, 0.35, 0.85, 0.7, 0.5), score=2.0, shared=("all rows",)),
+        work=Work((0.5, 0.5, 0.35, 0.35, 0.85, 0.7, 0.5), score=2.0, shared=("features",)),
     ),
     "confidence → coverage → weights": _filter(
         "cross_weakest", "folds", "features", kind=Kind.COMBINATION, keep=0.85, hold_size=0.7, weighted=True

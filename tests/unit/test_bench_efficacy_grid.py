@@ -284,3 +284,10 @@ def test_small_is_reckoned_to_end_in_forty_minutes_on_two_slow_cores() -> None:
     assert size.seeds >= 3
     assert 10 * 60 < total.seconds < 40 * 60, str(total)
     assert estimate("procedural", [*size.arms, "bds"], rows, size).models == each.models + 2
+
+
+def test_every_arm_can_be_reckoned() -> None:
+    rows = Fitting((), tokens=55.0, answer_tokens=11.0)
+    for size in SIZES.values():
+        for arm in size.arms:
+            assert estimate("procedural", [arm], rows, size).seconds > 0

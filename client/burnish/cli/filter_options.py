@@ -12,7 +12,7 @@ _TRAIN = "Training on what is kept"
 _COMPARE = "Comparing"
 
 
-def _table(passes: int, shares: str) -> Table:
+def _table(among: int, passes: int, shares: str) -> Table:
     """The options of filtering, by these defaults."""
     return {
         "signal": (
@@ -31,7 +31,7 @@ def _table(passes: int, shares: str) -> Table:
                 int,
                 "--among",
                 "Compare a row's value with so many neighbours by prompt (such as 16) instead of with all rows, so that"
-                " what is hard does not go as a whole; default 0.",
+                f" what is hard does not go as a whole; default {among}.",
                 _FILTER,
                 min=0,
                 max=128,
@@ -124,5 +124,5 @@ def _table(passes: int, shares: str) -> Table:
     }
 
 
-FILTER = _table(1, "none")
-AUTO = _table(2, "0.85,0.7,0.5")
+FILTER = _table(0, 1, "none")
+AUTO = _table(16, 2, "0.85,0.7,0.5")

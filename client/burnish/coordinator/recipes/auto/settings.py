@@ -16,5 +16,6 @@ class AutoSettings(FilterSettings):
 
     RECIPE: ClassVar[str] = "auto"
 
+    among: int = Field(16, ge=0, le=128, description="see FilterSettings")
     passes: int = Field(2, ge=1, le=MOST_PASSES, description="see FilterSettings")
     shares: tuple[float, ...] = Field((0.85, 0.7, 0.5), min_length=1, description="see FilterSettings")
