@@ -68,7 +68,8 @@ def conclusion(found: Efficacy) -> str:
     tasks = count(len(answers), "task")
     nothing = sum(one.nothing is Verdict.BETTER for one in answers)
     chance = sum(one.chance is Verdict.BETTER for one in answers)
-    gaps = [one.best.gap.mean for one in answers if one.best is not None and one.best.gap is not None]
+    intervals = [one.best.gap for one in answers if one.best is not None and one.best.gap is not None]
+    gaps = [gap.mean for gap in intervals if gap.low > 0]
     said = (
         f"With {found.noise:.0%} of the rows wrong, the best recipe of each task is shown to be better than doing"
         f" nothing on {nothing or 'none'} of {tasks}, and better than as many random rows on {chance or 'none'}."
@@ -76,6 +77,9 @@ def conclusion(found: Efficacy) -> str:
     if gaps:
         reach = percent(min(gaps)) if len(gaps) == 1 else f"between {percent(min(gaps))} and {percent(max(gaps))}"
         said += f" It wins back {reach} of what the wrong rows cost."
+    if len(gaps) < len(intervals):
+        where = "of some tasks" if gaps else "there"
+        said += f" How much {where} is won back of what the wrong rows cost cannot be told; the interval holds 0."
     return said
 
 
