@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench.efficacy.arms import ARMS, NOISY, ORACLE, SHARED, Work
 from bench.efficacy.rows import Fitting
@@ -41,6 +41,25 @@ class Size:
     train_dtype: str
 
 
+_FULL = Size(
+    tasks=tuple(TASKS),
+    noise=(0.0, 0.3),
+    arms=tuple(ARMS),
+    rows=2000,
+    validation_rows=100,
+    held_out_rows=300,
+    score_rows=200,
+    seeds=3,
+    max_tokens=512,
+    random_subsets=2,
+    epochs=1.0,
+    steps=85,
+    learning_rate=1e-4,
+    batch_size=16,
+    engine="transformers",
+    dtype="float32",
+    train_dtype="float32",
+)
 SIZES = {
     "small": Size(
         tasks=("procedural",),
@@ -61,44 +80,8 @@ SIZES = {
         dtype="float32",
         train_dtype="float32",
     ),
-    "full": Size(
-        tasks=tuple(TASKS),
-        noise=(0.0, 0.3),
-        arms=tuple(ARMS),
-        rows=2000,
-        validation_rows=100,
-        held_out_rows=300,
-        score_rows=200,
-        seeds=3,
-        max_tokens=512,
-        random_subsets=2,
-        epochs=1.0,
-        steps=85,
-        learning_rate=1e-4,
-        batch_size=16,
-        engine="transformers",
-        dtype="float32",
-        train_dtype="float32",
-    ),
-    "gpu": Size(
-        tasks=tuple(TASKS),
-        noise=(0.0, 0.1, 0.3, 0.5),
-        arms=tuple(ARMS),
-        rows=2000,
-        validation_rows=100,
-        held_out_rows=300,
-        score_rows=300,
-        seeds=3,
-        max_tokens=512,
-        random_subsets=2,
-        epochs=1.0,
-        steps=85,
-        learning_rate=1e-4,
-        batch_size=16,
-        engine="vllm",
-        dtype="float32",
-        train_dtype="float32",
-    ),
+    "full": _FULL,
+    "gpu": replace(_FULL, noise=(0.0, 0.1, 0.3, 0.5), score_rows=300, engine="vllm"),
 }
 
 # Of SmolLM2-135M in the transformers engine on two slow cores: tokens per second; and seconds to begin a training and

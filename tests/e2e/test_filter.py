@@ -260,6 +260,7 @@ def test_a_row_is_compared_with_its_neighbours_by_prompt(
     assert asked.k == 4
     with history(out) as h:
         decided = h.decisions(1)
+    assert "by loss above the median of its 4 neighbours" in decided[0].reasons[0]
     relative = {one.row_id: one.signals["loss"] for one in decided}
     assert any(value is not None and value > 0 for value in relative.values()), "a loss alone is never above 0"
     assert Counter(one.actions for one in decided) == {("keep",): 22, ("drop",): 21}

@@ -75,7 +75,7 @@ def test_a_value_that_is_no_number_is_none() -> None:
     assert value_of(Signal.LOSS, Features(mean_nll=math.inf)) is None
     assert value_of(Signal.PMI, Features(pmi_mean=math.nan)) is None
     assert Features(num_tokens=3, mean_nll=math.inf).known() == {"num_tokens": 3.0}
-    assert Features.of(ROW.known() | {"pmi": 1.0, "rank": 2.0}) == ROW
+    assert Features(**ROW.known()) == ROW
     assert weakest_nll(0.125) == pytest.approx(3 * LOG2)
     assert weakest_nll(0.0) == pytest.approx(744.44, abs=0.01), (
         "finite: such a row is the worst, not one without a value"

@@ -22,9 +22,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from enum import StrEnum
-from math import isfinite
 from statistics import median
 
 from burnish.coordinator.policy.assembly import DataRow
@@ -89,15 +88,11 @@ class Features:
     cross_max_nll: float | None = None
     cross_mean_probability: float | None = None
 
-    @classmethod
-    def of(cls, signals: Mapping[str, float | None]) -> Features:
-        """From a decision's signals, where `known` has put them beside others."""
-        names = {field.name for field in fields(cls)}
-        return cls(**{name: value for name, value in signals.items() if name in names})
-
     def known(self) -> dict[str, float]:
         """By name, those that are there and finite: a decision's signals are kept as JSON."""
-        return {name: float(value) for name, value in asdict(self).items() if value is not None and isfinite(value)}
+        return {
+            name: float(value) for name, value in asdict(self).items() if value is not None and math.isfinite(value)
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +115,8 @@ def weakest_nll(min_probability: float | None) -> float | None:
 
 def value_of(signal: Signal, row: Features) -> float | None:
     """The value of a signal that a row has by itself; None where what it is made of is not there, or not finite."""
-    formula = _FORMULAS.get(signal)
-    value = None if formula is None else formula(row)
-    return value if value is not None and isfinite(value) else None
+    value = _FORMULAS[signal](row)
+    return value if value is not None and math.isfinite(value) else None
 
 
 def among_neighbours(values: Mapping[str, float | None], near: Mapping[str, Sequence[str]]) -> dict[str, float | None]:
@@ -162,10 +156,16 @@ _FORMULAS: Mapping[Signal, Callable[[Features], float | None]] = {
 
 
 def rank_rows(
-    signal: Signal, rows: Sequence[Scored], keep: float, seed: int, unscored: Unscored = Unscored.KEEP
+    signal: Signal,
+    rows: Sequence[Scored],
+    keep: float,
+    seed: int,
+    unscored: Unscored = Unscored.KEEP,
+    among: int = 0,
 ) -> tuple[Threshold, list[Verdict]]:
     """The line, and a verdict for each row, in order: of the n rows with a value the n - int((1 - `keep`) · n) best are
-    kept; those that tie at the line by seed."""
+    kept; those that tie at the line by seed. `among`: values are above the median of so many neighbours'; 0: alone."""
+    said = f"{_said(signal)} above the median of its {among} neighbours" if among else _said(signal)
     ids = [row.row_id for row in rows]
     rule = FilterRule(drop_fraction=1 - keep, ties=Ties.RANK, seed=seed)
     line, passed = filter_rows(signal.value, ids, [row.value for row in rows], rule, axis=AXIS)
@@ -183,7 +183,7 @@ def rank_rows(
             found.append(Verdict(row.row_id, (action,), known, (reason,)))
             continue
         assert row.value is not None
-        reason = f"Number {rank[row.row_id]} of {len(have)} by {_said(signal)} ({row.value:.4f}); {num_kept} are kept."
+        reason = f"Number {rank[row.row_id]} of {len(have)} by {said} ({row.value:.4f}); {num_kept} are kept."
         signals = {signal.value: row.value, "rank": float(rank[row.row_id]), **known}
         action, axes = (Action.KEEP, ()) if passes else (Action.DROP, (AXIS,))
         found.append(Verdict(row.row_id, (action,), signals, (reason, *_notes(signal, row)), axes=axes))

@@ -108,7 +108,7 @@ def rank(run: FilterRun, training: Sequence[DataRow], found: Measured, share: fl
         )
         for row in training
     ]
-    return rank_rows(settings.signal, scored, share, settings.seed, settings.unscored)
+    return rank_rows(settings.signal, scored, share, settings.seed, settings.unscored, settings.among)
 
 
 def weights_of(run: FilterRun, round_number: int, rows: Sequence[DataRow]) -> dict[str, float]:
