@@ -15,12 +15,14 @@ from xml.etree import ElementTree
 
 import pytest
 
+from bench.efficacy.page import tables
 from bench.efficacy.page.__main__ import main
 from bench.efficacy.page.data import Efficacy, Panel, read, spread
 from bench.efficacy.page.dots import Dot, dot_chart
 from bench.efficacy.page.lines import spaced
 from bench.efficacy.page.markdown import BEGIN, END, figures, put
 from bench.efficacy.page.marks import Mark
+from bench.efficacy.page.merge import merged
 from bench.efficacy.page.render import render
 from bench.efficacy.page.scale import Scale, around
 from bench.efficacy.page.verdicts import Verdict, conclusion, shortcomings, verdict
@@ -200,6 +202,20 @@ def test_a_signal_is_told_by_its_auroc_for_each_kind_of_flaw(document: dict[str,
         for signal in one["signals"].values():
             signal["auroc_by_kind"], signal["by_kind"] = signal["by_kind"], dict.fromkeys(signal["by_kind"], 0.123)
     assert read(changed).panels == found_in(document).panels
+
+
+def test_files_of_other_tasks_are_one_page(document: dict[str, Any]) -> None:
+    apart = [results((task,), noises=(0.0, 0.3)) for task in ("maths", "instructions", "procedural")]
+    for number, one in enumerate(apart):
+        one["options"] |= {"held_out_rows": 100 * (number + 1)}
+        one["command"] = f"python -m bench.efficacy --tasks {number}"
+    together = read(merged(apart))
+    assert together.panels == found_in(document).panels
+    about = dict(tables.about(together))
+    assert (about["Held-out rows"], about["Clean rows to learn from"]) == ("100, 200, 300", "100")
+    assert about["Command"].count("--tasks") == 3
+    with pytest.raises(ValueError, match="two files have maths at 0, 0.3; expected all seeds"):
+        merged([apart[0], apart[0]])
 
 
 # --- verdicts

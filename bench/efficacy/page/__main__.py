@@ -1,7 +1,7 @@
-"""The page and the documentation's tables from a results file of the efficacy bench.
+"""The page and the documentation's tables from results files of the efficacy bench.
 
 python -m bench.efficacy.page bench/results/efficacy.json --out build/efficacy/efficacy.html
-python -m bench.efficacy.page bench/results/efficacy.json --markdown docs/efficacy.md
+python -m bench.efficacy.page docs/efficacy/*.json --markdown docs/efficacy.md
 """
 
 from __future__ import annotations
@@ -12,13 +12,20 @@ from pathlib import Path
 
 from bench.efficacy.page.data import read
 from bench.efficacy.page.markdown import put
+from bench.efficacy.page.merge import merged
 from bench.efficacy.page.render import render
 
 
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", type=Path, nargs="?", default=Path("bench/results/efficacy.json"))
+    parser.add_argument(
+        "results",
+        type=Path,
+        nargs="*",
+        default=[Path("bench/results/efficacy.json")],
+        help="one, or several that have other tasks or shares of noise",
+    )
     parser.add_argument("--out", type=Path, default=Path("build/efficacy/efficacy.html"), help="the page")
     parser.add_argument(
         "--markdown",
@@ -28,14 +35,14 @@ def main() -> None:
         help="write tables between the marks of this file instead (docs/efficacy.md)",
     )
     given = parser.parse_args()
-    if not given.results.is_file():
-        raise SystemExit(f"{given.results} is not there; `make bench-efficacy` writes it")
+    if missing := [str(path) for path in given.results if not path.is_file()]:
+        raise SystemExit(f"{', '.join(missing)}: not there; `make bench-efficacy` writes bench/results/efficacy.json")
     try:
-        found = read(json.loads(given.results.read_text(encoding="utf-8")))
+        found = read(merged([json.loads(path.read_text(encoding="utf-8")) for path in given.results]))
         if given.markdown is not None:
             text = put(given.markdown.read_text(encoding="utf-8"), found)
     except (ValueError, OSError) as error:
-        raise SystemExit(f"{given.results}: {error}") from error
+        raise SystemExit(f"{', '.join(map(str, given.results))}: {error}") from error
     if given.markdown is not None:
         given.markdown.write_text(text, encoding="utf-8")
         print(given.markdown)

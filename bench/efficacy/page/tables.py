@@ -72,7 +72,7 @@ def about(found: Efficacy) -> list[tuple[str, str]]:
         ("Clean rows to learn from", options.get("validation_rows")),
         ("Held-out rows", options.get("held_out_rows")),
         ("Seeds", _span([len(panel.seeds) for panel in found.panels])),
-        ("Each model trains for", next((f"{number:g} {unit}" for number, unit in length if number), "")),
+        ("Each model trains for", next((f"{number} {unit}" for number, unit in length if number), "")),
         ("Learning rate", options.get("learning_rate")),
         ("Command", found.command),
     ]
