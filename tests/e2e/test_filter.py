@@ -234,6 +234,15 @@ def test_what_counts_by_rank_and_what_is_held_go_together(
     assert "weight" not in lines(tmp_path / "out/final/data.jsonl")[0]
 
 
+def test_fold_models_take_as_many_passes_where_steps_are_limited(
+    fakes: FakeServices, client: Client, data: Path, trusted: Path, tmp_path: Path
+) -> None:
+    filtered(client, data, tmp_path / "out", trusted=str(trusted), folds=3, training={"max_steps": 20})
+    specs = [request.spec for request in fakes.requests("CreateRun")]
+    # Of 39 rows each fold model has 26, and the six trusted ones: 32/39 of 20 steps.
+    assert [spec.hyperparameters.max_steps for spec in specs] == [17, 17, 17, 20]
+
+
 def test_later_passes_learn_from_what_the_one_before_would_keep(client: Client, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     filtered(client, data, out, signal="cross_loss", passes=2, keep=0.5)

@@ -4,9 +4,10 @@ a model that saw it, nor one that saw its prompt."""
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import ceil
 
-from burnish._types import ModelRef
+from burnish._types import Hyperparameters, ModelRef
 from burnish.coordinator.errors import DataError
 from burnish.coordinator.findings import Parts
 from burnish.coordinator.policy.assembly import DataRow
@@ -45,7 +46,9 @@ async def crossfit(
         round_number = first_round + number - 1
         inside = {row.row_id for row in fold}
         others = [row for row in rows if row.row_id not in inside and (learnt is None or row.row_id in learnt)]
-        model = await train(run, round_number, base, [*others, *trusted])
+        learnt_from = [*others, *trusted]
+        steps = _in_proportion(run.settings.hyperparameters(round_number), len(learnt_from) / len(rows))
+        model = await train(run, round_number, base, learnt_from, hyperparameters=steps)
         own = list(dict.fromkeys(row.sample_hash for row in fold))
         scores, failures = await score_in_detail(run, round_number, "score_cross", model, own, Parts.PROBABILITIES)
         found.fold |= dict.fromkeys(own, number)
@@ -53,6 +56,11 @@ async def crossfit(
         found.why |= failures
         prune(run, round_number)
     return found
+
+
+def _in_proportion(given: Hyperparameters, share: float) -> Hyperparameters:
+    """For as many passes as a model of all rows takes, where steps are limited: on a `share` of the rows."""
+    return replace(given, max_steps=max(1, ceil(given.max_steps * share))) if given.max_steps else given
 
 
 def _folds(run: RunContext[FilterSettings], rows: Sequence[DataRow]) -> list[list[DataRow]]:
