@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean
 
 from bench.efficacy.row import Row
+from bench.efficacy.task import SYSTEM
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ def fitting(rows: Sequence[Row], model: Path, max_tokens: int) -> Fitting:
     tokenizer = HfTokenizer(model)
     fit, tokens, answers = [], [], []
     for row in rows:
-        turns = [ChatMessage("user", row.prompt), ChatMessage("assistant", row.answer)]
+        said = (("system", SYSTEM), ("user", row.prompt), ("assistant", row.answer))
+        turns = [ChatMessage(role, content) for role, content in said]
         try:
             tokenized = tokenize_sample(tokenizer, turns, max_tokens=max_tokens)
         except SampleError:

@@ -16,6 +16,10 @@ from bench.efficacy.row import Row, RowT, plain
 # Of what is validated or judged by, as many wordings of one question are taken, so that the sets hold more questions.
 _WORDINGS = 2
 
+# Of every row. Where there is none, some chat templates have their own: SmolLM2's of 20 tokens would be half of a row of
+# the shortest task, and half of what its training costs.
+SYSTEM = "Do what is asked."
+
 
 @dataclass(frozen=True)
 class Alone:
@@ -160,7 +164,8 @@ def write(dataset: Dataset, folder: Path) -> Files:
 
 
 def _record(name: str, prompt: str, answer: str) -> dict[str, object]:
-    turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+    said = (("system", SYSTEM), ("user", prompt), ("assistant", answer))
+    turns = [{"role": role, "content": content} for role, content in said]
     return {"id": name, "messages": turns}
 
 
