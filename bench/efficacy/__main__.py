@@ -27,8 +27,8 @@ Arms (`arms.py` has the settings):
     ifd, pmi                 the prompt tells of the response
     cross loss, cross gain   the loss under a model that did not see the row, and what that gained over the base model
     cross weakest            by the least likely token under a model trained on the other half; "among": and
-                             that compared with its neighbours'; "trusted": by models that learn from the clean set,
-                             too, and a second time from what was kept at first
+                             that compared with its neighbours'
+    trusted weakest          the same under a model trained on the clean set alone
     mads, middo, clear,      the recipes; bds, bmo and auto are given the clean set as well
     bds, bmo, auto
     middo, agree             middo where rewrites must please two models, and rows whose rewrites do not are dropped

@@ -37,11 +37,13 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Work:
-    """What an arm costs beside being evaluated. `trainings`: the share of the rows that each is on. `learn`: passes
+    """What an arm costs beside being evaluated. `trainings`: the share of the rows that each is on. `helpers`: the same
+    of models that only measure, for as many passes, so that they take fewer steps. `learn`: passes
     over all rows while weights are learnt. `score`: passes over all rows that are only read. `generate`: answers to
     each row. `shared`: what other arms need too, by name in `SHARED`."""
 
     trainings: tuple[float, ...] = (0.7,)  # about what recipes keep
+    helpers: tuple[float, ...] = ()
     learn: float = 0.0
     score: float = 0.0
     generate: float = 0.0
@@ -51,7 +53,7 @@ class Work:
 SHARED: Mapping[str, Work] = {
     "base scores": Work((), score=1.0),
     "scores without prompts": Work((), score=0.5),
-    "folds": Work((0.5, 0.5), score=1.0),
+    "folds": Work((), helpers=(0.5, 0.5), score=1.0),
     "features": Work((), score=1.0),
 }
 
@@ -88,9 +90,16 @@ _GREEDY = {"temperature": 0.0, "top_p": 1.0, "top_k": 0}
 _SAMPLED = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
 
 
-def _filter(signal: str, *shared: str, kind: Kind = Kind.BASELINE, trusted: bool = False, **more: Any) -> Arm:
+def _filter(
+    signal: str,
+    *shared: str,
+    kind: Kind = Kind.BASELINE,
+    trusted: bool = False,
+    helpers: tuple[float, ...] = (),
+    **more: Any,
+) -> Arm:
     settings = {"signal": signal, **more}
-    work = Work(shared=shared)
+    work = Work(helpers=helpers, score=float(len(helpers)), shared=shared)
     return Arm(kind, "filter", lambda most: settings, trusted=trusted, trust=high(signal), work=work)
 
 
@@ -107,7 +116,10 @@ ARMS: Mapping[str, Arm] = {
     "cross gain": _filter("cross_gain", "base scores", "folds", kind=Kind.RECIPE),
     "cross weakest": _filter("cross_weakest", "folds", kind=Kind.RECIPE),
     "cross weakest, among": _filter("cross_weakest", "folds", "features", kind=Kind.RECIPE, among=16),
-    "cross weakest, trusted": _filter("cross_weakest", kind=Kind.RECIPE, trusted=True, passes=2),
+    "trusted weakest": _filter("cross_weakest", kind=Kind.RECIPE, trusted=True, helpers=(0.3,), start="trusted"),
+    "trusted weakest, among": _filter(
+        "cross_weakest", "features", kind=Kind.RECIPE, trusted=True, helpers=(0.3,), start="trusted", among=16
+    ),
     "mads": Arm(Kind.RECIPE, "mads", work=Work(shared=("features",))),
     "middo": Arm(
         Kind.RECIPE,
@@ -150,7 +162,7 @@ ARMS: Mapping[str, Arm] = {
         "auto",
         trusted=True,
         trust=high("cross_weakest"),
-        work=Work((0.5, 0.5, 0.35, 0.35, 0.85, 0.7, 0.5), score=2.0, shared=("features",)),
+        work=Work((1.0, 0.85, 0.7, 0.5), helpers=(0.3,), score=1.0, shared=("features",)),
     ),
     "confidence → coverage → weights": _filter(
         "cross_weakest", "folds", "features", kind=Kind.COMBINATION, keep=0.85, hold_size=0.7, weighted=True

@@ -136,14 +136,17 @@ def estimate(
     controls = [Work()] * (given.random_subsets * len(sizes))
     work = [*(arm.work for arm in chosen), *controls, *(SHARED[name] for name in shared)]
     trainings = [share for one in work for share in one.trainings]
-    in_steps = given.steps * given.batch_size * len(trainings)
-    trained = in_steps or count * given.epochs * sum(trainings)
+    helpers = [share for one in work for share in one.helpers]
+    if given.steps:
+        trained = given.steps * given.batch_size * (len(trainings) + sum(helpers))
+    else:
+        trained = count * given.epochs * sum([*trainings, *helpers])
     evaluated = len(chosen) + len(controls)
     answers = evaluated * min(given.score_rows, held_out) if task in SCORES else 0
     prompts = answers * (rows.tokens - rows.answer_tokens)
     return Estimate(
         cells=1,
-        models=len(trainings) + sum(one.learn > 0 for one in work),
+        models=len(trainings) + len(helpers) + sum(one.learn > 0 for one in work),
         trained=rows.tokens * (trained + count * sum(one.learn for one in work)),
         read=rows.tokens * (count * sum(one.score for one in work) + held_out * evaluated) + prompts,
         generated=rows.answer_tokens * (answers + count * sum(one.generate for one in work)),

@@ -16,7 +16,7 @@ from bench.efficacy.row import Row, RowT, plain
 # Of what is validated or judged by, as many wordings of one question are taken, so that the sets hold more questions.
 _WORDINGS = 2
 
-# Of every row. Where there is none, some chat templates have their own: SmolLM2's of 20 tokens would be half of a row of
+# Of every row. Where there is none, some chat templates have their own: SmolLM2's 20 tokens would be half of a row of
 # the shortest task, and half of what its training costs.
 SYSTEM = "Do what is asked."
 

@@ -22,7 +22,7 @@ from burnish.coordinator.errors import DataError, InputError, StepFailed
 from burnish.coordinator.loop import RunOptions, RunSummary, run_recipe
 from burnish.coordinator.progress import StepProgress
 from burnish.coordinator.recipes.auto.settings import AutoSettings
-from burnish.coordinator.recipes.filter.loop import FOLD, RANDOM, TRIED
+from burnish.coordinator.recipes.filter.loop import FOLD, RANDOM, TRIED, TRUSTED
 from burnish.coordinator.recipes.filter.settings import MOST_FOLDS, FilterSettings
 from burnish.coordinator.story import story_of
 from burnish.coordinator.sweep import Point, grid, sweep
@@ -275,6 +275,33 @@ def test_a_row_is_compared_with_its_neighbours_by_prompt(
     assert Counter(one.actions for one in decided) == {("keep",): 22, ("drop",): 21}
 
 
+def test_the_first_pass_may_ask_a_model_of_the_trusted_rows_alone(
+    fakes: FakeServices, client: Client, data: Path, trusted: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    asked = {"trusted": str(trusted), "start": "trusted", "training": {"max_steps": 20, "num_epochs": 9}}
+    filtered(client, data, out, keep=0.5, **asked)
+    alone, last = (request.spec.hyperparameters for request in fakes.requests("CreateRun"))
+    assert (alone.num_epochs, alone.HasField("max_steps")) == (3.0, False)
+    assert (last.num_epochs, last.max_steps) == (9.0, 20)
+    assert prompts(out / f"data/round-{TRUSTED}.jsonl") == prompts(out / "data/trusted.jsonl")
+    by_model = {Path(one.model.uri).name for one in fakes.requests("ScoreSamples")}
+    assert by_model == {"base", f"round-{TRUSTED}"}
+    with history(out) as h:
+        kept = [one for one in h.decisions(1) if one.actions == ("keep",)]
+        story = story_of(h, kept[0].row_id)
+        page = render(collect(h))
+    assert story.rounds[0].decision is not None
+    assert "under that of the trusted rows, which did not see it" in " ".join(story.rounds[0].decision.reasons)
+    assert "the trusted rows alone" in page
+
+    again = tmp_path / "again"
+    filtered(client, data, again, keep=0.5, passes=2, **asked)
+    for fold in range(2):
+        learnt = {row["id"] for row in lines(again / f"data/round-{FOLD + MOST_FOLDS + fold}.jsonl")}
+        assert {name for name in learnt if name.startswith("s")} <= {one.row_id for one in kept}
+
+
 def judged_by_rows(better: Mapping[int, float]) -> Callable[[Any], None]:
     """Has the fake score trusted samples by how many rows their model was trained on: nats per token by that."""
 
@@ -357,11 +384,13 @@ def test_one_trusted_row_is_not_enough_to_choose_by(client: Client, data: Path, 
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"shares": "0.8,1"}, "expected at most 9 different ones from 0.001 to below 1"),
+        ({"shares": "0.8,1"}, "expected at most 8 different ones from 0.001 to below 1"),
         ({"shares": "0.8"}, "trusted rows say which of the shares is taken, and there are none"),
         ({"shares": "0.8", "trusted": "t", "hold_size": 10}, "shares and hold_size both say how many rows go on"),
         ({"signal": "loss", "passes": 2}, "passes are of fold models, and signal loss needs none"),
         ({"signal": "loss", "trusted": "t"}, "signal loss makes no use of trusted rows"),
+        ({"start": "trusted"}, "start trusted measures rows by a model of the trusted ones; give some"),
+        ({"start": "trusted", "trusted": "t", "shares": "0.5", "signal": "loss"}, "and a signal of models"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(wrong: dict[str, Any], said: str) -> None:
@@ -450,7 +479,7 @@ def test_a_killed_choice_ends_as_an_undisturbed_one(
         "errors": 0,
     }
     steps = (
-        *(("train", FOLD), ("score_cross", FOLD + MOST_FOLDS), ("train", TRIED), ("score_trusted", TRIED + 1)),
+        *(("train", TRUSTED), ("score_cross", FOLD + MOST_FOLDS), ("train", TRIED), ("score_trusted", TRIED + 1)),
         *(("choose", 1), ("decide", 1), ("train", 2)),
     )
     kill_after(services, "auto", asked, steps, tmp_path)
@@ -464,6 +493,8 @@ def test_a_killed_choice_ends_as_an_undisturbed_one(
     assert [path.name for path in (tmp_path / "rough/models").iterdir()] == [f"round-{taken}"]
     page = render(found)
     assert page.count("pass 2") == 2
+    assert page.count("the trusted rows alone") == 1
+    assert "the best 80%, to try it" in page
     assert "Which share was taken" in page
 
 

@@ -214,7 +214,7 @@ def test_files_of_other_tasks_are_one_page(document: dict[str, Any]) -> None:
     about = dict(tables.about(together))
     assert (about["Held-out rows"], about["Clean rows to learn from"]) == ("100, 200, 300", "100")
     assert about["Command"].count("--tasks") == 3
-    with pytest.raises(ValueError, match="two files have maths at 0, 0.3; expected all seeds"):
+    with pytest.raises(ValueError, match=r"two files have maths at 0, 0\.3; expected all seeds"):
         merged([apart[0], apart[0]])
 
 

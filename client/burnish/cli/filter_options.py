@@ -5,6 +5,7 @@ from __future__ import annotations
 from burnish.cli.recipe_options import HOLD, TRAINING, Table, option
 from burnish.coordinator.policy.clear import Unscored
 from burnish.coordinator.policy.signals import Signal
+from burnish.coordinator.recipes.filter.settings import Start
 
 _FILTER = "Filtering"
 _CROSS = "Models that did not see a row"
@@ -12,7 +13,7 @@ _TRAIN = "Training on what is kept"
 _COMPARE = "Comparing"
 
 
-def _table(among: int, passes: int, shares: str) -> Table:
+def _table(among: int, start: Start, passes: int, shares: str) -> Table:
     """The options of filtering, by these defaults."""
     return {
         "signal": (
@@ -62,6 +63,25 @@ def _table(among: int, passes: int, shares: str) -> Table:
                 " out.",
                 _CROSS,
                 metavar="PATH",
+            ),
+        ),
+        "start": (
+            "start",
+            option(
+                Start,
+                "--start",
+                "What the first pass measures rows by: models of the other folds and of the trusted rows (folds), or"
+                f" one of the trusted rows alone (trusted); default {start}.",
+                _CROSS,
+            ),
+        ),
+        "trusted_epochs": (
+            "trusted_epochs",
+            option(
+                float,
+                "--trusted-epochs",
+                "Passes over the trusted rows that a model of them alone takes; default 3.",
+                _CROSS,
             ),
         ),
         "passes": (
@@ -124,5 +144,5 @@ def _table(among: int, passes: int, shares: str) -> Table:
     }
 
 
-FILTER = _table(0, 1, "none")
-AUTO = _table(16, 2, "0.85,0.7,0.5")
+FILTER = _table(0, Start.FOLDS, 1, "none")
+AUTO = _table(16, Start.TRUSTED, 1, "0.85,0.7,0.5")

@@ -13,7 +13,7 @@ from enum import StrEnum
 from burnish.coordinator.recipes.bds.loop import DIRECT, VALIDATION_ONLY
 from burnish.coordinator.recipes.bds.loop import RANDOM as BDS_RANDOM
 from burnish.coordinator.recipes.bds.loop import D as BDS_D
-from burnish.coordinator.recipes.filter.loop import FOLD, TRIED
+from burnish.coordinator.recipes.filter.loop import FOLD, TRIED, TRUSTED
 from burnish.coordinator.recipes.filter.loop import RANDOM as FILTER_RANDOM
 from burnish.coordinator.recipes.filter.loop import D as FILTER_D
 from burnish.coordinator.recipes.filter.settings import MOST_FOLDS, MOST_PASSES, MOST_SHARES
@@ -54,12 +54,12 @@ _FOLDS = {
     for number in range(MOST_PASSES)
     for fold in range(MOST_FOLDS)
 }
-_TRIED = {TRIED + place: f"share {place}, to try it" for place in range(1, 1 + MOST_SHARES)}
+_TRIED = {TRIED + place: "the best {share:.0%}, to try it" for place in range(1, 1 + MOST_SHARES)}
 _FILTER = ArmRounds(
     "what was kept",
     all_rows=FILTER_D,
     random=FILTER_RANDOM,
-    others={**_FOLDS, TRIED: "all rows, to try them", **_TRIED},
+    others={**_FOLDS, TRIED: "all rows, to try them", **_TRIED, TRUSTED: "the trusted rows alone"},
     needed=range(FOLD, FILTER_RANDOM),
 )
 ARM_ROUNDS: Mapping[str, ArmRounds] = {
@@ -93,6 +93,14 @@ def run_round(config: Mapping[str, object]) -> int:
     return int(str(rounds)) + 1
 
 
+def _share(config: Mapping[str, object], round_number: int) -> float:
+    """What the model of a round tried, where it is one of filtering's that try shares; 1 elsewhere."""
+    settings = config.get("settings")
+    shares = settings.get("shares", ()) if isinstance(settings, Mapping) else ()
+    place = round_number - TRIED - 1
+    return float(shares[place]) if 0 <= place < len(shares) else 1.0
+
+
 def arm_of(recipe: str, config: Mapping[str, object], round_number: int) -> ArmPlace:
     """The arm of the model that was trained in a round; that of the base model for round 0."""
     where = ARM_ROUNDS.get(recipe, ArmRounds())
@@ -105,7 +113,7 @@ def arm_of(recipe: str, config: Mapping[str, object], round_number: int) -> ArmP
     if round_number in (ALL_ROWS, where.all_rows):
         return ArmPlace(ArmKind.ALL, "all rows")
     if round_number in where.others:
-        return ArmPlace(ArmKind.OTHER, where.others[round_number])
+        return ArmPlace(ArmKind.OTHER, where.others[round_number].format(share=_share(config, round_number)))
     first = RANDOM if round_number >= RANDOM else where.random
     if first is not None and round_number >= first:
         return ArmPlace(ArmKind.RANDOM, "random subsets of the same size", round_number - first + 1)

@@ -2,7 +2,7 @@
 
 **Higher is always better to keep**: of losses the negative is taken. x is the prompt, y the response, n its number of
 tokens, theta the base model, theta_-k a model trained from it on the rows of all folds but the row's own
-(and on rows that are known to be right, where some are given).
+(and on rows that are known to be right, where some are given), or on these alone.
 
     length      n
     loss        (1/n) log p(y|x; theta)                                   the perplexity filter
@@ -98,8 +98,8 @@ class Features:
 @dataclass(frozen=True, slots=True)
 class Scored:
     """A row with what its decision depends on: the value of its signal, None where it has none, and what was measured.
-    `why` says in a word why there is no value; `fold` is the model, from 1, that measured it without having seen it, 0
-    for none."""
+    `why` says in a word why there is no value; `fold` is the model, from 1, that measured it without having seen it; 0:
+    one of trusted rows alone, or none."""
 
     row_id: str
     value: float | None
@@ -232,7 +232,6 @@ def _notes(signal: Signal, row: Scored) -> list[str]:
         return [f"Its IFD is {features.ifd_ratio:.3f}: with its prompt the response is no likelier than without."]
     if signal.needs_folds and features.cross_mean_nll is not None:
         before = "" if features.mean_nll is None else f" {features.mean_nll:.3f} under the base model,"
-        return [
-            f"Its loss is{before} {features.cross_mean_nll:.3f} under that of fold {row.fold}, which did not see it."
-        ]
+        model = f"that of fold {row.fold}" if row.fold else "that of the trusted rows"
+        return [f"Its loss is{before} {features.cross_mean_nll:.3f} under {model}, which did not see it."]
     return []

@@ -21,8 +21,8 @@ from burnish.coordinator.steps.train import prune, train
 
 @dataclass(slots=True)
 class CrossFit:
-    """What fold models found, by sample hash: the score under the model of its `fold` (from 1), or why there is
-    none."""
+    """What models found that did not see a row, by its sample hash: the score under that of its `fold` (from 1; 0: the
+    model of the trusted rows alone), or why there is none."""
 
     scores: dict[str, ScoreRecord] = field(default_factory=dict)
     fold: dict[str, int] = field(default_factory=dict)
@@ -49,13 +49,41 @@ async def crossfit(
         learnt_from = [*others, *trusted]
         steps = _in_proportion(run.settings.hyperparameters(round_number), len(learnt_from) / len(rows))
         model = await train(run, round_number, base, learnt_from, hyperparameters=steps)
-        own = list(dict.fromkeys(row.sample_hash for row in fold))
-        scores, failures = await score_in_detail(run, round_number, "score_cross", model, own, Parts.PROBABILITIES)
-        found.fold |= dict.fromkeys(own, number)
-        found.scores |= scores
-        found.why |= failures
+        await _score(run, round_number, model, fold, found, number)
         prune(run, round_number)
     return found
+
+
+async def by_trusted(
+    run: RunContext[FilterSettings],
+    round_number: int,
+    base: ModelRef,
+    rows: Sequence[DataRow],
+    trusted: Sequence[DataRow],
+) -> CrossFit:
+    """Trains one model on the trusted rows alone, whose prompts no row has, and has it score all rows: fold 0."""
+    settings = run.settings
+    asked = replace(settings.hyperparameters(round_number), num_epochs=settings.trusted_epochs, max_steps=None)
+    model = await train(run, round_number, base, trusted, hyperparameters=asked)
+    found = CrossFit()
+    await _score(run, round_number, model, rows, found, fold=0)
+    prune(run, round_number)
+    return found
+
+
+async def _score(
+    run: RunContext[FilterSettings],
+    round_number: int,
+    model: ModelRef,
+    rows: Sequence[DataRow],
+    found: CrossFit,
+    fold: int,
+) -> None:
+    own = list(dict.fromkeys(row.sample_hash for row in rows))
+    scores, failures = await score_in_detail(run, round_number, "score_cross", model, own, Parts.PROBABILITIES)
+    found.fold |= dict.fromkeys(own, fold)
+    found.scores |= scores
+    found.why |= failures
 
 
 def _in_proportion(given: Hyperparameters, share: float) -> Hyperparameters:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from burnish.coordinator.recipes.filter.settings import MOST_PASSES, FilterSettings
+from burnish.coordinator.recipes.filter.settings import FilterSettings, Start
 
 
 class AutoSettings(FilterSettings):
@@ -17,5 +17,5 @@ class AutoSettings(FilterSettings):
     RECIPE: ClassVar[str] = "auto"
 
     among: int = Field(16, ge=0, le=128, description="see FilterSettings")
-    passes: int = Field(2, ge=1, le=MOST_PASSES, description="see FilterSettings")
+    start: Start = Field(Start.TRUSTED, description="see FilterSettings")
     shares: tuple[float, ...] = Field((0.85, 0.7, 0.5), min_length=1, description="see FilterSettings")

@@ -10,13 +10,13 @@ that only measure; the last one does not, nor from any row with the same prompt.
 killed at any moment and gone on with.
 
 Cross-fitting may be done again with fold models that learn from what the pass before would keep (after Chen et al.,
-2019, arXiv 1905.05040, iterative noisy cross-validation). Where several shares are given, a model is trained on each
-and on all of D, and the trusted rows say which is S: D itself, unless a share is better beyond chance
-(`policy/choice.py`). The recipe `auto` is this one with other defaults.
+2019, arXiv 1905.05040, iterative noisy cross-validation); the first pass may be one model of the trusted rows alone.
+Where several shares are given, a model is trained on each and on all of D, and the trusted rows say which is S: D
+itself, unless a share is better beyond chance (`policy/choice.py`). The recipe `auto` is this one with other defaults.
 
 The rounds of the ledger: 1 is D, whose model is only compared with, 2 is S, from 3 on fold models, ten rounds for each
-pass, from 33 on the shares that were tried, all of D first, from 43 on random subsets; those from 3 on have models but
-no data set of their own.
+pass, from 33 on the shares that were tried, all of D first, 42 the model of trusted rows alone, from 43 on random
+subsets; those from 3 on have models but no data set of their own.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from collections.abc import Sequence
 from burnish._types import ModelRef
 from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.coverage import random_rows
-from burnish.coordinator.recipes.filter.settings import MOST_FOLDS, MOST_PASSES, MOST_SHARES
+from burnish.coordinator.recipes.filter.settings import MOST_FOLDS, MOST_PASSES, MOST_SHARES, Start
 from burnish.coordinator.steps.arm import measure_arm
 from burnish.coordinator.steps.assemble import assemble_kept, kept_rows
 from burnish.coordinator.steps.choose import choose_share, does_nothing, prune_tried
-from burnish.coordinator.steps.crossfit import crossfit
+from burnish.coordinator.steps.crossfit import by_trusted, crossfit
 from burnish.coordinator.steps.hold import hold_size
 from burnish.coordinator.steps.measure import base_model, evaluate
 from burnish.coordinator.steps.rank import FilterRun, Measured, decide_rows, kept_by, measure, weights_of
@@ -40,7 +40,8 @@ from burnish.coordinator.steps.validation import split_trusted
 
 D, S, FOLD = 1, 2, 3
 TRIED = FOLD + MOST_PASSES * MOST_FOLDS
-RANDOM = TRIED + 1 + MOST_SHARES
+TRUSTED = TRIED + 1 + MOST_SHARES
+RANDOM = TRUSTED + 1
 
 
 async def filter_by_signal(run: FilterRun) -> None:
@@ -77,8 +78,11 @@ async def measured(run: FilterRun, base: ModelRef, training: Sequence[DataRow], 
         return await measure(run, D, base, training, None)
     found = None
     for number in range(run.settings.passes):
-        learnt = None if found is None else kept_by(run, training, found)
-        cross = await crossfit(run, FOLD + number * MOST_FOLDS, base, training, trusted, learnt)
+        if found is None and run.settings.start is Start.TRUSTED:
+            cross = await by_trusted(run, TRUSTED, base, training, trusted)
+        else:
+            learnt = None if found is None else kept_by(run, training, found)
+            cross = await crossfit(run, FOLD + number * MOST_FOLDS, base, training, trusted, learnt)
         found = await measure(run, D, base, training, cross)
     assert found is not None
     return found

@@ -5,6 +5,7 @@ Signals and their sources: `policy/signals.py`. The method itself is written out
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Any, ClassVar, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -15,7 +16,14 @@ from burnish.coordinator.policy.clear import Unscored
 from burnish.coordinator.policy.signals import Signal
 from burnish.coordinator.recipes.base import HoldSettings
 
-MOST_FOLDS, MOST_PASSES, MOST_SUBSETS, MOST_SHARES = 10, 3, 20, 9
+MOST_FOLDS, MOST_PASSES, MOST_SUBSETS, MOST_SHARES = 10, 3, 20, 8
+
+
+class Start(StrEnum):
+    """What the first pass measures rows by."""
+
+    FOLDS = "folds"  # models of the other folds, and of the trusted rows
+    TRUSTED = "trusted"  # one model of the trusted rows alone, which saw no other row
 
 
 class FilterSettings(HoldSettings):
@@ -55,6 +63,10 @@ class FilterSettings(HoldSettings):
         1, ge=1, le=MOST_PASSES, description="in all but the first, fold models learn from what was kept"
     )
     trusted: tuple[str, ...] = Field((), description="files with rows that can be trusted; fold models learn from them")
+    start: Start = Field(Start.FOLDS, description="what the first pass measures rows by")
+    trusted_epochs: float = Field(
+        3.0, gt=0, description="passes over trusted rows, of a model that learns from no others"
+    )
     weighted: bool = Field(False, description="what is kept counts by its rank while it is trained on")
 
     compare: bool = Field(True, description="train on what there is to compare with, where there is held-out data")
@@ -89,6 +101,11 @@ class FilterSettings(HoldSettings):
             )
         if self.tried() and not self.trusted:
             raise ValueError("trusted rows say which of the shares is taken, and there are none; give some (trusted)")
+        if self.start is Start.TRUSTED and not (self.trusted and self.signal.needs_folds):
+            raise ValueError(
+                "start trusted measures rows by a model of the trusted ones; give some (trusted), and a signal of"
+                " models that did not see a row (such as cross_weakest)"
+            )
         if self.tried() and self.hold_size is not None:
             raise ValueError("shares and hold_size both say how many rows go on; give one of them")
         return self
