@@ -65,22 +65,28 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from bench.efficacy.arms import ARMS, NOISY, ORACLE, there
+from bench.efficacy.arms import ARMS, NOISY, ORACLE, Kind, there
 from bench.efficacy.cell import Cell
 from bench.efficacy.flaws import DUPLICATE, VAGUE
+from bench.efficacy.merge import merged
+from bench.efficacy.page.data import read
+from bench.efficacy.page.files import read_files, write_page
 from bench.efficacy.reading import read_cell
+from bench.efficacy.record import record_of
 from bench.efficacy.rows import Fitting, fitting
 from bench.efficacy.sizes import SIZES, Estimate, Size, estimate
 from bench.efficacy.task import Sizes, TooFew, divide, write
 from bench.efficacy.tasks import ANSWERS, TASKS, UnknownFlaw
-from bench.efficacy.tell import table, tell
+from bench.efficacy.tell import results_of, table
+from bench.efficacy.won import gaps
 from bench.embedding.setup import say
+from bench.results import machine
 from bench.results import write as write_results
 from burnish.coordinator.content import digest_of
 
@@ -124,6 +130,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="cells that are worked at a time")
     parser.add_argument("--max-seconds", type=float, default=float("inf"), help="after which no arm is begun")
     parser.add_argument("--keep-models", action="store_true")
+    parser.add_argument(
+        "--known",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="results files of the same cells (docs/efficacy/*.json): what they have is not measured again",
+    )
     parser.add_argument("--out", type=Path, default=Path("build/efficacy"))
     given = parser.parse_args()
     for option in fields(Size):
@@ -210,6 +223,21 @@ def cells(given: argparse.Namespace, task: str, rows: Sequence[Any], arms: Seque
     return found
 
 
+def without_known(cell: Cell, known: Mapping[tuple[str, float, int], Mapping[str, Any]]) -> Cell:
+    """The cell with the arms that are to be measured. Raises SystemExit where what is known is of another one."""
+    there = known.get((cell.task, cell.noise, cell.seed))
+    if there is None:
+        return cell
+    if there["made_of"] != cell.made_of():
+        raise SystemExit(
+            f"--known: {cell} is of other data, another model or other hyperparameters there; give the options that it"
+            " was measured with (its `command`), or leave --known out"
+        )
+    rows = {int(one["rows"]) for one in there["arms"].values() if one["kind"] == Kind.CONTROL}
+    arms = tuple(name for name in cell.arms if name not in there["arms"])
+    return replace(cell, arms=arms, known_rows=tuple(sorted(rows)))
+
+
 def work(cell: Cell) -> str:
     """One cell, in a process of its own that ends with this one. What went wrong, empty for nothing."""
     command = [sys.executable, "-m", "bench.efficacy.work", cell.text()]
@@ -224,31 +252,44 @@ def main() -> None:
     arms, lacking = there([*given.arms, NOISY, ORACLE])
     if lacking:
         say(f"left out, for this build has no such recipe or setting: {', '.join(lacking)}")
+    known = read_files(given.known) if given.known else []
+    by_cell = {(one["task"], float(one["noise"]), int(one["seed"])): one for file in known for one in file["cells"]}
     asked: list[Cell] = []
     expected = Estimate()
     for task, rows in rows_of(given):
-        of_task = cells(given, task, rows.rows, arms)
-        each = estimate(task, arms, rows, given, given.rows or len(rows.rows))
+        of_task = [without_known(cell, by_cell) for cell in cells(given, task, rows.rows, arms)]
         say(f"{task}: {len(rows.rows)} rows of at most {given.max_tokens} tokens, {rows.tokens:.0f} on average")
-        expected = sum([each] * len(of_task), expected)
+        for cell in of_task:
+            expected += estimate(task, cell.arms, rows, given, given.rows or len(rows.rows))
         asked += of_task
     say(f"{expected}")
     with ThreadPoolExecutor(given.jobs) as pool:
         problems = [problem for problem in pool.map(work, asked) if problem]
-    report = tell([found for cell in asked if (found := read_cell(cell)).arms])
-    print(table(report), *problems, sep="\n", file=sys.stderr)
+    found = [record_of(ended) for cell in asked if (ended := read_cell(cell)).arms]
     options = {name: str(value) if isinstance(value, Path) else value for name, value in vars(given).items()}
+    options["known"] = [str(path) for path in given.known]
     options["max_seconds"] = None if given.max_seconds == float("inf") else given.max_seconds
-    notes = {
-        "command": f"python -m bench.efficacy {shlex.join(sys.argv[1:])}",
-        "options": options,
-        "left_out": lacking,
-        "estimated_seconds": expected.seconds,
-        "cells": report.cells,
-        "gap": report.gap,
-        "problems": problems,
-    }
-    write_results("efficacy", report.results, {}, notes)
+    document = merged(
+        [
+            *known,
+            {
+                "machine": machine(),
+                "command": f"python -m bench.efficacy {shlex.join(sys.argv[1:])}",
+                "options": options,
+                "left_out": lacking,
+                "estimated_seconds": expected.seconds,
+                "cells": found,
+                "gap": gaps(found),
+                "problems": problems,
+            },
+        ]
+    )
+    print(table(document["cells"], document["gap"]), *problems, sep="\n", file=sys.stderr)
+    write_results("efficacy", results_of(document["cells"]), {}, document)
+    if document["cells"]:
+        page = given.out / "efficacy.html"
+        write_page(read(document), page)
+        say(f"the page: {page}")
     if problems:
         raise SystemExit("; ".join(problems))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.efficacy.task import Files
+from burnish.coordinator.content import digest_of
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Cell:
     settings: Mapping[str, Mapping[str, Any]]
     until: float
     keep_models: bool
+    known_rows: tuple[int, ...] = ()  # controls of as many rows are known already
 
     def __str__(self) -> str:
         return f"{self.task}, noise {self.noise:g}, seed {self.seed}"
@@ -41,6 +44,14 @@ class Cell:
     def files(self) -> Files:
         """The cell's data, which are there."""
         return Files(Path(self.folder) / "data")
+
+    def made_of(self) -> str:
+        """A digest of what cells must have in common for their arms to be compared, wherever they were measured: the
+        data, the model by name, and how models are trained and judged."""
+        data = [self.files.training, self.files.validation, self.files.held_out]
+        digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in data]
+        model = Path(self.model).name
+        return digest_of([digests, model, self.dtype, dict(self.training), self.keep, self.score_rows])[:16]
 
     @property
     def ledger(self) -> Path:
@@ -70,4 +81,4 @@ class Cell:
     def parse(cls, text: str) -> Cell:
         """What `text` made."""
         values = json.loads(text)
-        return cls(**{**values, "arms": tuple(values["arms"])})
+        return cls(**{**values, "arms": tuple(values["arms"]), "known_rows": tuple(values["known_rows"])})

@@ -56,7 +56,7 @@ def read_cell(cell: Cell) -> Found:
         arm = ARMS[run.name]
         found[run.name] = reader.read(run, arm)
         rows = found[run.name].rows
-        if arm.chooses and cell.random_subsets:
+        if arm.chooses and cell.random_subsets and rows not in cell.known_rows:
             if rows not in controls:
                 controls[rows] = _control(cell, reader, rows)
             control = controls[rows]

@@ -53,7 +53,7 @@ def control_runs(cell: Cell, rows: int) -> Iterator[Planned]:
 def control_sizes(cell: Cell, arms: Iterable[Planned]) -> list[int]:
     """How many rows there must be controls of, as far as arms have ended."""
     found = [one for arm in arms if ARMS[arm.name].chooses and (one := made(arm.folder)) is not None]
-    return sorted({one.rows for one in found}) if cell.random_subsets else []
+    return sorted({one.rows for one in found} - set(cell.known_rows)) if cell.random_subsets else []
 
 
 def made(folder: Path) -> Made | None:

@@ -14,14 +14,18 @@ from pathlib import Path
 
 import pytest
 
+from bench.efficacy.__main__ import without_known
 from bench.efficacy.answers import asked
 from bench.efficacy.arms import ARMS, NOISY, ORACLE, control_of
 from bench.efficacy.cell import Cell
+from bench.efficacy.merge import merged
 from bench.efficacy.reading import Found, read_cell
+from bench.efficacy.record import record_of
 from bench.efficacy.runs import arm_runs
 from bench.efficacy.task import Sizes, divide, write
 from bench.efficacy.tasks import procedural
-from bench.efficacy.tell import table, tell
+from bench.efficacy.tell import results_of, table
+from bench.efficacy.won import gaps
 from bench.efficacy.work import work
 from burnish.coordinator.history import RunHistory
 from burnish_services.engine.fake import write_fake_model
@@ -122,9 +126,25 @@ def test_a_cell_that_is_done_needs_neither_services_nor_models(cell: Cell, found
     assert not list(cell.runs.glob("*/models"))
     assert asyncio.run(work(replace(cell, engine="none of them"))) == []
     assert read_cell(cell).arms.keys() == found.arms.keys()
-    report = tell([found])
-    assert json.loads(json.dumps(report.cells)) == report.cells
-    assert control_of("mads") in table(report)
+    cells = [record_of(found)]
+    assert json.loads(json.dumps(cells)) == cells
+    assert control_of("mads") in table(cells, gaps(cells))
+    assert {one.contender for one in results_of(cells)} == set(found.arms)
+
+
+def test_arms_that_are_known_are_not_measured_again_and_share_their_controls(cell: Cell, found: Found) -> None:
+    whole = record_of(found)
+    del whole["arms"]["mads"], whole["signals"]["mads"], whole["arms"][control_of("mads")]
+    key = (cell.task, cell.noise, cell.seed)
+    left = without_known(cell, {key: whole})
+    assert left.arms == ("mads",)
+    rest = record_of(read_cell(left))
+    assert list(rest["arms"]) == ["mads"]  # random rows as many as bds has are known
+    together = merged([{"cells": [whole]}, {"cells": [rest]}])
+    assert gaps(together["cells"]) == together["gap"] == gaps([record_of(found)])
+    with pytest.raises(SystemExit, match="of other data, another model or other hyperparameters"):
+        without_known(replace(cell, training={"num_epochs": 2.0}), {key: whole})
+    assert without_known(cell, {}) == cell
 
 
 def test_an_arm_that_fails_leaves_the_others(cell: Cell, found: Found, tmp_path: Path) -> None:

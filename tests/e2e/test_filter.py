@@ -476,6 +476,7 @@ def test_a_killed_choice_ends_as_an_undisturbed_one(
         "trusted": str(trusted),
         "model": str(services.model),
         "shares": [0.8, 0.5],
+        "passes": 2,
         "errors": 0,
     }
     steps = (

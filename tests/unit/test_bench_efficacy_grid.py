@@ -16,12 +16,14 @@ from bench.efficacy.costs import cost, rates
 from bench.efficacy.gap import HeldOut, difference, recovered
 from bench.efficacy.measures import detection
 from bench.efficacy.reading import Found, Measured
+from bench.efficacy.record import LOSS, SCORE, record_of
 from bench.efficacy.rows import Fitting
 from bench.efficacy.scores import exact_match, same_number, token_f1
 from bench.efficacy.sizes import SIZES, Estimate, estimate
 from bench.efficacy.task import Sizes, divide, write
 from bench.efficacy.tasks import procedural
-from bench.efficacy.tell import LOSS, SCORE, table, tell
+from bench.efficacy.tell import table
+from bench.efficacy.won import gaps
 from burnish.coordinator.recipes.registry import METHODS
 from burnish.coordinator.records import ModelRecord, StepRecord
 
@@ -30,8 +32,13 @@ ROWS = procedural.read(Path())[:100]
 
 @pytest.fixture
 def cell(tmp_path: Path) -> Cell:
-    write(divide(ROWS, procedural.kinds(ROWS), Sizes(20, 4, 6, 0.3), 0), tmp_path / "data")
-    return cell_in(tmp_path)
+    return written(cell_in(tmp_path))
+
+
+def written(cell: Cell) -> Cell:
+    """With its data."""
+    write(divide(ROWS, procedural.kinds(ROWS), Sizes(20, 4, 6, 0.3), 0), cell.files.folder)
+    return cell
 
 
 def cell_in(folder: Path, **more: Any) -> Cell:
@@ -248,9 +255,8 @@ def test_the_report_says_what_was_won_back_and_at_what_price(tmp_path: Path) -> 
             "bds": measured(Kind.RECIPE, 1.5, 0.5, seed),
             control_of("bds"): measured(Kind.CONTROL, 2.1, 0.2, seed),
         }
-        cells.append(Found(cell_in(tmp_path, seed=seed), 10, 3, 3.0, arms))
-    report = tell(cells)
-    gap = report.gap["procedural"]["0.3"]
+        cells.append(record_of(Found(written(cell_in(tmp_path, seed=seed)), 10, 3, 3.0, arms)))
+    gap = gaps(cells)["procedural"]["0.3"]
     assert gap["bds"][LOSS]["mean"] == pytest.approx(0.5)
     assert gap["bds"][SCORE]["mean"] == pytest.approx(0.75)
     assert gap["bds"]["seconds_per_point"] == pytest.approx(1.0)
@@ -258,18 +264,17 @@ def test_the_report_says_what_was_won_back_and_at_what_price(tmp_path: Path) -> 
     assert gap["bds"]["above_control"][LOSS]["mean"] == pytest.approx(-0.6)
     assert gap[control_of("bds")]["seconds_per_point"] is None
     assert gap[NOISY]["above_control"][LOSS] is None
-    first = report.cells[0]
+    first = cells[0]
     assert first["signals"] == {"bds": {**first["signals"]["bds"], "auroc": 1.0, "precision": 1.0, "recall": 1.0}}
     assert first["arms"]["bds"]["kind"] == "recipe"
     assert (first["score_name"], first["rows"], first["wrong"]) == ("exact match", 10, 3)
-    assert "50%" in table(report)
+    assert "50%" in table(cells, gaps(cells))
 
 
 def test_without_noise_differences_are_told_and_no_gap(tmp_path: Path) -> None:
     arms = {NOISY: measured(Kind.NOTHING, 2.0, 0.2, 0), "bds": measured(Kind.RECIPE, 1.9, 0.2, 0)}
     arms[ORACLE] = measured(Kind.ORACLE, 1.0, 0.6, 0)
-    report = tell([Found(cell_in(tmp_path, noise=0.0), 10, 0, None, arms)])
-    found = report.gap["procedural"]["0"]["bds"]
+    found = gaps([record_of(Found(written(cell_in(tmp_path, noise=0.0)), 10, 0, None, arms))])["procedural"]["0"]["bds"]
     assert found[LOSS] is None
     assert found["above_nothing"][LOSS]["mean"] == pytest.approx(-0.1)
     assert found["above_nothing"][LOSS]["standard_error"] >= 0

@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from bench.efficacy.merge import merged
 from bench.efficacy.page import tables
 from bench.efficacy.page.__main__ import main
 from bench.efficacy.page.data import Efficacy, Panel, read, spread
@@ -22,7 +23,6 @@ from bench.efficacy.page.dots import Dot, dot_chart
 from bench.efficacy.page.lines import spaced
 from bench.efficacy.page.markdown import BEGIN, END, figures, put
 from bench.efficacy.page.marks import Mark
-from bench.efficacy.page.merge import merged
 from bench.efficacy.page.render import render
 from bench.efficacy.page.scale import Scale, around
 from bench.efficacy.page.verdicts import Verdict, conclusion, shortcomings, verdict
@@ -63,6 +63,7 @@ def cell(task: str, noise: float, seed: int, rows: int = 400) -> dict[str, Any]:
     number = list(FLAWS).index(task)
     clean, lost = 0.9 + 0.4 * number, (0.5, 0.02, 0.28, 0.65)[number] * noise
     base = rng.gauss(clean, 0.04)
+    deviations = [-0.1, -0.05, 0.0, 0.05, 0.1]
 
     def made(kind: str, share: float, seconds: float, kept: float) -> dict[str, Any]:
         loss = base + lost * (1 - share) + rng.gauss(0, 0.012)
@@ -75,6 +76,8 @@ def cell(task: str, noise: float, seed: int, rows: int = 400) -> dict[str, Any]:
             "rows": round(rows * kept),
             "trained_seconds": trained,
             "seconds": seconds * (1 + 0.4 * number),
+            "held_out_nats": [loss + deviation for deviation in deviations],
+            "held_out_scores": None if score is None else [score] * len(deviations),
         }
 
     arms, signals = {}, {}
@@ -100,6 +103,8 @@ def cell(task: str, noise: float, seed: int, rows: int = 400) -> dict[str, Any]:
         "seed": seed,
         "rows": rows,
         "wrong": round(noise * rows),
+        "made_of": f"{task} {noise} {seed}",
+        "held_out_tokens": [1] * len(deviations),
         "arms": arms,
         "score_name": SCORES[task],
         "signals": signals,
@@ -210,12 +215,30 @@ def test_files_of_other_tasks_are_one_page(document: dict[str, Any]) -> None:
         one["options"] |= {"held_out_rows": 100 * (number + 1)}
         one["command"] = f"python -m bench.efficacy --tasks {number}"
     together = read(merged(apart))
-    assert together.panels == found_in(document).panels
+    alone = found_in(document)
+    assert [(panel.task, panel.noise) for panel in together.panels] == [(one.task, one.noise) for one in alone.panels]
+    assert panel_of(together, "maths", 0.3).arms["bds"].loss == panel_of(alone, "maths", 0.3).arms["bds"].loss
     about = dict(tables.about(together))
     assert (about["Held-out rows"], about["Clean rows to learn from"]) == ("100, 200, 300", "100")
     assert about["Command"].count("--tasks") == 3
-    with pytest.raises(ValueError, match=r"two files have maths at 0, 0\.3; expected all seeds"):
-        merged([apart[0], apart[0]])
+
+
+def test_arms_of_the_same_cells_are_one_panel_and_share_their_controls(document: dict[str, Any]) -> None:
+    first, second = (json.loads(json.dumps(document)) for _ in range(2))
+    for cell in first["cells"]:
+        for name in ("bds", "random, as bds"):
+            del cell["arms"][name]
+        cell["signals"].pop("bds", None)
+    for cell in second["cells"]:
+        cell["arms"] = {"bds": cell["arms"]["bds"]}
+        cell["signals"] = {name: one for name, one in cell["signals"].items() if name == "bds"}
+    panel = panel_of(read(merged([first, second])), "maths", 0.3)
+    assert panel.arms.keys() == panel_of(found_in(document), "maths", 0.3).arms.keys()
+    assert panel.arms["bds"].gap is not None
+    for cell in second["cells"]:
+        cell["made_of"] = "something else"
+    with pytest.raises(ValueError, match="two files have maths at noise 0, seed 0, of other data"):
+        merged([first, second])
 
 
 # --- verdicts

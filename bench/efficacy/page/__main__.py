@@ -7,13 +7,12 @@ python -m bench.efficacy.page docs/efficacy/*.json --markdown docs/efficacy.md
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
+from bench.efficacy.merge import merged
 from bench.efficacy.page.data import read
+from bench.efficacy.page.files import read_files, write_page
 from bench.efficacy.page.markdown import put
-from bench.efficacy.page.merge import merged
-from bench.efficacy.page.render import render
 
 
 def main() -> None:
@@ -35,21 +34,20 @@ def main() -> None:
         help="write tables between the marks of this file instead (docs/efficacy.md)",
     )
     given = parser.parse_args()
-    if missing := [str(path) for path in given.results if not path.is_file()]:
-        raise SystemExit(f"{', '.join(missing)}: not there; `make bench-efficacy` writes bench/results/efficacy.json")
     try:
-        found = read(merged([json.loads(path.read_text(encoding="utf-8")) for path in given.results]))
-        if given.markdown is not None:
-            text = put(given.markdown.read_text(encoding="utf-8"), found)
-    except (ValueError, OSError) as error:
+        found = read(merged(read_files(given.results)))
+    except ValueError as error:
         raise SystemExit(f"{', '.join(map(str, given.results))}: {error}") from error
-    if given.markdown is not None:
-        given.markdown.write_text(text, encoding="utf-8")
-        print(given.markdown)
+    if given.markdown is None:
+        write_page(found, given.out)
+        print(given.out)
         return
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(render(found), encoding="utf-8")
-    print(given.out)
+    try:
+        text = put(given.markdown.read_text(encoding="utf-8"), found)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"{given.markdown}: {error}") from error
+    given.markdown.write_text(text, encoding="utf-8")
+    print(given.markdown)
 
 
 if __name__ == "__main__":

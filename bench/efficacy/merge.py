@@ -1,0 +1,73 @@
+"""Several results files as one: a grid that takes days is measured a few arms or tasks at a time. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from bench.efficacy.arms import Kind, control_of
+from bench.efficacy.record import Record
+from bench.efficacy.won import gaps
+
+
+def merged(documents: Sequence[Record]) -> Record:
+    """One document with the arms of all; of an arm that several have the first counts. What they were measured with is
+    told once where it is the same, else one after the other. Raises ValueError where two have the same task, noise and
+    seed, made of other data, model or hyperparameters: their arms cannot be compared."""
+    if len(documents) == 1:
+        return documents[0]
+    cells: dict[tuple[str, float, int], Record] = {}
+    for cell in (cell for document in documents for cell in document.get("cells", ())):
+        key = (cell["task"], float(cell["noise"]), int(cell["seed"]))
+        cells[key] = _both(cells[key], cell) if key in cells else cell
+    complete = [_with_controls(cell) for cell in cells.values()]
+    return {
+        **documents[-1],
+        "cells": complete,
+        "gap": gaps(complete),
+        "machine": _together([document.get("machine") or {} for document in documents]),
+        "options": _together([document.get("options") or {} for document in documents]),
+        "command": "; ".join(_distinct(document["command"] for document in documents if document.get("command"))),
+        "problems": _distinct(one for document in documents for one in document.get("problems") or ()),
+        "left_out": _distinct(one for document in documents for one in document.get("left_out") or ()),
+    }
+
+
+def _both(first: Record, second: Record) -> Record:
+    if first["made_of"] != second["made_of"]:
+        raise ValueError(
+            f"two files have {first['task']} at noise {first['noise']:g}, seed {first['seed']}, of other data or with"
+            " other hyperparameters; expected the same, or other tasks, shares of noise or seeds"
+        )
+    return {
+        **first,
+        "arms": {**second["arms"], **first["arms"]},
+        "signals": {**second["signals"], **first["signals"]},
+    }
+
+
+def _with_controls(cell: Record) -> Record:
+    """Arms of as many rows share their control, in whichever file it is."""
+    by_rows = {one["rows"]: one for one in cell["arms"].values() if one["kind"] == Kind.CONTROL}
+    alone = (Kind.NOTHING, Kind.ORACLE, Kind.CONTROL)
+    arms = dict(cell["arms"])
+    for name, one in cell["arms"].items():
+        if one["kind"] not in alone and one["rows"] in by_rows:
+            arms.setdefault(control_of(name), by_rows[one["rows"]])
+    return {**cell, "arms": arms}
+
+
+def _together(records: Sequence[Record]) -> Record:
+    found = {}
+    for name in _distinct(name for record in records for name in record):
+        values = _distinct(record[name] for record in records if record.get(name) is not None)
+        found[name] = values[0] if len(values) == 1 else ", ".join(map(str, values))
+    return found
+
+
+def _distinct(values: Iterable[Any]) -> list[Any]:
+    found: list[Any] = []
+    for value in values:
+        if value not in found:
+            found.append(value)
+    return found
