@@ -32,8 +32,8 @@ from burnish_services.engine.sampling import choose_token, new_generator
 from burnish_services.engine.untrusted import SAFE_WEIGHTS, cannot_load
 
 _GPU_BATCH_TOKENS = 16_384
-# Weights are read once for all sequences of a batch: of 44 tokens each, 1.6 times as many are scored in a second as one by
-# one, and 4.6 times as many tokens continued (SmolLM2-135M, two cores); more gains nothing.
+# Weights are read once for all sequences of a batch: of 44 tokens each, 1.6 times as many are scored in a second as one
+# by one, and 4.6 times as many tokens continued (SmolLM2-135M, two cores); more gains nothing.
 _CPU_BATCH_TOKENS = 1024
 _HEAD_ROWS = 512  # positions whose logits are held at a time: rows × vocabulary float32
 # Is given a token and its log-probability in nats, where that is asked for; says whether more are wanted.
@@ -233,7 +233,7 @@ class TorchModel:
 
 
 def _batch_tokens(device: torch.device, dtype: str) -> int:
-    """Tokens that are computed together; 0: every sequence alone, as on a CPU where the batch would change the score."""
+    """Tokens that are computed together; 0: every sequence alone, as on a CPU where a batch would change scores."""
     if device.type != "cpu":
         return _GPU_BATCH_TOKENS
     return _CPU_BATCH_TOKENS if dtype == "float32" else 0
