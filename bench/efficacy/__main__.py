@@ -252,7 +252,10 @@ def main() -> None:
     arms, lacking = there([*given.arms, NOISY, ORACLE])
     if lacking:
         say(f"left out, for this build has no such recipe or setting: {', '.join(lacking)}")
-    known = read_files(given.known) if given.known else []
+    try:
+        known = [merged(read_files(given.known))] if given.known else []
+    except ValueError as error:
+        raise SystemExit(f"--known: {error}") from error
     by_cell = {(one["task"], float(one["noise"]), int(one["seed"])): one for file in known for one in file["cells"]}
     asked: list[Cell] = []
     expected = Estimate()
