@@ -119,6 +119,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, default=Path("build/models/smollm2-135m-instruct"))
     parser.add_argument("--engine", choices=["vllm", "transformers"])
     parser.add_argument("--dtype", help="that is scored in")
+    parser.add_argument("--batch-tokens", type=int, default=1024, help="that the transformers engine computes together")
     parser.add_argument("--train-dtype", help="of weights that are trained; bfloat16 is faster on CPUs that have it")
     parser.add_argument("--epochs", type=float)
     parser.add_argument("--steps", type=int, help="of every model, instead of --epochs; 0: by --epochs")
@@ -217,6 +218,7 @@ def cells(given: argparse.Namespace, task: str, rows: Sequence[Any], arms: Seque
                 settings=given.settings,
                 until=until,
                 keep_models=given.keep_models,
+                batch_tokens=given.batch_tokens,
             )
             write(dataset, folder / "data")
             found.append(cell)

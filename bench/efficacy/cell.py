@@ -35,6 +35,7 @@ class Cell:
     settings: Mapping[str, Mapping[str, Any]]
     until: float
     keep_models: bool
+    batch_tokens: int | None = None  # of the transformers engine; None: its default
     known_rows: tuple[int, ...] = ()  # controls of as many rows are known already
 
     def __str__(self) -> str:

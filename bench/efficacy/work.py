@@ -118,7 +118,7 @@ def services(cell: Cell, roles: tuple[str, ...]) -> LocalServices:
         state_dir=cell.services,
         model=cell.model,
         engine=cell.engine,  # type: ignore[arg-type]
-        options=EngineOptions(dtype=cell.dtype),
+        options=EngineOptions(dtype=cell.dtype, batch_tokens=cell.batch_tokens),
     )
 
 

@@ -78,6 +78,9 @@ class Settings(BaseSettings):
     tensor_parallel_size: int | None = Field(
         None, ge=1, description="GPUs that services started here divide each layer among"
     )
+    batch_tokens: int | None = Field(
+        None, ge=0, description="tokens that the transformers engine of services started here computes together"
+    )
     cpu_cores: str | None = Field(None, description="cores that services started here bind to, such as 0-1")
     chat_template: str | None = Field(None, description="chat template of services started here, a name or file")
     compile: bool = Field(False, description="let vLLM compile: slower start, faster steps")
@@ -121,6 +124,7 @@ class Settings(BaseSettings):
             memory_mib=self.memory_mib,
             gpu_memory_utilization=self.gpu_memory_utilization,
             tensor_parallel_size=self.tensor_parallel_size,
+            batch_tokens=self.batch_tokens,
             cpu_cores=self.cpu_cores,
             chat_template=self.chat_template,
             compile=self.compile,

@@ -61,6 +61,7 @@ class EngineOptions:
     memory_mib: int | None = None
     gpu_memory_utilization: float | None = None  # of all services together, however many processes these are
     tensor_parallel_size: int | None = None
+    batch_tokens: int | None = None
     cpu_cores: str | None = None
     chat_template: str | None = None
     compile: bool = False
@@ -73,6 +74,7 @@ class EngineOptions:
             "memory_mib",
             "gpu_memory_utilization",
             "tensor_parallel_size",
+            "batch_tokens",
             "cpu_cores",
             "chat_template",
         ):

@@ -142,6 +142,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="GPUs that each layer is divided among (vLLM; default: 1)",
     )
+    device.add_argument(
+        "--batch-tokens",
+        type=int,
+        metavar="N",
+        help="tokens computed together (transformers; default: every sequence alone on a CPU, 16384 on a GPU)",
+    )
     device.add_argument("--cpu-cores", metavar="LIST", help="cores for vLLM on CPU, such as 0-1")
     device.add_argument(
         "--compile",

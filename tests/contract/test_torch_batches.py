@@ -1,4 +1,5 @@
-"""On a GPU the transformers engine continues several prompts at a time. Here on a CPU: it makes no difference."""
+"""On a GPU, and with --batch-tokens on a CPU, the transformers engine computes several sequences at a time: in float32
+it makes no difference beyond rounding."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from burnish_services.engine.base import GenerateRequest, Sampling
+from burnish_services.engine.base import GenerateRequest, Sampling, ScoreRequest
 from tests.tiny_model import ARCHITECTURES, write_tiny_model
 
 pytestmark = pytest.mark.engine
@@ -43,3 +44,18 @@ def test_prompts_of_different_lengths_are_continued_together_as_alone(architectu
     for one, other in zip(alone, together, strict=True):
         assert [token for token, _ in one] == [token for token, _ in other]
         assert [p for _, p in one] == pytest.approx([p for _, p in other], abs=1e-4)
+
+
+def test_sequences_are_scored_together_as_alone_where_that_is_asked_for(tmp_path: Path) -> None:
+    from burnish_services.engine.torch_model import TorchModel
+
+    folder = write_tiny_model(tmp_path / "m", dtype="float32")
+    requests = [ScoreRequest(list(range(3, 3 + length)), 2, distribution=True) for length in (5, 40, 17, 17, 90)]
+    alone, together = TorchModel(folder), TorchModel(folder, batch_tokens=128)
+    assert alone.batch_tokens == 0, "the default on a CPU"
+    sizes = [len(batch) for batch in together._batches([one.token_ids for one in requests], threading.Event())]
+    assert sizes == [1, 3, 1]
+    found = zip(alone.score(requests, threading.Event()), together.score(requests, threading.Event()), strict=True)
+    for one, other in found:
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-5)
+        assert one.entropies == pytest.approx(other.entropies, abs=1e-5)

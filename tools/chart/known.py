@@ -34,7 +34,7 @@ _SERVICE_OWN = {"embedding": {"store_uri"}, "training": {"nodes", "rendezvous", 
 # Of the client: access is filled in, secrets have no place in a ConfigMap, and no services are started in the Job.
 _CLIENT_OWN = {
     "tls", "tls_ca", "tls_cert", "tls_key", "token", "token_file", "engine", "dtype", "max_model_len", "memory_mib",
-    "cpu_cores", "chat_template", "compile", "start_timeout",
+    "cpu_cores", "batch_tokens", "chat_template", "compile", "start_timeout",
 }  # fmt: skip
 _COMMAND_OWN = {"data", "model", "out", "help", *SERVICE_OPTIONS}
 

@@ -60,6 +60,12 @@ OPTIONS: dict[str, Any] = {
     "tensor_parallel_size": _option(
         int | None, "--tensor-parallel-size", "GPUs that each layer is divided among.", _LOCAL
     ),
+    "batch_tokens": _option(
+        int | None,
+        "--batch-tokens",
+        "Tokens that the transformers engine computes together; default: every sequence alone on a CPU.",
+        _LOCAL,
+    ),
     "cpu_cores": _option(str | None, "--cpu-cores", "Cores to bind to, such as 0-1.", _LOCAL),
     "compile": _option(bool | None, "--compile/--no-compile", "Let vLLM compile: slower start, faster steps.", _LOCAL),
     "chat_template": _option(

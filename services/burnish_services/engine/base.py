@@ -36,6 +36,8 @@ class EngineSettings:
     memory_bytes: int | None = None  # KV cache; None: the engine's default
     gpu_memory_utilization: float = 0.9  # vllm on GPUs only: share of a GPU's memory that this engine takes, (0, 1]
     tensor_parallel_size: int = 1  # vllm only: devices that each layer is divided among
+    # transformers only: tokens computed together, >= 0; 0: every sequence alone; None: so on a CPU, 16,384 on a GPU
+    batch_tokens: int | None = None
     compile: bool = False  # vllm only: slower start, faster steps
     cpu_cores: str | None = None  # vllm CPU only: cores to bind, such as "0-1"
     chat_template: str | None = None  # name of a built-in template or a file; None: the model's own

@@ -32,9 +32,6 @@ from burnish_services.engine.sampling import choose_token, new_generator
 from burnish_services.engine.untrusted import SAFE_WEIGHTS, cannot_load
 
 _GPU_BATCH_TOKENS = 16_384
-# Weights are read once for all sequences of a batch: of 44 tokens each, 1.6 times as many are scored in a second as one
-# by one, and 4.6 times as many tokens continued (SmolLM2-135M, two cores); more gains nothing.
-_CPU_BATCH_TOKENS = 1024
 _HEAD_ROWS = 512  # positions whose logits are held at a time: rows × vocabulary float32
 # Is given a token and its log-probability in nats, where that is asked for; says whether more are wanted.
 Take = Callable[[int, float | None], bool]
@@ -48,8 +45,8 @@ class Cancelled(RuntimeError):
 class TorchModel:
     """One set of weights on the best device of this machine."""
 
-    def __init__(self, directory: Path, dtype: str = "auto") -> None:
-        """Loads the weights. Raises ModelLoadError."""
+    def __init__(self, directory: Path, dtype: str = "auto", batch_tokens: int | None = None) -> None:
+        """Loads the weights. `batch_tokens`: as in EngineSettings. Raises ModelLoadError."""
         try:
             self._model: Any = AutoModelForCausalLM.from_pretrained(
                 str(directory),
@@ -62,7 +59,11 @@ class TorchModel:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model.to(self.device).eval()
         self.dtype = str(self._model.dtype).removeprefix("torch.")
-        self.batch_tokens = _batch_tokens(self.device, self.dtype)
+        # 0: every sequence alone. Scores then do not depend to the last bit on what else was asked for, and a run that
+        # was killed ends with the same data. On a CPU that costs half of the speed; on a GPU it would cost nearly all.
+        self.batch_tokens = (
+            (0 if self.device.type == "cpu" else _GPU_BATCH_TOKENS) if batch_tokens is None else batch_tokens
+        )
         config = self._model.config.get_text_config()
         self.vocab_size = int(config.vocab_size)
         self.context = int(getattr(config, "max_position_embeddings", None) or 1 << 20)
@@ -230,13 +231,6 @@ class TorchModel:
                 f"the transformers engine cannot score {directory}: {type(self._model).__name__} does more between the "
                 "last hidden state and the logits than apply its head; use the vllm engine"
             )
-
-
-def _batch_tokens(device: torch.device, dtype: str) -> int:
-    """Tokens that are computed together; 0: every sequence alone, as on a CPU where a batch would change scores."""
-    if device.type != "cpu":
-        return _GPU_BATCH_TOKENS
-    return _CPU_BATCH_TOKENS if dtype == "float32" else 0
 
 
 def _activations(layers: Sequence[torch.Tensor], asked: Activations) -> NDArray[np.float32]:

@@ -153,7 +153,7 @@ class TransformersEngine:
         check_same_shape(self._shape, path)
         tokenizer = HfTokenizer(path, self._settings.chat_template)
         self._torch = None  # two sets of weights at a time might not fit
-        loaded = TorchModel(path, self._settings.dtype)
+        loaded = TorchModel(path, self._settings.dtype, self._settings.batch_tokens)
         length = context_length(self._settings.max_model_len, loaded.context)
         self._torch, self._tokenizer = loaded, tokenizer
         self._model = LoadedModel(str(path), digest, loaded.dtype, length, loaded.vocab_size, loaded.neurons)

@@ -52,6 +52,9 @@ class ServerSettings(BaseSettings):
     # Of each GPU, what the engines of this process take together; None: 0.9, or half where training runs here as well.
     gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
     tensor_parallel_size: int = Field(default=1, ge=1)
+    # Of the transformers engine, tokens that are computed together; 0: every sequence alone. None: so on a CPU, where
+    # scores then do not depend to the last bit on what else is asked for; 16,384 on a GPU.
+    batch_tokens: int | None = Field(default=None, ge=0)
     cpu_cores: str | None = None
     chat_template: str | None = None
     compile: bool = False

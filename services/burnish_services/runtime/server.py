@@ -262,6 +262,7 @@ def engine_settings(settings: ServerSettings) -> EngineSettings:
         memory_bytes=None if settings.memory_mib is None else settings.memory_mib * 2**20,
         gpu_memory_utilization=settings.engine_memory_utilization,
         tensor_parallel_size=settings.tensor_parallel_size,
+        batch_tokens=settings.batch_tokens,
         compile=settings.compile,
         cpu_cores=settings.cpu_cores,
         chat_template=settings.chat_template,
