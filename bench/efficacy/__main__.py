@@ -45,13 +45,11 @@ held-out rows (exact match, token F1, same number), with 95% bootstrap intervals
 are given the training rows, the clean set where they ask for one and, to be measured by, the held-out rows; the truth
 is read here only, when a run has ended.
 
-Sizes. `small` is reckoned for two slow cores, where SmolLM2-135M trains on about 100 tokens a second, reads 500 and
-writes 100, and where a model more costs 20 seconds of loading: one task of 55 tokens a row, one share of noise, three
-seeds, four arms and a control. A model takes 15 steps of 8 rows, 7,000 tokens or 66 s. For each seed there are seven,
-two of them of folds: 8 minutes of training, 2 of loading. To read are 27,000 tokens of held-out rows, 11,000 of prompts
-to answer and 19,000 for signals, 2 minutes; to write 3,000, half a minute. So a seed takes about 12 minutes, and all
-three less than 40. What is asked for is reckoned and told before anything starts. `full` takes days on such a machine;
-`gpu` is the whole grid, with vLLM.
+Sizes. `small` is reckoned for two slow cores, where SmolLM2-135M trains on about 85 tokens a second, reads 240 and
+writes 40, and where a model more costs 20 seconds of loading: one task of 44 tokens a row, one share of noise, three
+seeds, four arms and a control. A model takes 15 steps of 8 rows, 5,300 tokens or a minute; for each seed there are six,
+one of them of the clean set alone. So a seed takes about 11 minutes, and all three less than 40. What is asked for is
+reckoned and told before anything starts. `full` takes days on such a machine; `gpu` is the whole grid, with vLLM.
 
 The same command goes on after a kill, and cells that are done cost nothing. Everything is in `--out`; a cell's models
 are removed once it is done, unless --keep-models says otherwise: arms that are added later train what they share anew.

@@ -282,7 +282,7 @@ def test_without_noise_differences_are_told_and_no_gap(tmp_path: Path) -> None:
 
 def test_small_is_reckoned_to_end_in_forty_minutes_on_two_slow_cores() -> None:
     size = SIZES["small"]
-    rows = Fitting((), tokens=55.0, answer_tokens=11.0)
+    rows = Fitting((), tokens=44.0, answer_tokens=10.0)
     each = estimate("procedural", size.arms, rows, size)
     total = sum([each] * (size.seeds * len(size.noise)), Estimate())
     assert size.tasks == ("procedural",)
