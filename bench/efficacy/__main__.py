@@ -45,6 +45,9 @@ held-out rows (exact match, token F1, same number), with 95% bootstrap intervals
 are given the training rows, the clean set where they ask for one and, to be measured by, the held-out rows; the truth
 is read here only, when a run has ended.
 
+With `--warm-steps`, the base model of a task is trained first, on clean rows that no cell has: a model that can do the
+task already, as those that people fine-tune mostly can, and that wrong rows can only make worse.
+
 Sizes. `small` is reckoned for two slow cores, where SmolLM2-135M trains on about 85 tokens a second, reads 240 and
 writes 40, and where a model more costs 20 seconds of loading: one task of 44 tokens a row, one share of noise, three
 seeds, four arms and a control. A model takes 15 steps of 8 rows, 5,300 tokens or a minute; for each seed there are six,
@@ -78,10 +81,12 @@ from bench.efficacy.page.files import read_files, write_page
 from bench.efficacy.reading import read_cell
 from bench.efficacy.record import record_of
 from bench.efficacy.rows import Fitting, fitting
-from bench.efficacy.sizes import SIZES, Estimate, Size, estimate
+from bench.efficacy.runs import trained_by
+from bench.efficacy.sizes import SIZES, TRAINED, Estimate, Size, estimate
 from bench.efficacy.task import Sizes, TooFew, divide, write
 from bench.efficacy.tasks import ANSWERS, TASKS, UnknownFlaw
 from bench.efficacy.tell import results_of, table
+from bench.efficacy.warm import set_apart
 from bench.efficacy.won import gaps
 from bench.embedding.setup import say
 from bench.results import machine
@@ -121,6 +126,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--train-dtype", help="of weights that are trained; bfloat16 is faster on CPUs that have it")
     parser.add_argument("--epochs", type=float)
     parser.add_argument("--steps", type=int, help="of every model, instead of --epochs; 0: by --epochs")
+    parser.add_argument(
+        "--warm-steps", type=int, help="that the base model is trained for first, on clean rows which no cell has"
+    )
     parser.add_argument("--learning-rate", type=float)
     parser.add_argument("--batch-size", type=int, help="samples of an optimiser step")
     parser.add_argument("--per-device", type=int, default=4, help="samples of a forward pass")
@@ -168,12 +176,12 @@ def rows_of(given: argparse.Namespace) -> Iterator[tuple[str, Fitting]]:
         raise SystemExit("skipped: no task is left; --tasks procedural needs no file")
 
 
-def cells(given: argparse.Namespace, task: str, rows: Sequence[Any], arms: Sequence[str]) -> list[Cell]:
-    """Those of one task, with their data written. Raises SystemExit where there are too few rows."""
-    training = {
+def training_of(given: argparse.Namespace, steps: int) -> dict[str, Any]:
+    """The hyperparameters of models that take so many steps; 0: as many as `--epochs` passes have."""
+    return {
         # As many passes as the steps take; they end it.
-        "num_epochs": float(given.steps) or given.epochs,
-        "max_steps": given.steps or None,
+        "num_epochs": float(steps) or given.epochs,
+        "max_steps": steps or None,
         "learning_rate": given.learning_rate,
         "per_device_batch_size": given.per_device,
         "gradient_accumulation_steps": given.batch_size // given.per_device,
@@ -181,7 +189,61 @@ def cells(given: argparse.Namespace, task: str, rows: Sequence[Any], arms: Seque
         "packing": given.packing,
         "dtype": given.train_dtype,
     }
-    model = str(given.model.absolute())
+
+
+def common(given: argparse.Namespace, task: str) -> dict[str, Any]:
+    """What all cells of a task have alike."""
+    return {
+        "task": task,
+        "keep": given.keep,
+        "max_tokens": given.max_tokens,
+        "engine": given.engine,
+        "dtype": given.dtype,
+        "batch_tokens": given.batch_tokens,
+        "settings": given.settings,
+    }
+
+
+def with_base(given: argparse.Namespace, task: str, rows: Fitting) -> tuple[str, Fitting]:
+    """The base model of a task, trained here where it is to be, and the rows that it has not seen. Raises SystemExit
+    where that fails, or there are too few rows."""
+    model, steps = str(given.model.absolute()), given.warm_steps
+    if not steps:
+        return model, rows
+    held_out = min(given.held_out_rows, steps * given.batch_size)
+    taken, left = set_apart(rows.rows, steps * given.batch_size + held_out)
+    sizes = Sizes(steps * given.batch_size, 0, held_out, 0.0)
+    training = training_of(given, steps)
+    folder = (
+        given.out / f"{task}-base-{digest_of([asdict(sizes), given.max_tokens, model, training])[:12]}"
+    ).absolute()
+    try:
+        write(divide(taken, TASKS[task].kinds(taken, [ANSWERS]), sizes, 0), folder / "data")
+    except TooFew as error:
+        raise SystemExit(f"{task}, rows for the base model: {error}") from error
+    cell = Cell(
+        **common(given, task),
+        noise=0.0,
+        seed=0,
+        folder=str(folder),
+        arms=(NOISY,),
+        random_subsets=0,
+        score_rows=0,
+        model=model,
+        training=training,
+        until=float("inf"),
+        keep_models=True,
+    )
+    seconds = sizes.rows * rows.tokens / TRAINED
+    say(f"{task}: its base model is trained on {sizes.rows} clean rows first, about {seconds / 60:,.0f} minutes")
+    if problem := work(cell):
+        raise SystemExit(problem)
+    return trained_by(cell), replace(rows, rows=left)
+
+
+def cells(given: argparse.Namespace, task: str, rows: Sequence[Any], arms: Sequence[str], model: str) -> list[Cell]:
+    """Those of one task, with their data written. Raises SystemExit where there are too few rows."""
+    training = training_of(given, given.steps)
     until = time.time() + given.max_seconds
     try:
         kinds = TASKS[task].kinds(rows, given.flaws)
@@ -200,23 +262,19 @@ def cells(given: argparse.Namespace, task: str, rows: Sequence[Any], arms: Seque
             except TooFew as error:
                 raise SystemExit(f"{task}, rows of at most {given.max_tokens} tokens: {error}") from error
             cell = Cell(
-                task=task,
+                **common(given, task),
                 noise=noise,
                 seed=seed,
                 folder=str(folder),
                 arms=tuple(arms),
-                keep=given.keep,
                 random_subsets=given.random_subsets,
                 score_rows=given.score_rows,
-                max_tokens=given.max_tokens,
                 model=model,
-                engine=given.engine,
-                dtype=given.dtype,
+                warm_steps=given.warm_steps,
+                base=given.model.name,
                 training=training,
-                settings=given.settings,
                 until=until,
                 keep_models=given.keep_models,
-                batch_tokens=given.batch_tokens,
             )
             write(dataset, folder / "data")
             found.append(cell)
@@ -259,8 +317,9 @@ def main() -> None:
     by_cell = {(one["task"], float(one["noise"]), int(one["seed"])): one for file in known for one in file["cells"]}
     asked: list[Cell] = []
     expected = Estimate()
-    for task, rows in rows_of(given):
-        of_task = [without_known(cell, by_cell) for cell in cells(given, task, rows.rows, arms)]
+    for task, there_are in rows_of(given):
+        model, rows = with_base(given, task, there_are)
+        of_task = [without_known(cell, by_cell) for cell in cells(given, task, rows.rows, arms, model)]
         say(f"{task}: {len(rows.rows)} rows of at most {given.max_tokens} tokens, {rows.tokens:.0f} on average")
         for cell in of_task:
             expected += estimate(task, cell.arms, rows, given, given.rows or len(rows.rows))

@@ -35,6 +35,8 @@ class Cell:
     settings: Mapping[str, Mapping[str, Any]]
     until: float
     keep_models: bool
+    warm_steps: int = 0  # that `model` was trained for first, from the model of name `base`
+    base: str = ""
     batch_tokens: int | None = None  # of the transformers engine; None: its default
     known_rows: tuple[int, ...] = ()  # controls of as many rows are known already
 
@@ -51,8 +53,8 @@ class Cell:
         data, the model by name, and how models are trained and judged."""
         data = [self.files.training, self.files.validation, self.files.held_out]
         digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in data]
-        model = Path(self.model).name
-        return digest_of([digests, model, self.dtype, dict(self.training), self.keep, self.score_rows])[:16]
+        made_of = [digests, self.base, self.warm_steps, self.dtype, dict(self.training), self.keep, self.score_rows]
+        return digest_of(made_of)[:16]
 
     @property
     def ledger(self) -> Path:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.efficacy.arms import ARMS, plain_settings, run_folder, settings_for
+from bench.efficacy.arms import ARMS, NOISY, plain_settings, run_folder, settings_for
 from bench.efficacy.cell import Cell
 from bench.efficacy.control import draws
 from burnish import ModelRef
@@ -66,6 +66,14 @@ def made(folder: Path) -> Made | None:
             return Made(ModelRef(model.uri, model.digest), history.datasets()[-1].num_rows)
     except LedgerError:
         return None
+
+
+def trained_by(cell: Cell) -> str:
+    """Where the model of all rows is. Raises SystemExit where it is gone."""
+    found = made(run_folder(cell, settings_for(cell, NOISY)))
+    if found is None or not Path(found.model.uri).is_dir():
+        raise SystemExit(f"{cell.folder}: the base model is gone; delete that folder, or take another --out")
+    return found.model.uri
 
 
 def last_model(history: RunHistory) -> ModelRecord:

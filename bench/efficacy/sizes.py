@@ -34,6 +34,7 @@ class Size:
     random_subsets: int
     epochs: float
     steps: int
+    warm_steps: int
     learning_rate: float
     batch_size: int
     engine: str
@@ -54,6 +55,7 @@ _FULL = Size(
     random_subsets=2,
     epochs=1.0,
     steps=85,
+    warm_steps=0,
     learning_rate=1e-4,
     batch_size=16,
     engine="transformers",
@@ -74,6 +76,7 @@ SIZES = {
         random_subsets=1,
         epochs=1.0,
         steps=15,
+        warm_steps=0,
         learning_rate=4e-4,
         batch_size=8,
         engine="transformers",

@@ -3,6 +3,7 @@ from it."""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import shutil
@@ -14,13 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from bench.efficacy.__main__ import without_known
-from bench.efficacy.answers import asked
+from bench.efficacy.__main__ import with_base, without_known
+from bench.efficacy.answers import asked, samples
 from bench.efficacy.arms import ARMS, NOISY, ORACLE, control_of
 from bench.efficacy.cell import Cell
 from bench.efficacy.merge import merged
 from bench.efficacy.reading import Found, read_cell
 from bench.efficacy.record import record_of
+from bench.efficacy.rows import Fitting
 from bench.efficacy.runs import arm_runs
 from bench.efficacy.task import Sizes, divide, write
 from bench.efficacy.tasks import procedural
@@ -162,3 +164,25 @@ def test_an_arm_that_fails_leaves_the_others(cell: Cell, found: Found, tmp_path:
     got = read_cell(few)
     assert got.arms.keys() == {NOISY, ORACLE}
     assert got.arms[NOISY].scores is None
+
+
+def test_a_base_model_is_trained_once_on_clean_rows_that_no_cell_has(cell: Cell, tmp_path: Path) -> None:
+    rows = Fitting(procedural.read(Path())[:200], 44.0, 10.0)
+    given = argparse.Namespace(
+        model=Path(cell.model), warm_steps=3, batch_size=4, per_device=2, held_out_rows=5, max_tokens=128, epochs=1.0,
+        learning_rate=1e-4, checkpoint_steps=None, packing=False, train_dtype="float32", keep=0.7, engine="fake",
+        dtype="auto", batch_tokens=1024, settings={}, out=tmp_path,
+    )  # fmt: skip
+    model, left = with_base(given, "procedural", rows)
+    (folder,) = tmp_path.iterdir()
+    seen = [*samples(folder / "data/training.jsonl"), *samples(folder / "data/held-out.jsonl")]
+    assert (len(seen), len(left.rows), left.tokens) == (17, len(rows.rows) - 17, 44.0)
+    assert not {sample.messages[1].content for sample in seen} & {row.prompt for row in left.rows}
+    assert not (folder / "data/truth.jsonl").read_text()
+    assert model.startswith(str(folder))
+    assert with_base(given, "procedural", rows) == (model, left)
+    shutil.rmtree(model)
+    with pytest.raises(SystemExit, match="the base model is gone; delete that folder"):
+        with_base(given, "procedural", rows)
+    given.warm_steps = 0
+    assert with_base(given, "procedural", rows) == (cell.model, rows)

@@ -72,6 +72,10 @@ def about(found: Efficacy) -> list[tuple[str, str]]:
         ("Clean rows to learn from", options.get("validation_rows")),
         ("Held-out rows", options.get("held_out_rows")),
         ("Seeds", _span([len(panel.seeds) for panel in found.panels])),
+        (
+            "The base model trained first, on clean rows, for",
+            f"{options['warm_steps']} steps" if options.get("warm_steps") else "",
+        ),
         ("Each model trains for", next((f"{number} {unit}" for number, unit in length if number), "")),
         ("Learning rate", options.get("learning_rate")),
         ("Command", found.command),
