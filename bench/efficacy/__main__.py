@@ -142,7 +142,7 @@ def arguments() -> argparse.Namespace:
         type=Path,
         nargs="+",
         default=[],
-        help="results files of the same cells (docs/efficacy/*.json): what they have is not measured again",
+        help="results files of the same cells: what they have is not measured again",
     )
     parser.add_argument("--out", type=Path, default=Path("build/efficacy"))
     given = parser.parse_args()

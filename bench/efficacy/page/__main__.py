@@ -1,7 +1,7 @@
 """The page and the documentation's tables from results files of the efficacy bench.
 
 python -m bench.efficacy.page bench/results/efficacy.json --out build/efficacy/efficacy.html
-python -m bench.efficacy.page docs/efficacy/*.json --markdown docs/efficacy.md
+python -m bench.efficacy.page FIRST.json SECOND.json --markdown docs/efficacy.md
 """
 
 from __future__ import annotations
