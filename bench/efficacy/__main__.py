@@ -25,6 +25,7 @@ Arms (`arms.py` has the settings):
     validation alone         the clean set alone
     longest, perplexity,     the simple filters: most tokens, least loss, instruction-following difficulty, and how much
     ifd, pmi                 the prompt tells of the response
+    weakest, among           the base model's loss of the least likely token, compared with the neighbours'
     cross loss, cross gain   the loss under a model that did not see the row, and what that gained over the base model
     cross weakest            by the least likely token under a model trained on the other half; "among": and
                              that compared with its neighbours'
