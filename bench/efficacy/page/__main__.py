@@ -23,7 +23,7 @@ def main() -> None:
         type=Path,
         nargs="*",
         default=[Path("bench/results/efficacy.json")],
-        help="one, or several that have other tasks or shares of noise",
+        help="one, or several: of other tasks, shares of noise or seeds, or of other arms of the same cells",
     )
     parser.add_argument("--out", type=Path, default=Path("build/efficacy/efficacy.html"), help="the page")
     parser.add_argument(

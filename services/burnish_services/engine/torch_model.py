@@ -60,7 +60,7 @@ class TorchModel:
         self._model.to(self.device).eval()
         self.dtype = str(self._model.dtype).removeprefix("torch.")
         # 0: every sequence alone. Scores then do not depend to the last bit on what else was asked for, and a run that
-        # was killed ends with the same data. On a CPU that costs half of the speed; on a GPU it would cost nearly all.
+        # was killed ends with the same data. On a CPU that costs half of the speed (docs/engines.md).
         self.batch_tokens = (
             (0 if self.device.type == "cpu" else _GPU_BATCH_TOKENS) if batch_tokens is None else batch_tokens
         )
