@@ -130,6 +130,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--warm-steps", type=int, help="that the base model is trained for first, on clean rows which no cell has"
     )
+    parser.add_argument("--warm-learning-rate", type=float, help="of that; the peak, as --learning-rate is of all others")
     parser.add_argument("--learning-rate", type=float)
     parser.add_argument("--batch-size", type=int, help="samples of an optimiser step")
     parser.add_argument("--per-device", type=int, default=4, help="samples of a forward pass")
@@ -177,13 +178,13 @@ def rows_of(given: argparse.Namespace) -> Iterator[tuple[str, Fitting]]:
         raise SystemExit("skipped: no task is left; --tasks procedural needs no file")
 
 
-def training_of(given: argparse.Namespace, steps: int) -> dict[str, Any]:
+def training_of(given: argparse.Namespace, steps: int, learning_rate: float) -> dict[str, Any]:
     """The hyperparameters of models that take so many steps; 0: as many as `--epochs` passes have."""
     return {
         # As many passes as the steps take; they end it.
         "num_epochs": float(steps) or given.epochs,
         "max_steps": steps or None,
-        "learning_rate": given.learning_rate,
+        "learning_rate": learning_rate,
         "per_device_batch_size": given.per_device,
         "gradient_accumulation_steps": given.batch_size // given.per_device,
         "checkpoint_steps": given.checkpoint_steps,
@@ -214,7 +215,7 @@ def with_base(given: argparse.Namespace, task: str, rows: Fitting) -> tuple[str,
     held_out = min(given.held_out_rows, steps * given.batch_size)
     taken, left = set_apart(rows.rows, steps * given.batch_size + held_out)
     sizes = Sizes(steps * given.batch_size, 0, held_out, 0.0)
-    training = training_of(given, steps)
+    training = training_of(given, steps, given.warm_learning_rate)
     folder = (
         given.out / f"{task}-base-{digest_of([asdict(sizes), given.max_tokens, model, training])[:12]}"
     ).absolute()
@@ -244,7 +245,7 @@ def with_base(given: argparse.Namespace, task: str, rows: Fitting) -> tuple[str,
 
 def cells(given: argparse.Namespace, task: str, rows: Sequence[Any], arms: Sequence[str], model: str) -> list[Cell]:
     """Those of one task, with their data written. Raises SystemExit where there are too few rows."""
-    training = training_of(given, given.steps)
+    training = training_of(given, given.steps, given.learning_rate)
     until = time.time() + given.max_seconds
     try:
         kinds = TASKS[task].kinds(rows, given.flaws)
@@ -272,6 +273,7 @@ def cells(given: argparse.Namespace, task: str, rows: Sequence[Any], arms: Seque
                 score_rows=given.score_rows,
                 model=model,
                 warm_steps=given.warm_steps,
+                warm_learning_rate=given.warm_learning_rate,
                 base=given.model.name,
                 training=training,
                 until=until,

@@ -36,6 +36,7 @@ class Cell:
     until: float
     keep_models: bool
     warm_steps: int = 0  # that `model` was trained for first, from the model of name `base`
+    warm_learning_rate: float = 0.0
     base: str = ""
     batch_tokens: int | None = None  # of the transformers engine; None: its default
     known_rows: tuple[int, ...] = ()  # controls of as many rows are known already
@@ -53,7 +54,8 @@ class Cell:
         data, the model by name, and how models are trained and judged."""
         data = [self.files.training, self.files.validation, self.files.held_out]
         digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in data]
-        made_of = [digests, self.base, self.warm_steps, self.dtype, dict(self.training), self.keep, self.score_rows]
+        warm = [self.warm_steps, self.warm_learning_rate] if self.warm_steps else None
+        made_of = [digests, self.base, warm, self.dtype, dict(self.training), self.keep, self.score_rows]
         return digest_of(made_of)[:16]
 
     @property

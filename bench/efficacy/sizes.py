@@ -35,6 +35,7 @@ class Size:
     epochs: float
     steps: int
     warm_steps: int
+    warm_learning_rate: float
     learning_rate: float
     batch_size: int
     engine: str
@@ -56,6 +57,7 @@ _FULL = Size(
     epochs=1.0,
     steps=85,
     warm_steps=0,
+    warm_learning_rate=5e-4,
     learning_rate=1e-4,
     batch_size=16,
     engine="transformers",
@@ -77,6 +79,7 @@ SIZES = {
         epochs=1.0,
         steps=15,
         warm_steps=0,
+        warm_learning_rate=5e-4,
         learning_rate=4e-4,
         batch_size=8,
         engine="transformers",

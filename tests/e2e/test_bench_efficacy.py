@@ -169,8 +169,8 @@ def test_an_arm_that_fails_leaves_the_others(cell: Cell, found: Found, tmp_path:
 def test_a_base_model_is_trained_once_on_clean_rows_that_no_cell_has(cell: Cell, tmp_path: Path) -> None:
     rows = Fitting(procedural.read(Path())[:200], 44.0, 10.0)
     given = argparse.Namespace(
-        model=Path(cell.model), warm_steps=3, batch_size=4, per_device=2, held_out_rows=5, max_tokens=128, epochs=1.0,
-        learning_rate=1e-4, checkpoint_steps=None, packing=False, train_dtype="float32", keep=0.7, engine="fake",
+        model=Path(cell.model), warm_steps=3, warm_learning_rate=5e-4, batch_size=4, per_device=2, held_out_rows=5,
+        max_tokens=128, epochs=1.0, learning_rate=1e-4, checkpoint_steps=None, packing=False, train_dtype="float32", keep=0.7, engine="fake",
         dtype="auto", batch_tokens=1024, settings={}, out=tmp_path,
     )  # fmt: skip
     model, left = with_base(given, "procedural", rows)

@@ -74,7 +74,7 @@ def about(found: Efficacy) -> list[tuple[str, str]]:
         ("Seeds", _span([len(panel.seeds) for panel in found.panels])),
         (
             "The base model trained first, on clean rows, for",
-            f"{options['warm_steps']} steps" if options.get("warm_steps") else "",
+            f"{options['warm_steps']} steps at {options['warm_learning_rate']:g}" if options.get("warm_steps") else "",
         ),
         ("Each model trains for", next((f"{number} {unit}" for number, unit in length if number), "")),
         ("Learning rate", options.get("learning_rate")),
