@@ -76,7 +76,7 @@ from typing import Any
 from bench.efficacy.arms import ARMS, NOISY, ORACLE, Kind, there
 from bench.efficacy.cell import Cell
 from bench.efficacy.flaws import DUPLICATE, VAGUE
-from bench.efficacy.merge import merged
+from bench.efficacy.merge import differs, merged
 from bench.efficacy.page.data import read
 from bench.efficacy.page.files import read_files, write_page
 from bench.efficacy.reading import read_cell
@@ -130,7 +130,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--warm-steps", type=int, help="that the base model is trained for first, on clean rows which no cell has"
     )
-    parser.add_argument("--warm-learning-rate", type=float, help="of that; the peak, as --learning-rate is of all others")
+    parser.add_argument(
+        "--warm-learning-rate", type=float, help="of that; the peak, as --learning-rate is of all others"
+    )
     parser.add_argument("--learning-rate", type=float)
     parser.add_argument("--batch-size", type=int, help="samples of an optimiser step")
     parser.add_argument("--per-device", type=int, default=4, help="samples of a forward pass")
@@ -294,6 +296,9 @@ def without_known(cell: Cell, known: Mapping[tuple[str, float, int], Mapping[str
             f"--known: {cell} is of other data, another model or other hyperparameters there; give the options that it"
             " was measured with (its `command`), or leave --known out"
         )
+    for name in [name for name in cell.arms if name in there["arms"]]:
+        if problem := differs(there, cell.settings.get(name, {}), name):
+            raise SystemExit(f"--known: {problem}; give the --settings that it was measured with, or leave it out")
     rows = {int(one["rows"]) for one in there["arms"].values() if one["kind"] == Kind.CONTROL}
     arms = tuple(name for name in cell.arms if name not in there["arms"])
     return replace(cell, arms=arms, known_rows=tuple(sorted(rows)))

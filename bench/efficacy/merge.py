@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bench.efficacy.arms import Kind, control_of
@@ -13,7 +13,8 @@ from bench.efficacy.won import gaps
 def merged(documents: Sequence[Record]) -> Record:
     """One document with the arms of all; of an arm that several have the first counts. What they were measured with is
     told once where it is the same, else one after the other. Raises ValueError where two have the same task, noise and
-    seed, made of other data, model or hyperparameters: their arms cannot be compared."""
+    seed, made of other data, model or hyperparameters: their arms cannot be compared; or one arm with other
+    settings."""
     if len(documents) == 1:
         return documents[0]
     cells: dict[tuple[str, float, int], Record] = {}
@@ -33,12 +34,24 @@ def merged(documents: Sequence[Record]) -> Record:
     }
 
 
+def differs(cell: Record, settings: Mapping[str, Any], arm: str) -> str:
+    """What is wrong with taking over from a cell an arm that is to have these settings; empty for nothing."""
+    there = cell["arms"][arm].get("settings", {})
+    if there == dict(settings):
+        return ""
+    about = f"{cell['task']} at noise {cell['noise']:g}, seed {cell['seed']}"
+    return f"{arm} of {about} has settings {there} in one and {dict(settings)} in the other; expected the same"
+
+
 def _both(first: Record, second: Record) -> Record:
     if first["made_of"] != second["made_of"]:
         raise ValueError(
             f"two files have {first['task']} at noise {first['noise']:g}, seed {first['seed']}, of other data or with"
             " other hyperparameters; expected the same, or other tasks, shares of noise or seeds"
         )
+    for name in sorted(first["arms"].keys() & second["arms"].keys()):
+        if problem := differs(first, second["arms"][name].get("settings", {}), name):
+            raise ValueError(f"two files differ: {problem}")
     return {
         **first,
         "arms": {**second["arms"], **first["arms"]},

@@ -36,6 +36,7 @@ def record_of(found: Found) -> dict[str, Any]:
                 "kind": one.kind.value,
                 "loss": one.losses.mean,
                 "score": None if one.scores is None else one.scores.mean,
+                "settings": dict(cell.settings.get(name, {})),
                 "rows": one.rows,
                 "trained_seconds": one.trained_seconds,
                 "seconds": one.seconds,

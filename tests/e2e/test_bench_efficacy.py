@@ -146,6 +146,11 @@ def test_arms_that_are_known_are_not_measured_again_and_share_their_controls(cel
     assert gaps(together["cells"]) == together["gap"] == gaps([record_of(found)])
     with pytest.raises(SystemExit, match="of other data, another model or other hyperparameters"):
         without_known(replace(cell, training={"num_epochs": 2.0}), {key: whole})
+    with pytest.raises(SystemExit, match=r"--known: bds of .* has settings .* in one and \{'epochs': 9\} in the other"):
+        without_known(replace(cell, settings={"bds": {"epochs": 9}}), {key: whole})
+    differently = {**whole, "arms": {"bds": {**whole["arms"]["bds"], "settings": {"epochs": 9}}}}
+    with pytest.raises(ValueError, match="two files differ: bds of"):
+        merged([{"cells": [whole]}, {"cells": [differently]}])
     assert without_known(cell, {}) == cell
 
 
@@ -170,8 +175,8 @@ def test_a_base_model_is_trained_once_on_clean_rows_that_no_cell_has(cell: Cell,
     rows = Fitting(procedural.read(Path())[:200], 44.0, 10.0)
     given = argparse.Namespace(
         model=Path(cell.model), warm_steps=3, warm_learning_rate=5e-4, batch_size=4, per_device=2, held_out_rows=5,
-        max_tokens=128, epochs=1.0, learning_rate=1e-4, checkpoint_steps=None, packing=False, train_dtype="float32", keep=0.7, engine="fake",
-        dtype="auto", batch_tokens=1024, settings={}, out=tmp_path,
+        max_tokens=128, epochs=1.0, learning_rate=1e-4, checkpoint_steps=None, packing=False, train_dtype="float32",
+        keep=0.7, engine="fake", dtype="auto", batch_tokens=1024, settings={}, out=tmp_path,
     )  # fmt: skip
     model, left = with_base(given, "procedural", rows)
     (folder,) = tmp_path.iterdir()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from markupsafe import Markup
 
@@ -59,9 +59,9 @@ def score_chart(panel: Panel) -> Markup | None:
             dots.append(_spread_dot(arm, arm.score, _range(chance), f"{arm.score.mean:.3f}"))
     compared = ((NOTHING, "all rows", _NOTHING), (ORACLE, "right rows only", _ORACLE))
     marks = [
-        Mark(words, panel.arms[name].score.mean, style)
+        Mark(words, score.mean, style)
         for name, words, style in compared
-        if name in panel.arms and panel.arms[name].score is not None
+        if name in panel.arms and (score := panel.arms[name].score) is not None
     ]
     axis = f"{panel.score_name} of held-out rows"
     return dot_chart(headline(panel), axis, dots, marks, lambda value: f"{value:.2f}") if dots else None
@@ -131,6 +131,7 @@ def cost_charts(found: Efficacy) -> list[Markup]:
             if (value := won.get(arm.name)) is not None
         ]
         marks = [Mark("all rows", 0.0, _NOTHING)]
+        tick: Callable[[float], str]
         what, tick = "nats below all rows", signed
         if panel.has_gaps:
             marks.append(Mark("right rows only", 1.0, _ORACLE))

@@ -10,6 +10,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import methodcaller
 from typing import Any
 
 from bench.efficacy.tasks import TASKS
@@ -236,7 +237,7 @@ def _signal(found: Sequence[Record]) -> Signal | None:
         {
             kind: value
             for kind in dict.fromkeys(kind for one in by_kind for kind in one)
-            if (value := _mean(by_kind, lambda one, kind=kind: one.get(kind))) is not None
+            if (value := _mean(by_kind, methodcaller("get", kind))) is not None
         },
     )
 

@@ -40,11 +40,9 @@ class Scale:
 
     def _log_ticks(self, most: int) -> list[float]:
         decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-        for steps in ((1, 2, 5), (1, 3), (1,)):
-            found = [n * 10.0**d for d in decades for n in steps if self.holds(n * 10.0**d)]
-            if len(found) <= most + 1:
-                break
-        return found
+        fewer = [[n * 10.0**d for d in decades for n in steps] for steps in ((1, 2, 5), (1, 3), (1,))]
+        inside = [[value for value in one if self.holds(value)] for one in fewer]
+        return next((one for one in inside if len(one) <= most + 1), inside[-1])
 
 
 def around(values: Sequence[float], start: float, end: float, *, room: float = 0.06) -> Scale:
