@@ -157,3 +157,8 @@ def estimate(
         read=rows.tokens * (count * sum(one.score for one in work) + held_out * evaluated) + prompts,
         generated=rows.answer_tokens * (answers + count * sum(one.generate for one in work)),
     )
+
+
+def estimate_base(rows: Fitting, given: Size | Namespace) -> Estimate:
+    """Of a base model that is trained first."""
+    return Estimate(1, 1, rows.tokens * given.warm_steps * given.batch_size)

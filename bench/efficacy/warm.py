@@ -10,16 +10,25 @@ import random
 from collections.abc import Sequence
 
 from bench.efficacy.row import RowT
-from bench.efficacy.task import by_group
+from bench.efficacy.task import Dataset, TooFew, by_group
+
+_HELD_OUT = 50  # rows that tell how far it came
 
 
-def set_apart(rows: Sequence[RowT], count: int) -> tuple[list[RowT], list[RowT]]:
-    """At least `count` rows for the base model, always the same ones, and those that are left; no group has rows in
-    both."""
+def set_apart(rows: Sequence[RowT], count: int) -> tuple[Dataset, list[RowT]]:
+    """`count` clean rows for the base model and a few to judge it by, always the same ones, and the rows that are left;
+    no group has rows in two of them. Raises TooFew."""
     groups = by_group(rows)
     order = sorted(groups)
     random.Random(0).shuffle(order)
-    taken: list[RowT] = []
-    while order and len(taken) < count:
-        taken += groups[order.pop()]
-    return taken, [row for name in order for row in groups[name]]
+
+    def take(most: int) -> list[RowT]:
+        taken: list[RowT] = []
+        while order and len(taken) < most:
+            taken += groups[order.pop()]
+        return taken[:most]
+
+    held_out, training = take(min(_HELD_OUT, count)), take(count)
+    if len(training) < count:
+        raise TooFew(f"{len(training)} of {len(rows)} rows are there to train it on; {count} were asked for")
+    return Dataset(training, {}, [], held_out), [row for name in order for row in groups[name]]

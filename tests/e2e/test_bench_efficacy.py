@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.efficacy.__main__ import with_base, without_known
 from bench.efficacy.answers import asked, samples
 from bench.efficacy.arms import ARMS, NOISY, ORACLE, control_of
 from bench.efficacy.cell import Cell
+from bench.efficacy.grid import with_base, without_known
 from bench.efficacy.merge import merged
 from bench.efficacy.reading import Found, read_cell
 from bench.efficacy.record import record_of
@@ -181,13 +181,16 @@ def test_a_base_model_is_trained_once_on_clean_rows_that_no_cell_has(cell: Cell,
     model, left = with_base(given, "procedural", rows)
     (folder,) = tmp_path.iterdir()
     seen = [*samples(folder / "data/training.jsonl"), *samples(folder / "data/held-out.jsonl")]
-    assert (len(seen), len(left.rows), left.tokens) == (17, len(rows.rows) - 17, 44.0)
+    assert (len(seen), len(left.rows), left.tokens) == (24, len(rows.rows) - 24, 44.0)
     assert not {sample.messages[1].content for sample in seen} & {row.prompt for row in left.rows}
     assert not (folder / "data/truth.jsonl").read_text()
     assert model.startswith(str(folder))
     assert with_base(given, "procedural", rows) == (model, left)
     shutil.rmtree(model)
     with pytest.raises(SystemExit, match="the base model is gone; delete that folder"):
+        with_base(given, "procedural", rows)
+    given.warm_steps = 60
+    with pytest.raises(SystemExit, match=r"procedural, the base model: 1\d\d of 200 rows are there to train it on"):
         with_base(given, "procedural", rows)
     given.warm_steps = 0
     assert with_base(given, "procedural", rows) == (cell.model, rows)
