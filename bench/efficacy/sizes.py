@@ -11,8 +11,8 @@ from bench.efficacy.rows import Fitting
 from bench.efficacy.scores import SCORES
 from bench.efficacy.tasks import TASKS
 
-# What needs no answers of the model, and few trainings.
-CHEAP = (NOISY, ORACLE, "perplexity", "trusted weakest")
+# What needs no models but its own.
+CHEAP = (NOISY, ORACLE, "weakest, among")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ _FULL = Size(
     tasks=tuple(TASKS),
     noise=(0.0, 0.3),
     arms=tuple(ARMS),
-    rows=2000,
+    rows=1500,
     validation_rows=100,
     held_out_rows=300,
     score_rows=200,
@@ -55,10 +55,10 @@ _FULL = Size(
     max_tokens=512,
     random_subsets=2,
     epochs=1.0,
-    steps=85,
-    warm_steps=0,
+    steps=64,
+    warm_steps=60,
     warm_learning_rate=5e-4,
-    learning_rate=1e-4,
+    learning_rate=5e-5,
     batch_size=16,
     engine="transformers",
     dtype="float32",
@@ -69,7 +69,7 @@ SIZES = {
         tasks=("procedural",),
         noise=(0.3,),
         arms=CHEAP,
-        rows=172,
+        rows=230,
         validation_rows=40,
         held_out_rows=80,
         score_rows=40,
@@ -77,10 +77,10 @@ SIZES = {
         max_tokens=256,
         random_subsets=1,
         epochs=1.0,
-        steps=15,
-        warm_steps=0,
-        warm_learning_rate=5e-4,
-        learning_rate=4e-4,
+        steps=20,
+        warm_steps=80,
+        warm_learning_rate=4e-4,
+        learning_rate=5e-5,
         batch_size=8,
         engine="transformers",
         dtype="float32",

@@ -14,12 +14,13 @@ from bench.efficacy.cell import Cell
 from bench.efficacy.control import draws
 from bench.efficacy.costs import cost, rates
 from bench.efficacy.gap import HeldOut, difference, recovered
+from bench.efficacy.grid import expected_of
 from bench.efficacy.measures import detection
 from bench.efficacy.reading import Found, Measured
 from bench.efficacy.record import LOSS, SCORE, record_of
 from bench.efficacy.rows import Fitting
 from bench.efficacy.scores import exact_match, same_number, token_f1
-from bench.efficacy.sizes import SIZES, Estimate, estimate
+from bench.efficacy.sizes import SIZES, estimate
 from bench.efficacy.task import Sizes, divide, write
 from bench.efficacy.tasks import procedural
 from bench.efficacy.tell import table
@@ -283,12 +284,14 @@ def test_without_noise_differences_are_told_and_no_gap(tmp_path: Path) -> None:
 def test_small_is_reckoned_to_end_in_forty_minutes_on_two_slow_cores() -> None:
     size = SIZES["small"]
     rows = Fitting((), tokens=44.0, answer_tokens=10.0)
-    each = estimate("procedural", size.arms, rows, size)
-    total = sum([each] * (size.seeds * len(size.noise)), Estimate())
+    total = expected_of(size, {"procedural": rows}, size.arms, {})
+    assert total.models == size.seeds * (len(size.arms) + size.random_subsets) + 1  # the base is trained as well
     assert size.tasks == ("procedural",)
     assert size.seeds >= 3
     assert 10 * 60 < total.seconds < 40 * 60, str(total)
-    assert estimate("procedural", [*size.arms, "bds"], rows, size).models == each.models + 2
+    measured = {("procedural", 0.3, seed): {"arms": dict.fromkeys(size.arms)} for seed in range(size.seeds)}
+    more = expected_of(size, {"procedural": rows}, [*size.arms, "bds"], measured)
+    assert more.models == size.seeds * (2 + size.random_subsets) + 1
 
 
 def test_every_arm_can_be_reckoned() -> None:
