@@ -304,6 +304,20 @@ def test_a_simple_rule_that_wins_one_seed_and_problems_are_said() -> None:
     assert "on none of 1 task" in conclusion(read(made))
 
 
+def test_a_base_that_right_rows_teach_nothing_is_said_to_be_one() -> None:
+    made = results(("maths", "procedural"), noises=(0.3,))
+    for one in made["cells"]:
+        right = one["arms"]["right rows only"]["loss"]
+        one["base_loss"] = right + 0.5 if one["task"] == "maths" else right - 0.1
+    found = read(made)
+    told = [one for one in shortcomings(found) if "makes no better a model than the base" in one]
+    assert [one.partition(":")[0] for one in told] == ["Procedures"]
+    base = panel_of(found, "maths", 0.3).base
+    assert base is not None
+    for whole in (figures(found), render(found)):
+        assert f"The base model, before training: {base.mean:.3f} ± {base.error:.3f} nats." in whole
+
+
 # --- the page
 
 

@@ -74,7 +74,8 @@ class Arm:
 
 @dataclass(frozen=True)
 class Panel:
-    """One task at one share of noise. `lost`: the loss of all rows less that of the right rows only."""
+    """One task at one share of noise. `base`: the loss of the base model, before any training. `lost`: the loss of all
+    rows less that of the right rows only."""
 
     task: str
     title: str
@@ -84,6 +85,7 @@ class Panel:
     seeds: tuple[int, ...]
     score_name: str
     arms: Mapping[str, Arm]
+    base: Spread | None
     lost: Spread | None
 
     @property
@@ -187,6 +189,7 @@ def _panel(task: str, noise: float, cells: Sequence[Record], gaps: Record) -> Pa
         tuple(int(cell["seed"]) for cell in ordered),
         str(ordered[0].get("score_name") or "score"),
         arms,
+        spread(float(cell["base_loss"]) for cell in ordered if cell.get("base_loss") is not None),
         _paired(ordered, NOTHING, ORACLE),
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from bench.efficacy.page.charts import headline
 from bench.efficacy.page.data import Efficacy, Panel
 from bench.efficacy.page.tables import about, cells_of, columns_of
-from bench.efficacy.page.verdicts import RULE, conclusion, difference, mean, share, shortcomings
+from bench.efficacy.page.verdicts import RULE, before, conclusion, difference, mean, share, shortcomings
 from bench.efficacy.page.verdicts import answer as answer_of
 
 BEGIN = "<!-- figures: `python -m bench.efficacy.page --markdown` writes what follows -->"
@@ -34,7 +34,7 @@ def figures(found: Efficacy) -> str:
         "\n".join(f"- {sentence}" for sentence in shortcomings(found)),
     ]
     for panel in found.panels:
-        parts += [f"### {headline(panel)}", _everything(panel)]
+        parts += [f"### {headline(panel)}", before(panel), _everything(panel)]
     return "\n\n".join(part for part in parts if part)
 
 

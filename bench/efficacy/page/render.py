@@ -46,6 +46,7 @@ def render(found: Efficacy) -> str:
         signal_map=charts.signal_map(found),
         strip=strip,
         about=about(found),
+        before=verdicts.before,
         columns_of=columns_of,
         cells_of=cells_of,
         special={"nothing": NOTHING, "oracle": ORACLE},

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from scipy.stats import t as student
 
-from bench.efficacy.page.data import RECIPES, Arm, Efficacy, Interval, Panel, Spread
+from bench.efficacy.page.data import ORACLE, RECIPES, Arm, Efficacy, Interval, Panel, Spread
 
 SEEDS = 3  # with fewer, nothing is said to be better or worse
 FOUND = 0.6  # AUROC from which on a signal is said to see a kind of flaw
@@ -102,6 +102,7 @@ def shortcomings(found: Efficacy) -> list[str]:
                 f"{capital(panel.title)}: wrong rows cost too little ({difference(panel.lost)} nats) for a share of it"
                 " to be told."
             )
+    said += [told for panel in main if (told := _of_no_use(panel))]
     few = [panel.title for panel in main if len(panel.seeds) < SEEDS]
     if few:
         said.append(f"Fewer than {SEEDS} seeds show nothing, whatever the figures are: {listed(few)}.")
@@ -132,6 +133,17 @@ def _harm(found: Efficacy, name: str) -> list[str]:
     return said
 
 
+def _of_no_use(panel: Panel) -> str:
+    """Whether even the right rows alone teach the base model nothing; empty if they do."""
+    oracle = panel.arms.get(ORACLE)
+    if panel.base is None or oracle is None or oracle.loss.mean < panel.base.mean:
+        return ""
+    return (
+        f"{capital(panel.title)}: training on the right rows alone makes no better a model than the base"
+        f" ({mean(oracle.loss)} against {mean(panel.base)}): what can be won there is harm that is not done."
+    )
+
+
 def _by_an_error(one: Spread | None) -> bool:
     return one is not None and one.error is not None and one.mean > one.error
 
@@ -153,6 +165,11 @@ def _unseen(main: Sequence[Panel]) -> list[str]:
                 " 0.5 is chance."
             )
     return said
+
+
+def before(panel: Panel) -> str:
+    """What the base model could do; empty where that was not measured."""
+    return f"The base model, before training: {mean(panel.base)} nats." if panel.base else ""
 
 
 def share(gap: Interval | None) -> str:
