@@ -100,7 +100,10 @@ class FilterSettings(HoldSettings):
                 f"signal {self.signal} makes no use of trusted rows; leave them out, or give shares to try"
             )
         if self.tried() and not self.trusted:
-            raise ValueError("trusted rows say which of the shares is taken, and there are none; give some (trusted)")
+            raise ValueError(
+                "trusted rows say which of the shares is taken, and there are none; give some (trusted: a hundred rows"
+                " that somebody has looked at), or say yourself how many stay (recipe filter: keep, without shares)"
+            )
         if self.start is Start.TRUSTED and not (self.trusted and self.signal.needs_folds):
             raise ValueError(
                 "start trusted measures rows by a model of the trusted ones; give some (trusted), and a signal of"
