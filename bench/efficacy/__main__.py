@@ -98,7 +98,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--validation-rows", type=int, help="of the clean set")
     parser.add_argument("--held-out-rows", type=int)
     parser.add_argument("--score-rows", type=int, help="of the held-out rows, how many are answered; 0: none")
-    parser.add_argument("--seeds", type=int, help="how many, from 0")
+    parser.add_argument("--seeds", type=int, help="how many")
+    parser.add_argument("--first-seed", type=int, help="from which on: others than those that were measured elsewhere")
     parser.add_argument("--max-tokens", type=int, help="of a row with its right answer")
     parser.add_argument("--random-subsets", type=int, help="draws of a control; 0: no controls")
     parser.add_argument(

@@ -35,9 +35,7 @@ class Cell:
     settings: Mapping[str, Mapping[str, Any]]
     until: float
     keep_models: bool
-    warm_steps: int = 0  # that `model` was trained for first, from the model of name `base`
-    warm_learning_rate: float = 0.0
-    base: str = ""
+    base: str = ""  # `model` by name, and by digest too where it was trained first
     batch_tokens: int | None = None  # of the transformers engine; None: its default
     known_rows: tuple[int, ...] = ()  # controls of as many rows are known already
 
@@ -51,11 +49,10 @@ class Cell:
 
     def made_of(self) -> str:
         """A digest of what cells must have in common for their arms to be compared, wherever they were measured: the
-        data, the model by name, and how models are trained and judged."""
+        data, the base model, and how models are trained and judged."""
         data = [self.files.training, self.files.validation, self.files.held_out]
         digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in data]
-        warm = [self.warm_steps, self.warm_learning_rate] if self.warm_steps else None
-        made_of = [digests, self.base, warm, self.dtype, dict(self.training), self.keep, self.score_rows]
+        made_of = [digests, self.base, self.dtype, dict(self.training), self.keep, self.score_rows]
         return digest_of(made_of)[:16]
 
     @property

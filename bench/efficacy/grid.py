@@ -17,11 +17,12 @@ from bench.efficacy.merge import differs
 from bench.efficacy.record import Record
 from bench.efficacy.rows import Fitting, fitting
 from bench.efficacy.runs import trained_by
-from bench.efficacy.sizes import Estimate, estimate, estimate_base
+from bench.efficacy.sizes import Estimate, Size, estimate, estimate_base
 from bench.efficacy.task import Sizes, TooFew, divide, write
 from bench.efficacy.tasks import ANSWERS, TASKS, UnknownFlaw
 from bench.efficacy.warm import set_apart
 from bench.embedding.setup import say
+from burnish import ModelRef
 from burnish.coordinator.content import digest_of
 
 Known = Mapping[tuple[str, float, int], Record]  # cells by task, share of noise and seed
@@ -41,14 +42,21 @@ def rows_of(given: argparse.Namespace) -> Iterator[tuple[str, Fitting]]:
         raise SystemExit("skipped: no task is left; --tasks procedural needs no file")
 
 
-def expected_of(given: argparse.Namespace, tasks: Mapping[str, Fitting], arms: Sequence[str], known: Known) -> Estimate:
+def seeds_of(given: Size | argparse.Namespace) -> range:
+    """The seeds of the cells."""
+    return range(given.first_seed, given.first_seed + given.seeds)
+
+
+def expected_of(
+    given: Size | argparse.Namespace, tasks: Mapping[str, Fitting], arms: Sequence[str], known: Known
+) -> Estimate:
     """Of all that is to be measured."""
     expected = Estimate()
     for task, rows in tasks.items():
         if given.warm_steps:
             expected += estimate_base(rows, given)
         for noise in given.noise:
-            for seed in range(given.seeds):
+            for seed in seeds_of(given):
                 found = known.get((task, noise, seed))
                 new = [name for name in arms if found is None or name not in found["arms"]]
                 expected += estimate(task, new, rows, given, given.rows or len(rows.rows))
@@ -83,12 +91,12 @@ def common(given: argparse.Namespace, task: str) -> dict[str, Any]:
     }
 
 
-def with_base(given: argparse.Namespace, task: str, rows: Fitting) -> tuple[str, Fitting]:
+def with_base(given: argparse.Namespace, task: str, rows: Fitting) -> tuple[ModelRef, Fitting]:
     """The base model of a task, trained here where it is to be, and the rows that it has not seen. Raises SystemExit
     where that fails, or there are too few rows."""
     model, count = str(given.model.absolute()), given.warm_steps * given.batch_size
     if not count:
-        return model, rows
+        return ModelRef(model), rows
     try:
         dataset, left = set_apart(rows.rows, count)
     except TooFew as error:
@@ -115,7 +123,9 @@ def with_base(given: argparse.Namespace, task: str, rows: Fitting) -> tuple[str,
     return trained_by(cell), replace(rows, rows=left)
 
 
-def cells(given: argparse.Namespace, task: str, rows: Sequence[Any], arms: Sequence[str], model: str) -> list[Cell]:
+def cells(
+    given: argparse.Namespace, task: str, rows: Sequence[Any], arms: Sequence[str], model: ModelRef
+) -> list[Cell]:
     """Those of one task, with their data written. Raises SystemExit where there are too few rows."""
     training = training_of(given, given.steps, given.learning_rate)
     until = time.time() + given.max_seconds
@@ -127,9 +137,9 @@ def cells(given: argparse.Namespace, task: str, rows: Sequence[Any], arms: Seque
     for noise in given.noise:
         sizes = Sizes(given.rows, given.validation_rows, given.held_out_rows, noise)
         # Not the arms: a cell is gone on with when some are added.
-        made_of = [task, asdict(sizes), given.max_tokens, model, given.engine, given.dtype, training]
+        made_of = [task, asdict(sizes), given.max_tokens, model.uri, given.engine, given.dtype, training]
         made_of += [sorted(given.flaws)] if given.flaws != [ANSWERS] else []
-        for seed in range(given.seeds):
+        for seed in seeds_of(given):
             folder = (given.out / f"{task}-{noise:g}-{seed}-{digest_of(made_of)[:12]}").absolute()
             try:
                 dataset = divide(rows, kinds, sizes, seed)
@@ -143,10 +153,9 @@ def cells(given: argparse.Namespace, task: str, rows: Sequence[Any], arms: Seque
                 arms=tuple(arms),
                 random_subsets=given.random_subsets,
                 score_rows=given.score_rows,
-                model=model,
-                warm_steps=given.warm_steps,
-                warm_learning_rate=given.warm_learning_rate,
-                base=given.model.name,
+                model=model.uri,
+                # A base that was trained elsewhere, on other processors, is another one.
+                base=" ".join(filter(None, (given.model.name, model.digest))),
                 training=training,
                 until=until,
                 keep_models=given.keep_models,

@@ -68,12 +68,12 @@ def made(folder: Path) -> Made | None:
         return None
 
 
-def trained_by(cell: Cell) -> str:
-    """Where the model of all rows is. Raises SystemExit where it is gone."""
+def trained_by(cell: Cell) -> ModelRef:
+    """The model of all rows. Raises SystemExit where it is gone."""
     found = made(run_folder(cell, settings_for(cell, NOISY)))
     if found is None or not Path(found.model.uri).is_dir():
         raise SystemExit(f"{cell.folder}: the base model is gone; delete that folder, or take another --out")
-    return found.model.uri
+    return found.model
 
 
 def last_model(history: RunHistory) -> ModelRecord:

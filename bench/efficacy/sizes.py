@@ -29,6 +29,7 @@ class Size:
     validation_rows: int
     held_out_rows: int
     score_rows: int
+    first_seed: int
     seeds: int
     max_tokens: int
     random_subsets: int
@@ -51,6 +52,7 @@ _FULL = Size(
     validation_rows=100,
     held_out_rows=300,
     score_rows=200,
+    first_seed=0,
     seeds=3,
     max_tokens=512,
     random_subsets=2,
@@ -73,6 +75,7 @@ SIZES = {
         validation_rows=40,
         held_out_rows=80,
         score_rows=40,
+        first_seed=0,
         seeds=3,
         max_tokens=256,
         random_subsets=1,

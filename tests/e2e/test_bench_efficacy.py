@@ -29,6 +29,7 @@ from bench.efficacy.tasks import procedural
 from bench.efficacy.tell import results_of, table
 from bench.efficacy.won import gaps
 from bench.efficacy.work import work
+from burnish import ModelRef
 from burnish.coordinator.history import RunHistory
 from burnish_services.engine.fake import write_fake_model
 from tests.waiting import until
@@ -184,13 +185,14 @@ def test_a_base_model_is_trained_once_on_clean_rows_that_no_cell_has(cell: Cell,
     assert (len(seen), len(left.rows), left.tokens) == (24, len(rows.rows) - 24, 44.0)
     assert not {sample.messages[1].content for sample in seen} & {row.prompt for row in left.rows}
     assert not (folder / "data/truth.jsonl").read_text()
-    assert model.startswith(str(folder))
+    assert model.uri.startswith(str(folder))
+    assert model.digest
     assert with_base(given, "procedural", rows) == (model, left)
-    shutil.rmtree(model)
+    shutil.rmtree(model.uri)
     with pytest.raises(SystemExit, match="the base model is gone; delete that folder"):
         with_base(given, "procedural", rows)
     given.warm_steps = 60
     with pytest.raises(SystemExit, match=r"procedural, the base model: 1\d\d of 200 rows are there to train it on"):
         with_base(given, "procedural", rows)
     given.warm_steps = 0
-    assert with_base(given, "procedural", rows) == (cell.model, rows)
+    assert with_base(given, "procedural", rows) == (ModelRef(cell.model), rows)
