@@ -23,13 +23,26 @@ def test_the_difference_is_over_tokens_and_its_error_that_of_the_paired_rows() -
     assert choose(NOTHING, [other], errors=2.0).place == 0, "0.5 is not beyond two errors of 0.43"
 
 
-def test_the_lowest_of_those_that_are_better_beyond_chance_is_taken() -> None:
+def test_the_lowest_of_those_that_are_better_beyond_chance_is_taken_where_it_is_alone() -> None:
     less = {name: (nats * 0.9, tokens) for name, (nats, tokens) in NOTHING.items()}
     least = {name: (nats * 0.8, tokens) for name, (nats, tokens) in NOTHING.items()}
     worse = {name: (nats * 1.1, tokens) for name, (nats, tokens) in NOTHING.items()}
     assert choose(NOTHING, [worse, less, least], errors=1.0).place == 3
     assert choose(NOTHING, [worse], errors=0.0).place == 0
     assert choose(NOTHING, [dict(NOTHING)], errors=0.0).place == 0, "as good is not better"
+
+
+def test_of_those_that_chance_may_set_apart_the_one_that_leaves_out_least_is_taken() -> None:
+    # Above the lowest by 1, -0.5 and 0 nats, where 1/8, 1/4 and 1/8 are expected: 0.875, -0.75 and -0.125 are left.
+    lowest = {"a": (1.0, 2), "b": (2.0, 4), "c": (3.0, 2)}
+    near = {"a": (2.0, 2), "b": (1.5, 4), "c": (3.0, 2)}
+    error = math.sqrt(1.5 * (0.875**2 + 0.75**2 + 0.125**2)) / 8
+    assert error > 0.5 / 8
+    assert choose(NOTHING, [near, lowest], errors=1.0).place == 1
+    assert choose(NOTHING, [near, lowest], errors=0.0).place == 2
+    assert choose(NOTHING, [near, lowest], errors=0.99 * 0.5 / 8 / error).place == 2
+    assert choose(NOTHING, [lowest, near], errors=1.0).place == 1, "the lowest leaves out less"
+    assert choose(NOTHING, [dict(NOTHING), near, lowest], errors=1.0).place == 2, "as good as nothing is not better"
 
 
 def test_what_a_model_could_not_score_counts_for_none() -> None:

@@ -25,9 +25,10 @@ async def choose_share(
     trusted: Sequence[DataRow],
     found: Measured,
 ) -> float:
-    """The share that is kept, 1 for all rows: what the settings say, or, where several are tried, the one whose model
-    does best on the trusted rows. What models are trained on is the rounds from `first_tried` on, all rows first.
-    Raises StepFailed where fewer than two different trusted rows could be scored."""
+    """The share that is kept, 1 for all rows: what the settings say, or, where several are tried, the largest whose
+    model does as well on the trusted rows as the best of them (`policy/choice.py`). What models are trained on is the
+    rounds from `first_tried` on, all rows first. Raises StepFailed where fewer than two different trusted rows could be
+    scored."""
     settings = run.settings
     shares = (1.0, *settings.tried())
     if len(shares) == 1:
@@ -35,15 +36,16 @@ async def choose_share(
     stage = run.stage(round_number, "choose")
     if stage.done:
         return share_taken(run, round_number)
-    losses = []
+    losses = {}
     for place, share in enumerate(shares):
         rows, weights = _of_share(run, training, found, share)
         model = await train(run, first_tried + place, base, rows, weights=weights)
-        losses.append(await _on_trusted(run, first_tried + place, model, trusted))
+        losses[share] = await _on_trusted(run, first_tried + place, model, trusted)
     with stage.working():
         stage.expect(len(shares))
+        shares = tuple(sorted(losses, reverse=True))
         try:
-            choice = choose(losses[0], losses[1:], settings.errors)
+            choice = choose(losses[1.0], [losses[share] for share in shares[1:]], settings.errors)
         except ValueError as error:
             raise StepFailed(
                 f"No share can be chosen: {error}; at least two are needed. Give more of them, or other ones that are"
