@@ -297,6 +297,10 @@ def test_a_simple_rule_that_wins_one_seed_and_problems_are_said() -> None:
     said = shortcomings(read(made))
     assert "Grade-school maths: the simple rule “pmi” did better than every recipe." in said
     assert "Fewer than 3 seeds show nothing, whatever the figures are: grade-school maths." in said
+    assert "Not measured: extractive QA, open instructions and procedures." in said
+    (recipes,) = [one for one in said if one.startswith("Not measured: “")]
+    assert "“weakest, among”" in recipes
+    assert "“auto”" not in recipes
     assert said[-2:] == [
         "Not everything ran: maths, noise 0.3, seed 1: ended with 9.",
         "Not everything ran: auto, which this build cannot do.",

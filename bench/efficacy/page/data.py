@@ -119,6 +119,10 @@ class Efficacy:
         """Each task at that noise, where it was measured."""
         return [panel for panel in self.panels if panel.noise == self.noise]
 
+    def has(self, arm: str) -> bool:
+        """Whether it was measured anywhere."""
+        return any(arm in panel.arms for panel in self.panels)
+
     def of_task(self, task: str) -> list[Panel]:
         """By rising noise."""
         return sorted((panel for panel in self.panels if panel.task == task), key=lambda panel: panel.noise)

@@ -8,7 +8,9 @@ from enum import StrEnum
 
 from scipy.stats import t as student
 
+from bench.efficacy.arms import ARMS
 from bench.efficacy.page.data import ORACLE, RECIPES, Arm, Efficacy, Interval, Panel, Spread
+from bench.efficacy.tasks import TASKS
 
 SEEDS = 3  # with fewer, nothing is said to be better or worse
 FOUND = 0.6  # AUROC from which on a signal is said to see a kind of flaw
@@ -106,6 +108,7 @@ def shortcomings(found: Efficacy) -> list[str]:
     few = [panel.title for panel in main if len(panel.seeds) < SEEDS]
     if few:
         said.append(f"Fewer than {SEEDS} seeds show nothing, whatever the figures are: {listed(few)}.")
+    said += _not_measured(found)
     return said + [f"Not everything ran: {problem}." for problem in found.problems]
 
 
@@ -131,6 +134,13 @@ def _harm(found: Efficacy, name: str) -> list[str]:
     if clean:
         said.append(f"harms by more than one standard error where nothing is wrong, on {listed(clean)}")
     return said
+
+
+def _not_measured(found: Efficacy) -> list[str]:
+    """What these figures say nothing about."""
+    tasks = [task.title for name, task in TASKS.items() if not found.of_task(name)]
+    recipes = [f"“{name}”" for name, arm in ARMS.items() if arm.kind in RECIPES and not found.has(name)]
+    return [f"Not measured: {listed(names)}." for names in (tasks, recipes) if names]
 
 
 def _of_no_use(panel: Panel) -> str:
