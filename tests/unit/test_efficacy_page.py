@@ -20,6 +20,7 @@ from bench.efficacy.page import tables
 from bench.efficacy.page.__main__ import main
 from bench.efficacy.page.data import Efficacy, Panel, read, spread
 from bench.efficacy.page.dots import Dot, dot_chart
+from bench.efficacy.page.files import read_files
 from bench.efficacy.page.lines import spaced
 from bench.efficacy.page.markdown import BEGIN, END, figures, put
 from bench.efficacy.page.marks import Mark
@@ -502,6 +503,14 @@ def test_the_documentation_has_the_figures_of_the_page(document: dict[str, Any])
     assert told_about["Model"] == "tiny-model"
     assert told_about["Command"] == "`make bench-efficacy`"
     assert told_about["Rows to train on"] == "400"
+
+
+def test_the_figures_of_the_documentation_are_those_of_the_results_beside_it() -> None:
+    files = sorted(DOCS.with_suffix("").glob("*.json"))
+    text = DOCS.read_text(encoding="utf-8")
+    assert put(text, read(merged(read_files(files)))) == text, (
+        "write them anew: python -m bench.efficacy.page docs/efficacy/*.json --markdown"
+    )
 
 
 def test_a_document_without_a_place_for_figures_is_refused(document: dict[str, Any]) -> None:
