@@ -162,8 +162,8 @@ ARMS: Mapping[str, Arm] = {
         Kind.RECIPE,
         "auto",
         trusted=True,
-        trust=high("cross_weakest"),
-        work=Work((1.0, 0.85, 0.7, 0.5), helpers=(0.3,), score=1.0, shared=("features",)),
+        trust=high("weakest"),
+        work=Work((1.0, 0.85, 0.7, 0.5), shared=("base scores", "features")),
     ),
     "confidence → coverage → weights": _filter(
         "cross_weakest", "folds", "features", kind=Kind.COMBINATION, keep=0.85, hold_size=0.7, weighted=True

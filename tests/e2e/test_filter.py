@@ -375,6 +375,30 @@ def test_auto_tries_shares_where_there_are_trusted_rows_to_judge_by(
     assert "Which share was taken" in page
 
 
+def test_no_trusted_row_both_teaches_and_judges(
+    fakes: FakeServices, client: Client, data: Path, trusted: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    asked = {"signal": "cross_weakest", "shares": "0.5", "trusted": str(trusted)}
+    filtered(client, data, out, start="trusted", **asked)
+    taught = set(prompts(out / f"data/round-{TRUSTED}.jsonl"))
+    judged = {
+        sample.messages[-2].content
+        for request in fakes.requests("ScoreSamples")
+        if Path(request.model.uri).name == f"round-{TRIED}"
+        for sample in request.samples
+    }
+    assert not taught & judged
+    assert taught | judged == set(prompts(out / "data/trusted.jsonl"))
+    assert abs(len(taught) - len(judged)) <= 1
+
+    filtered(client, data, tmp_path / "folds", **asked)
+    for fold in range(2):
+        learnt = set(prompts(tmp_path / f"folds/data/round-{FOLD + fold}.jsonl"))
+        assert learnt > taught
+        assert not learnt & judged
+
+
 def test_one_trusted_row_is_not_enough_to_choose_by(client: Client, data: Path, tmp_path: Path) -> None:
     alone = write_jsonl(tmp_path / "alone.jsonl", [{**ROWS[0], "instruction": "Else?"}] * 3)
     with pytest.raises(StepFailed, match="1 different trusted rows were scored"):
@@ -475,6 +499,8 @@ def test_a_killed_choice_ends_as_an_undisturbed_one(
         "data": str(data),
         "trusted": str(trusted),
         "model": str(services.model),
+        "signal": "cross_weakest",
+        "start": "trusted",
         "shares": [0.8, 0.5],
         "passes": 2,
         "errors": 0,

@@ -13,12 +13,12 @@ _TRAIN = "Training on what is kept"
 _COMPARE = "Comparing"
 
 
-def _table(among: int, start: Start, passes: int, shares: str) -> Table:
+def _table(signal: Signal, among: int, shares: str) -> Table:
     """The options of filtering, by these defaults."""
     return {
         "signal": (
             "signal",
-            option(Signal, "--signal", "What rows are ranked by; default cross_weakest.", _FILTER),
+            option(Signal, "--signal", f"What rows are ranked by; default {signal}.", _FILTER),
         ),
         "keep": (
             "keep",
@@ -59,8 +59,8 @@ def _table(among: int, start: Start, passes: int, shares: str) -> Table:
                 list[str],
                 "--trusted",
                 "Rows that can be trusted: a file, folder or glob; may be repeated. Models that did not see a row learn"
-                " from them, and with --shares they say which is taken. Rows of the data with the same prompts are left"
-                " out.",
+                " from them, and with --shares they say which is taken; where both, half of them each. Rows of the"
+                " data with the same prompts are left out.",
                 _CROSS,
                 metavar="PATH",
             ),
@@ -71,7 +71,7 @@ def _table(among: int, start: Start, passes: int, shares: str) -> Table:
                 Start,
                 "--start",
                 "What the first pass measures rows by: models of the other folds and of the trusted rows (folds), or"
-                f" one of the trusted rows alone (trusted); default {start}.",
+                " one of the trusted rows alone (trusted); default folds.",
                 _CROSS,
             ),
         ),
@@ -89,7 +89,7 @@ def _table(among: int, start: Start, passes: int, shares: str) -> Table:
             option(
                 int,
                 "--passes",
-                f"Times that these models are trained, after the first on what would be kept so far; default {passes}.",
+                "Times that these models are trained, after the first on what would be kept so far; default 1.",
                 _CROSS,
                 min=1,
                 max=3,
@@ -111,7 +111,7 @@ def _table(among: int, start: Start, passes: int, shares: str) -> Table:
             option(
                 float,
                 "--errors",
-                "Standard errors that a share must be better by than all rows to be taken; default 1.",
+                "Standard errors that a share must be better by than all rows to be taken; default 2.",
                 _FILTER,
                 min=0,
             ),
@@ -144,5 +144,5 @@ def _table(among: int, start: Start, passes: int, shares: str) -> Table:
     }
 
 
-FILTER = _table(0, Start.FOLDS, 1, "none")
-AUTO = _table(16, Start.TRUSTED, 1, "0.85,0.7,0.5")
+FILTER = _table(Signal.CROSS_WEAKEST, 0, "none")
+AUTO = _table(Signal.WEAKEST, 16, "0.85,0.7,0.5")

@@ -9,9 +9,12 @@ of paired differences.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from burnish.coordinator.content import derive_seed
+from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.contrast import Scores, contrast
 
 
@@ -46,6 +49,16 @@ def choose(nothing: Scores, others: Sequence[Scores], errors: float) -> Choice:
     best = min(better, key=lambda place: found[place].loss, default=0)
     as_good = (place for place in better if _as_good(scores[place], scores[best], errors))
     return Choice(next(as_good, best), tuple(found))
+
+
+def halves(trusted: Sequence[DataRow], prompts: Mapping[str, str], seed: int) -> tuple[list[DataRow], list[DataRow]]:
+    """Rows to learn from, and others to judge by, drawn by seed; those with the same prompt (`prompts`, by sample) are
+    on one side. A model that learnt from a row finds those best that are like it, and what is trained on these does
+    well on it: were it to judge as well, more would be left out than is good."""
+    names = sorted({prompts[row.sample_hash] for row in trusted})
+    judging = set(random.Random(derive_seed(seed, "judged")).sample(names, len(names) // 2))
+    judged = [row for row in trusted if prompts[row.sample_hash] in judging]
+    return [row for row in trusted if prompts[row.sample_hash] not in judging], judged
 
 
 def _as_good(one: Scores, best: Scores, errors: float) -> bool:

@@ -1,6 +1,8 @@
-"""The recipe that chooses by itself, as settings: filtering (`recipes/filter`) by the signal that finds most, with the
-share that is kept, or all rows, chosen by trusted ones. It has no way without them: what of the data is wrong, and
-whether leaving it out makes a better model, cannot be told from the data alone (docs/efficacy.md)."""
+"""The recipe that chooses by itself, as settings: filtering (`recipes/filter`) by the base model's least likely token,
+compared with the neighbours', with the share that is kept, or all rows, chosen by trusted ones. It has no way without
+them: what of the data is wrong, and whether leaving it out makes a better model, cannot be told from the data alone
+(docs/efficacy.md). Here they only judge: what learnt from them as well would find those rows best that are like them
+(docs/decisions/0009)."""
 
 from __future__ import annotations
 
@@ -8,7 +10,8 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from burnish.coordinator.recipes.filter.settings import FilterSettings, Start
+from burnish.coordinator.policy.signals import Signal
+from burnish.coordinator.recipes.filter.settings import FilterSettings
 
 
 class AutoSettings(FilterSettings):
@@ -16,6 +19,6 @@ class AutoSettings(FilterSettings):
 
     RECIPE: ClassVar[str] = "auto"
 
+    signal: Signal = Field(Signal.WEAKEST, description="see FilterSettings")
     among: int = Field(16, ge=0, le=128, description="see FilterSettings")
-    start: Start = Field(Start.TRUSTED, description="see FilterSettings")
     shares: tuple[float, ...] = Field((0.85, 0.7, 0.5), min_length=1, description="see FilterSettings")

@@ -12,7 +12,8 @@ killed at any moment and gone on with.
 Cross-fitting may be done again with fold models that learn from what the pass before would keep (after Chen et al.,
 2019, arXiv 1905.05040, iterative noisy cross-validation); the first pass may be one model of the trusted rows alone.
 Where several shares are given, a model is trained on each and on all of D, and the trusted rows say which is S: D
-itself, unless a share is better beyond chance (`policy/choice.py`). The recipe `auto` is this one with other defaults.
+itself, unless a share is better beyond chance (`policy/choice.py`); no model that measures rows learns from those of
+them that judge. The recipe `auto` is this one with other defaults.
 
 The rounds of the ledger: 1 is D, whose model is only compared with, 2 is S, from 3 on fold models, ten rounds for each
 pass, from 33 on the shares that were tried, all of D first, 42 the model of trusted rows alone, from 43 on random
@@ -25,6 +26,7 @@ from collections.abc import Sequence
 
 from burnish._types import ModelRef
 from burnish.coordinator.policy.assembly import DataRow
+from burnish.coordinator.policy.choice import halves
 from burnish.coordinator.policy.coverage import random_rows
 from burnish.coordinator.recipes.filter.settings import MOST_FOLDS, MOST_PASSES, MOST_SHARES, Start
 from burnish.coordinator.steps.arm import measure_arm
@@ -32,7 +34,7 @@ from burnish.coordinator.steps.assemble import assemble_kept, kept_rows
 from burnish.coordinator.steps.choose import choose_share, does_nothing, prune_tried
 from burnish.coordinator.steps.crossfit import by_trusted, crossfit
 from burnish.coordinator.steps.hold import hold_size
-from burnish.coordinator.steps.measure import base_model, evaluate
+from burnish.coordinator.steps.measure import base_model, evaluate, prompts_of
 from burnish.coordinator.steps.rank import FilterRun, Measured, decide_rows, kept_by, measure, weights_of
 from burnish.coordinator.steps.read import read
 from burnish.coordinator.steps.train import train
@@ -64,8 +66,12 @@ async def select(
     run: FilterRun, base: ModelRef, rows: Sequence[DataRow], training: Sequence[DataRow], trusted: Sequence[DataRow]
 ) -> None:
     """S: measures every row, keeps the best, and of them, where the size is held, those that cover all best."""
-    found = await measured(run, base, training, trusted)
-    share = await choose_share(run, D, TRIED, base, training, trusted, found)
+    learnt, judged = trusted, trusted
+    if run.settings.tried() and run.settings.signal.needs_folds:
+        prompts = prompts_of(run, [row.sample_hash for row in trusted])
+        learnt, judged = halves(trusted, prompts, run.settings.seed)
+    found = await measured(run, base, training, learnt)
+    share = await choose_share(run, D, TRIED, base, training, judged, found)
     decide_rows(run, D, rows, training, found, share)
     following = await hold_size(run, D, base, kept_rows(run, D, rows), draw=True)
     assemble_kept(run, D, rows, following)

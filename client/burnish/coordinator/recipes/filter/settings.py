@@ -53,7 +53,7 @@ class FilterSettings(HoldSettings):
     shares: tuple[float, ...] = Field(
         (), description="shares to try instead of `keep`, beside all rows; trusted rows say which is taken"
     )
-    errors: float = Field(1.0, ge=0, description="standard errors that a share must be better by than all rows")
+    errors: float = Field(2.0, ge=0, description="standard errors that a share must be better by than all rows")
     among: int = Field(
         0, ge=0, le=128, description="neighbours by prompt that a row's value is compared with; 0: with all rows"
     )
