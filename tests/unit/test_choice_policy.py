@@ -32,17 +32,21 @@ def test_the_lowest_of_those_that_are_better_beyond_chance_is_taken_where_it_is_
     assert choose(NOTHING, [dict(NOTHING)], errors=0.0).place == 0, "as good is not better"
 
 
-def test_of_those_that_chance_may_set_apart_the_one_that_leaves_out_least_is_taken() -> None:
+def test_of_those_within_one_standard_error_of_the_best_the_one_that_leaves_out_least_is_taken() -> None:
     # Above the lowest by 1, -0.5 and 0 nats, where 1/8, 1/4 and 1/8 are expected: 0.875, -0.75 and -0.125 are left.
     lowest = {"a": (1.0, 2), "b": (2.0, 4), "c": (3.0, 2)}
     near = {"a": (2.0, 2), "b": (1.5, 4), "c": (3.0, 2)}
     error = math.sqrt(1.5 * (0.875**2 + 0.75**2 + 0.125**2)) / 8
     assert error > 0.5 / 8
     assert choose(NOTHING, [near, lowest], errors=1.0).place == 1
-    assert choose(NOTHING, [near, lowest], errors=0.0).place == 2
-    assert choose(NOTHING, [near, lowest], errors=0.99 * 0.5 / 8 / error).place == 2
     assert choose(NOTHING, [lowest, near], errors=1.0).place == 1, "the lowest leaves out less"
     assert choose(NOTHING, [dict(NOTHING), near, lowest], errors=1.0).place == 2, "as good as nothing is not better"
+    # Now by 1, 0.5 and 0.25, of which a quarter, a half and a quarter are expected.
+    far = {"a": (2.0, 2), "b": (2.5, 4), "c": (3.25, 2)}
+    left = [1 - 1.75 / 4, 0.5 - 1.75 / 2, 0.25 - 1.75 / 4]
+    error = math.sqrt(1.5 * sum(value**2 for value in left)) / 8
+    assert error < 1.75 / 8
+    assert choose(NOTHING, [far, lowest], errors=1.0).place == 2
 
 
 def test_what_a_model_could_not_score_counts_for_none() -> None:

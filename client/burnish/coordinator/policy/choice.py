@@ -1,9 +1,9 @@
 """Which of several models is taken, by their losses on trusted rows: of those that are better than doing nothing beyond
-chance, the one that leaves out least and is not worse than the best of them beyond chance. Pure.
+chance, the one that leaves out least and is within one standard error of the best. Pure.
 
-The rule is that of one standard error (Breiman et al., 1984, Classification and Regression Trees, section 3.4.3), where
-the simpler model is the one for which less is left out: models are measured on the same rows, so that errors are those
-of paired differences.
+The latter is the rule of one standard error (Breiman et al., 1984, Classification and Regression Trees, section 3.4.3),
+where the simpler model is the one for which less is left out. Models are measured on the same rows, so that errors are
+those of paired differences.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Choice:
 
 def choose(nothing: Scores, others: Sequence[Scores], errors: float) -> Choice:
     """Place 0 is doing nothing, the others follow, each leaving out more than the one before. Samples that a model
-    could not score are left out for all. Beyond chance is by more than `errors` standard errors, >= 0. Raises
-    ValueError where fewer than two samples were scored by all: one has no error that could be told."""
+    could not score are left out for all. Better than doing nothing is by more than `errors` standard errors,
+    >= 0. Raises ValueError where fewer than two samples were scored by all: one has no error that could be told."""
     names = [name for name in nothing if all(name in one for one in others)]
     if len(names) < 2:
         raise ValueError(f"{len(names)} different trusted rows were scored by all models that are to be compared")
@@ -47,7 +47,7 @@ def choose(nothing: Scores, others: Sequence[Scores], errors: float) -> Choice:
     found = [_tried(scores[0], one) for one in scores]
     better = [place for place in range(1, len(found)) if found[place].difference < -errors * found[place].error]
     best = min(better, key=lambda place: found[place].loss, default=0)
-    as_good = (place for place in better if _as_good(scores[place], scores[best], errors))
+    as_good = (place for place in better if _as_good(scores[place], scores[best]))
     return Choice(next(as_good, best), tuple(found))
 
 
@@ -61,12 +61,12 @@ def halves(trusted: Sequence[DataRow], prompts: Mapping[str, str], seed: int) ->
     return [row for row in trusted if prompts[row.sample_hash] not in judging], judged
 
 
-def _as_good(one: Scores, best: Scores, errors: float) -> bool:
-    """Whether a loss is not above the lowest beyond chance."""
+def _as_good(one: Scores, best: Scores) -> bool:
+    """Whether a loss is within one standard error of the lowest."""
     apart = contrast(one, best)
     assert apart is not None
     assert apart.error is not None
-    return apart.difference <= errors * apart.error
+    return apart.difference <= apart.error
 
 
 def _tried(nothing: Scores, other: Scores) -> Tried:
