@@ -53,9 +53,8 @@ model that can do the tasks as it comes needs none (`--warm-steps 0`).
 Sizes. `small` is reckoned for two slow cores, where SmolLM2-135M trains on about 85 tokens a second, reads 240 and
 writes 40, and where a model more costs 20 seconds of loading: one task of 44 tokens a row, one share of noise, three
 seeds, three arms and a control. The base takes 80 steps of 8 rows, 28,000 tokens or 6 minutes, every other model 20, 80
-seconds; there are four for each seed. So a seed takes about 11 minutes, and everything less than 40; half of that where
-cores are fast. What is asked for is reckoned and told before anything starts. `full` takes days on such a machine;
-`gpu` is the whole grid, with vLLM.
+seconds; there are four for each seed. So a seed takes about 11 minutes, and everything less than 40. What is asked for
+is reckoned and told before anything starts. `full` takes days on such a machine; `gpu` is the whole grid, with vLLM.
 
 The same command goes on after a kill, and cells that are done cost nothing. Everything is in `--out`; a cell's models
 are removed once it is done, unless --keep-models says otherwise: arms that are added later train what they share anew.

@@ -49,7 +49,7 @@ def read_cell(cell: Cell) -> Found:
     flaws = cell.files.flaws()
     names = [row.id for row in samples(cell.files.training)]
     arms = [run for run in arm_runs(cell) if made(run.folder) is not None]
-    reader = _Reader.of(cell, flaws, arms)
+    reader = _Reader.of(cell, flaws)
     found: dict[str, Measured] = {}
     controls: dict[int, Measured | None] = {}
     for run in arms:
@@ -97,10 +97,13 @@ class _Reader:
     base_loss: float | None = None
 
     @classmethod
-    def of(cls, cell: Cell, flaws: Mapping[str, str], runs: Sequence[Planned]) -> _Reader:
-        """Of a cell with these runs."""
+    def of(cls, cell: Cell, flaws: Mapping[str, str]) -> _Reader:
+        """Of a cell. What an arm took over may have been paid for by any run of its ledger, as by one of other settings
+        that is no arm any more."""
         steps = []
-        for folder in dict.fromkeys(run.folder for run in runs):
+        for folder in sorted(path.parent for path in cell.runs.glob("*/config.json")):
+            if made(folder) is None:
+                continue
             with RunHistory.open(folder) as history:
                 steps += history.steps()
         return cls(cell, flaws, rates(steps))

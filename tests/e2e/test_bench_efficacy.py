@@ -104,6 +104,9 @@ def test_what_arms_have_in_common_is_done_once_and_charged_to_each(cell: Cell, f
         assert noisy.training_events(1)
         own = sum(step.seconds for step in middo.steps() if step.name not in ("evaluate", "project"))
     assert found.arms["middo"].seconds >= own + float(str(all_rows.detail["seconds"]))
+    for name in ("middo, agree", "clear"):
+        alone = read_cell(replace(cell, arms=(name,)))
+        assert alone.arms[name].seconds == found.arms[name].seconds, "whether or not who paid is asked about"
 
 
 def test_how_rows_were_told_apart_is_read_from_decisions(found: Found) -> None:
