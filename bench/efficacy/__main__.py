@@ -118,7 +118,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--engine", choices=["vllm", "transformers"])
     parser.add_argument("--dtype", help="that is scored in")
     parser.add_argument("--batch-tokens", type=int, default=1024, help="that the transformers engine computes together")
-    parser.add_argument("--train-dtype", help="of weights that are trained; bfloat16 is faster on CPUs that have it")
+    parser.add_argument("--train-dtype", help="float32, mixed (faster on CPUs that have bfloat16) or bfloat16")
     parser.add_argument("--epochs", type=float)
     parser.add_argument("--steps", type=int, help="of every model, instead of --epochs; 0: by --epochs")
     parser.add_argument(

@@ -70,7 +70,7 @@ TRAINING: Table = {
     ),
     "train_dtype": (
         "training.dtype",
-        option(str, "--train-dtype", "float32 or bfloat16 weights while training.", _TRAIN),
+        option(str, "--train-dtype", "float32, mixed or bfloat16 numbers while training.", _TRAIN),
     ),
     "gradient_checkpointing": (
         "training.gradient_checkpointing",

@@ -16,7 +16,7 @@ from burnish_services.training.bilevel.importance import VARIANTS
 from burnish_services.training.bilevel.selector import LEARNING_RATES, SELECTORS
 
 LR_SCHEDULERS = ("cosine", "linear", "constant")
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("float32", "mixed", "bfloat16")
 MAX_REQUEST_ID = 128  # characters
 MAX_RANK = 1024  # of a LoRA adapter
 _NO_DATA = "is empty, expected the path or URI of a JSONL file"

@@ -161,7 +161,10 @@ def _load(job: Job, base: Path) -> Any:
     plan, lora = job.record.resolved.plan, job.record.resolved.lora
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            str(base), dtype=getattr(torch, plan.dtype), attn_implementation="sdpa", **SAFE_WEIGHTS
+            str(base),
+            dtype=torch.bfloat16 if plan.dtype == "bfloat16" else torch.float32,
+            attn_implementation="sdpa",
+            **SAFE_WEIGHTS,
         )
     except Exception as error:
         raise cannot_load("the weights", base, error) from error

@@ -148,6 +148,20 @@ async def test_what_is_published_can_be_served_and_is_not_the_base(
     await engine.close()
 
 
+async def test_mixed_precision_learns_what_float32_learns(client: Client, base: Path, data: Path) -> None:
+    plain, mixed, again = [
+        await client.finished((await client.create(name, spec(base, data, **HOW, dtype=dtype))).run_id)
+        for name, dtype in (("plain", "float32"), ("mixed", "mixed"), ("again", "mixed"))
+    ]
+    assert mixed.state == training_pb2.STATE_SUCCEEDED, mixed.error
+    card = json.loads((Path(mixed.result.model.uri) / "burnish.json").read_text())
+    assert card["hyperparameters"]["dtype"] == "mixed"
+    # Products were rounded, so that the curves differ, and by no more than that.
+    assert mixed.result.train_loss != plain.result.train_loss
+    assert mixed.result.train_loss == pytest.approx(plain.result.train_loss, abs=0.02)
+    assert mixed.result.model.digest == again.result.model.digest
+
+
 async def test_a_loss_that_is_not_finite_names_the_samples(client: Client, base: Path, data: Path) -> None:
     run = await client.finished((await client.create("hot", spec(base, data, **{**HOW, "learning_rate": 1e35}))).run_id)
     assert run.state == training_pb2.STATE_FAILED

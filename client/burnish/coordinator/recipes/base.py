@@ -58,7 +58,7 @@ class TrainingSettings(BaseModel):
     weight_decay: float | None = Field(None, ge=0)
     max_grad_norm: float | None = Field(None, ge=0)
     max_sequence_tokens: int | None = Field(None, ge=1)
-    dtype: Literal["float32", "bfloat16"] | None = None
+    dtype: Literal["float32", "mixed", "bfloat16"] | None = None
     seed: int | None = Field(None, ge=0, lt=2**32, description="default: derived from the run's seed and the round")
     checkpoint_steps: int | None = Field(None, ge=1)
     gradient_checkpointing: bool | None = None

@@ -568,8 +568,10 @@ class Hyperparameters(_message.Message):
     model's context if that is shorter.
     """
     dtype: _builtins.str
-    """Number format of the weights while training: `float32` (default) or `bfloat16`, which takes half the memory and
-    loses updates that are small against the weights. The model is published in its base's format either way; from
+    """Number formats while training. `float32` (default): all weights; on a GPU this is `mixed`. `mixed`: weights are
+    float32, and rounded to bfloat16 where they are multiplied, which is faster where the device can do it (on CPUs:
+    AVX-512 BF16 or AMX) and slower where it cannot. `bfloat16`: weights too, which takes half the memory and loses
+    updates that are small against the weights. The model is published in its base's format either way; from
     float32 to bfloat16 it is rounded stochastically, by `seed`, so that the many small updates survive on average.
     """
     seed: _builtins.int
