@@ -50,7 +50,8 @@ def answered(cell: Cell, digest: str) -> dict[str, str]:
     """What the model of that digest has answered so far, by row. A line that a kill cut off is not there."""
     path = _file(cell, digest)
     found = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+    # Not splitlines, here and wherever lines of JSON are read: it breaks at characters that may stand in a text.
+    for line in path.read_text(encoding="utf-8").split("\n") if path.is_file() else ():
         try:
             record = json.loads(line)
         except ValueError:

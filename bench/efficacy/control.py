@@ -10,10 +10,11 @@ from burnish.coordinator.content import derive_seed
 
 
 def draws(cell: Cell, rows: int) -> list[Path]:
-    """The files of `rows` random training rows each, in the data's order, written where they are not there; as many as
+    """The files of `rows` random training rows each, in the data's order, the same bytes each time; as many as
     the cell's `random_subsets`. All rows, once, where no fewer are asked for."""
     training = cell.files.training
-    lines = training.read_text(encoding="utf-8").splitlines(keepends=True)
+    with training.open(encoding="utf-8") as stream:
+        lines = list(stream)
     if rows >= len(lines):
         return [training]
     found = []

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,10 +130,7 @@ def cells(
     """Those of one task, with their data written. Raises SystemExit where there are too few rows."""
     training = training_of(given, given.steps, given.learning_rate)
     until = time.time() + given.max_seconds
-    try:
-        kinds = TASKS[task].kinds(rows, given.flaws)
-    except UnknownFlaw as error:
-        raise SystemExit(f"--flaws: {error}") from error
+    kinds = partial(TASKS[task].kinds, names=given.flaws)
     found = []
     for noise in given.noise:
         sizes = Sizes(given.rows, given.validation_rows, given.held_out_rows, noise)
@@ -145,6 +143,8 @@ def cells(
                 dataset = divide(rows, kinds, sizes, seed)
             except TooFew as error:
                 raise SystemExit(f"{task}, rows of at most {given.max_tokens} tokens: {error}") from error
+            except UnknownFlaw as error:
+                raise SystemExit(f"--flaws: {error}") from error
             cell = Cell(
                 **common(given, task),
                 noise=noise,

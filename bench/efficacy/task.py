@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from bench.efficacy.flaws import Flaw, Kind, plant
 from bench.efficacy.row import Row, RowT, plain
@@ -19,6 +20,9 @@ _WORDINGS = 2
 # Of every row. Where there is none, some chat templates have their own: SmolLM2's 20 tokens would be half of a row of
 # the shortest task, and half of what its training costs.
 SYSTEM = "Do what is asked."
+
+
+Kinds: TypeAlias = "Callable[[Sequence[RowT]], Mapping[str, Kind[RowT]]]"  # of flaws, by name, of these rows
 
 
 @dataclass(frozen=True)
@@ -64,9 +68,10 @@ class TooFew(ValueError):
     """There are not as many rows as were asked for; the message says how many there are."""
 
 
-def divide(there: Sequence[RowT], kinds: Mapping[str, Kind[RowT]], sizes: Sizes, seed: int) -> Dataset:
+def divide(there: Sequence[RowT], kinds: Kinds[RowT], sizes: Sizes, seed: int) -> Dataset:
     """Of all rows, training rows with planted flaws, a validation set and held-out rows, drawn by seed. No group is in
-    two of them. Raises TooFew."""
+    two of them, and `kinds` are made of training rows alone: else the answer to another row might be one that is
+    judged by. Raises TooFew."""
     rng = random.Random(seed)
     groups = by_group(there)
     order = list(groups)
@@ -80,7 +85,7 @@ def divide(there: Sequence[RowT], kinds: Mapping[str, Kind[RowT]], sizes: Sizes,
             f" {len(held_out)} held-out rows of other groups; {sizes.rows} were asked for"
         )
     training = rng.sample(left, sizes.rows or len(left))
-    return Dataset(training, plant(training, kinds, sizes.noise, rng), validation, held_out)
+    return Dataset(training, plant(training, kinds(training), sizes.noise, rng), validation, held_out)
 
 
 def by_group(there: Iterable[RowT]) -> dict[str, list[RowT]]:
@@ -140,8 +145,8 @@ class Files:
 
     def flaws(self) -> dict[str, str]:
         """By id, the kind of flaw of each row that has one."""
-        lines = self.truth.read_text(encoding="utf-8").splitlines()
-        return {record["id"]: record["flaw"] for record in map(json.loads, lines)}
+        with self.truth.open(encoding="utf-8") as lines:
+            return {record["id"]: record["flaw"] for record in map(json.loads, lines)}
 
 
 def write(dataset: Dataset, folder: Path) -> Files:

@@ -43,7 +43,7 @@ def cell(tmp_path_factory: pytest.TempPathFactory) -> Cell:
     folder = tmp_path_factory.mktemp("cell")
     write_fake_model(folder / "model", name="base", seed=1, skill=0.3)
     rows = procedural.read(Path())
-    write(divide(rows, procedural.kinds(rows), Sizes(ROWS, 4, 6, WRONG / ROWS), 0), folder / "data")
+    write(divide(rows, procedural.kinds, Sizes(ROWS, 4, 6, WRONG / ROWS), 0), folder / "data")
     return Cell(
         task="procedural",
         noise=WRONG / ROWS,

@@ -43,13 +43,15 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def holdout(tmp_path: Path) -> Path:
-    return write_jsonl(tmp_path / "holdout.jsonl", [{**row, "instruction": "Another?"} for row in alpaca(5)])
+    # With what str.splitlines takes for the end of a line, and JSON does not.
+    rows = [{**row, "instruction": "Another\u2028one?"} for row in alpaca(5)]
+    return write_jsonl(tmp_path / "holdout.jsonl", rows)
 
 
 @pytest.fixture
 def trusted(tmp_path: Path) -> Path:
     """Six trusted samples, two of which answer prompts of the data anew."""
-    rows = [{**row, "output": "A trusted answer."} for row in ROWS[:2]]
+    rows = [{**row, "output": "A trusted\u2028answer."} for row in ROWS[:2]]
     return write_jsonl(tmp_path / "trusted.jsonl", rows + [{**row, "instruction": "Else?"} for row in ROWS[2:6]])
 
 
@@ -61,7 +63,8 @@ def filtered(client: Client, data: Path, out: Path, watcher: Watcher | None = No
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    with path.open(encoding="utf-8") as stream:
+        return list(map(json.loads, stream))
 
 
 def prompts(path: Path) -> set[str]:

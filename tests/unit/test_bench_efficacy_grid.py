@@ -38,7 +38,7 @@ def cell(tmp_path: Path) -> Cell:
 
 def written(cell: Cell) -> Cell:
     """With its data."""
-    write(divide(ROWS, procedural.kinds(ROWS), Sizes(20, 4, 6, 0.3), 0), cell.files.folder)
+    write(divide(ROWS, procedural.kinds, Sizes(20, 4, 6, 0.3), 0), cell.files.folder)
     return cell
 
 
@@ -104,7 +104,7 @@ def test_only_arms_that_are_trusted_with_it_get_the_clean_set(cell: Cell) -> Non
 
 def test_arms_that_are_the_same_run_have_the_same_folder(tmp_path: Path) -> None:
     for noise in (0.0, 0.3):
-        write(divide(ROWS, procedural.kinds(ROWS), Sizes(20, 4, 6, noise), 0), tmp_path / f"{noise}" / "data")
+        write(divide(ROWS, procedural.kinds, Sizes(20, 4, 6, noise), 0), tmp_path / f"{noise}" / "data")
     quiet, noisy = (cell_in(tmp_path / f"{noise}", noise=noise) for noise in (0.0, 0.3))
     folders = [[run_folder(one, settings_for(one, name)).name for name in (NOISY, ORACLE)] for one in (quiet, noisy)]
     assert folders[0][0] == folders[0][1]

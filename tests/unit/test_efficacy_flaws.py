@@ -7,6 +7,7 @@ import json
 import random
 import re
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,7 @@ def test_the_topic_of_a_sum_is_what_it_counts() -> None:
 
 
 def test_kinds_take_turns_and_a_flood_copies_only_what_is_right() -> None:
-    kinds = PROCEDURES.kinds(ROWS, [DUPLICATE, ANSWERS, VAGUE])
+    kinds = partial(PROCEDURES.kinds, names=[DUPLICATE, ANSWERS, VAGUE])
     made = divide(ROWS, kinds, SIZES, 0)
     counts = Counter(flaw.kind for flaw in made.flaws.values())
     assert counts == {OTHER_PROCEDURE: 15, SLIP: 15, VAGUE: 15, DUPLICATE: 15}
@@ -155,7 +156,7 @@ def test_kinds_take_turns_and_a_flood_copies_only_what_is_right() -> None:
 
 
 def test_what_the_files_say_of_vague_prompts_and_copies(tmp_path: Path) -> None:
-    made = divide(ROWS, PROCEDURES.kinds(ROWS, [VAGUE, DUPLICATE]), SIZES, 0)
+    made = divide(ROWS, partial(PROCEDURES.kinds, names=[VAGUE, DUPLICATE]), SIZES, 0)
     files = write(made, tmp_path)
     texts = {one["id"]: [turn["content"] for turn in one["messages"][1:]] for one in records(files.training)}
     truth = {one["id"]: one for one in records(files.truth)}
@@ -180,7 +181,7 @@ def test_kinds_are_chosen_by_name_in_an_order_of_their_own() -> None:
 
 
 def test_data_with_flaws_that_change_answers_are_what_they_were_before_there_were_others(tmp_path: Path) -> None:
-    files = write(divide(ROWS, PROCEDURES.kinds(ROWS), Sizes(400, 20, 40, 0.3), 0), tmp_path)
+    files = write(divide(ROWS, PROCEDURES.kinds, Sizes(400, 20, 40, 0.3), 0), tmp_path)
     digest = hashlib.sha256()
     system = json.dumps({"role": "system", "content": SYSTEM}).encode() + b", "  # they had none then
     for path in sorted(files.folder.iterdir()):
@@ -194,7 +195,7 @@ def test_every_task_has_vague_prompts_and_floods(name: str) -> None:
     if task.data is not None and not task.data.is_file():
         pytest.skip(f"{task.data} is on this project's machines only")
     rows = task.read(task.data or Path())
-    made = divide(rows, task.kinds(rows, [VAGUE, DUPLICATE]), Sizes(400, 20, 40, 0.5), 0)
+    made = divide(rows, partial(task.kinds, names=[VAGUE, DUPLICATE]), Sizes(400, 20, 40, 0.5), 0)
     assert Counter(flaw.kind for flaw in made.flaws.values()) == {VAGUE: 100, DUPLICATE: 100}
     for place, flaw in made.flaws.items():
         assert flaw.answer == made.training[flaw.of].answer

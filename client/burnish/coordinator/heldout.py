@@ -11,6 +11,7 @@ from burnish.coordinator.content import sample_hash
 
 def hashes_in(path: Path) -> list[str]:
     """The held-out samples of a file of JSON lines with `messages`, distinct, in order. Raises FileNotFoundError."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    conversations = ([Message(Role(m["role"]), m["content"]) for m in json.loads(line)["messages"]] for line in lines)
-    return list(dict.fromkeys(sample_hash(messages) for messages in conversations))
+    with path.open(encoding="utf-8") as lines:
+        rows = map(json.loads, lines)
+        conversations = ([Message(Role(m["role"]), m["content"]) for m in row["messages"]] for row in rows)
+        return list(dict.fromkeys(sample_hash(messages) for messages in conversations))

@@ -130,7 +130,8 @@ def _read(path: Path, digest: str) -> list[DataRow]:
             f"{path} is gone or changed; it was written when the run began. Put it back, or begin a new run."
         )
     rows = []
-    for line in content.decode().splitlines():
+    # Not str.splitlines, which breaks at characters that may stand in a text.
+    for line in content.splitlines():
         value = json.loads(line)
         messages = [Message(Role(turn["role"]), turn["content"]) for turn in value["messages"]]
         rows.append(DataRow(value["id"], sample_hash(messages), "source", None, value["id"]))
