@@ -3,7 +3,7 @@ order in which arms are taken makes none of them cheap. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from burnish.coordinator.records import ModelRecord, StepRecord
 
@@ -28,16 +28,21 @@ def rates(steps: Iterable[StepRecord]) -> dict[str, float]:
     return {name: seconds[name] / items[name] for name in items}
 
 
-def cost(
-    steps: Sequence[StepRecord],
-    models: Sequence[ModelRecord],
-    trained_here: Collection[int],
-    per_item: Mapping[str, float],
-) -> float:
-    """Seconds of a run's steps, with those of models and of findings that other runs paid for. `trained_here`: the
-    rounds whose models were not taken over. `per_item`: as `rates` has it; what took another step's name in the run
-    that paid for it cannot be told."""
+def cost(steps: Sequence[StepRecord], models: Sequence[ModelRecord], per_item: Mapping[str, float]) -> float:
+    """Seconds of a run's steps, with those of models and of findings that other runs paid for. `per_item`: as `rates`
+    has it; what took another step's name in the run that paid for it cannot be told."""
     own = sum(step.seconds for step in steps if step.name not in _NOT_COUNTED)
     reused = sum(step.reused * per_item.get(step.name, 0.0) for step in steps if step.name not in _NOT_COUNTED)
-    taken_over = [one for one in models if one.training_run is not None and one.round not in trained_here]
-    return own + reused + sum(map(seconds_of, taken_over))
+    return own + reused + _unpaid(steps, models)
+
+
+def _unpaid(steps: Iterable[StepRecord], models: Iterable[ModelRecord]) -> float:
+    """Of what trainings took, what the run's own steps did not: all of it where another run's model was taken over,
+    and some where a kill came between. Rounds of one model share its training."""
+    waited = {step.round: step.seconds for step in steps if step.name == "train"}
+    unpaid: dict[str, float] = {}
+    for one in models:
+        if one.training_run is not None:
+            left = unpaid.setdefault(one.training_run, seconds_of(one))
+            unpaid[one.training_run] = left - waited.get(one.round, 0.0)
+    return sum(max(0.0, left) for left in unpaid.values())

@@ -117,14 +117,13 @@ class _Reader:
             model = last_model(history)
             answered = asked(self.cell)
             scores = scored(self.cell, model.digest, answered)
-            trained_here = {one.round for one in models if history.training_events(one.round)}
             return Measured(
                 kind=arm.kind if arm else Kind.CONTROL,
                 losses=self._losses(history, run.name),
                 scores=None if scores is None else HeldOut(np.array(scores), np.ones(len(scores))),
                 rows=history.datasets()[-1].num_rows,
                 trained_seconds=seconds_of(model),
-                seconds=cost(history.steps(), models, trained_here, self.per_item),
+                seconds=cost(history.steps(), models, self.per_item),
                 detection=self._detection(history, arm.trust) if arm and arm.chooses else None,
             )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -225,7 +226,7 @@ def step(name: str, seconds: float, done: int = 0, reused: int = 0, round_number
 
 
 def trained(round_number: int, seconds: float) -> ModelRecord:
-    return ModelRecord(round_number, "trained", "m", "d", "run", None, None, {"seconds": seconds})
+    return ModelRecord(round_number, "trained", "m", "d", f"run-{round_number}", None, None, {"seconds": seconds})
 
 
 def test_what_was_taken_over_costs_as_much_as_where_it_was_made() -> None:
@@ -234,8 +235,16 @@ def test_what_was_taken_over_costs_as_much_as_where_it_was_made() -> None:
     second = [step("score_pre", 0.1, done=100, reused=100), step("train", 0.2), step("evaluate", 3.0, done=50)]
     per_item = rates([*first, *second])
     assert per_item["score_pre"] == pytest.approx(0.1)
-    assert cost(first, [base, trained(1, 60.0)], {1}, per_item) == pytest.approx(72.0)
-    assert cost(second, [base, trained(1, 60.0)], set(), per_item) == pytest.approx(0.1 + 10.0 + 0.2 + 60.0)
+    assert cost(first, [base, trained(1, 60.0)], per_item) == pytest.approx(72.0)
+    assert cost(second, [base, trained(1, 60.0)], per_item) == pytest.approx(0.1 + 10.0 + 60.0)
+
+
+def test_a_training_is_paid_for_once_and_in_full() -> None:
+    tried, taken = step("train", 61.0, round_number=33), step("train", 0.2, round_number=2)
+    again = replace(trained(2, 60.0), training_run=trained(33, 60.0).training_run)
+    assert cost([tried, taken], [trained(33, 60.0), again], {}) == pytest.approx(61.2)
+    # Killed while it was waited for; the coordinator waited for the rest alone.
+    assert cost([step("train", 20.0)], [trained(1, 60.0)], {}) == pytest.approx(60.0)
 
 
 # --- the report
