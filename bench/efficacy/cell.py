@@ -38,6 +38,7 @@ class Cell:
     base: str = ""  # `model` by name, and by digest too where it was trained first
     batch_tokens: int | None = None  # of the transformers engine; None: its default
     known_rows: tuple[int, ...] = ()  # controls of as many rows are known already
+    setting: str = ""  # a digest of what seeds must have in common to be taken together
 
     def __str__(self) -> str:
         return f"{self.task}, noise {self.noise:g}, seed {self.seed}"

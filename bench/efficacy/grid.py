@@ -14,10 +14,10 @@ from typing import Any
 
 from bench.efficacy.arms import NOISY, Kind
 from bench.efficacy.cell import Cell
-from bench.efficacy.merge import differs
+from bench.efficacy.merge import differs, unlike
 from bench.efficacy.record import Record
 from bench.efficacy.rows import Fitting, fitting
-from bench.efficacy.runs import trained_by
+from bench.efficacy.runs import arm_runs, trained_by
 from bench.efficacy.sizes import Estimate, Size, estimate, estimate_base
 from bench.efficacy.task import Sizes, TooFew, divide, write
 from bench.efficacy.tasks import ANSWERS, TASKS, UnknownFlaw
@@ -137,6 +137,9 @@ def cells(
         # Not the arms: a cell is gone on with when some are added.
         made_of = [task, asdict(sizes), given.max_tokens, model.uri, given.engine, given.dtype, training]
         made_of += [sorted(given.flaws)] if given.flaws != [ANSWERS] else []
+        # A base that was trained elsewhere, on other processors, is another draw of the same.
+        alike = [asdict(sizes), sorted(given.flaws), given.model.name, given.warm_steps, given.warm_learning_rate]
+        alike += [given.max_tokens, given.engine, given.dtype, training, given.keep, given.score_rows]
         for seed in seeds_of(given):
             folder = (given.out / f"{task}-{noise:g}-{seed}-{digest_of(made_of)[:12]}").absolute()
             try:
@@ -159,6 +162,7 @@ def cells(
                 training=training,
                 until=until,
                 keep_models=given.keep_models,
+                setting=digest_of(alike)[:16],
             )
             write(dataset, folder / "data")
             found.append(cell)
@@ -168,15 +172,18 @@ def cells(
 def without_known(cell: Cell, known: Known) -> Cell:
     """The cell with the arms that are to be measured. Raises SystemExit where what is known is of another one."""
     there = known.get((cell.task, cell.noise, cell.seed))
-    if there is None:
-        return cell
-    if there["made_of"] != cell.made_of():
+    if there is not None and there["made_of"] != cell.made_of():
         raise SystemExit(
             f"--known: {cell} is of other data, another model or other hyperparameters there; give the options that it"
             " was measured with (its `command`), or leave --known out"
         )
-    for name in [name for name in cell.arms if name in there["arms"]]:
-        if problem := differs(there, cell.settings.get(name, {}), name):
+    for (task, noise, _), other in known.items():
+        if (task, noise) == (cell.task, cell.noise) and (problem := unlike(other, {"setting": cell.setting})):
+            raise SystemExit(f"--known: {problem}; give the options that those were measured with (their `command`)")
+    if there is None:
+        return cell
+    for run in arm_runs(cell):
+        if run.name in there["arms"] and (problem := differs(there, run.told, run.name)):
             raise SystemExit(f"--known: {problem}; give the --settings that it was measured with, or leave it out")
     rows = {int(one["rows"]) for one in there["arms"].values() if one["kind"] == Kind.CONTROL}
     arms = tuple(name for name in cell.arms if name not in there["arms"])

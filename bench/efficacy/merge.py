@@ -14,13 +14,16 @@ def merged(documents: Sequence[Record]) -> Record:
     """One document with the arms of all; of an arm that several have the first counts. What they were measured with is
     told once where it is the same, else one after the other. Raises ValueError where two have the same task, noise and
     seed, made of other data, model or hyperparameters: their arms cannot be compared; or one arm with other
-    settings."""
+    settings, or seeds of one task and share of noise are of different experiments."""
     if len(documents) == 1:
         return documents[0]
     cells: dict[tuple[str, float, int], Record] = {}
+    first: dict[tuple[str, float], Record] = {}
     for cell in (cell for document in documents for cell in document.get("cells", ())):
         key = (cell["task"], float(cell["noise"]), int(cell["seed"]))
         cells[key] = _both(cells[key], cell) if key in cells else cell
+        if problem := unlike(cell, first.setdefault(key[:2], cell)):
+            raise ValueError(problem)
     complete = [_with_controls(cell) for cell in cells.values()]
     return {
         **documents[-1],
@@ -35,19 +38,37 @@ def merged(documents: Sequence[Record]) -> Record:
 
 
 def differs(cell: Record, settings: Mapping[str, Any], arm: str) -> str:
-    """What is wrong with taking over from a cell an arm that is to have these settings; empty for nothing."""
+    """What is wrong with taking over from a cell an arm that is to have these settings; empty for nothing. A setting
+    that only one has came with another version, whose default it was before."""
     there = cell["arms"][arm].get("settings", {})
-    if there == dict(settings):
+    other = [
+        f"{name} {there[name]!r} and {value!r}" for name, value in settings.items() if there.get(name, value) != value
+    ]
+    if not other:
         return ""
-    about = f"{cell['task']} at noise {cell['noise']:g}, seed {cell['seed']}"
-    return f"{arm} of {about} has settings {there} in one and {dict(settings)} in the other; expected the same"
+    return f"{arm} of {_about(cell)} has other settings in one than in the other: {', '.join(other)}; expected the same"
+
+
+def unlike(one: Record, other: Record) -> str:
+    """What is wrong with taking two cells of a task and a share of noise for draws of one experiment; empty for
+    nothing."""
+    if one.get("setting") == other.get("setting"):
+        return ""
+    return (
+        f"{_about(one)} was measured with other sizes, flaws, hyperparameters or another model than the other seeds of"
+        " the same; expected the same of all"
+    )
+
+
+def _about(cell: Record) -> str:
+    return f"{cell['task']} at noise {cell['noise']:g}, seed {cell['seed']}"
 
 
 def _both(first: Record, second: Record) -> Record:
     if first["made_of"] != second["made_of"]:
         raise ValueError(
-            f"two files have {first['task']} at noise {first['noise']:g}, seed {first['seed']}, of other data or with"
-            " other hyperparameters; expected the same, or other tasks, shares of noise or seeds"
+            f"two files have {_about(first)}, of other data or with other hyperparameters; expected the same, or other"
+            " tasks, shares of noise or seeds"
         )
     for name in sorted(first["arms"].keys() & second["arms"].keys()):
         if problem := differs(first, second["arms"][name].get("settings", {}), name):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -31,6 +32,7 @@ class Measured:
     trained_seconds: float
     seconds: float
     detection: Detection | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ class _Reader:
                 trained_seconds=seconds_of(model),
                 seconds=cost(history.steps(), models, self.per_item),
                 detection=self._detection(history, arm.trust) if arm and arm.chooses else None,
+                settings=run.told if arm and arm.chooses else {},
             )
 
     def _losses(self, history: RunHistory, name: str) -> HeldOut:

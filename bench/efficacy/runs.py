@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bench.efficacy.arms import ARMS, NOISY, plain_settings, run_folder, settings_for
 from bench.efficacy.cell import Cell
@@ -31,6 +32,12 @@ class Planned:
     name: str
     settings: RecipeSettings
     folder: Path
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """Its recipe's settings, but for what all arms of a cell have alike and where files are."""
+        alike = {"model", "seed", "training", "columns", "skip_bad_rows", *self.settings.files()}
+        return self.settings.model_dump(mode="json", exclude=alike)
 
     @classmethod
     def of(cls, cell: Cell, name: str, settings: RecipeSettings) -> Planned:

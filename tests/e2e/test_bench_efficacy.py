@@ -102,7 +102,7 @@ def test_what_arms_have_in_common_is_done_once_and_charged_to_each(cell: Cell, f
         assert all_rows.uri == first_round.uri
         assert not middo.training_events(1)
         assert noisy.training_events(1)
-        own = sum(step.seconds for step in middo.steps() if step.name not in ("evaluate", "project"))
+        own = sum(step.seconds for step in middo.steps() if step.name not in ("evaluate", "project", "train"))
     assert found.arms["middo"].seconds >= own + float(str(all_rows.detail["seconds"]))
     for name in ("middo, agree", "clear"):
         alone = read_cell(replace(cell, arms=(name,)))
@@ -150,12 +150,20 @@ def test_arms_that_are_known_are_not_measured_again_and_share_their_controls(cel
     assert gaps(together["cells"]) == together["gap"] == gaps([record_of(found)])
     with pytest.raises(SystemExit, match="of other data, another model or other hyperparameters"):
         without_known(replace(cell, training={"num_epochs": 2.0}), {key: whole})
-    with pytest.raises(SystemExit, match=r"--known: bds of .* has settings .* in one and \{'epochs': 9\} in the other"):
-        without_known(replace(cell, settings={"bds": {"epochs": 9}}), {key: whole})
-    differently = {**whole, "arms": {"bds": {**whole["arms"]["bds"], "settings": {"epochs": 9}}}}
+    with pytest.raises(
+        SystemExit, match=r"--known: bds of .* has other settings .*: penalty_start 0.8 and 0.9; expected"
+    ):
+        without_known(replace(cell, settings={"bds": {"selection_epochs": 1, "penalty_start": 0.9}}), {key: whole})
+    settings = {**whole["arms"]["bds"]["settings"], "penalty_start": 0.9}
+    differently = {**whole, "arms": {"bds": {**whole["arms"]["bds"], "settings": settings}}}
     with pytest.raises(ValueError, match="two files differ: bds of"):
         merged([{"cells": [whole]}, {"cells": [differently]}])
     assert without_known(cell, {}) == cell
+    elsewhere = {**whole, "seed": 9, "setting": "other"}
+    with pytest.raises(SystemExit, match=r"--known: procedural at noise 0.3, seed 9 was measured with other sizes"):
+        without_known(cell, {(cell.task, cell.noise, 9): elsewhere})
+    with pytest.raises(ValueError, match="seed 9 was measured with other sizes"):
+        merged([{"cells": [whole]}, {"cells": [elsewhere]}])
 
 
 def test_an_arm_that_fails_leaves_the_others(cell: Cell, found: Found, tmp_path: Path) -> None:
