@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from burnish.coordinator.atomic import writing_whole
+
 RESULTS = Path("bench/results")
 
 
@@ -78,8 +80,8 @@ def write(
         **(notes or {}),
     }
     line = json.dumps(document)
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / f"{bench}.json").write_text(line + "\n", encoding="utf-8")
+    with writing_whole(RESULTS / f"{bench}.json") as stream:
+        stream.write(f"{line}\n".encode())
     print(line)
 
 

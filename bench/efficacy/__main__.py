@@ -182,7 +182,9 @@ def main() -> None:
         asked += [without_known(cell, by_cell) for cell in cells(given, task, rows.rows, arms, model)]
     with ThreadPoolExecutor(given.jobs) as pool:
         problems = [problem for problem in pool.map(work, asked) if problem]
-    found = [record_of(ended) for cell in asked if (ended := read_cell(cell)).arms]
+    ended = [read_cell(cell) for cell in asked]
+    problems += [problem for one in ended for problem in one.problems]
+    found = [record_of(one) for one in ended if one.arms]
     options = {name: str(value) if isinstance(value, Path) else value for name, value in vars(given).items()}
     options["known"] = [str(path) for path in given.known]
     options["max_seconds"] = None if given.max_seconds == float("inf") else given.max_seconds

@@ -14,6 +14,10 @@ from burnish.coordinator.content import digest_of
 _BATCH = 16  # answers that a kill may cost
 
 
+class Unanswered(Exception):
+    """Rows may be answered when they are asked for again; the message is for people."""
+
+
 def samples(path: Path) -> Iterator[Sample]:
     """The rows of a file of this bench."""
     with path.open(encoding="utf-8") as lines:
@@ -28,7 +32,8 @@ def asked(cell: Cell) -> list[Sample]:
 
 
 async def answer(cell: Cell, client: AsyncClient, model: ModelRef) -> None:
-    """Has the model answer what it has not answered yet. A row that cannot be answered has the empty answer."""
+    """Has the model answer what it has not answered yet. A row that cannot be answered has the empty answer. Raises
+    Unanswered where one could be, another time."""
     known = answered(cell, model.digest or "")
     missing = [row for row in asked(cell) if row.id not in known]
     if not missing:
@@ -40,10 +45,14 @@ async def answer(cell: Cell, client: AsyncClient, model: ModelRef) -> None:
         part = missing[start : start + _BATCH]
         prompts = [Prompt(row.id, row.messages[:-1]) for row in part]
         reply = await client.rewriting.respond(prompts, model=model, sampling=sampling)
-        said = {one.prompt_id: one.responses[0].text if one.responses else "" for one in reply.results}
+        ended = [one for one in reply.results if not one.status.retryable]
+        said = {one.prompt_id: one.responses[0].text if one.responses else "" for one in ended}
         with path.open("a", encoding="utf-8") as stream:
             # The line break comes first: what a kill cut off costs no answer but its own.
             stream.writelines("\n" + json.dumps({"id": name, "text": text}) for name, text in said.items())
+        if len(ended) < len(part):
+            trouble = next(one.status for one in reply.results if one.status.retryable)
+            raise Unanswered(f"{len(part) - len(ended)} held-out rows got no answer ({trouble.message}); run it again")
 
 
 def answered(cell: Cell, digest: str) -> dict[str, str]:

@@ -6,7 +6,24 @@ import statistics
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from burnish.report.calibration import auroc
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """One model's held-out rows, shape (rows,): `values` summed over a row, and what they are summed over. Losses have
+    nats and tokens, scores have scores and ones."""
+
+    values: NDArray[np.float64]
+    sizes: NDArray[np.float64]
+
+    @property
+    def mean(self) -> float:
+        """Over all tokens, or rows."""
+        return float(self.values.sum() / self.sizes.sum())
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,7 @@ from bench.efficacy.answers import asked, samples, scored
 from bench.efficacy.arms import ARMS, Arm, Kind, control_of
 from bench.efficacy.cell import Cell
 from bench.efficacy.costs import cost, rates, seconds_of
-from bench.efficacy.gap import HeldOut
-from bench.efficacy.measures import Detection, detection
+from bench.efficacy.measures import Detection, HeldOut, detection
 from bench.efficacy.runs import Planned, arm_runs, control_runs, last_model, made
 from bench.efficacy.trust import Trust
 from burnish.coordinator.content import sample_hash
@@ -37,34 +36,52 @@ class Measured:
 
 @dataclass(frozen=True)
 class Found:
-    """A cell. `rows`: to train on, `wrong` of them with a flaw; `base_loss`: held out, of the base model."""
+    """A cell. `rows`: to train on, `wrong` of them with a flaw; `base_loss`: held out, of the base model. `problems`:
+    why arms that have ended are not there."""
 
     cell: Cell
     rows: int
     wrong: int
     base_loss: float | None = None
     arms: dict[str, Measured] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+class Unscored(Exception):
+    """Held-out rows have no loss, so that a model cannot be compared; the message is for people."""
 
 
 def read_cell(cell: Cell) -> Found:
     """What there is of it. Arms that have not ended are absent, and so are controls not all of whose draws have."""
     flaws = cell.files.flaws()
     names = [row.id for row in samples(cell.files.training)]
-    arms = [run for run in arm_runs(cell) if made(run.folder) is not None]
     reader = _Reader.of(cell, flaws)
-    found: dict[str, Measured] = {}
-    controls: dict[int, Measured | None] = {}
-    for run in arms:
-        arm = ARMS[run.name]
-        found[run.name] = reader.read(run, arm)
-        rows = found[run.name].rows
-        if arm.chooses and cell.random_subsets and rows not in cell.known_rows:
-            if rows not in controls:
-                controls[rows] = _control(cell, reader, rows)
-            control = controls[rows]
-            if control is not None:
-                found[control_of(run.name)] = control
-    return Found(cell, len(names), len(flaws), reader.base_loss, found)
+    found = Found(cell, len(names), len(flaws))
+    for run in arm_runs(cell):
+        if made(run.folder) is not None:
+            try:
+                found.arms[run.name] = reader.read(run, ARMS[run.name])
+            except Unscored as error:
+                found.problems.append(f"{cell}: {error}")
+    _add_controls(found, reader)
+    return replace(found, base_loss=reader.base_loss)
+
+
+def _add_controls(found: Found, reader: _Reader) -> None:
+    """Arms of as many rows share theirs."""
+    cell, controls = found.cell, dict[int, Measured | None]()
+    for name, one in list(found.arms.items()):
+        if not ARMS[name].chooses or not cell.random_subsets or one.rows in cell.known_rows:
+            continue
+        if one.rows not in controls:
+            try:
+                controls[one.rows] = _control(cell, reader, one.rows)
+            except Unscored as error:
+                controls[one.rows] = None
+                found.problems.append(f"{cell}: {error}")
+        control = controls[one.rows]
+        if control is not None:
+            found.arms[control_of(name)] = control
 
 
 def _control(cell: Cell, reader: _Reader, rows: int) -> Measured | None:
@@ -111,8 +128,7 @@ class _Reader:
         return cls(cell, flaws, rates(steps))
 
     def read(self, run: Planned, arm: Arm | None) -> Measured:
-        """One run that has ended, of an arm or, for None, of random rows. Raises SystemExit where a held-out row was
-        not scored."""
+        """One run that has ended, of an arm or, for None, of random rows. Raises Unscored."""
         with RunHistory.open(run.folder) as history:
             models = history.models()
             self.base_loss = next((one.eval_loss for one in models if one.role == "base"), self.base_loss)
@@ -139,9 +155,7 @@ class _Reader:
         found = history.response_losses(hashes, version["digest"], version["chat_template_digest"])
         failed = [one for one in hashes if one not in found]
         if failed:
-            raise SystemExit(
-                f"{self.cell}, {name}: {len(failed)} held-out rows were not scored, the first: {failed[0]}"
-            )
+            raise Unscored(f"{name}: {len(failed)} held-out rows were not scored, the first: {failed[0]}")
         values, sizes = zip(*(found[one] for one in hashes), strict=True)
         return HeldOut(np.array(values, dtype=float), np.array(sizes, dtype=float))
 

@@ -7,9 +7,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
-from bench.efficacy.gap import HeldOut
 from bench.efficacy.reading import Found
 from bench.efficacy.scores import SCORES
 
@@ -51,14 +48,3 @@ def record_of(found: Found) -> dict[str, Any]:
         "score_name": score.name if score else None,
         "signals": {name: asdict(one.detection) for name, one in found.arms.items() if one.detection},
     }
-
-
-def held_out_of(cell: Record, arm: str, what: str) -> HeldOut | None:
-    """An arm's held-out losses or scores, row by row; None where it has none."""
-    one = cell["arms"].get(arm)
-    if one is None:
-        return None
-    if what == LOSS:
-        return HeldOut(np.array(one["held_out_nats"], dtype=float), np.array(cell["held_out_tokens"], dtype=float))
-    scores = one["held_out_scores"]
-    return None if scores is None else HeldOut(np.array(scores, dtype=float), np.ones(len(scores)))

@@ -89,7 +89,10 @@ def _columns(name: str, cells: Sequence[Mapping[str, Any]], gap: Mapping[str, An
 
 
 def _share(interval: Mapping[str, Any] | None) -> str:
-    return f"{interval['mean']:.0%} ({interval['low']:.0%} to {interval['high']:.0%})" if interval else ""
+    if not interval:
+        return ""
+    low, high = interval["low"], interval["high"]
+    return f"{interval['mean']:.0%}" + ("" if low is None or high is None else f" ({low:.0%} to {high:.0%})")
 
 
 def _mean(many: Sequence[Mapping[str, Any]], key: str, form: str) -> str:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from bench.efficacy.arms import NOISY, ORACLE, control_of
-from bench.efficacy.gap import HeldOut, as_told, difference, recovered
-from bench.efficacy.record import LOSS, SCORE, Record, held_out_of
+from bench.efficacy.arms import NOISY, ORACLE
+from bench.efficacy.gap import Interval, as_told, recovered
+from bench.efficacy.record import LOSS, SCORE, Record
 
 Grid = dict[tuple[str, float], list[Record]]
 
@@ -35,28 +35,25 @@ def gaps(cells: Sequence[Record]) -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def _won_back(name: str, seeds: Sequence[Record]) -> dict[str, Any]:
-    """Of one arm: the gap recovered, and its distances from doing nothing and from chance; each None where it cannot be
-    told."""
-    told: dict[str, Any] = {}
-    for what in (LOSS, SCORE):
-        held_out = _held_out([NOISY, ORACLE, name], seeds, what)
-        noiseless = all(cell["wrong"] == 0 for cell in seeds)
-        gap = None if held_out is None or noiseless else recovered(*held_out, higher_is_better=what == SCORE)
-        told[what] = as_told(gap)
-        for key, peer in (("above_nothing", NOISY), ("above_control", control_of(name))):
-            pair = _held_out([name, peer], seeds, what)
-            told.setdefault(key, {})[what] = as_told(difference(*pair)) if pair else None
-    recovered_share = told[LOSS]["mean"] if told[LOSS] else 0.0
+    """Of one arm: the gap recovered, of losses and of scores, None where it cannot be told; and seconds for each
+    hundredth of the former."""
+    noiseless = all(cell["wrong"] == 0 for cell in seeds)
+    gaps_of = {what: None if noiseless else _gap(name, seeds, what) for what in (LOSS, SCORE)}
+    told: dict[str, Any] = {what: as_told(gap) for what, gap in gaps_of.items()}
+    gap = gaps_of[LOSS]
     seconds = [cell["arms"][name]["seconds"] for cell in seeds if name in cell["arms"]]
-    told["seconds_per_point"] = fmean(seconds) / (100 * recovered_share) if recovered_share > 0 else None
+    told["seconds_per_point"] = fmean(seconds) / (100 * gap.mean) if gap and gap.mean > 0 else None
     return told
 
 
-def _held_out(names: Sequence[str], seeds: Sequence[Record], what: str) -> list[list[HeldOut]] | None:
-    """By arm and seed, of the seeds that have all of them; None where there is none."""
-    rows = []
-    for cell in seeds:
-        known = [arm for name in names if (arm := held_out_of(cell, name, what)) is not None]
-        if len(known) == len(names):
-            rows.append(known)
-    return [list(arm) for arm in zip(*rows, strict=True)] if rows else None
+def _gap(name: str, seeds: Sequence[Record], what: str) -> Interval | None:
+    """Of the seeds that have all three models; None where there is none."""
+    names = (NOISY, ORACLE, name)
+    there = [cell["arms"] for cell in seeds if all(one in cell["arms"] for one in names)]
+    measured = [
+        [arms[one][what] for one in names] for arms in there if all(arms[one][what] is not None for one in names)
+    ]
+    if not measured:
+        return None
+    noisy, oracle, arm = zip(*measured, strict=True)
+    return recovered(noisy, oracle, arm, higher_is_better=what == SCORE)

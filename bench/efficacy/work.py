@@ -14,12 +14,12 @@ import threading
 import time
 from pathlib import Path
 
-from bench.efficacy.answers import answer, answered, asked
+from bench.efficacy.answers import Unanswered, answer, answered, asked
 from bench.efficacy.cell import Cell
 from bench.efficacy.plain import PLAIN, plain
 from bench.efficacy.runs import Planned, arm_runs, control_runs, control_sizes, made
 from bench.embedding.setup import say
-from burnish import AsyncClient
+from burnish import AsyncClient, ServiceError
 from burnish.coordinator.errors import InputError, StepFailed
 from burnish.coordinator.progress import Observer, StepProgress
 from burnish.coordinator.recipes.registry import METHODS
@@ -47,6 +47,7 @@ async def work(cell: Cell) -> list[str]:
     """All arms, and then their controls. What went wrong; empty for nothing."""
     arms = list(arm_runs(cell))
     if all(done(cell, run) for run in [*arms, *_controls(cell, arms)]):
+        tidy(cell)
         return []
     if time.time() > cell.until:
         return ["no time was left to begin it; the same command does"]
@@ -58,10 +59,22 @@ async def work(cell: Cell) -> list[str]:
                 problems += await run_one(cell, client, run)
             for run in _controls(cell, arms):
                 problems += await run_one(cell, client, run)
-    if not problems and not cell.keep_models:
-        for folder in cell.runs.iterdir():
-            shutil.rmtree(folder / "models", ignore_errors=True)
+    if not problems:
+        tidy(cell)
     return problems
+
+
+def tidy(cell: Cell) -> None:
+    """Removes the models of a cell that is done, unless they are to be kept. All of a run's at once, so that a kill
+    leaves none that is there in part, which an arm that is added later would take for whole."""
+    if cell.keep_models:
+        return
+    for folder in cell.runs.iterdir():
+        models, gone = folder / "models", folder / "models.gone"
+        shutil.rmtree(gone, ignore_errors=True)
+        if models.is_dir():
+            models.rename(gone)
+            shutil.rmtree(gone, ignore_errors=True)
 
 
 def _controls(cell: Cell, arms: list[Planned]) -> list[Planned]:
@@ -93,7 +106,7 @@ async def run_one(cell: Cell, client: AsyncClient, run: Planned) -> list[str]:
         elif not await asyncio.to_thread(Path(found.model.uri).is_dir):
             return [f"{run.name}: its model is gone, so that it cannot answer more rows; take another --out"]
         await answer(cell, client, found.model)
-    except (InputError, StepFailed) as error:
+    except (InputError, StepFailed, ServiceError, Unanswered) as error:
         return [f"{run.name}: {error}"]
     say(f"{cell}: {run.name}: {found.rows} rows, {time.monotonic() - began:.0f} s")
     return []

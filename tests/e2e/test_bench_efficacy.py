@@ -10,12 +10,15 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
-from bench.efficacy.answers import asked, samples
+from bench.efficacy.answers import Unanswered, answer, answered, asked, samples
 from bench.efficacy.arms import ARMS, NOISY, ORACLE, control_of
 from bench.efficacy.cell import Cell
 from bench.efficacy.grid import with_base, without_known
@@ -29,7 +32,18 @@ from bench.efficacy.tasks import procedural
 from bench.efficacy.tell import results_of, table
 from bench.efficacy.won import gaps
 from bench.efficacy.work import work
-from burnish import ModelRef
+from burnish import (
+    AsyncClient,
+    FinishReason,
+    GeneratedResponse,
+    ItemStatus,
+    ModelRef,
+    ModelVersion,
+    Prompt,
+    PromptResponses,
+    ResponseBatch,
+    Timing,
+)
 from burnish.coordinator.history import RunHistory
 from burnish_services.engine.fake import write_fake_model
 from tests.waiting import until
@@ -130,7 +144,9 @@ def test_no_answer_was_asked_for_twice(cell: Cell, found: Found) -> None:
 
 def test_a_cell_that_is_done_needs_neither_services_nor_models(cell: Cell, found: Found) -> None:
     assert not list(cell.runs.glob("*/models"))
+    (next(cell.runs.iterdir()) / "models" / "round-1").mkdir(parents=True)  # as where it was killed at the very end
     assert asyncio.run(work(replace(cell, engine="none of them"))) == []
+    assert not list(cell.runs.glob("*/models*"))
     assert read_cell(cell).arms.keys() == found.arms.keys()
     cells = [record_of(found)]
     assert json.loads(json.dumps(cells)) == cells
@@ -164,6 +180,50 @@ def test_arms_that_are_known_are_not_measured_again_and_share_their_controls(cel
         without_known(cell, {(cell.task, cell.noise, 9): elsewhere})
     with pytest.raises(ValueError, match="seed 9 was measured with other sizes"):
         merged([{"cells": [whole]}, {"cells": [elsewhere]}])
+
+
+def test_an_arm_whose_held_out_rows_were_not_all_scored_is_left_out_with_a_word(
+    cell: Cell, found: Found, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = RunHistory.response_losses
+
+    def lacking(history: RunHistory, hashes: Sequence[str], *model: str) -> dict[str, tuple[float, int]]:
+        losses = dict(whole(history, hashes, *model))
+        if history.run.recipe == "mads":
+            losses.pop(hashes[0])
+        return losses
+
+    monkeypatch.setattr(RunHistory, "response_losses", lacking)
+    left = read_cell(cell)
+    assert found.arms.keys() - left.arms.keys() == {"mads", control_of("mads")}
+    (problem,) = left.problems
+    assert problem.startswith("procedural, noise 0.3, seed 0: mads: 1 held-out rows were not scored")
+
+
+async def test_an_answer_that_may_come_another_time_is_asked_for_again(cell: Cell, tmp_path: Path) -> None:
+    asked_for: list[str] = []
+
+    class Rewriting:
+        async def respond(self, prompts: Sequence[Prompt], **_: object) -> ResponseBatch:
+            names = [prompt.id for prompt in prompts]
+            first = not asked_for
+            asked_for.extend(names)
+            busy, never = ItemStatus(14, "BUSY", "busy", retryable=True), ItemStatus(3, "TOO_LONG", "too long")
+            said = (GeneratedResponse("yes", FinishReason.STOP, 1, -0.1),)
+            results = [PromptResponses(name, ItemStatus(), said) for name in names]
+            results[0] = PromptResponses(names[0], busy) if first else results[0]
+            results[-1] = PromptResponses(names[-1], never) if first else results[-1]
+            return ResponseBatch(ModelVersion("m", "d", "fake", "auto", "t"), tuple(results), Timing())
+
+    client = cast(AsyncClient, SimpleNamespace(rewriting=Rewriting()))
+    model, here = ModelRef("m", "d"), replace(cell, folder=str(tmp_path))
+    shutil.copytree(cell.files.folder, here.files.folder)
+    with pytest.raises(Unanswered, match=r"1 held-out rows got no answer \(busy\); run it again"):
+        await answer(here, client, model)
+    await answer(here, client, model)
+    names = [row.id for row in asked(here)]
+    assert asked_for == [*names, names[0]]
+    assert answered(here, "d") == {**dict.fromkeys(names, "yes"), names[-1]: ""}
 
 
 def test_an_arm_that_fails_leaves_the_others(cell: Cell, found: Found, tmp_path: Path) -> None:

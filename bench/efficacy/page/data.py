@@ -32,11 +32,11 @@ class Spread:
 
 @dataclass(frozen=True)
 class Interval:
-    """A share of the gap with its 95% interval: 0 is doing nothing, 1 the oracle."""
+    """A share of the gap with its 95% interval: 0 is doing nothing, 1 the oracle. No ends: nothing bounds it."""
 
     mean: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,12 @@ class Panel:
         return any(arm.gap is not None for arm in self.shown)
 
     def best(self, kinds: Sequence[str] = RECIPES) -> Arm | None:
-        """The arm of these kinds with the lowest loss in the mean."""
-        return min((arm for arm in self.shown if arm.kind in kinds), key=lambda arm: arm.loss.mean, default=None)
+        """The arm of these kinds that is most below all rows, seed by seed; of those that most seeds have, since means
+        over other seeds cannot be compared."""
+        there = [arm for arm in self.shown if arm.kind in kinds and arm.above is not None]
+        most = max((len(arm.loss.values) for arm in there), default=0)
+        told = [(arm.above.mean, arm) for arm in there if arm.above is not None and len(arm.loss.values) == most]
+        return min(told, key=lambda one: one[0], default=(0.0, None))[1]
 
 
 @dataclass(frozen=True)
@@ -230,13 +234,13 @@ def _paired(cells: Sequence[Record], arm: str, peer: str) -> Spread | None:
 
 
 def _interval(told: Record | None) -> Interval | None:
-    return Interval(float(told["mean"]), float(told["low"]), float(told["high"])) if told else None
+    return Interval(float(told["mean"]), told["low"], told["high"]) if told else None
 
 
 def _signal(found: Sequence[Record]) -> Signal | None:
     if not found:
         return None
-    by_kind = [one.get("auroc_by_kind", one.get("by_kind")) or {} for one in found]
+    by_kind = [one.get("auroc_by_kind") or {} for one in found]
     return Signal(
         _mean(found, lambda one: one.get("auroc")),
         _mean(found, lambda one: one.get("precision")),

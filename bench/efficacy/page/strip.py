@@ -24,8 +24,9 @@ def strip(arm: Arm) -> Markup | None:
         box(nothing, MIDDLE - 5, oracle - nothing, 10, "track"),
         line(nothing, MIDDLE - 12, nothing, MIDDLE + 12, "nothing line"),
         line(oracle, MIDDLE - 12, oracle, MIDDLE + 12, "oracle line"),
-        line(scale(gap.low), MIDDLE, scale(gap.high), MIDDLE, f"{arm.kind} line"),
     ]
+    if gap.low is not None and gap.high is not None:
+        parts.append(line(scale(gap.low), MIDDLE, scale(gap.high), MIDDLE, f"{arm.kind} line"))
     if arm.gap_of_chance is not None:
         at = scale(arm.gap_of_chance)
         parts += [

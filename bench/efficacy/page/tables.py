@@ -71,10 +71,11 @@ def about(found: Efficacy) -> list[tuple[str, str]]:
         ("Rows to train on", _span([panel.rows for panel in found.panels])),
         ("Clean rows to learn from", options.get("validation_rows")),
         ("Held-out rows", options.get("held_out_rows")),
+        ("Of these, answered for scores", options.get("score_rows")),
         ("Seeds", _span([len(panel.seeds) for panel in found.panels])),
         (
             "The base model trained first, on clean rows, for",
-            f"{options['warm_steps']} steps at {options['warm_learning_rate']:g}" if options.get("warm_steps") else "",
+            f"{options['warm_steps']} steps at {options['warm_learning_rate']}" if options.get("warm_steps") else "",
         ),
         ("Each model trains for", next((f"{number} {unit}" for number, unit in length if number), "")),
         ("Learning rate", options.get("learning_rate")),

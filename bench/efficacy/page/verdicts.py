@@ -58,8 +58,13 @@ def answer(panel: Panel) -> Answer:
     best, simple = panel.best(), panel.best(("baseline",))
     if best is None:
         return Answer(panel, None, Verdict.MISSING, Verdict.MISSING, simple)
-    simpler = simple if simple and simple.loss.mean < best.loss.mean else None
+    of_all = simple is not None and len(simple.loss.values) >= len(best.loss.values)
+    simpler = simple if of_all and simple and _mean_of(simple.above) < _mean_of(best.above) else None
     return Answer(panel, best, verdict(best.above), verdict(best.over_chance), simpler)
+
+
+def _mean_of(one: Spread | None) -> float:
+    return 0.0 if one is None else one.mean
 
 
 def conclusion(found: Efficacy) -> str:
@@ -71,7 +76,7 @@ def conclusion(found: Efficacy) -> str:
     nothing = sum(one.nothing is Verdict.BETTER for one in answers)
     chance = sum(one.chance is Verdict.BETTER for one in answers)
     intervals = [one.best.gap for one in answers if one.best is not None and one.best.gap is not None]
-    gaps = [gap.mean for gap in intervals if gap.low > 0]
+    gaps = [gap.mean for gap in intervals if gap.low is not None and gap.low > 0]
     said = (
         f"With {found.noise:.0%} of the rows wrong, the best recipe of each task is shown to be better than doing"
         f" nothing on {nothing or 'none'} of {tasks}, and better than as many random rows on {chance or 'none'}."
@@ -81,7 +86,7 @@ def conclusion(found: Efficacy) -> str:
         said += f" It wins back {reach} of what the wrong rows cost."
     if len(gaps) < len(intervals):
         where = "of some tasks" if gaps else "there"
-        said += f" How much {where} is won back of what the wrong rows cost cannot be told; the interval holds 0."
+        said += f" How much {where} is won back of what the wrong rows cost cannot be told from so few seeds."
     return said
 
 
@@ -184,7 +189,10 @@ def before(panel: Panel) -> str:
 
 def share(gap: Interval | None) -> str:
     """A share of the gap with its interval."""
-    return "–" if gap is None else f"{percent(gap.mean)} ({percent(gap.low)} to {percent(gap.high)})"
+    if gap is None:
+        return "–"
+    ends = "not bounded" if gap.low is None or gap.high is None else f"{percent(gap.low)} to {percent(gap.high)}"
+    return f"{percent(gap.mean)} ({ends})"
 
 
 def percent(value: float) -> str:
