@@ -191,7 +191,7 @@ def test_signals_share_what_they_have_in_common(
 
 @pytest.mark.parametrize("unscored", ["keep", "drop"])
 def test_rows_without_a_value_are_counted_and_stay_or_go_as_asked(
-    fakes: FakeServices, client: Client, data: Path, tmp_path: Path, unscored: str
+    fakes: FakeServices, client: Client, data: Path, trusted: Path, tmp_path: Path, unscored: str
 ) -> None:
     def too_long(reply: Any) -> None:
         for score in reply.scores:
@@ -216,6 +216,16 @@ def test_rows_without_a_value_are_counted_and_stay_or_go_as_asked(
     assert without[0].reasons == (f"No loss could be had (TOO_LONG); {unscored} it.",)
     assert summary.rows_out == 43 - len(without) - int(0.4 * line.num_values) + len(without) * (unscored == "keep")
     assert f"{line.num_excluded} of 43 rows have no loss and cannot be ranked; {unscored} them." in watcher.notes
+
+    # Where no share is better, the model that is made is the one that was judged.
+    again = tmp_path / "again"
+    filtered(client, data, again, trusted=str(trusted), signal="loss", shares="0.5", errors=99.0, unscored=unscored)
+    with history(again) as h:
+        (step,) = (one for one in h.steps() if one.name == "choose")
+        models = {model.round: model.digest for model in h.models()}
+        assert step.detail["share"] == 1.0
+        assert h.datasets()[-1].num_rows == len(lines(again / f"data/round-{TRIED}.jsonl"))
+    assert models[2] == models[TRIED]
 
 
 def test_what_counts_by_rank_and_what_is_held_go_together(

@@ -90,12 +90,12 @@ def prune_tried(run: FilterRun, first_tried: int, taken: ModelRef) -> None:
 def _of_share(
     run: FilterRun, training: Sequence[DataRow], found: Measured, share: float
 ) -> tuple[Sequence[DataRow], Mapping[str, float] | None]:
-    """The rows of a share, and what each counts while it is trained on. All rows are trained on as they are."""
-    if share == 1.0:
-        return training, None
+    """The rows of a share, and what each counts while it is trained on. Of all rows they count alike; those that have
+    no value are not among them where they are to go."""
     _, ranked = rank(run, training, found, share)
     weights = weights_by(run.settings.signal, ranked)
-    return [row for row in training if row.row_id in weights], weights if run.settings.weighted else None
+    rows = [row for row in training if row.row_id in weights]
+    return rows, weights if run.settings.weighted and share < 1.0 else None
 
 
 async def _on_trusted(run: FilterRun, round_number: int, model: ModelRef, trusted: Sequence[DataRow]) -> Scores:
