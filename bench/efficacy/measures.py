@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,15 +29,20 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and standard deviation (of the sample; 0 for one value) over seeds."""
+    """A mean over seeds. `error`: its standard error; None for one seed."""
 
     mean: float
-    deviation: float
+    error: float | None
+    values: tuple[float, ...]
 
 
-def spread(values: Sequence[float]) -> Spread:
-    """Of at least one value."""
-    return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0)
+def spread(values: Iterable[float]) -> Spread | None:
+    """None where there is no value."""
+    found = tuple(values)
+    if not found:
+        return None
+    error = statistics.stdev(found) / math.sqrt(len(found)) if len(found) > 1 else None
+    return Spread(statistics.fmean(found), error, found)
 
 
 @dataclass(frozen=True)

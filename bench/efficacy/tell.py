@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from bench.efficacy.measures import spread
+from bench.efficacy.page.verdicts import mean
 from bench.efficacy.record import LOSS, SCORE, Record
 from bench.efficacy.tasks import TASKS
 from bench.efficacy.won import arms_of, grid_of
@@ -58,7 +59,7 @@ _WIDTHS = (16, 21, 6, 21, 6, 8, 9, 6, 9, 6)
 
 
 def table(cells: Sequence[Record], gap: Mapping[str, Any]) -> str:
-    """For people: means over seeds, with the standard deviation of the loss, and the 95% intervals of gaps."""
+    """For people: means over seeds, with the standard error of the loss, and the 95% intervals of gaps."""
     lines = []
     for (task, noise), seeds in grid_of(cells).items():
         arms, score = gap[task][f"{noise:g}"], seeds[0]["score_name"] or "none"
@@ -75,9 +76,9 @@ def _line(name: str, columns: Sequence[str]) -> str:
 def _columns(name: str, cells: Sequence[Mapping[str, Any]], gap: Mapping[str, Any]) -> list[str]:
     arms = [one["arms"][name] for one in cells if name in one["arms"]]
     signals = [one["signals"][name] for one in cells if name in one["signals"]]
-    loss = spread([one["loss"] for one in arms])
+    loss = spread(one["loss"] for one in arms)
     return [
-        f"{loss.mean:.4f} ± {loss.deviation:.4f}",
+        mean(loss, 4),
         _share(gap[LOSS]),
         _mean(arms, "score", ".3f"),
         _share(gap[SCORE]),

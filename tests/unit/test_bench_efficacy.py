@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench.efficacy.answers import samples
-from bench.efficacy.measures import detection, spread
+from bench.efficacy.measures import Spread, detection, spread
 from bench.efficacy.task import Alone, Dataset, Sizes, TooFew, divide, plant, write
 from bench.efficacy.tasks import TASKS, instructions, maths, procedural
 from bench.efficacy.tasks.procedural import PROCEDURES, Exercise
@@ -294,5 +294,6 @@ def test_trust_and_what_was_dropped_are_judged_against_the_truth() -> None:
 
 
 def test_numbers_over_seeds() -> None:
-    assert spread([0.5, 1.5]).mean == 1.0
-    assert spread([0.5]).deviation == 0.0
+    assert spread([0.5, 1.5]) == Spread(1.0, 0.5, (0.5, 1.5))
+    assert spread([0.5]) == Spread(0.5, None, (0.5,))
+    assert spread([]) is None

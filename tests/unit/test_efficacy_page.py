@@ -15,10 +15,11 @@ from xml.etree import ElementTree
 
 import pytest
 
+from bench.efficacy.measures import spread
 from bench.efficacy.merge import merged
 from bench.efficacy.page import tables
 from bench.efficacy.page.__main__ import main
-from bench.efficacy.page.data import Efficacy, Panel, read, spread
+from bench.efficacy.page.data import Efficacy, Panel, read
 from bench.efficacy.page.dots import Dot, dot_chart
 from bench.efficacy.page.files import read_files
 from bench.efficacy.page.lines import spaced

@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 
 from markupsafe import Markup
 
+from bench.efficacy.arms import NOISY, ORACLE, control_of
+from bench.efficacy.measures import Spread
 from bench.efficacy.page.costs import Cost, cost_chart
-from bench.efficacy.page.data import NOTHING, ORACLE, Arm, Efficacy, Panel, Spread, control_of
+from bench.efficacy.page.data import Arm, Efficacy, Panel
 from bench.efficacy.page.dots import Dot, dot_chart
 from bench.efficacy.page.heat import Column, heat_map
 from bench.efficacy.page.lines import Line, line_chart
@@ -57,7 +59,7 @@ def score_chart(panel: Panel) -> Markup | None:
         chance = control.score.values if control and control.score else ()
         if arm.score is not None:
             dots.append(_spread_dot(arm, arm.score, _range(chance), f"{arm.score.mean:.3f}"))
-    compared = ((NOTHING, "all rows", _NOTHING), (ORACLE, "right rows only", _ORACLE))
+    compared = ((NOISY, "all rows", _NOTHING), (ORACLE, "right rows only", _ORACLE))
     marks = [
         Mark(words, score.mean, style)
         for name, words, style in compared
@@ -107,7 +109,7 @@ def noise_charts(found: Efficacy) -> list[Markup]:
         best = told.best()
         if len(panels) > 1 and best is not None:
             control = control_of(best.name)
-            thick = {NOTHING: _NOTHING, ORACLE: _ORACLE, control: "chance", best.name: best.kind}
+            thick = {NOISY: _NOTHING, ORACLE: _ORACLE, control: "chance", best.name: best.kind}
             background = [Line("", "mist", _points(panels, arm.name)) for arm in told.shown if arm.name not in thick]
             named = [Line(name, style, _points(panels, name)) for name, style in thick.items()]
             lines = [line for line in (*background, *named) if line.points]

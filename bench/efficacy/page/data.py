@@ -6,28 +6,19 @@ left out here: an arm that no cell has, a score that was not measured.
 
 from __future__ import annotations
 
-import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import methodcaller
 from typing import Any
 
+from bench.efficacy.arms import NOISY, ORACLE, control_of
+from bench.efficacy.measures import Spread, spread
 from bench.efficacy.tasks import TASKS
 
-NOTHING, ORACLE = "all rows", "right rows only"
 RECIPES = ("recipe", "combination")  # kinds of arms that this project is judged by
 ORDER = ("nothing", "oracle", "baseline", "recipe", "combination", "control")
 Record = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A mean over seeds. `error`: its standard error; None for one seed."""
-
-    mean: float
-    error: float | None
-    values: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -132,20 +123,6 @@ class Efficacy:
         return sorted((panel for panel in self.panels if panel.task == task), key=lambda panel: panel.noise)
 
 
-def control_of(arm: str) -> str:
-    """The arm of random rows, as many as another has."""
-    return f"random, as {arm}"
-
-
-def spread(values: Iterable[float]) -> Spread | None:
-    """None where there is no value."""
-    found = tuple(values)
-    if not found:
-        return None
-    error = statistics.stdev(found) / math.sqrt(len(found)) if len(found) > 1 else None
-    return Spread(statistics.fmean(found), error, found)
-
-
 def read(document: Record) -> Efficacy:
     """A results file's content. Raises ValueError where it has no cell."""
     cells: dict[tuple[str, float], list[Record]] = {}
@@ -198,7 +175,7 @@ def _panel(task: str, noise: float, cells: Sequence[Record], gaps: Record) -> Pa
         str(ordered[0].get("score_name") or "score"),
         arms,
         spread(float(cell["base_loss"]) for cell in ordered if cell.get("base_loss") is not None),
-        _paired(ordered, NOTHING, ORACLE),
+        _paired(ordered, NOISY, ORACLE),
     )
 
 
@@ -206,8 +183,8 @@ def _arm(name: str, cells: Sequence[Record], gaps: Record) -> Arm:
     found = [cell["arms"][name] for cell in cells if name in cell["arms"]]
     loss = spread(float(one["loss"]) for one in found)
     assert loss is not None
-    control, told, lost = control_of(name), gaps.get(name) or {}, _paired(cells, NOTHING, ORACLE)
-    chance = _paired(cells, control, NOTHING)
+    control, told, lost = control_of(name), gaps.get(name) or {}, _paired(cells, NOISY, ORACLE)
+    chance = _paired(cells, control, NOISY)
     gap = _interval(told.get("loss"))
     return Arm(
         name=name,
@@ -217,7 +194,7 @@ def _arm(name: str, cells: Sequence[Record], gaps: Record) -> Arm:
         score=spread(float(one["score"]) for one in found if one.get("score") is not None),
         seconds=statistics.fmean(one["seconds"] for one in found),
         trained_seconds=statistics.fmean(one["trained_seconds"] for one in found),
-        above=_paired(cells, name, NOTHING),
+        above=_paired(cells, name, NOISY),
         over_chance=_paired(cells, name, control),
         chance=chance.values if chance else (),
         gap=gap,

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from bench.efficacy.arms import NOISY, ORACLE
 from bench.efficacy.page import charts, verdicts
-from bench.efficacy.page.data import NOTHING, ORACLE, Efficacy
+from bench.efficacy.page.data import Efficacy
 from bench.efficacy.page.marks import STYLES, key
 from bench.efficacy.page.strip import strip
 from bench.efficacy.page.tables import about, cells_of, columns_of
@@ -49,5 +50,5 @@ def render(found: Efficacy) -> str:
         before=verdicts.before,
         columns_of=columns_of,
         cells_of=cells_of,
-        special={"nothing": NOTHING, "oracle": ORACLE},
+        special={"nothing": NOISY, "oracle": ORACLE},
     )
