@@ -18,9 +18,9 @@ CHEAP = (NOISY, ORACLE, "weakest, among")
 @dataclass(frozen=True)
 class Size:
     """`max_tokens`: of a right row, prompt and answer. `score_rows`: of the held-out rows, how many are answered.
-    `steps`: of the optimiser, for all models alike, and so few that what seven tenths of the rows are is not read
-    twice: a row that is read again is learnt by heart, right or wrong, which costs more than what is wrong. 0: as many
-    as `epochs` passes over what each has."""
+    `steps`: of the optimiser, for all models alike, and so few that the rows which an arm is expected to keep, at the
+    most noise half of them, are not read twice: a row that is read again is learnt by heart, right or wrong, which
+    costs more than what is wrong. 0: as many as `epochs` passes over what each has."""
 
     tasks: tuple[str, ...]
     noise: tuple[float, ...]
@@ -57,7 +57,7 @@ _FULL = Size(
     max_tokens=512,
     random_subsets=2,
     epochs=1.0,
-    steps=64,
+    steps=46,
     warm_steps=60,
     warm_learning_rate=5e-4,
     learning_rate=5e-5,
