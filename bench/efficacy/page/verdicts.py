@@ -86,8 +86,8 @@ def conclusion(found: Efficacy) -> str:
         reach = percent(min(gaps)) if len(gaps) == 1 else f"between {percent(min(gaps))} and {percent(max(gaps))}"
         said += f" It wins back {reach} of what the wrong rows cost."
     if len(gaps) < len(intervals):
-        where = "of some tasks" if gaps else "there"
-        said += f" How much {where} is won back of what the wrong rows cost cannot be told from so few seeds."
+        where = " on some of them" if gaps else ""
+        said += f" How much of what the wrong rows cost it wins back{where} cannot be told from so few seeds."
     return said
 
 
