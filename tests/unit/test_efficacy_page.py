@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 import statistics
@@ -27,7 +28,7 @@ from bench.efficacy.page.markdown import BEGIN, END, figures, put
 from bench.efficacy.page.marks import Mark
 from bench.efficacy.page.render import render
 from bench.efficacy.page.scale import Scale, around
-from bench.efficacy.page.verdicts import Verdict, conclusion, shortcomings, verdict
+from bench.efficacy.page.verdicts import Verdict, before, conclusion, shortcomings, verdict
 
 DOCS = Path(__file__).parents[2] / "docs" / "efficacy.md"
 
@@ -457,6 +458,17 @@ def test_a_share_that_nothing_bounds_is_told_as_such_and_wins_nothing(document: 
     assert "not bounded by so few seeds" in html
     assert "90% (not bounded)" in html
     assert "It wins back" not in html
+
+
+def test_it_is_told_what_wrong_rows_can_cost(document: dict[str, Any]) -> None:
+    changed = json.loads(json.dumps(document))
+    for cell in changed["cells"]:
+        cell["held_out_tokens"] = [8 * number for number in cell["held_out_tokens"]]
+    panel = panel_of(read(changed), "maths", 0.3)
+    assert panel.bound == pytest.approx(-math.log(1 - panel.wrong / panel.rows) / 8)
+    told = f"at most {panel.bound:.3f} where no row is learnt by heart, with 8.0 tokens in a response"
+    assert render(read(changed)).count(told) == 4  # beside each table, and where they cost too little
+    assert "Wrong rows cost" not in before(panel_of(read(changed), "maths", 0.0))
 
 
 def test_names_are_words_and_never_markup(document: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ left out here: an arm that no cell has, a score that was not measured.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -66,7 +67,7 @@ class Arm:
 @dataclass(frozen=True)
 class Panel:
     """One task at one share of noise. `base`: the loss of the base model, before any training. `lost`: the loss of all
-    rows less that of the right rows only."""
+    rows less that of the right rows only. `tokens`: of a held-out response, the mean."""
 
     task: str
     title: str
@@ -78,6 +79,15 @@ class Panel:
     arms: Mapping[str, Arm]
     base: Spread | None
     lost: Spread | None
+    tokens: float | None
+
+    @property
+    def bound(self) -> float | None:
+        """What wrong rows cost at most, in nats per response token, where a model learns the rows as they are and
+        none by heart: of n, w of them wrong, it gives a right response at least (n - w) / n of the probability that the
+        right ones alone would teach, and loses at most -ln of that, over the tokens of a response."""
+        right = 1 - self.wrong / self.rows
+        return None if self.tokens is None or right <= 0 else -math.log(right) / self.tokens
 
     @property
     def shown(self) -> list[Arm]:
@@ -176,6 +186,7 @@ def _panel(task: str, noise: float, cells: Sequence[Record], gaps: Record) -> Pa
         arms,
         spread(float(cell["base_loss"]) for cell in ordered if cell.get("base_loss") is not None),
         _paired(ordered, NOISY, ORACLE),
+        _mean(ordered, lambda cell: statistics.fmean(cell["held_out_tokens"]) if cell.get("held_out_tokens") else None),
     )
 
 

@@ -108,7 +108,7 @@ def shortcomings(found: Efficacy) -> list[str]:
         if panel.lost is not None and not panel.has_gaps and panel.noise > 0:
             said.append(
                 f"{capital(panel.title)}: wrong rows cost too little ({difference(panel.lost)} nats) for a share of it"
-                " to be told."
+                f" to be told{_at_most(panel)}."
             )
     said += [told for panel in main if (told := _of_no_use(panel))]
     few = [panel.title for panel in main if len(panel.seeds) < SEEDS]
@@ -184,8 +184,17 @@ def _unseen(main: Sequence[Panel]) -> list[str]:
 
 
 def before(panel: Panel) -> str:
-    """What the base model could do; empty where that was not measured."""
-    return f"The base model, before training: {mean(panel.base)} nats." if panel.base else ""
+    """What the base model could do, and what wrong rows can cost; empty where that was not measured."""
+    said = [f"The base model, before training: {mean(panel.base)} nats." if panel.base else ""]
+    if panel.noise > 0 and panel.lost is not None:
+        said.append(f"Wrong rows cost {difference(panel.lost)} nats{_at_most(panel)}.")
+    return " ".join(filter(None, said))
+
+
+def _at_most(panel: Panel) -> str:
+    if panel.bound is None:
+        return ""
+    return f"; at most {panel.bound:.3f} where no row is learnt by heart, with {panel.tokens:.1f} tokens in a response"
 
 
 def share(gap: Interval | None) -> str:
