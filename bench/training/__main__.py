@@ -3,6 +3,7 @@
     burnish           a run of the training service, asked for by the SDK; the server, which does next to nothing
                       meanwhile, trains in a worker process of its own
     burnish, packed   the same with `packing`
+    burnish, mixed    the same as the first in mixed precision on a CPU as well; where it is asked for (--contenders)
     trl               TRL's SFTTrainer, padded, samples grouped by length
     trl, packed       the same packed, `bfd`, in rows of about as many tokens as a forward pass of the others
     trainer           `transformers.Trainer`, padded, samples grouped by length
@@ -51,6 +52,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bench.embedding.setup import Report, say
 from bench.peers import Peer, absent, started
@@ -63,7 +65,12 @@ from burnish import Client
 from burnish.local import LocalServices
 from burnish_services.engine.hf_tokenizer import HfTokenizer
 
-OURS = {"burnish": False, "burnish, packed": True}  # whether they pack
+# How ours differ from each other.
+OURS: Mapping[str, Mapping[str, Any]] = {
+    "burnish": {"packing": False},
+    "burnish, packed": {"packing": True},
+    "burnish, mixed": {"packing": False, "dtype": "mixed"},
+}
 PEERS = {"trl": "trl", "trl, packed": "trl", "trainer": ""}  # and what must be in --peers-dir
 INSTALL = (
     "{python} -m pip install --no-deps --target {folder} trl==1.16.0 datasets==5.2.0 pandas==3.1.1 xxhash==4.1.0 "
@@ -96,7 +103,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", nargs="+", type=Path, default=[], help="files, besides the bundled set")
     parser.add_argument("--peers-dir", type=Path, default=Path("build/peers"), help="where peers were installed")
     parser.add_argument("--courses", nargs="+", choices=[GIVEN, LARGE], default=[GIVEN, LARGE], help="large: on a GPU")
-    parser.add_argument("--contenders", nargs="+", choices=[*OURS, *PEERS], default=[*OURS, *PEERS])
+    parser.add_argument(
+        "--contenders", nargs="+", choices=[*OURS, *PEERS], default=["burnish", "burnish, packed", *PEERS]
+    )
     parser.add_argument("--turns", type=int)
     parser.add_argument("--steps", type=int, help="of the optimiser; the first two are not timed")
     parser.add_argument("--samples", type=int, default=16, help="of an optimiser step")
@@ -256,7 +265,7 @@ class Bench:
                 self.report.note("remarks", course.name, **{name: turns[-1].remarks})
         for ours in OURS:
             for name in rates:
-                if ours in rates and name not in (ours, "burnish, packed"):
+                if ours in rates and name not in (ours, "burnish, packed", "burnish, mixed"):
                     self.report.ratios[f"{course.name}: {ours} / {name}"] = ratio(rates[ours], rates[name])
         self._check(course, timed, losses)
 

@@ -98,8 +98,9 @@ def tokens_by(progress: Mapping[str, Any]) -> float:
     return float(round(progress["tokens_per_second"] * seconds))
 
 
-def train_ours(client: Client, server: int, packing: bool, task: Task) -> Trained:
-    """By the service, whose process `server` is and reads the clock when it hears of a step. Raises SystemExit."""
+def train_ours(client: Client, server: int, how: Mapping[str, Any], task: Task) -> Trained:
+    """By the service, whose process `server` is and reads the clock when it hears of a step; `how`: hyperparameters
+    beside those that all have. Raises SystemExit."""
     recipe = task.recipe
     hyperparameters = Hyperparameters(
         num_epochs=1,
@@ -111,10 +112,9 @@ def train_ours(client: Client, server: int, packing: bool, task: Task) -> Traine
         weight_decay=0,
         max_grad_norm=1,
         max_sequence_tokens=recipe.max_tokens,
-        dtype="float32",
         seed=task.seed,
         checkpoint_steps=recipe.steps,  # none: the others write none either
-        packing=packing,
+        **{"dtype": "float32", **how},
     )
     base, data = ModelRef(str(task.base)), str(task.work.conversations)
     watch = Watch(task)
