@@ -53,9 +53,10 @@ class BilevelTrainer(SftTrainer):
         self._how = how
         self._validation = validation
         self._folder = folder
-        # Of the step at hand: λ, batches of validation samples to come, and what was found about the data's samples.
+        # Of the step at hand: λ, the validation samples that go with each batch to come, by forward pass, and what was
+        # found about the data's samples.
         self._share = 0.0
-        self._validation_batches: list[list[TrainingSample]] = []
+        self._validation_batches: list[list[list[TrainingSample]]] = []
         self._validation_count = 0
         # Of each batch: places of its samples, their losses, and their losses under the auxiliary model.
         self._found: list[tuple[list[int], torch.Tensor, torch.Tensor | None]] = []
@@ -77,7 +78,12 @@ class BilevelTrainer(SftTrainer):
         self._validation_count = len(chosen)
         chosen.sort(key=lambda index: -len(available[index].tokens.ids))
         parts = np.array_split(np.array(chosen), len(batches) * world.size)[world.rank :: world.size]
-        self._validation_batches = [[available[index] for index in part] for part in parts]
+        # An epoch's last step has fewer batches, whose shares are larger than what one forward pass may have: they take
+        # several, as many in all processes.
+        passes = -(-len(chosen) // (len(batches) * world.size * self._plan.per_device_batch_size))
+        self._validation_batches = [
+            [[available[index] for index in piece] for piece in np.array_split(part, passes)] for part in parts
+        ]
         self.step_tokens += sum(len(available[index].tokens.ids) for index in chosen) if self._share > 0 else 0
         return batches, torch.tensor(len(self.step_samples), device=device)
 
@@ -97,11 +103,11 @@ class BilevelTrainer(SftTrainer):
             references = self._sample_losses(self._auxiliary.response_loss, inputs, samples, counted, is_told=False)
         self._found.append((indices, means, references))
 
-        validation = self._validation_batches.pop(0)
-        if self._share > 0 and (validation or not self.world.is_alone):
-            batch = self._prepare_inputs(self.collate(validation))
-            each = torch.full((len(validation),), self._share / self._validation_count, device=self.args.device)
-            self._sample_losses(self.response_loss, batch, validation, each)
+        for validation in self._validation_batches.pop(0):
+            if self._share > 0 and (validation or not self.world.is_alone):
+                batch = self._prepare_inputs(self.collate(validation))
+                each = torch.full((len(validation),), self._share / self._validation_count, device=self.args.device)
+                self._sample_losses(self.response_loss, batch, validation, each)
         return self._seen[-1].loss
 
     def _sample_losses(
@@ -133,7 +139,10 @@ class BilevelTrainer(SftTrainer):
         for places, means, under_auxiliary in self._found:
             references = means if under_auxiliary is None else under_auxiliary
             found += zip(places, means.tolist(), references.tolist(), strict=True)
-        indices, losses, others = map(np.array, zip(*self.gathered(found), strict=True))
+        gathered = self.gathered(found)
+        if not gathered:  # of all samples the model's own responses are learnt from
+            return
+        indices, losses, others = map(np.array, zip(*gathered, strict=True))
         self.selector.update(indices, losses, None if self._auxiliary is None else others)
 
     def finish_step(self) -> None:
@@ -172,6 +181,8 @@ class Auxiliary:
         frozen = {id(parameter): parameter for parameter in model.parameters() if not parameter.requires_grad}
         self.model = copy.deepcopy(model, frozen)
         self.model.train()
+        if plan.gradient_checkpointing:  # the Trainer has its own model do so
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
         self.response_loss = ResponseLoss(self.model)
         self._trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self._max_grad_norm = plan.max_grad_norm

@@ -87,17 +87,46 @@ class RefiningTrainer(BilevelTrainer):
         return part
 
     def _learn_from(self, responses: Sequence[PooledResponse]) -> None:
-        samples = [response.sample for response in responses]
-        batch = self._prepare_inputs(self.collate(samples))
-        with torch.set_grad_enabled(self._share < 1), self.compute_loss_context_manager():
-            losses, owners = self.response_loss.nll(batch)
-        told = losses.detach().double().cpu().numpy()
-        now = [-told[(owners == place).cpu().numpy()] for place in range(len(samples))]
+        most = self._plan.per_device_batch_size
+        pieces = [responses[at : at + most] for at in range(0, len(responses), most)]
+        # Weights are of all responses to a question together. Where one forward pass may not have them all, they are
+        # read first, and learnt from once the weights are known.
+        at_once = self._losses(pieces[0]) if len(pieces) == 1 else None
+        now: list[Floats] = []
+        for piece in pieces:
+            with torch.no_grad():
+                losses, owners = at_once or self._losses(piece)
+            told = losses.detach().double().cpu().numpy()
+            now += [-told[(owners == place).cpu().numpy()] for place in range(len(piece))]
         generator = [response.generator for response in responses]
         weights = response_weights(now, generator, self.weighting)
         self._recent.append(weights)
+        for number, piece in enumerate(pieces):
+            part = slice(number * most, number * most + len(piece))
+            losses, owners = at_once or self._losses(piece)
+            self._descend(piece, losses, owners, weights[part], list(zip(now[part], generator[part], strict=True)))
+
+    def _losses(self, responses: Sequence[PooledResponse]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of each response token, shape (tokens,), its loss and the place of its response."""
+        batch = self._prepare_inputs(self.collate([one.sample for one in responses]))
+        wanted = self._share < 1 and torch.is_grad_enabled()
+        with torch.set_grad_enabled(wanted), self.compute_loss_context_manager():
+            losses, owners = self.response_loss.nll(batch)
+        return losses, owners
+
+    def _descend(
+        self,
+        responses: Sequence[PooledResponse],
+        losses: torch.Tensor,
+        owners: torch.Tensor,
+        weights: Floats,
+        logprobs: Sequence[tuple[Floats, Floats]],
+    ) -> None:
+        """Adds the gradients of responses, each counted by its weight; `logprobs`: under the model, and when they were
+        generated."""
+        samples = [one.sample for one in responses]
         if self.weighting.variant == TOKEN:
-            ratios = np.concatenate([token_weights(*pair) for pair in zip(now, generator, strict=True)])
+            ratios = np.concatenate([token_weights(*pair) for pair in logprobs])
             losses = losses * torch.tensor(ratios, dtype=losses.dtype, device=losses.device)
         means = sample_means(losses, owners, len(samples))
         counted = torch.tensor(weights, dtype=torch.float32, device=losses.device)

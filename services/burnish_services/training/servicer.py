@@ -122,7 +122,9 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
     ) -> training_pb2.CancelRunResponse:
         """Ends a run, a moment from now where it is being worked."""
         run = self._get(request.run_id)
-        self._supervisor.cancel(run)
+        # Not between what ResumeRun sees and what it does.
+        async with self._creating.setdefault(run.record.request_id, asyncio.Lock()):
+            self._supervisor.cancel(run)
         return training_pb2.CancelRunResponse(run=convert.run_message(run))
 
     async def WatchRun(

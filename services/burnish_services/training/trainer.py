@@ -170,6 +170,8 @@ class SftTrainer(Trainer):
         """See Trainer; has the run's precision outside of the model's own forward pass as well, where the head is."""
         stack = super().compute_loss_context_manager()
         stack.enter_context(self.accelerator.autocast())
+        if self._plan.dtype == "mixed" and not torch.cuda.is_available():
+            stack.enter_context(torch.autocast("cpu", torch.bfloat16))
         return stack
 
     def compute_loss(
@@ -286,9 +288,9 @@ def training_arguments(job: Job, steps: int) -> TrainingArguments:
         weight_decay=plan.weight_decay,
         max_grad_norm=plan.max_grad_norm,
         optim="adamw_torch_fused" if alone else "adamw_torch",
-        # On a GPU float32 is the usual mixed precision too. Not on a CPU: of those that have no instructions for it,
-        # which are many, it makes slower ones.
-        bf16=plan.dtype == "mixed" or (torch.cuda.is_available() and plan.dtype == "float32"),
+        # On a GPU float32 is the usual mixed precision too. On a CPU it is not, since many have no instructions for it.
+        # Where it is asked for there, `compute_loss_context_manager` has it, so that what is measured is not rounded.
+        bf16=torch.cuda.is_available() and plan.dtype != "bfloat16",
         use_cpu=not torch.cuda.is_available(),
         fsdp=not alone,
         fsdp_config=None if alone else _FSDP,

@@ -148,11 +148,19 @@ async def test_what_is_published_can_be_served_and_is_not_the_base(
     await engine.close()
 
 
-async def test_mixed_precision_learns_what_float32_learns(client: Client, base: Path, data: Path) -> None:
-    plain, mixed, again = [
-        await client.finished((await client.create(name, spec(base, data, **HOW, dtype=dtype))).run_id)
-        for name, dtype in (("plain", "float32"), ("mixed", "mixed"), ("again", "mixed"))
+async def test_mixed_precision_learns_what_float32_learns(
+    client: Client, base: Path, data: Path, eval_data: Path
+) -> None:
+    async def trained(name: str, dtype: str) -> tuple[training_pb2.Run, float]:
+        asked = spec(base, data, **HOW, dtype=dtype)
+        asked.eval_data_uri = str(eval_data)
+        events = await client.watch((await client.create(name, asked)).run_id)
+        return events[-1].run, next(e.run.progress.eval_loss for e in events if e.run.progress.HasField("eval_loss"))
+
+    (plain, before), (mixed, same), (again, _) = [
+        await trained(name, dtype) for name, dtype in (("plain", "float32"), ("mixed", "mixed"), ("again", "mixed"))
     ]
+    assert same == before, "what is measured is not rounded"
     assert mixed.state == training_pb2.STATE_SUCCEEDED, mixed.error
     card = json.loads((Path(mixed.result.model.uri) / "burnish.json").read_text())
     assert card["hyperparameters"]["dtype"] == "mixed"
