@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from burnish.coordinator.arms import ALL_ROWS, ARM_ROUNDS, RANDOM, RIGHT_ROWS, ArmRounds, arm_of, run_round
-from burnish.coordinator.content import derive_seed
 from burnish.coordinator.errors import InputError
 from burnish.coordinator.history import RunHistory
 from burnish.coordinator.policy.assembly import DataRow
-from burnish.coordinator.policy.coverage import random_rows
+from burnish.coordinator.policy.controls import draws
 from burnish.coordinator.recipes.base import RecipeSettings, RunOptions
 from burnish.coordinator.steps.arm import measure_arm
 from burnish.coordinator.steps.measure import base_model
@@ -80,22 +79,9 @@ def asked_for(history: RunHistory, settings: RecipeSettings, options: RunOptions
         right = [row for row in rows if not known[row.row_id].flaw]
         found += [ExtraArm(RIGHT_ROWS, right)] if right else []
     if options.compare and own.random not in there:
-        found += _random_arms(rows, len(history.rows(last)), settings.seed, options.random_subsets)
+        drawn = draws(rows, len(history.rows(last)), settings.seed, options.random_subsets)
+        found += [ExtraArm(RANDOM + number, one.rows, one.seed) for number, one in enumerate(drawn)]
     return found
-
-
-def _random_arms(rows: Sequence[DataRow], size: int, seed: int, count: int) -> list[ExtraArm]:
-    """Random subsets of `size` rows. Where that is all there are, every draw is the same, and what is left to chance is
-    the training's own order: then each gets a seed of its own."""
-    everything = size >= len({row.sample_hash for row in rows})
-    return [
-        ExtraArm(
-            RANDOM + number,
-            rows if everything else random_rows(rows, size, seed, number),
-            derive_seed(seed, "random subset", number, "train") % 2**32 if everything else None,
-        )
-        for number in range(count)
-    ]
 
 
 def _measured(history: RunHistory, round_number: int) -> bool:

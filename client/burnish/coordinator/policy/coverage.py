@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from burnish.coordinator.content import derive_seed
 from burnish.coordinator.policy.assembly import DataRow
 
 
@@ -100,15 +98,6 @@ def hold(
             reason = f"Left out to hold {size} rows: the same as row {first[row.sample_hash]}."
         found.append(Held(row.row_id, row.row_id in kept, reason))
     return found
-
-
-def random_rows(rows: Sequence[DataRow], size: int, seed: int, number: int) -> list[DataRow]:
-    """The random subset of that number: `size` rows of different samples, in the order of `rows`. What the selection is
-    compared with must not be worse off by duplicates."""
-    first = {row.sample_hash: row for row in reversed(rows)}
-    drawn = random.Random(derive_seed(seed, "random subset", number)).sample(sorted(first), min(size, len(first)))
-    wanted = {first[sample].row_id for sample in drawn}
-    return [row for row in rows if row.row_id in wanted]
 
 
 def _verdict(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from burnish._types import Hyperparameters, ModelRef
 from burnish.coordinator.policy.assembly import DataRow
+from burnish.coordinator.policy.controls import Draw
 from burnish.coordinator.steps.measure import evaluate
 from burnish.coordinator.steps.stage import AnyRun
 from burnish.coordinator.steps.train import prune, train
@@ -22,3 +24,10 @@ async def measure_arm(
     """Trains `base` as `train` does, measures it, and keeps the model only where all are kept. Raises StepFailed."""
     await evaluate(run, round_number, await train(run, round_number, base, rows, hyperparameters=hyperparameters))
     prune(run, round_number)
+
+
+async def measure_draws(run: AnyRun, first_round: int, base: ModelRef, draws: Sequence[Draw]) -> None:
+    """The same of random controls, each at a round of its own."""
+    for number, draw in enumerate(draws, start=first_round):
+        how = None if draw.seed is None else replace(run.settings.hyperparameters(number), seed=draw.seed)
+        await measure_arm(run, number, base, draw.rows, hyperparameters=how)

@@ -20,8 +20,8 @@ from dataclasses import replace
 from burnish._types import ModelRef
 from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.bilevel import Split
-from burnish.coordinator.policy.coverage import random_rows
-from burnish.coordinator.steps.arm import measure_arm
+from burnish.coordinator.policy.controls import draws
+from burnish.coordinator.steps.arm import measure_arm, measure_draws
 from burnish.coordinator.steps.assemble import assemble_kept
 from burnish.coordinator.steps.measure import base_model, evaluate
 from burnish.coordinator.steps.read import read
@@ -70,5 +70,4 @@ async def compare(run: BdsRun, base: ModelRef, split: Split, validation: Validat
     often = replace(settings.hyperparameters(VALIDATION_ONLY), num_epochs=float(steps), max_steps=steps)
     await measure_arm(run, VALIDATION_ONLY, base, validation.rows, hyperparameters=often)
     size = len(run.book.rows(S))
-    for number in range(settings.random_subsets):
-        await measure_arm(run, RANDOM + number, base, random_rows(split.training, size, settings.seed, number))
+    await measure_draws(run, RANDOM, base, draws(split.training, size, settings.seed, settings.random_subsets))

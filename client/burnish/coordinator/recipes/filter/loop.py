@@ -27,9 +27,9 @@ from collections.abc import Sequence
 from burnish._types import ModelRef
 from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.choice import halves
-from burnish.coordinator.policy.coverage import random_rows
+from burnish.coordinator.policy.controls import draws
 from burnish.coordinator.recipes.filter.settings import MOST_FOLDS, MOST_PASSES, MOST_SHARES, Start
-from burnish.coordinator.steps.arm import measure_arm
+from burnish.coordinator.steps.arm import measure_arm, measure_draws
 from burnish.coordinator.steps.assemble import assemble_kept, kept_rows
 from burnish.coordinator.steps.choose import choose_share, does_nothing, prune_tried
 from burnish.coordinator.steps.crossfit import by_trusted, crossfit
@@ -104,5 +104,4 @@ async def compare(run: FilterRun, base: ModelRef, training: Sequence[DataRow]) -
         return
     await measure_arm(run, D, base, training)
     size = len(run.book.rows(S))
-    for number in range(settings.random_subsets):
-        await measure_arm(run, RANDOM + number, base, random_rows(training, size, settings.seed, number))
+    await measure_draws(run, RANDOM, base, draws(training, size, settings.seed, settings.random_subsets))

@@ -12,8 +12,8 @@ own.
 from __future__ import annotations
 
 from burnish._types import ModelRef
-from burnish.coordinator.policy.coverage import random_rows
-from burnish.coordinator.steps.arm import measure_arm
+from burnish.coordinator.policy.controls import draws
+from burnish.coordinator.steps.arm import measure_arm, measure_draws
 from burnish.coordinator.steps.assemble import assemble_kept
 from burnish.coordinator.steps.cover import MadsRun, calibrate, compute_features, select_rows
 from burnish.coordinator.steps.measure import base_model, evaluate
@@ -49,5 +49,4 @@ async def mads(run: MadsRun) -> None:
     if settings.compare_full:
         await measure_arm(run, D, base)
     size = len(run.book.rows(S))
-    for number in range(settings.random_subsets):
-        await measure_arm(run, RANDOM + number, base, random_rows(rows, size, settings.seed, number))
+    await measure_draws(run, RANDOM, base, draws(rows, size, settings.seed, settings.random_subsets))
