@@ -12,10 +12,11 @@ import pytest
 
 from burnish import Client, Endpoints
 from burnish.coordinator.arms import ALL_ROWS, RANDOM, RIGHT_ROWS, ArmKind
-from burnish.coordinator.errors import InputError
+from burnish.coordinator.errors import DataError, InputError
 from burnish.coordinator.loop import RunOptions, finished, run_recipe
 from burnish.coordinator.recipes.bds.settings import BdsSettings
 from burnish.coordinator.recipes.clear.settings import ClearSettings
+from burnish.coordinator.truth import checked, read_truth
 from burnish.report.collect import collect
 from burnish.report.render import render
 from burnish.testing import FakeServices
@@ -118,6 +119,14 @@ def test_a_finished_run_is_added_to_and_is_not_done_before(
     assert [(step.round, step.name) for step in watcher.steps] == [(RIGHT_ROWS, "train"), (RIGHT_ROWS, "evaluate")]
     assert digest_of_final(out) == before
     assert finished(asked, out, options.model_copy(update={"compare": True})) is None
+    # A truth that was corrected since is no longer what that model was trained on.
+    write_jsonl(truth, [{"id": name, "flaw": "swapped"} for name in WRONG[1:]])
+    assert finished(asked, out, options) is None
+    with (
+        Client(Endpoints.at(services.address)) as client,
+        pytest.raises(DataError, match="What is known to be right has changed since"),
+    ):
+        run_recipe(asked, client, out, options=options)
 
 
 def test_a_recipe_that_compares_by_itself_gets_only_what_it_lacks(
@@ -128,6 +137,36 @@ def test_a_recipe_that_compares_by_itself_gets_only_what_it_lacks(
     asked = BdsSettings(data=str(data), holdout=str(holdout), model="base", **more)
     run_recipe(asked, client, out, options=RunOptions(truth=str(truth), oracle=True))
     assert trained(out) == [1, 2, 3, 4, 5, ALL_ROWS, RIGHT_ROWS]
+    with history(out) as h:
+        aside = {one.row_id for one in h.decisions(1) if one.actions[0] == "validate"}
+    ids = [row["id"] for row in ROWS if row["id"] not in aside]
+    assert len(aside) >= 4
+    assert trained_on(out, ALL_ROWS) == ids
+    assert trained_on(out, RIGHT_ROWS) == [name for name in ids if name not in WRONG]
+
+
+def test_truth_about_other_rows_is_refused_before_anything_is_done(data: Path, tmp_path: Path) -> None:
+    asked = settings(data)
+    elsewhere = write_jsonl(tmp_path / "elsewhere.jsonl", [{"id": 1, "flaw": "swapped"}])
+    with pytest.raises(DataError, match=r"none of its 1 ids, such as '1', is a row of the data; rows are called 's0'"):
+        checked(str(elsewhere), asked)
+    nothing = write_jsonl(tmp_path / "nothing.jsonl", [{"id": "s1"}])
+    with pytest.raises(DataError, match="line 1: expected a JSON object with `id` and `flaw`, `response`, or both"):
+        checked(str(nothing), asked)
+
+
+def test_a_column_of_right_responses_may_hold_numbers_and_may_be_silent(
+    fakes: FakeServices, client: Client, tmp_path: Path
+) -> None:
+    rows = [
+        {**row, "output": str(number), "right": right}
+        for number, (row, right) in enumerate(zip(ROWS, [0, 7, None, "3"], strict=False))
+    ]
+    data, out = write_jsonl(tmp_path / "numbers.jsonl", rows), tmp_path / "out"
+    run_recipe(settings(data), client, out)
+    with history(out) as h:
+        known = read_truth(h, "right")
+    assert {name: one.flaw for name, one in known.items()} == {"s0": "", "s1": "wrong", "s3": ""}
 
 
 def test_without_a_model_there_is_nothing_to_compare(client: Client, data: Path, holdout: Path, tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ def test_truth_is_checked_before_a_run_begins(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(DataError, match="thruth: there is no such file, and the data has no such column"):
         checked("thruth", settings)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "known.jsonl").write_text('{"id": 1, "flaw": "x"}\n')
+    (tmp_path / "known.jsonl").write_text('{"id": "row-000001", "flaw": "x"}\n')
     assert checked("known.jsonl", settings) == str(tmp_path / "known.jsonl")
     with pytest.raises(DataError, match="line 1"):
         checked(str(data), settings)

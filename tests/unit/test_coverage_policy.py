@@ -13,7 +13,8 @@ from burnish._types import ModelVersion
 from burnish.coordinator.coverage import parse_budget
 from burnish.coordinator.errors import InputError
 from burnish.coordinator.policy.assembly import DataRow
-from burnish.coordinator.policy.coverage import Action, Nearest, Picked, hold, random_rows, verdicts
+from burnish.coordinator.policy.controls import draws, random_rows
+from burnish.coordinator.policy.coverage import Action, Nearest, Picked, hold, verdicts
 from burnish.coordinator.recipes.clear.settings import ClearSettings
 from burnish.coordinator.recipes.mads.settings import MadsSettings
 from burnish.coordinator.recipes.middo.settings import MiddoSettings
@@ -48,11 +49,13 @@ def test_a_sample_that_nobody_told_of_is_a_defect() -> None:
 
 
 @given(st.lists(st.sampled_from("ABCDEFGH"), min_size=1, max_size=20), st.integers(1, 10), st.integers(0, 5))
-def test_random_subsets_have_no_duplicates_and_keep_the_order(samples: list[str], size: int, number: int) -> None:
+def test_random_subsets_have_copies_only_for_want_of_others_and_keep_the_order(
+    samples: list[str], size: int, number: int
+) -> None:
     data = rows(*samples)
     drawn = random_rows(data, size, seed=1, number=number)
-    assert len(drawn) == min(size, len(set(samples)))
-    assert len({row.sample_hash for row in drawn}) == len(drawn)
+    assert len(drawn) == len({row.row_id for row in drawn}) == min(size, len(samples))
+    assert len({row.sample_hash for row in drawn}) == min(size, len(set(samples)))
     assert [row for row in data if row in drawn] == drawn
     assert drawn == random_rows(data, size, seed=1, number=number)
 
@@ -180,3 +183,11 @@ def test_other_held_sizes_are_refused(hold_size: object) -> None:
         MiddoSettings.parse({"data": "d", "model": "m", "hold_size": hold_size})
     with pytest.raises(InputError, match="compat"):
         MiddoSettings.parse({"data": "d", "model": "m", "hold_size": 1, "compat": True})
+
+
+def test_where_nothing_is_left_out_draws_differ_in_the_order_of_training_alone() -> None:
+    data = rows("A", "B", "A")
+    assert [one.seed for one in draws(data, 2, 1, 3)] == [None] * 3
+    everything = draws(data, 3, 1, 3)
+    assert [one.rows for one in everything] == [data] * 3
+    assert len({one.seed for one in everything}) == 3

@@ -220,6 +220,17 @@ def test_worse_than_chance() -> None:
     assert because.endswith("A model trained on all rows is better.")
 
 
+def test_all_rows_kept_is_no_failure() -> None:
+    losses = (2.0, 2.1, 1.8, 2.1)
+    same = arm(ArmKind.ALL, scores(*losses))
+    outcome, sentence, _ = said(losses, same, arm(ArmKind.RANDOM, scores(2.0, 2.1, 1.9, 2.1), scores(*losses)))
+    assert outcome is Outcome.KEPT
+    assert "all rows were kept" in sentence
+    assert said(losses, same)[0] is Outcome.KEPT
+    harmed = said(losses, same, arm(ArmKind.BASE, scores(1.0, 1.1, 0.8, 1.1)))
+    assert (harmed[0], harmed[2]) == (Outcome.KEPT, "It is worse than the model as it came, too.")
+
+
 def test_better_than_chance_and_not_than_all_rows() -> None:
     good = arm(ArmKind.ALL, scores(1.0, 1.1, 1.0, 1.2), rows=20)
     outcome, sentence, _ = said((2.0, 2.1, 1.8, 2.1), good, CHANCE)
@@ -299,10 +310,14 @@ def test_what_to_do_next() -> None:
     assert "--compare" in advice([run, ALL])
     assert "--random-subsets" in advice([run, ALL], recipe="bds")
     assert "Use the result" in advice([run, ALL, CHANCE])
-    assert "Train on all rows where they can be afforded" in advice([run, replace(run, kind=ArmKind.ALL), CHANCE])
+    alike = replace(run, kind=ArmKind.ALL, rows=20)
+    assert "Train on all rows where they can be afforded" in advice([run, alike, CHANCE])
+    assert "Train on all rows as they are" in advice([run, replace(run, kind=ArmKind.ALL), CHANCE])
     assert "train on them as well" in advice([run, CHANCE])
     poor, middling = (arm(ArmKind.RUN, scores(*[loss] * 4)) for loss in (3.5, 2.7))
-    assert "Do not use this result" in advice([poor, ALL, CHANCE])
+    assert "Do not use this result: train on all rows" in advice([poor, ALL, CHANCE])
+    worst = arm(ArmKind.ALL, scores(*[4.0] * 4), rows=20)
+    assert "as many rows drawn at random make a better model. All rows make a worse" in advice([poor, worst, CHANCE])
     assert "Try other settings" in advice([middling, ALL, CHANCE])
     assert "only 40 held-out rows" in advice([middling, ALL, CHANCE], held_out=40)
     assert "--learning-rate" in advice([run, ALL, CHANCE, arm(ArmKind.BASE, scores(1.0, 1.1, 0.9, 1.0))])

@@ -10,8 +10,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from burnish.coordinator.arms import ALL_ROWS, ARM_ROUNDS, RANDOM, RIGHT_ROWS, ArmRounds, arm_of, run_round
-from burnish.coordinator.errors import InputError
+from burnish.coordinator.arms import (
+    ALL_ROWS,
+    ARM_ROUNDS,
+    RANDOM,
+    RIGHT_ROWS,
+    SET_ASIDE,
+    ArmRounds,
+    arm_of,
+    run_round,
+)
+from burnish.coordinator.content import digest_of
+from burnish.coordinator.errors import DataError, InputError
 from burnish.coordinator.history import RunHistory
 from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.controls import draws
@@ -20,6 +30,8 @@ from burnish.coordinator.steps.arm import measure_arm
 from burnish.coordinator.steps.measure import base_model
 from burnish.coordinator.steps.stage import AnyRun
 from burnish.coordinator.truth import read_truth
+
+_ROWS = "rows"  # in the detail of a step: the digest of those that an arm was trained on
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +66,18 @@ async def compare_afterwards(run: AnyRun) -> None:
             run.observer.noted(f"To compare with: training on {name}, {len(arm.rows)} rows.")
         how = run.settings.hyperparameters(run_round(history.run.config))
         seeded = how if arm.seed is None else replace(how, seed=arm.seed)
+        _expect_same(history, arm)
         await measure_arm(run, arm.round, base, arm.rows, hyperparameters=seeded)
+        with run.book.transaction():
+            run.book.note_step(arm.round, "evaluate", {_ROWS: _digest(arm)})
 
 
 def complete(history: RunHistory, settings: RecipeSettings, options: RunOptions) -> bool:
     """Whether all that is asked for has been trained and measured."""
-    return all(_measured(history, arm.round) for arm in asked_for(history, settings, options))
+    return all(
+        _measured(history, arm.round) and _trained_on(history, arm.round) in (None, _digest(arm))
+        for arm in asked_for(history, settings, options)
+    )
 
 
 def asked_for(history: RunHistory, settings: RecipeSettings, options: RunOptions) -> list[ExtraArm]:
@@ -69,19 +87,40 @@ def asked_for(history: RunHistory, settings: RecipeSettings, options: RunOptions
     last = run_round(history.run.config)
     if not (options.compare or options.oracle) or last not in there:
         return []
-    rows = history.rows(1)
+    aside = {one.row_id for one in history.decisions(1) if one.actions[0] in SET_ASIDE}
+    rows = [row for row in history.rows(1) if row.row_id not in aside]
     own = ARM_ROUNDS.get(settings.RECIPE, ArmRounds())
     found = []
     if own.all_rows not in there or (options.compare and own.random is None):  # the recipe's own has another seed
         found.append(ExtraArm(ALL_ROWS, rows))
     if options.oracle:
         known = read_truth(history, options.truth)
-        right = [row for row in rows if not known[row.row_id].flaw]
+        right = [row for row in rows if row.row_id in known and not known[row.row_id].flaw]
         found += [ExtraArm(RIGHT_ROWS, right)] if right else []
     if options.compare and own.random not in there:
         drawn = draws(rows, len(history.rows(last)), settings.seed, options.random_subsets)
         found += [ExtraArm(RANDOM + number, one.rows, one.seed) for number, one in enumerate(drawn)]
     return found
+
+
+def _digest(arm: ExtraArm) -> str:
+    return digest_of([row.row_id for row in arm.rows])
+
+
+def _trained_on(history: RunHistory, round_number: int) -> str | None:
+    """The digest of an arm's rows, once it is measured; None before, and where it was not noted then."""
+    step = next((one for one in history.steps() if (one.round, one.name) == (round_number, "evaluate")), None)
+    found = None if step is None else step.detail.get(_ROWS)
+    return None if found is None else str(found)
+
+
+def _expect_same(history: RunHistory, arm: ExtraArm) -> None:
+    """Raises DataError where the truth has changed since a model was trained on the right rows."""
+    if _trained_on(history, arm.round) not in (None, _digest(arm)):
+        raise DataError(
+            "What is known to be right has changed since this run's model of the right rows was trained, which would be"
+            " compared as if it had not. Give the file as it was (--truth), or begin a run in a new folder (--out)."
+        )
 
 
 def _measured(history: RunHistory, round_number: int) -> bool:

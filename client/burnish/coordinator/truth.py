@@ -4,7 +4,8 @@ right rows only; no recipe sees it."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from burnish._types import Message
 from burnish.coordinator.errors import DataError
 from burnish.coordinator.formats import DataReader
 from burnish.coordinator.history import RunHistory
+from burnish.coordinator.paths import is_remote
 from burnish.coordinator.policy.clear import normal
 from burnish.coordinator.recipes.base import RecipeSettings
 
@@ -26,21 +28,34 @@ class Known:
     response: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a file says of one row: its flaw, None where only the right response is told."""
+
+    flaw: str | None
+    response: str | None = None
+
+
 def read_truth(history: RunHistory, told: str) -> dict[str, Known]:
     """What is known of each row of the source. `told` is a file of JSON lines with `id` and `flaw`, `response`, or
-    both, where rows that are not in it have no flaw; or the name of a column that holds the right response. Raises
-    DataError."""
+    both, where rows that are not in it have no flaw; or the name of a column that holds the right response, where
+    nothing is known of rows in which it is null. Raises DataError."""
     rows = {row.row_id: messages for row, messages in history.conversations(1)}
     path = Path(told)
     if path.is_file():
-        known = _from_file(path, rows)
-        return {row_id: known.get(row_id, Known()) for row_id in rows}
+        known = _from_file(path)
+        _expect_some(path, known, rows)
+        return {row_id: _judged(known.get(row_id, Told("")), rows[row_id]) for row_id in rows}
     found: dict[str, Known] = {}
     for row_id, record in history.source_records():
         if told not in record:
             raise _nowhere(told, f"row {row_id}", record)
         right = record[told]
-        found[row_id] = _against(rows[row_id], right) if isinstance(right, str) else Known()
+        if right is None:
+            continue
+        if isinstance(right, bool) or not isinstance(right, str | int | float):
+            raise DataError(f'column "{told}" holds no text in row {row_id}; expected the right response, or null.')
+        found[row_id] = _judged(Told(None, str(right)), rows[row_id])
     return found
 
 
@@ -49,7 +64,11 @@ def checked(told: str, settings: RecipeSettings) -> str:
     Raises DataError where it cannot be read, or is no column of the data."""
     path = Path(told)
     if path.is_file():
-        _from_file(path, {})
+        known = _from_file(path)
+        if not any(is_remote(one) for one in settings.data):
+            reader = DataReader(settings.data, settings.columns, settings.skip_bad_rows)
+            deque(reader.rows(), maxlen=0)
+            _expect_some(path, known, reader.ids())
         return str(path.absolute())
     first = next(iter(DataReader(settings.data, settings.columns, settings.skip_bad_rows).rows()), None)
     if first is not None and told not in first.record:
@@ -64,23 +83,35 @@ def _nowhere(told: str, where: str, record: Mapping[str, object]) -> DataError:
     )
 
 
-def _against(messages: tuple[Message, ...], right: str) -> Known:
-    same = normal(messages[-1].content) == normal(right)
-    return Known("" if same else FLAWED, right)
+def _expect_some(path: Path, known: Mapping[str, Told], row_ids: Iterable[str]) -> None:
+    """Raises DataError where a file is about other rows than these: then nothing would seem to be wrong."""
+    names = list(row_ids)
+    if known and known.keys().isdisjoint(names):
+        raise DataError(
+            f"{path}: none of its {len(known)} ids, such as {next(iter(known))!r}, is a row of the data; rows are"
+            f" called {names[0]!r} and the like. Expected `id` as the data have it, or as rows are named where ids of"
+            " their own are missing or repeated."
+        )
 
 
-def _from_file(path: Path, rows: Mapping[str, tuple[Message, ...]]) -> dict[str, Known]:
-    known: dict[str, Known] = {}
+def _judged(told: Told, messages: tuple[Message, ...]) -> Known:
+    if told.flaw is not None:
+        return Known(told.flaw, told.response)
+    same = normal(messages[-1].content) == normal(told.response or "")
+    return Known("" if same else FLAWED, told.response)
+
+
+def _from_file(path: Path) -> dict[str, Told]:
+    told: dict[str, Told] = {}
     number = 0
     try:
         with path.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, start=1):  # noqa: B007 - named in the error
                 record = json.loads(line)
-                row_id, flaw, right = str(record["id"]), record.get("flaw"), record.get("response")
-                if flaw is None and row_id in rows:
-                    known[row_id] = _against(rows[row_id], str(record["response"]))
-                else:
-                    known[row_id] = Known(str(flaw), None if right is None else str(right))
+                flaw, right = record.get("flaw"), record.get("response")
+                if flaw is None and right is None:
+                    raise KeyError("flaw")
+                told[str(record["id"])] = Told(*(None if one is None else str(one) for one in (flaw, right)))
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read ({error.strerror}); expected JSON lines with `id` and `flaw`."
@@ -89,4 +120,4 @@ def _from_file(path: Path, rows: Mapping[str, tuple[Message, ...]]) -> dict[str,
         raise DataError(
             f"{path}, line {number}: expected a JSON object with `id` and `flaw`, `response`, or both."
         ) from None
-    return known
+    return told

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from burnish.coordinator.arms import ArmKind
 from burnish.report.short_data import Arm, Outcome, Verdict
-from burnish.report.verdict import training_harmed
+from burnish.report.verdict import between, training_harmed
 
 FEW = 100  # held-out rows, below which a difference has to be large to be seen
 
@@ -27,7 +27,20 @@ def next_step(verdict: Verdict, arms: list[Arm], *, recipe: str, held_out: int, 
             "Do not use this run's model: the model as it came is better. Train more gently (a lower --learning-rate,"
             " fewer --epochs) before judging the data."
         )
+    if verdict.outcome is Outcome.KEPT:
+        return (
+            "Train on all rows as they are: nothing that was tried did better. More trusted rows (--trusted) tell finer"
+            " differences; another signal, or another recipe, may find what this one did not."
+        )
     if verdict.outcome is Outcome.WORSE:
+        fewer = {arm.kind: arm for arm in arms if arm.losses}
+        everything = fewer.get(ArmKind.ALL)
+        if everything is not None and between(fewer[ArmKind.RUN], everything).difference < 0:
+            return (
+                "Do not use this result: as many rows drawn at random make a better model. All rows make a worse one:"
+                " fewer help here, and which ones does not matter. See whether fewer steps, or a lower --learning-rate,"
+                " do as well."
+            )
         return (
             "Do not use this result: train on all rows as they came. Below, see what was dropped or rewritten, and why."
         )

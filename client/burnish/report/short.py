@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from burnish.coordinator.arms import ArmKind, run_round
+from burnish.coordinator.arms import SET_ASIDE, ArmKind, run_round
 from burnish.coordinator.history import RunHistory
 from burnish.report.arms import arms_of
 from burnish.report.cost import cost_of
@@ -11,8 +11,6 @@ from burnish.report.gap import gap_recovered
 from burnish.report.next_step import next_step
 from burnish.report.short_data import Arm, Flow, Gap, InShort
 from burnish.report.verdict import verdict
-
-_JUDGED_BY = ("validate", "trusted")  # actions of rows that a recipe keeps to judge by, or that ask the same
 
 
 def in_short(history: RunHistory, *, truth_is_known: bool) -> InShort:
@@ -41,7 +39,7 @@ def _flow(history: RunHistory, *, finished: bool) -> Flow | None:
     last = run_round(history.run.config)
     if not datasets or not (finished or datasets[-1].round == last):
         return None
-    aside = {d.row_id for one in datasets for d in history.decisions(one.round) if d.actions[0] in _JUDGED_BY}
+    aside = {d.row_id for one in datasets for d in history.decisions(one.round) if d.actions[0] in SET_ASIDE}
     return flow_of(history.rows(1), history.rows(datasets[-1].round), aside)
 
 

@@ -53,6 +53,7 @@ class Outcome(StrEnum):
     """What can be said of what a run did to the model."""
 
     BETTER = "better"  # than all rows, and than every random control
+    KEPT = "kept"  # nothing was left out: its model is that of all rows
     MIXED = "mixed"  # better than chance, not than all rows
     CHANCE = "chance"  # not to be told from it
     WORSE = "worse"

@@ -23,7 +23,14 @@ def verdict(arms: Sequence[Arm], *, held_out: bool, finished: bool) -> Verdict:
         why = "this run trains no model on what it made" if finished else "the run has not trained its model yet"
         return Verdict(Outcome.UNTOLD, f"Whether this made a better model cannot be told: {why}.")
     drawn = "all rows in another order" if draws_are_all_rows(arms) else "as many random rows"
-    found = _without_controls(run, everything) if chance is None else _against_chance(run, chance, everything, drawn)
+    if everything is not None and _same(run, everything):
+        found = Verdict(
+            Outcome.KEPT, "Nothing gained, nothing lost: all rows were kept, as a training on all rows has them."
+        )
+    elif chance is None:
+        found = _without_controls(run, everything)
+    else:
+        found = _against_chance(run, chance, everything, drawn)
     if not training_harmed(arms):
         return found
     if found.outcome is Outcome.BETTER:
@@ -54,6 +61,13 @@ def between(one: Arm, other: Arm, index: int = 0) -> Contrast:
     """The first model of `one` against a model of `other`; without an error where scores by sample are missing."""
     found = contrast(one.scores[0], other.scores[index]) if one.scores and other.scores else None
     return found or Contrast(one.losses[0] - other.losses[index], None)
+
+
+def _same(run: Arm, everything: Arm) -> bool:
+    """Whether both are one model: as many rows, and the same losses to the last digit."""
+    return (run.rows, *run.losses) == (everything.rows, *everything.losses) and list(run.scores) == list(
+        everything.scores
+    )
 
 
 def _of(arms: Sequence[Arm], kind: ArmKind) -> Arm | None:
