@@ -165,6 +165,7 @@ class AsyncEmbedding(AsyncModelService):
         metric: NeighborMetric = NeighborMetric.COSINE,
         exclude_duplicates: bool = False,
         recall: float | None = None,
+        query_ids: Sequence[str] = (),
         timeout: float | None = None,
     ) -> NeighborBatch:
         """Mean cosine similarity, or distance, of each sample to its `k` (1 to 100) nearest neighbours within
@@ -172,7 +173,9 @@ class AsyncEmbedding(AsyncModelService):
 
         Empty ids mean the whole collection. One entry per distinct id, in the order given. `recall` in (0, 1] is the
         share of true neighbours that must be found: 1 compares all with all, None is that up to 100,000 different
-        vectors and 0.95 beyond. Raises NotFound for the collection, PreconditionFailed for ids that are not in it.
+        vectors and 0.95 beyond. `query_ids` has only these told of, so that what does not fit one reply can be had in
+        several. Raises NotFound for the collection, PreconditionFailed for ids that are not in it, InvalidRequest for
+        `query_ids` that are not in the set and for what would not fit a reply.
         """
         with _convert.refused_as_usage(f"neighbor_statistics of {collection!r}"):
             request = pb.GetNeighborStatisticsRequest(
@@ -182,6 +185,7 @@ class AsyncEmbedding(AsyncModelService):
                 metric=_convert_coverage.METRICS.number(metric),
                 exclude_duplicates=exclude_duplicates,
                 recall=recall or 0.0,
+                query_ids=query_ids,
             )
         reply = await self._link.call(
             "GetNeighborStatistics", self._stub.GetNeighborStatistics, request, timeout=timeout
@@ -403,6 +407,7 @@ class Embedding(Service):
         metric: NeighborMetric = NeighborMetric.COSINE,
         exclude_duplicates: bool = False,
         recall: float | None = None,
+        query_ids: Sequence[str] = (),
         timeout: float | None = None,
     ) -> NeighborBatch:
         """See AsyncEmbedding.neighbor_statistics."""
@@ -414,6 +419,7 @@ class Embedding(Service):
                 metric=metric,
                 exclude_duplicates=exclude_duplicates,
                 recall=recall,
+                query_ids=query_ids,
                 timeout=timeout,
             )
         )

@@ -24,6 +24,7 @@ from burnish.coordinator.progress import StepProgress
 from burnish.coordinator.recipes.auto.settings import AutoSettings
 from burnish.coordinator.recipes.filter.loop import FOLD, RANDOM, TRIED, TRUSTED
 from burnish.coordinator.recipes.filter.settings import MOST_FOLDS, FilterSettings
+from burnish.coordinator.steps import measure as measuring
 from burnish.coordinator.story import story_of
 from burnish.coordinator.sweep import Point, grid, sweep
 from burnish.report.collect import collect
@@ -286,6 +287,19 @@ def test_a_row_is_compared_with_its_neighbours_by_prompt(
     relative = {one.row_id: one.signals["loss"] for one in decided}
     assert any(value is not None and value > 0 for value in relative.values()), "a loss alone is never above 0"
     assert Counter(one.actions for one in decided) == {("keep",): 22, ("drop",): 21}
+
+
+def test_neighbours_that_do_not_fit_one_reply_are_asked_for_in_parts(
+    fakes: FakeServices, client: Client, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filtered(client, data, tmp_path / "whole", signal="loss", among=4, keep=0.5)
+    monkeypatch.setattr(measuring, "NEIGHBORS_A_REPLY", 50)
+    filtered(client, data, tmp_path / "parts", signal="loss", among=4, keep=0.5)
+    whole, *parts = (list(request.query_ids) for request in fakes.requests("GetNeighborStatistics"))
+    assert (whole, [len(part) for part in parts]) == ([], [10, 10, 10, 10])
+    assert len({name for part in parts for name in part}) == 40
+    with history(tmp_path / "whole") as one, history(tmp_path / "parts") as other:
+        assert one.decisions(1) == other.decisions(1)
 
 
 def test_the_first_pass_may_ask_a_model_of_the_trusted_rows_alone(

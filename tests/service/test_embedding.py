@@ -239,6 +239,20 @@ async def test_neighbors_are_sought_within_the_ids_given(stub) -> None:
     assert "'nobody'" in failure.message
 
 
+async def test_neighbors_may_be_told_of_in_parts(stub) -> None:
+    await create(stub)
+    await embed(stub, *(sample(f"s{i}", f"text number {i}") for i in range(6)))
+    whole = (await neighbors(stub)).statistics
+    parts = [(await neighbors(stub, query_ids=names)).statistics for names in (["s4", "s0", "s4"], ["s3"])]
+    assert [[one.sample_id for one in part] for part in parts] == [["s4", "s0"], ["s3"]]
+    assert [parts[0][1], parts[1][0], parts[0][0]] == [whole[0], whole[3], whole[4]], "sought in the whole set"
+    within = (await neighbors(stub, sample_ids=["s1", "s2", "s3"], query_ids=["s2"], k=5)).statistics
+    assert [sorted(n.sample_id for n in one.neighbors) for one in within] == [["s1", "s3"]]
+    failure = await failure_of(neighbors(stub, sample_ids=["s1", "s2"], query_ids=["s2", "s4"]))
+    assert (failure.code, failure.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "NOT_IN_SET")
+    assert "'s4'" in failure.message
+
+
 async def test_neighbors_by_distance_and_without_copies(stub) -> None:
     await create(stub)
     samples = [sample("a", "red paint"), sample("b", "red paint"), sample("c", "blue paint"), sample("d", "a boat")]
@@ -382,13 +396,16 @@ def test_the_largest_reply_is_foreseen() -> None:
     reply = pb.GetNeighborStatisticsResponse(statistics=convert.statistics_messages(ids, found, ids, Metric.COSINE))
     assert reply.ByteSize() < limit / 4
     assert pb.GetNeighborStatisticsRequest(sample_ids=ids).ByteSize() < limit / 4
-    convert.check_reply_fits(ids, 2, limit)
-    convert.check_reply_fits(ids, k, reply.ByteSize() * 11 // 10)
+    fits = partial(convert.check_reply_fits, ids, ids)
+    fits(2, limit)
+    fits(k, reply.ByteSize() * 11 // 10)
     with pytest.raises(InvalidRequest):
-        convert.check_reply_fits(ids, k, reply.ByteSize() - 1)
-    with pytest.raises(InvalidRequest, match="expected k of at most 12"):
-        convert.check_reply_fits(ids, 100, limit)
-    convert.check_reply_fits(ids, 12, limit)
-    convert.check_reply_fits(ids[:1000], 100, limit)
-    with pytest.raises(InvalidRequest, match="expected at most 419430 samples"):
-        convert.check_reply_fits(ids * 10, 2, limit)
+        fits(k, reply.ByteSize() - 1)
+    with pytest.raises(
+        InvalidRequest, match=r"expected k of at most 12, or at most 8305 samples at a time \(query_ids\)"
+    ):
+        fits(100, limit)
+    fits(12, limit)
+    convert.check_reply_fits(ids[:8305], ids, 100, limit)
+    with pytest.raises(InvalidRequest, match="at most 279620 samples at a time"):
+        convert.check_reply_fits(ids * 10, ids * 10, 2, limit)

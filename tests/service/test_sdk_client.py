@@ -247,6 +247,8 @@ async def test_embed_and_neighbors(client: Any) -> None:
     assert statistics[0].neighbors[0].sample_id == "1"
     assert statistics[0].mean_cosine == pytest.approx(1.0)
     assert len((await client.embedding.neighbor_statistics("c")).statistics) == 6
+    part = await client.embedding.neighbor_statistics("c", ["0", "1", "2", "3"], k=1, query_ids=["2"])
+    assert part.statistics == (statistics[2],)
     with pytest.raises(burnish.PreconditionFailed, match="nowhere"):
         await client.embedding.neighbor_statistics("c", ["nowhere"])
 

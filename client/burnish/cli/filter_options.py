@@ -35,7 +35,7 @@ def _table(signal: Signal, among: int, shares: str) -> Table:
                 f" what is hard does not go as a whole; default {among}.",
                 _FILTER,
                 min=0,
-                max=128,
+                max=100,
             ),
         ),
         "unscored": (

@@ -218,11 +218,16 @@ class Findings:
         """The samples that the collection has not been asked to hold, or that failed and may be retried."""
         return self._missing("embedding", "s.collection = ?", (collection,), hashes)
 
-    def num_embedded(self, collection: str) -> int:
-        """How many vectors the collection should hold."""
-        return int(
-            self._ledger.select("SELECT count(*) FROM embedding WHERE collection = ? AND code = 0", (collection,))[0][0]
+    def embedded(self, collection: str) -> list[str]:
+        """The samples whose vectors the collection should hold, in order of hash."""
+        rows = self._ledger.select(
+            "SELECT sample_hash FROM embedding WHERE collection = ? AND code = 0 ORDER BY sample_hash", (collection,)
         )
+        return [str(name) for (name,) in rows]
+
+    def num_embedded(self, collection: str) -> int:
+        """How many they are."""
+        return len(self.embedded(collection))
 
     def add_embeddings(self, collection: str, version: ModelVersion, embeddings: Sequence[SampleEmbedding]) -> None:
         """Writes which samples a collection holds."""

@@ -94,6 +94,8 @@ class FakeEmbedding(embedding_pb2_grpc.EmbeddingServiceServicer):
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         cosines = vectors @ vectors.T
         for row, name in enumerate(ids):
+            if request.query_ids and name not in request.query_ids:
+                continue
             others = sorted((-cosines[row, column], ids[column]) for column in range(len(ids)) if column != row)
             nearest = others[: request.k or 2]
             mean = float(np.mean([-value for value, _ in nearest])) if nearest else 0.0

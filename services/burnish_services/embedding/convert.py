@@ -109,18 +109,32 @@ def measurement_message(sample_id: str, result: int | EngineFailure) -> embeddin
     return embedding_pb2.SampleMeasurement(sample_id=sample_id, status=common_pb2.ItemStatus(), num_tokens=result)
 
 
-def check_reply_fits(ids: Sequence[str], k: int, max_bytes: int) -> None:
-    """Raises InvalidRequest where the statistics of these samples would not fit a message, before any work is done."""
+def check_in_set(queries: Sequence[str], ids: Sequence[str]) -> None:
+    """Raises InvalidRequest where statistics are asked for of a sample that is not in the set."""
+    outside = set(queries).difference(ids)
+    if outside:
+        name = next(query for query in queries if query in outside)
+        raise InvalidRequest(
+            "NOT_IN_SET",
+            f"{len(outside)} of query_ids, the first {name!r}, are not among the {len(ids)} samples within which"
+            " neighbours are sought; expected samples of that set",
+            field="query_ids",
+        )
+
+
+def check_reply_fits(queries: Sequence[str], ids: Sequence[str], k: int, max_bytes: int) -> None:
+    """Raises InvalidRequest where the statistics of `queries`, whose neighbours are sought among `ids`, would not fit a
+    message, before any work is done."""
     longest = max((len(item.encode()) for item in ids), default=0)
     entry = longest + _FIELD_BYTES
-    if len(ids) * (1 + min(k, max(len(ids) - 1, 0))) * entry > max_bytes:
-        fitting = max_bytes // (len(ids) * entry) - 1
-        advice = f"k of at most {fitting}" if fitting >= 1 else f"at most {max_bytes // (2 * entry)} samples"
+    if len(queries) * (1 + min(k, max(len(ids) - 1, 0))) * entry > max_bytes:
+        fitting = max_bytes // (len(queries) * entry) - 1
+        advice = f"k of at most {fitting}, or " if fitting >= 1 else ""
         raise InvalidRequest(
             "REPLY_TOO_LARGE",
-            f"k is {k}, and so many neighbours of {len(ids)} samples may take more than the {max_bytes >> 20} MiB that"
-            f" fit a message; expected {advice}, or a larger BURNISH_SERVER_MAX_MESSAGE_BYTES and client's"
-            " max_message_bytes",
+            f"k is {k}, and so many neighbours of {len(queries)} samples may take more than the {max_bytes >> 20} MiB"
+            f" that fit a message; expected {advice}at most {max_bytes // ((1 + k) * entry)} samples at a time"
+            " (query_ids), or a larger BURNISH_SERVER_MAX_MESSAGE_BYTES and client's max_message_bytes",
             field="k",
         )
 

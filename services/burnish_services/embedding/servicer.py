@@ -163,11 +163,13 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
         """The neighbourhoods."""
         name, k = checked_name(request.collection), convert.num_neighbors(request.k)
         metric, recall = convert.METRICS.word(request.metric, Metric.COSINE), convert.recall(request.recall)
-        wanted = list(dict.fromkeys(request.sample_ids))
-        convert.check_reply_fits(wanted, k, self._process.max_message_bytes)
+        wanted, queries = list(dict.fromkeys(request.sample_ids)), list(dict.fromkeys(request.query_ids))
+        most = self._process.max_message_bytes
+        convert.check_reply_fits(queries or wanted, wanted or queries, k, most)
         async with self._one_search:
             collection, ids, vectors = await self._storing.run(self._store.read, name, wanted or None)
-            convert.check_reply_fits(ids, k, self._process.max_message_bytes)
+            convert.check_in_set(queries, ids)
+            convert.check_reply_fits(queries or ids, ids, k, most)
             found = await self._searching.run_while_wanted(
                 lambda check: nearest_neighbors(
                     vectors,
@@ -179,7 +181,9 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
                     check=check,
                 )
             )
-            statistics = await self._searching.run(convert.statistics_messages, ids, found, wanted or ids, metric)
+            statistics = await self._searching.run(
+                convert.statistics_messages, ids, found, queries or wanted or ids, metric
+            )
         return embedding_pb2.GetNeighborStatisticsResponse(
             model=None if collection.weights is None else convert.weights_message(collection.weights),
             statistics=statistics,

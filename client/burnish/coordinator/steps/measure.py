@@ -30,6 +30,8 @@ from burnish.coordinator.steps.read import holdout_hashes
 from burnish.coordinator.steps.stage import AnyRun, Stage, same_prompts, same_version, version_detail, version_from
 
 ROWS_PER_READ = 2000
+# Entries of 80 bytes (a hash, a cosine, what frames them) that are well within a message of 64 MiB, the default.
+NEIGHBORS_A_REPLY = 600_000
 
 
 async def base_model(run: AnyRun) -> ModelRef:
@@ -173,21 +175,28 @@ async def _embed(run: AnyRun, stage: Stage, model: ModelRef, hashes: Sequence[st
     await expect_collection(run, collection)
 
     await embed_missing(run, stage, version, model, collection, hashes, {"k": k})
-    expected = findings.num_embedded(collection)
-    if not expected:
+    names = findings.embedded(collection)
+    if not names:
         return
-    found = await service.neighbor_statistics(collection, k=k)
-    if len(found.statistics) != expected:
+    replies = [await service.neighbor_statistics(collection, k=k, query_ids=part) for part in _parts(names, k)]
+    found, statistics = replies[0], [one for reply in replies for one in reply.statistics]
+    if len(statistics) != len(names):
         raise StepFailed(
-            f"Collection {collection} of the embedding service holds {len(found.statistics)} vectors; {expected} were"
+            f"Collection {collection} of the embedding service holds {len(statistics)} vectors; {len(names)} were"
             " stored for this data. Delete it there and run the same command again."
         )
     with run.book.transaction():
-        findings.add_neighborhoods(everything, model.digest, k, found.statistics)
+        findings.add_neighborhoods(everything, model.digest, k, statistics)
         if found.num_cells:
             stage.note({"recall": found.recall, "num_queries": found.num_queries})
     if found.num_cells:
         run.observer.noted(recall_note(found.recall, found.num_queries))
+
+
+def _parts(names: Sequence[str], k: int) -> Sequence[Sequence[str]]:
+    """Samples whose neighbours fit one reply each; empty for all of them at once, where they do."""
+    most = max(1, NEIGHBORS_A_REPLY // (1 + k))
+    return [()] if len(names) <= most else [names[at : at + most] for at in range(0, len(names), most)]
 
 
 async def embed_missing(

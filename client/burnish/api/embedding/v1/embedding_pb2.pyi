@@ -908,6 +908,7 @@ class GetNeighborStatisticsRequest(_message.Message):
     METRIC_FIELD_NUMBER: _builtins.int
     EXCLUDE_DUPLICATES_FIELD_NUMBER: _builtins.int
     RECALL_FIELD_NUMBER: _builtins.int
+    QUERY_IDS_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """The collection to read."""
     k: _builtins.int
@@ -928,8 +929,15 @@ class GetNeighborStatisticsRequest(_message.Message):
     """
     @_builtins.property
     def sample_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The set within which neighbours are sought and for which statistics are returned; empty means the whole
-        collection. Ids that are not in the collection fail the call. Repeated ids count once.
+        """The set within which neighbours are sought and, unless query_ids says otherwise, for which statistics are returned;
+        empty means the whole collection. Ids that are not in the collection fail the call. Repeated ids count once.
+        """
+
+    @_builtins.property
+    def query_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those of the set for which statistics are returned; empty means all. Neighbours are sought in the whole set all the
+        same, so that what does not fit one reply can be had in several. Ids that are not in the set fail the call with
+        INVALID_ARGUMENT, reason NOT_IN_SET. Repeated ids count once.
         """
 
     def __init__(
@@ -941,10 +949,11 @@ class GetNeighborStatisticsRequest(_message.Message):
         metric: Global___NeighborMetric.ValueType = ...,
         exclude_duplicates: _builtins.bool = ...,
         recall: _builtins.float = ...,
+        query_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "exclude_duplicates", b"exclude_duplicates", "k", b"k", "metric", b"metric", "recall", b"recall", "sample_ids", b"sample_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "exclude_duplicates", b"exclude_duplicates", "k", b"k", "metric", b"metric", "query_ids", b"query_ids", "recall", b"recall", "sample_ids", b"sample_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -965,7 +974,7 @@ class GetNeighborStatisticsResponse(_message.Message):
 
     @_builtins.property
     def statistics(self) -> _containers.RepeatedCompositeFieldContainer[Global___NeighborStatistics]:
-        """One per distinct id, in request order (in order of id where none were given)."""
+        """One per distinct id of query_ids, else of sample_ids, in request order (in order of id where none were given)."""
 
     @_builtins.property
     def search(self) -> Global___NeighborSearch:

@@ -55,7 +55,7 @@ class FilterSettings(HoldSettings):
     )
     errors: float = Field(2.0, ge=0, description="standard errors that a share must be better by than all rows")
     among: int = Field(
-        0, ge=0, le=128, description="neighbours by prompt that a row's value is compared with; 0: with all rows"
+        0, ge=0, le=100, description="neighbours by prompt that a row's value is compared with; 0: with all rows"
     )
     unscored: Unscored = Field(Unscored.KEEP, description="what happens to rows without a value")
     folds: int = Field(2, ge=2, le=MOST_FOLDS, description="models that rows are measured by which they did not train")
