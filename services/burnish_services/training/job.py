@@ -62,8 +62,10 @@ class Job:
 
     def read_eval_data(self, tokenizer: ChatTokenizer, max_tokens: int) -> TrainingData | None:
         """The samples that progress is measured on, if the run has any. Raises RunError."""
-        path = self.record.resolved.eval_data
-        return None if path is None else _read("eval_data_uri", path, "", tokenizer, max_tokens)
+        resolved = self.record.resolved
+        if resolved.eval_data is None:
+            return None
+        return _read("eval_data_uri", resolved.eval_data, resolved.eval_digest, tokenizer, max_tokens)
 
 
 def _read(field: str, path: Path, digest: str, tokenizer: ChatTokenizer, max_tokens: int) -> TrainingData:

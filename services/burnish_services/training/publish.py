@@ -66,6 +66,10 @@ def _origin(resolved: Resolved) -> dict[str, Any]:
         special["bilevel"] = {**how, "validation_digest": resolved.selection.validation_digest}
     if resolved.refinement is not None:
         special["refinement"] = asdict(resolved.refinement)
+    if resolved.processes > 1:  # sums of floats are in another order
+        special["processes"] = resolved.processes
+    if resolved.plan.publish_best:
+        special["eval_data_digest"] = resolved.eval_digest  # which weights are the best follows from them
     return special | {
         "base_digest": resolved.base_digest,
         "data_digest": resolved.data_digest,

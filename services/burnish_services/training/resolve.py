@@ -62,7 +62,7 @@ def resolve(spec: RunSpec, plan: Plan, site: Site, default_output: Path, abandon
         output = _output(spec.output_uri, site.sources.roots)
     # Last, since it may take long.
     data = located(spec.data_uri, spec.data_digest, "data_uri")
-    eval_data = located(spec.eval_data_uri, "", "eval_data_uri").path if spec.eval_data_uri else None
+    eval_data = located(spec.eval_data_uri, "", "eval_data_uri") if spec.eval_data_uri else None
     selection = None
     if spec.bilevel is not None and how is not None:
         asked = spec.bilevel
@@ -74,7 +74,8 @@ def resolve(spec: RunSpec, plan: Plan, site: Site, default_output: Path, abandon
         base_digest=base_digest,
         data=data.path,
         data_digest=data.digest,
-        eval_data=eval_data,
+        eval_data=eval_data.path if eval_data else None,
+        eval_digest=eval_data.digest if eval_data else "",
         output=output,
         trainer=site.trainer,
         chat_template=site.chat_template,

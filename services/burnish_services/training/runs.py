@@ -74,6 +74,7 @@ class Resolved:
     # Where in object storage the base model is from, and where the trained one goes from `output`; empty: neither.
     base_uri: str = ""
     publish_to: str = ""
+    eval_digest: str = ""  # empty: there are no such data, or the run is from before it was noted
 
     @property
     def model_uri(self) -> str:

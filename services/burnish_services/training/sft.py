@@ -35,7 +35,7 @@ from burnish_services.training.pausing import PausedRun, newest_pool, publish_pa
 from burnish_services.training.pool import EMPTY, read_pool
 from burnish_services.training.refining_trainer import RefiningTrainer
 from burnish_services.training.state import Pause, Result
-from burnish_services.training.trainer import SftTrainer, training_arguments
+from burnish_services.training.trainer import SftTrainer, has_liger, training_arguments
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +113,11 @@ def train(job: Job) -> Result | None:
             record,
             canary=canary,
             training={"train_loss": train_loss, "eval_loss": eval_loss, "num_samples": len(data.samples)},
-            packages=["torch", "transformers", "accelerate"] + ["peft"] * (lora is not None),
+            packages=[
+                *("torch", "transformers", "accelerate"),
+                *(["peft"] if lora is not None else []),
+                *(["liger-kernel"] if has_liger() else []),
+            ],
             device=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import resource
 import threading
@@ -227,5 +228,7 @@ async def test_the_best_weights_are_published_where_that_is_asked_for(
     measured = {e.run.progress.step: e.run.progress.eval_loss for e in events if e.run.progress.step % 3 == 0}
     best = min((3, 6, 9, 12, 15), key=lambda step: measured[step] if step < 15 else 1e9)
     assert run.result.published_step == best
+    card = json.loads((Path(run.result.model.uri) / "burnish.json").read_text())
+    assert card["eval_data_digest"] == f"sha256:{hashlib.sha256(eval_data.read_bytes()).hexdigest()}"
     assert run.result.eval_loss == pytest.approx(measured[best], abs=0.02)
     assert not list((settings.state_dir / "training").rglob("best.safetensors")), "cleaned up"
