@@ -83,7 +83,10 @@ def test_the_share_in_effect_falls_as_the_model_moves_away() -> None:
     assert effective_share([np.array([0.5, 0.5]), np.array([1.0, 0.0])]) == pytest.approx(0.75)
     # One response to a question each: over all questions.
     assert effective_share([np.array([1.0]), np.array([1.0])]) == pytest.approx(1.0)
-    assert effective_share([np.array([10.0]), np.array([0.1])]) == pytest.approx(0.51, abs=0.01)
+    stale = [np.array([10.0]), np.array([0.1])]
+    assert effective_share(stale) == pytest.approx(0.51, abs=0.01)
+    # Beside questions with several they are no less stale.
+    assert effective_share([*stale, np.array([0.5, 0.5])]) == pytest.approx((2 * 0.51 + 1) / 3, abs=0.01)
 
 
 def test_over_all_responses_ratio_weighting_is_the_models_own_distribution() -> None:

@@ -76,12 +76,13 @@ def token_weights(now: Floats, generator: Floats) -> Floats:
 
 
 def effective_share(weights: Collection[Floats]) -> float:
-    """How much of the pool still counts, in (0, 1], from the weights of each question's responses: the mean of
-    (Σw)² / (K Σw²) over the questions, or, where each has one response, the same over all of them. 1: all count alike.
-    """
-    if all(len(one) == 1 for one in weights):
-        return _kish(np.concatenate(list(weights)))
-    return float(np.mean([_kish(one) for one in weights]))
+    """How much of the pool still counts, in (0, 1], from the weights of each question's responses: the mean over the
+    questions of (Σw)² / (K Σw²), which of those that have one response is taken over all of them together. 1: all count
+    alike."""
+    lone = [one for one in weights if len(one) == 1]
+    shares = [_kish(one) for one in weights if len(one) > 1]
+    shares += [_kish(np.concatenate(lone))] * len(lone) if lone else []
+    return float(np.mean(shares))
 
 
 def _kish(weights: Floats) -> float:

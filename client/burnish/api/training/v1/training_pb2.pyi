@@ -267,6 +267,7 @@ class SelfRefinement(_message.Message):
     (BMO, arXiv 2511.21056) only the abstract could be read: what the responses weigh is our derivation. A question's
     responses y_k are weighed by how likely they are now against how likely they were when they were generated,
     r_k = p_now(y_k) / p_then(y_k), as w_k = r_k / sum of all r_j; a question counts as much as one sample of weight 1.
+    Where it has one response, as where others were refused, w is r itself, in [0.1, 10]: the share of 1 would say nothing.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
