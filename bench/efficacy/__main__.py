@@ -30,6 +30,7 @@ Arms (`arms.py` has the settings):
     cross weakest            by the least likely token under a model trained on the other half; "among": and
                              that compared with its neighbours'
     trusted weakest          the same under a model trained on the clean set alone
+    calibrated, among        what the base model makes of a row, weighed so that the clean set stands out
     mads, middo, clear,      the recipes; bds, bmo and auto are given the clean set as well
     bds, bmo, auto
     middo, agree             middo where rewrites must please two models, and rows whose rewrites do not are dropped

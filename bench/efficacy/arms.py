@@ -121,6 +121,7 @@ ARMS: Mapping[str, Arm] = {
     "trusted weakest, among": _filter(
         "cross_weakest", "features", kind=Kind.RECIPE, trusted=True, helpers=(0.3,), start="trusted", among=16
     ),
+    "calibrated, among": _filter("calibrated", "base scores", "features", kind=Kind.RECIPE, trusted=True, among=16),
     "mads": Arm(Kind.RECIPE, "mads", work=Work(shared=("features",))),
     "middo": Arm(
         Kind.RECIPE,

@@ -302,6 +302,31 @@ def test_neighbours_that_do_not_fit_one_reply_are_asked_for_in_parts(
         assert one.decisions(1) == other.decisions(1)
 
 
+def test_trusted_rows_say_what_a_right_row_is_like(
+    fakes: FakeServices, client: Client, data: Path, tmp_path: Path
+) -> None:
+    trusted = write_jsonl(tmp_path / "trusted.jsonl", [{**row, "instruction": "Else?"} for row in alpaca(24)])
+    out = tmp_path / "out"
+    asked: dict[str, Any] = {"signal": "calibrated", "trusted": str(trusted)}
+    filtered(client, data, out, among=4, keep=0.5, **asked)
+    with history(out) as h:
+        steps = {(step.round, step.name): step.done for step in h.steps()}
+        decided = h.decisions(1)
+    assert steps[1, "score_trusted"] == 24
+    assert "by calibrated above the median of its 4 neighbours" in decided[0].reasons[0]
+    assert all({"calibrated", "calibrated_odds", "max_nll"} <= one.signals.keys() for one in decided)
+    # Those that judge shares are not among them.
+    filtered(client, data, tmp_path / "shares", shares="0.5", **asked)
+    with history(tmp_path / "shares") as h:
+        steps = {(step.round, step.name): step.done for step in h.steps()}
+    assert steps[1, "score_trusted"] + steps[TRIED, "score_trusted"] == 24
+    few = write_jsonl(tmp_path / "few.jsonl", [{**row, "instruction": "Else?"} for row in alpaca(4)])
+    with pytest.raises(StepFailed, match="4 trusted rows could be scored; expected at least 10, better a hundred"):
+        filtered(client, data, tmp_path / "few", signal="calibrated", trusted=str(few))
+    with pytest.raises(InputError, match="signal calibrated goes by trusted rows, and there are none"):
+        FilterSettings.parse({"data": str(data), "model": "base", "signal": "calibrated"})
+
+
 def test_the_first_pass_may_ask_a_model_of_the_trusted_rows_alone(
     fakes: FakeServices, client: Client, data: Path, trusted: Path, tmp_path: Path
 ) -> None:

@@ -39,6 +39,7 @@ ROW = Features(
     cross_mean_nll=LOG2,
     cross_sum_nll=3 * LOG2,
     cross_max_nll=1.5 * LOG2,
+    calibrated_odds=0.75,
 )
 VALUES = {
     Signal.LENGTH: 3,
@@ -50,6 +51,7 @@ VALUES = {
     Signal.CROSS_LOSS: -LOG2,
     Signal.CROSS_GAIN: LOG2,
     Signal.CROSS_WEAKEST: -1.5 * LOG2,
+    Signal.CALIBRATED: 0.75,
 }
 
 

@@ -45,6 +45,7 @@ LABELS = {
     "cross_loss": "loss under models that did not see the row",
     "cross_gain": "gain by models that did not see the row",
     "cross_weakest": "least likely token under models that did not see the row",
+    "calibrated": "likeness to the trusted rows",
 }
 UNITS = {
     "loss_pre": "nats per response token, base weights",
@@ -65,6 +66,7 @@ UNITS = {
     "cross_loss": "log-probability, nats per response token, weights that did not see the row",
     "cross_gain": "nats per response token that other rows teach about it",
     "cross_weakest": "log-probability, a model trained on other rows",
+    "calibrated": "log odds of a trusted row against one of the data, by what the base model makes of both",
 }
 
 

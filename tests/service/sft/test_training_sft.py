@@ -36,6 +36,10 @@ def eval_data(tmp_path: Path) -> Path:
     return write_jsonl(tmp_path / "eval.jsonl", [sample(index) for index in range(100, 106)])
 
 
+def digest_of_file(path: Path) -> str:
+    return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+
+
 def curve(events: list[training_pb2.WatchRunResponse]) -> dict[int, tuple[float, float]]:
     """The last loss and learning rate told for each step."""
     return {e.run.progress.step: (e.run.progress.loss, e.run.progress.learning_rate) for e in events}
@@ -229,6 +233,6 @@ async def test_the_best_weights_are_published_where_that_is_asked_for(
     best = min((3, 6, 9, 12, 15), key=lambda step: measured[step] if step < 15 else 1e9)
     assert run.result.published_step == best
     card = json.loads((Path(run.result.model.uri) / "burnish.json").read_text())
-    assert card["eval_data_digest"] == f"sha256:{hashlib.sha256(eval_data.read_bytes()).hexdigest()}"
+    assert card["eval_data_digest"] == digest_of_file(eval_data)
     assert run.result.eval_loss == pytest.approx(measured[best], abs=0.02)
     assert not list((settings.state_dir / "training").rglob("best.safetensors")), "cleaned up"

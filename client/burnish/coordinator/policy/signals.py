@@ -13,9 +13,10 @@ tokens, theta the base model, theta_-k a model trained from it on the rows of al
     cross_loss     (1/n) log p(y|x; theta_-k)
     cross_gain     (1/n) [log p(y|x; theta_-k) - log p(y|x; theta)]
     cross_weakest  min_t log p(y_t|x, y_<t; theta_-k)
+    calibrated     log odds of a trusted row against one of the data, by what theta makes of both (`calibrated.py`)
 
-The last three are our derivation: the loss of cross-validation, what of a row can be learnt from other rows, and its
-token that departs most from what the others teach.
+Those from cross_loss on are our derivation: the loss of cross-validation, what of a row can be learnt from other rows,
+its token that departs most from what the others teach, and several measures as one.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class Signal(StrEnum):
     CROSS_LOSS = "cross_loss"
     CROSS_GAIN = "cross_gain"
     CROSS_WEAKEST = "cross_weakest"
+    CALIBRATED = "calibrated"
 
     @property
     def needs_unconditional(self) -> bool:
@@ -59,6 +61,11 @@ class Signal(StrEnum):
     def needs_folds(self) -> bool:
         """Whether models are needed that did not see the row."""
         return self in (Signal.CROSS_LOSS, Signal.CROSS_GAIN, Signal.CROSS_WEAKEST)
+
+    @property
+    def learns_from_trusted(self) -> bool:
+        """Whether trusted rows, where there are some, have a part in what rows are measured by."""
+        return self.needs_folds or self is Signal.CALIBRATED
 
 
 class Action(StrEnum):
@@ -73,7 +80,8 @@ class Action(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Features:
     """What was measured of one row; losses in nats, per response token but for sums. None: not asked for, or not to be
-    had. `max_nll` is the loss of the least likely token. With `cross_` under the model that did not see the row."""
+    had. `max_nll` is the loss of the least likely token. With `cross_` under the model that did not see the row.
+    `calibrated_odds`: nats."""
 
     num_tokens: float | None = None
     mean_nll: float | None = None
@@ -87,6 +95,7 @@ class Features:
     cross_sum_nll: float | None = None
     cross_max_nll: float | None = None
     cross_mean_probability: float | None = None
+    calibrated_odds: float | None = None
 
     def known(self) -> dict[str, float]:
         """By name, those that are there and finite: a decision's signals are kept as JSON."""
@@ -152,6 +161,7 @@ _FORMULAS: Mapping[Signal, Callable[[Features], float | None]] = {
     Signal.CROSS_LOSS: lambda row: _negative(row.cross_mean_nll),
     Signal.CROSS_GAIN: _gain,
     Signal.CROSS_WEAKEST: lambda row: _negative(row.cross_max_nll),
+    Signal.CALIBRATED: lambda row: row.calibrated_odds,
 }
 
 

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from burnish._types import ModelRef
+from burnish.coordinator.errors import StepFailed
 from burnish.coordinator.policy.assembly import DataRow
+from burnish.coordinator.policy.calibrated import calibrated
 from burnish.coordinator.policy.coverage import Verdict
 from burnish.coordinator.policy.signals import (
     Action,
@@ -43,17 +45,39 @@ class Measured:
 
 
 async def measure(
-    run: FilterRun, round_number: int, base: ModelRef, rows: Sequence[DataRow], cross: CrossFit | None
+    run: FilterRun,
+    round_number: int,
+    base: ModelRef,
+    rows: Sequence[DataRow],
+    cross: CrossFit | None,
+    trusted: Sequence[DataRow] = (),
 ) -> Measured:
-    """Scores all samples under the base model, and adds what the fold models found."""
+    """Scores all samples under the base model, and adds what the fold models found; for the signal that is calibrated
+    by them, `trusted` rows as well. Raises StepFailed where these are too few."""
     cross = cross or CrossFit()
     own = list(dict.fromkeys(row.sample_hash for row in rows))
     scores, failures = await score_in_detail(run, round_number, "score_pre", base, own, run.settings.parts())
     found = {name: _features(scores.get(name), cross.scores.get(name)) for name in own}
+    if run.settings.signal is Signal.CALIBRATED:
+        found = await _calibrated(run, round_number, base, found, trusted)
     k = run.settings.among
     near = await neighbors(run, round_number, base, own, k) if k else {}
     names = {name: [other for other, _ in others] for name, others in near.items()}
     return Measured(found, {**cross.why, **failures}, cross.fold, names)
+
+
+async def _calibrated(
+    run: FilterRun, round_number: int, base: ModelRef, found: Mapping[str, Features], trusted: Sequence[DataRow]
+) -> dict[str, Features]:
+    names = list(dict.fromkeys(row.sample_hash for row in trusted))
+    scores, _ = await score_in_detail(run, round_number, "score_trusted", base, names, run.settings.parts())
+    try:
+        odds = calibrated(found, {name: _of_base(score) for name, score in scores.items()})
+    except ValueError as error:
+        raise StepFailed(
+            f"Rows cannot be calibrated: {error}. Give more of them (trusted), or shorter ones."
+        ) from error
+    return {name: replace(one, calibrated_odds=odds[name]) for name, one in found.items()}
 
 
 def decide_rows(

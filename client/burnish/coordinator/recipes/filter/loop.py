@@ -67,7 +67,7 @@ async def select(
 ) -> None:
     """S: measures every row, keeps the best, and of them, where the size is held, those that cover all best."""
     learnt, judged = trusted, trusted
-    if run.settings.tried() and run.settings.signal.needs_folds:
+    if run.settings.tried() and run.settings.signal.learns_from_trusted:
         prompts = prompts_of(run, [row.sample_hash for row in trusted])
         learnt, judged = halves(trusted, prompts, run.settings.seed)
     found = await measured(run, base, training, learnt)
@@ -81,7 +81,7 @@ async def measured(run: FilterRun, base: ModelRef, training: Sequence[DataRow], 
     """What is known of every row in the last pass: in each but the first, fold models learn from what the one before it
     would keep."""
     if not run.settings.signal.needs_folds:
-        return await measure(run, D, base, training, None)
+        return await measure(run, D, base, training, None, trusted)
     found = None
     for number in range(run.settings.passes):
         if found is None and run.settings.start is Start.TRUSTED:

@@ -62,7 +62,7 @@ class FilterSettings(HoldSettings):
     passes: int = Field(
         1, ge=1, le=MOST_PASSES, description="in all but the first, fold models learn from what was kept"
     )
-    trusted: tuple[str, ...] = Field((), description="files with rows that can be trusted; fold models learn from them")
+    trusted: tuple[str, ...] = Field((), description="files with rows that can be trusted: measured and judged by")
     start: Start = Field(Start.FOLDS, description="what the first pass measures rows by")
     trusted_epochs: float = Field(
         3.0, gt=0, description="passes over trusted rows, of a model that learns from no others"
@@ -95,7 +95,11 @@ class FilterSettings(HoldSettings):
     def _consistent(self) -> Self:
         if self.passes > 1 and not self.signal.needs_folds:
             raise ValueError(f"passes are of fold models, and signal {self.signal} needs none; leave passes out")
-        if self.trusted and not (self.signal.needs_folds or self.tried()):
+        if self.signal is Signal.CALIBRATED and not self.trusted:
+            raise ValueError(
+                "signal calibrated goes by trusted rows, and there are none; give some (trusted), or another"
+            )
+        if self.trusted and not (self.signal.learns_from_trusted or self.tried()):
             raise ValueError(
                 f"signal {self.signal} makes no use of trusted rows; leave them out, or give shares to try"
             )
