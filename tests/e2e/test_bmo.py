@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from burnish import Client
-from burnish.coordinator.errors import Interrupted
+from burnish.coordinator.errors import InputError, Interrupted
 from burnish.coordinator.loop import RunOptions, RunSummary, run_recipe
 from burnish.coordinator.recipes.bmo.settings import BmoSettings
 from burnish.coordinator.story import story_of
@@ -204,3 +204,9 @@ def test_a_real_model_answers_with_its_weights_of_the_pause(files: dict[str, str
     assert refresh.vitals.entropy is not None
     assert 0 < refresh.vitals.entropy <= math.log(320), "of random weights, at most that of the vocabulary"
     assert len({refresh.key.model_digest, *(model.digest for model in models)}) == 4
+
+
+def test_a_run_in_which_no_question_would_be_answered_is_refused(files: dict[str, str]) -> None:
+    with pytest.raises(InputError, match="selection_epochs is 1 and the first pause comes after a pass over the data"):
+        BmoSettings.parse({"model": "base", "selection_epochs": 1, **files})
+    assert BmoSettings.parse({"model": "base", "selection_epochs": 1, "warmup_steps": 2, **files}).warmup_steps == 2

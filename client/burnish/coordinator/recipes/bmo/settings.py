@@ -7,9 +7,9 @@ read: the importance ratios here are our derivation, and the variants that other
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from burnish._training_types import SelfRefinement
 from burnish._types import Sampling
@@ -44,6 +44,15 @@ class BmoSettings(BdsSettings):
     min_accepted: float = Field(0.5, ge=0, le=1, description="stop where a smaller share of answers passes the checks")
     min_entropy: float = Field(0.1, ge=0, le=1, description="stop where entropy falls below this share of the first")
     max_divergence: float | None = Field(None, gt=0, description="stop beyond so many nats per token from the base")
+
+    @model_validator(mode="after")
+    def _pauses(self) -> Self:
+        if self.warmup_steps is None and self.selection_epochs <= 1:
+            raise ValueError(
+                f"selection_epochs is {self.selection_epochs:g} and the first pause comes after a pass over the data, so"
+                " that no question would be answered anew; expected more passes, or a sooner pause (warmup_steps)"
+            )
+        return self
 
     def services(self) -> tuple[str, ...]:
         """See RecipeSettings."""
