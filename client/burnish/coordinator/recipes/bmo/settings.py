@@ -49,8 +49,8 @@ class BmoSettings(BdsSettings):
     def _pauses(self) -> Self:
         if self.warmup_steps is None and self.selection_epochs <= 1:
             raise ValueError(
-                f"selection_epochs is {self.selection_epochs:g} and the first pause comes after a pass over the data, so"
-                " that no question would be answered anew; expected more passes, or a sooner pause (warmup_steps)"
+                f"selection_epochs is {self.selection_epochs:g} and the first pause comes after a pass over the data:"
+                " no question would be answered anew; expected more passes, or a sooner pause (warmup_steps)"
             )
         return self
 
