@@ -34,6 +34,7 @@ Arms (`arms.py` has the settings):
     mads, middo, clear,      the recipes; bds, bmo and auto are given the clean set as well
     bds, bmo, auto
     middo, agree             middo where rewrites must please two models, and rows whose rewrites do not are dropped
+    middo, dropped           middo where the rows that it would replace are dropped instead
     confidence → ...         a filter, then coverage to hold the size, then weighted training
 
 All models of a seed have the same hyperparameters and the same seed. The seed draws rows, sides, flaws and order. With

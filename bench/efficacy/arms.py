@@ -142,6 +142,18 @@ ARMS: Mapping[str, Arm] = {
         trust=low("loss_post"),
         work=Work((1.0, 1.0), score=12.0, generate=0.5),
     ),
+    "middo, dropped": Arm(
+        Kind.RECIPE,
+        "middo",
+        lambda most: {
+            "max_attempts": 1,
+            "rewrite": {**_SAMPLED, "max_tokens": most.row},
+            "accept": "none",
+            "rejected": "drop",
+        },
+        trust=low("loss_post"),
+        work=Work((1.0, 0.9), score=8.0, generate=0.5),
+    ),
     "clear": Arm(
         Kind.RECIPE,
         "clear",

@@ -88,6 +88,19 @@ def test_only_what_both_models_have_nothing_against_goes_on(
         assert any("is above" in reason for reason in entry["reasons"])
 
 
+def test_what_would_be_replaced_may_be_dropped_instead(client: Client, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run_recipe(settings(data, accept="none", rejected="drop", **SHARES), client, out)
+    with history(out) as h:
+        replaced = {v.row_id for v in h.acceptance.of_round(1) if v.strategy != "diversify"}
+        assert replaced
+        assert {row.row_id for row in h.rows(1)} - {row.row_id for row in h.rows(2)} == replaced
+        assert {row.origin for row in h.rows(2)} == {"source"}
+        page = render(collect(h))
+    assert "none is accepted in this run" in page
+    assert "Which rewrites were accepted" not in page
+
+
 def test_a_row_whose_rewrites_are_refused_leaves_where_that_is_asked(
     client: Client, data: Path, tmp_path: Path
 ) -> None:

@@ -106,6 +106,19 @@ def test_rows_leave_only_where_what_is_known_speaks_against_every_replacement() 
     assert not any(v.dropped for v in by_rules), "each has a rewrite, or one that the service failed to make"
 
 
+def test_where_no_rewrite_is_accepted_all_rows_to_be_replaced_may_leave() -> None:
+    good, failed = trial(3.0, 2.0, 5.0, 6.0), Trial("b", Action.IMPROVE, Refusal.FAILED)
+    new = trial(3.0, 2.0, 5.0, 6.0, Action.DIVERSIFY, row="c")
+    gone = decide([good, failed, new], Accept.NONE, Rejected.DROP, None)
+    assert [(one.accepted, one.refusal, one.dropped) for one in gone] == [
+        (False, "declined", True),
+        (False, "declined", True),
+        (False, "declined", False),
+    ]
+    assert not any(one.dropped for one in decide([good, failed], Accept.NONE, Rejected.KEEP, None))
+    assert told(gone[0]) == "Rewrite to improve not accepted, and the row dropped: none is accepted in this run."
+
+
 def test_refusals_are_told_with_their_numbers() -> None:
     both = decide([trial(2.0, 3.0, 5.0, 4.0)], Accept.AGREE, Rejected.DROP, None)[0]
     assert told(both) == (

@@ -96,7 +96,8 @@ MIDDO: Table = {
             Accept,
             "--accept",
             "valid (default): any rewrite that passes the rules, as published; agree: only where neither the round's"
-            " model finds it less likely nor the base model rates it lower than the original.",
+            " model finds it less likely nor the base model rates it lower than the original; none: no rewrite, which"
+            " with --rejected drop is the set without the rows that were to be replaced.",
             _JUDGE,
         ),
     ),

@@ -38,7 +38,7 @@ def middo_round(
 
 
 def _tried(acceptances: Sequence[Acceptance]) -> Tried | None:
-    if not acceptances:
+    if all(one.refusal == Refusal.DECLINED for one in acceptances):  # there are none, or none was tried
         return None
     refused = [one for one in acceptances if not one.accepted]
     against = Counter((one.loss_against, one.rating_against) for one in refused)

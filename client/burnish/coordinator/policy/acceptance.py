@@ -11,6 +11,9 @@ have no share in each other must both have nothing against it:
 A rewrite prompt cannot be had with its old answer, nor the other way round, so that no two answers to one prompt could
 be compared: each pair is rated as a whole. What is not known speaks neither for a rewrite nor against its row: the
 rewrite is not accepted, and with `rejected=drop` the row stays.
+
+With `none` no rewrite is accepted, and with `rejected=drop` all rows that were to be replaced leave. Whether the
+rewritten set trains a better model than this one says whether rewriting was of use, and not leaving out alone.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ class Accept(StrEnum):
 
     VALID = "valid"  # all that passed the rewriting service's rules, as published
     AGREE = "agree"  # of them, those that loss and ratings have nothing against
+    NONE = "none"  # none: what rewriting is held against, with the same rows dropped
 
 
 class Rejected(StrEnum):
@@ -44,12 +48,14 @@ class Refusal(StrEnum):
     INVALID = "invalid"  # every attempt broke a rule of the rewriting service
     LOSS = "loss"  # the round's model finds it less likely than it may
     RATING = "rating"  # the base model rates the original higher
+    DECLINED = "declined"  # none is accepted
     FAILED = "failed"  # the service could not rewrite the row
     UNSCORED = "unscored"  # a loss is not known
     UNRATED = "unrated"  # a quality is not known
 
 
-_KNOWN = {Refusal.INVALID, Refusal.LOSS, Refusal.RATING}  # they say something of the row, not of a service
+# For these a row may leave; all others say something of a service, and nothing of the row.
+_KNOWN = {Refusal.INVALID, Refusal.LOSS, Refusal.RATING, Refusal.DECLINED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +129,8 @@ def _limit(trial: Trial, hard_line: float | None) -> float | None:
 
 def _refusal(trial: Trial, limit: float | None, accept: Accept) -> Refusal:
     """What is known to be against a rewrite goes before what is not known."""
+    if accept is Accept.NONE:
+        return Refusal.DECLINED
     if trial.refusal is not Refusal.NONE or accept is Accept.VALID:
         return trial.refusal
     scored, rated = _known(limit, trial.loss_after), _known(trial.quality_before, trial.quality_after)
@@ -165,6 +173,7 @@ def why(one: Acceptance) -> str:
 
 _WORDS = {
     Refusal.INVALID.value: "every attempt broke a rule of the rewriting service",
+    Refusal.DECLINED.value: "none is accepted in this run",
     Refusal.FAILED.value: "the service could not rewrite the row",
     Refusal.UNSCORED.value: "its loss or its original's could not be had",
     Refusal.UNRATED.value: "not all ratings of it and its original could be had",
