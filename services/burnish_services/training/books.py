@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import time
 from collections import deque
@@ -25,6 +26,7 @@ from burnish_services.training.refining_trainer import RefiningTrainer
 from burnish_services.training.state import Progress, RunError
 from burnish_services.training.trainer import SftTrainer
 
+log = logging.getLogger(__name__)
 _SUMS = "sums.json"
 _WINDOW = 8  # steps over which speed is measured
 _SIZES_PER_CHECKPOINT = 3  # the weights and AdamW's two moments
@@ -131,8 +133,7 @@ class RunCallback(TrainerCallback):
         pausing = self._why_pause(state.global_step)
         self.sums = replace(self.sums, pausing=pausing)
         if (stopping or due or overdue or pausing) and state.global_step < self._steps:
-            self._check_space()
-            control.should_save = True
+            control.should_save = self._has_room(must=bool(pausing))
         if stopping or pausing:
             control.should_training_stop = True
         return control
@@ -171,13 +172,24 @@ class RunCallback(TrainerCallback):
                 self._trainer.step_samples,
             )
 
-    def _check_space(self) -> None:
+    def _has_room(self, *, must: bool) -> bool:
+        """Whether the disk has room for a checkpoint. One that is due may be left out: a run is worth more than its next
+        checkpoint, and goes on from the last one if it has to. Raises RunError where it `must` be written."""
         needed = _SIZES_PER_CHECKPOINT * sum(p.nbytes for p in self._trainer.model.parameters() if p.requires_grad)
         free = shutil.disk_usage(self._job.directory.path).free
-        if free < needed:
+        (cramped,) = self._trainer.agreed(free < needed)
+        if not cramped:
+            return True
+        room = (
+            f"a checkpoint takes {needed / 1e9:.1f} GB and only {free / 1e9:.1f} GB are free at"
+            f" {self._job.directory.path}"
+        )
+        if must:
             raise RunError(
                 "RESOURCE_EXHAUSTED",
                 "DISK_FULL",
-                f"a checkpoint takes {needed / 1e9:.1f} GB and only {free / 1e9:.1f} GB are free at "
-                f"{self._job.directory.path}; make room and create the run again, or use larger checkpoint_steps",
+                f"{room}; make room and create the run again, or use larger checkpoint_steps",
             )
+        log.warning("no checkpoint after step %d: %s; the run goes on", self._trainer.state.global_step, room)
+        self._last_save = time.monotonic()
+        return False
