@@ -173,8 +173,8 @@ class RunCallback(TrainerCallback):
             )
 
     def _has_room(self, *, must: bool) -> bool:
-        """Whether the disk has room for a checkpoint. One that is due may be left out: a run is worth more than its next
-        checkpoint, and goes on from the last one if it has to. Raises RunError where it `must` be written."""
+        """Whether the disk has room for a checkpoint. One that is due may be left out: a run is worth more than its
+        next checkpoint, and goes on from the last one if it has to. Raises RunError where it `must` be written."""
         needed = _SIZES_PER_CHECKPOINT * sum(p.nbytes for p in self._trainer.model.parameters() if p.requires_grad)
         free = shutil.disk_usage(self._job.directory.path).free
         (cramped,) = self._trainer.agreed(free < needed)
