@@ -140,7 +140,7 @@ READERS = [
     Reader("saved data set", "state.json", [_STATE], _load_folder, _DATA, {"data.arrow": _arrow(True)}),
     Reader("splits", "dataset_dict.json", [b'{"splits": ["train"]}', b'{"splits": ["a", "b"]}'], _load_folder, _DATA,
            {"train/state.json": _STATE, "train/data.arrow": _arrow(True)}),
-    Reader("truth", "truth.jsonl", [_lines(_TRUTH)], lambda path: _from_file(path, {}), _DATA),
+    Reader("truth", "truth.jsonl", [_lines(_TRUTH)], _from_file, _DATA),
     Reader("settings", "burnish.toml", [_SETTINGS], lambda path: load_settings(config=path), _DATA),
     Reader("tokens", "tokens.toml", [_TOKENS], read_tokens, (ValueError,)),
     Reader("training data", "train.jsonl", [_lines(_CHAT)], _training_data, (RunError,)),

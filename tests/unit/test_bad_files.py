@@ -85,7 +85,7 @@ def test_a_saved_data_set_that_does_not_say_what_is_in_it(tmp_path: Path, name: 
 def test_a_truth_that_is_nested_too_deep(tmp_path: Path) -> None:
     (tmp_path / "truth.jsonl").write_text(DEEP)
     with pytest.raises(DataError, match=r"truth\.jsonl, line 1: expected"):
-        _from_file(tmp_path / "truth.jsonl", {})
+        _from_file(tmp_path / "truth.jsonl")
 
 
 @pytest.mark.parametrize("content", [b"tls = \xff", f"tls = {DEEP}".encode(), f"tls = {LONG}".encode()])

@@ -40,7 +40,7 @@ def test_compat_fills_in_what_the_published_code_does() -> None:
         ({"compat": True, "m_loss": 2.0}, "compat does exactly as the published code does, which fixes m_loss"),
         ({"compat": True, "overlap": "hard_first", "unparseable": "exclude"}, "fixes overlap, unparseable"),
         ({"compat": True, "accept": "agree", "rejected": "drop"}, "fixes accept, rejected"),
-        ({"accept": "always"}, "accept: Input should be 'valid' or 'agree'"),
+        ({"accept": "always"}, "accept: Input should be 'valid', 'agree' or 'none'"),
         ({"share_sparse": 0.1, "m_sparse": 2.0}, "m_sparse and share_sparse both say where the line is drawn"),
         ({"share_loss": 0.0}, "share_loss: Input should be greater than 0"),
         ({"rounds": 0}, "rounds: Input should be greater than or equal to 1"),
