@@ -466,7 +466,7 @@ def test_it_is_told_what_wrong_rows_can_cost(document: dict[str, Any]) -> None:
         cell["held_out_tokens"] = [8 * number for number in cell["held_out_tokens"]]
     panel = panel_of(read(changed), "maths", 0.3)
     assert panel.bound == pytest.approx(-math.log(1 - panel.wrong / panel.rows) / 8)
-    told = f"at most {panel.bound:.3f} where no row is learnt by heart, with 8.0 tokens in a response"
+    told = f"just how many are wrong pays at most {panel.bound:.3f}, with 8.0 tokens in a response"
     assert render(read(changed)).count(told) == 4  # beside each table, and where they cost too little
     assert "Wrong rows cost" not in before(panel_of(read(changed), "maths", 0.0))
 

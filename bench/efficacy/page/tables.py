@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from bench.efficacy.page.data import Arm, Efficacy, Panel
-from bench.efficacy.page.verdicts import difference, mean, share
+from bench.efficacy.page.data import Arm, Efficacy, Interval, Panel
+from bench.efficacy.page.verdicts import difference, mean, percent, share
 
 Cell = Callable[[Arm], str]
 
@@ -18,16 +18,21 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
 
 
+def _share(arm: Arm, gap: Interval | None) -> str:
+    """The ends of the gap are 0% and 100% by definition."""
+    return percent(gap.mean) if gap and arm.kind in ("nothing", "oracle") else share(gap)
+
+
 _ALWAYS: Mapping[str, Cell] = {
     "Rows": _rows,
     "Held-out loss": lambda arm: mean(arm.loss),
     "Against all rows": lambda arm: "–" if arm.kind == "nothing" else difference(arm.above),
     "Against random rows": lambda arm: difference(arm.over_chance),
-    "Gap recovered": lambda arm: share(arm.gap),
+    "Gap recovered": lambda arm: _share(arm, arm.gap),
 }
 _SCORE: Mapping[str, Cell] = {
     "": lambda arm: mean(arm.score),
-    "Gap of scores": lambda arm: share(arm.gap_of_scores),
+    "Gap of scores": lambda arm: _share(arm, arm.gap_of_scores),
 }
 _SIGNAL: Mapping[str, Cell] = {
     "AUROC": lambda arm: _number(arm.signal.auroc if arm.signal else None),

@@ -194,7 +194,10 @@ def before(panel: Panel) -> str:
 def _at_most(panel: Panel) -> str:
     if panel.bound is None:
         return ""
-    return f"; at most {panel.bound:.3f} where no row is learnt by heart, with {panel.tokens:.1f} tokens in a response"
+    return (
+        f"; a model that learns just how many are wrong pays at most {panel.bound:.3f}, with {panel.tokens:.1f} tokens in a"
+        " response"
+    )
 
 
 def share(gap: Interval | None) -> str:
