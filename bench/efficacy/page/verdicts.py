@@ -195,8 +195,8 @@ def _at_most(panel: Panel) -> str:
     if panel.bound is None:
         return ""
     return (
-        f"; a model that learns just how many are wrong pays at most {panel.bound:.3f}, with {panel.tokens:.1f} tokens in a"
-        " response"
+        f"; a model that learns just how many are wrong pays at most {panel.bound:.3f}, with {panel.tokens:.1f} tokens in"
+        " a response"
     )
 
 
