@@ -194,10 +194,8 @@ def before(panel: Panel) -> str:
 def _at_most(panel: Panel) -> str:
     if panel.bound is None:
         return ""
-    return (
-        f"; a model that learns just how many are wrong pays at most {panel.bound:.3f}, with {panel.tokens:.1f} tokens in"
-        " a response"
-    )
+    learnt = f"; a model that learns just how many are wrong pays at most {panel.bound:.3f}"
+    return f"{learnt}, with {panel.tokens:.1f} tokens in a response"
 
 
 def share(gap: Interval | None) -> str:
