@@ -288,9 +288,9 @@ def training_arguments(job: Job, steps: int) -> TrainingArguments:
         weight_decay=plan.weight_decay,
         max_grad_norm=plan.max_grad_norm,
         optim="adamw_torch_fused" if alone else "adamw_torch",
-        # On a GPU float32 is the usual mixed precision too. On a CPU it is not: many have no instructions for it, and in
-        # a short run small steps are lost on a forward pass that sees weights rounded. Where it is asked for there,
-        # `compute_loss_context_manager` has it, so that what is measured is not rounded.
+        # On a GPU float32 is the usual mixed precision too. On a CPU it is not: many have no instructions for it, and
+        # small steps are lost on a forward pass that sees weights rounded, until they add up. Where it is asked for
+        # there, `compute_loss_context_manager` has it, so that what is measured is not rounded.
         bf16=torch.cuda.is_available() and plan.dtype != "bfloat16",
         use_cpu=not torch.cuda.is_available(),
         fsdp=not alone,
