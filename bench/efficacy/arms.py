@@ -103,6 +103,13 @@ def _filter(
     return Arm(kind, "filter", lambda most: settings, trusted=trusted, trust=high(signal), work=work)
 
 
+def _middo(work: Work, **more: str) -> Arm:
+    def settings(most: Tokens) -> Mapping[str, Any]:
+        return {"max_attempts": 1, "rewrite": {**_SAMPLED, "max_tokens": most.row}, **more}
+
+    return Arm(Kind.RECIPE, "middo", settings, trust=low("loss_post"), work=work)
+
+
 ARMS: Mapping[str, Arm] = {
     NOISY: Arm(Kind.NOTHING, work=Work((1.0,))),
     ORACLE: Arm(Kind.ORACLE, data=lambda files: [files.right]),
@@ -123,37 +130,9 @@ ARMS: Mapping[str, Arm] = {
     ),
     "calibrated, among": _filter("calibrated", "base scores", "features", kind=Kind.RECIPE, trusted=True, among=16),
     "mads": Arm(Kind.RECIPE, "mads", work=Work(shared=("features",))),
-    "middo": Arm(
-        Kind.RECIPE,
-        "middo",
-        lambda most: {"max_attempts": 1, "rewrite": {**_SAMPLED, "max_tokens": most.row}},
-        trust=low("loss_post"),
-        work=Work((1.0, 1.0), score=8.0, generate=0.5),
-    ),
-    "middo, agree": Arm(
-        Kind.RECIPE,
-        "middo",
-        lambda most: {
-            "max_attempts": 1,
-            "rewrite": {**_SAMPLED, "max_tokens": most.row},
-            "accept": "agree",
-            "rejected": "drop",
-        },
-        trust=low("loss_post"),
-        work=Work((1.0, 1.0), score=12.0, generate=0.5),
-    ),
-    "middo, dropped": Arm(
-        Kind.RECIPE,
-        "middo",
-        lambda most: {
-            "max_attempts": 1,
-            "rewrite": {**_SAMPLED, "max_tokens": most.row},
-            "accept": "none",
-            "rejected": "drop",
-        },
-        trust=low("loss_post"),
-        work=Work((1.0, 0.9), score=8.0, generate=0.5),
-    ),
+    "middo": _middo(work=Work((1.0, 1.0), score=8.0, generate=0.5)),
+    "middo, agree": _middo(work=Work((1.0, 1.0), score=12.0, generate=0.5), accept="agree", rejected="drop"),
+    "middo, dropped": _middo(work=Work((1.0, 0.9), score=8.0, generate=0.5), accept="none", rejected="drop"),
     "clear": Arm(
         Kind.RECIPE,
         "clear",

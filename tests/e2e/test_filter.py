@@ -19,12 +19,11 @@ from burnish import Client
 from burnish.cli.filter_options import FILTER
 from burnish.cli.sweep import setting_paths, varied
 from burnish.coordinator.errors import DataError, InputError, StepFailed
-from burnish.coordinator.loop import RunOptions, RunSummary, run_recipe
+from burnish.coordinator.loop import run_recipe
 from burnish.coordinator.progress import StepProgress
 from burnish.coordinator.recipes.auto.settings import AutoSettings
 from burnish.coordinator.recipes.filter.loop import FOLD, RANDOM, TRIED, TRUSTED
 from burnish.coordinator.recipes.filter.settings import MOST_FOLDS, FilterSettings
-from burnish.coordinator.steps import measure as measuring
 from burnish.coordinator.story import story_of
 from burnish.coordinator.sweep import Point, grid, sweep
 from burnish.report.collect import collect
@@ -32,6 +31,7 @@ from burnish.report.data import FilterRound
 from burnish.report.render import render
 from burnish.testing import FakeServices
 from tests.e2e.conftest import FakeEngineServices
+from tests.e2e.filtering import filtered, lines
 from tests.e2e.support import Watcher, alpaca, digest_of_final, history, write_jsonl
 
 ROWS = alpaca(40, duplicates=3)
@@ -54,18 +54,6 @@ def trusted(tmp_path: Path) -> Path:
     """Six trusted samples, two of which answer prompts of the data anew."""
     rows = [{**row, "output": "A trusted\u2028answer."} for row in ROWS[:2]]
     return write_jsonl(tmp_path / "trusted.jsonl", rows + [{**row, "instruction": "Else?"} for row in ROWS[2:6]])
-
-
-def filtered(client: Client, data: Path, out: Path, watcher: Watcher | None = None, **more: Any) -> RunSummary:
-    keep = more.pop("keep_models", "all")
-    settings = FilterSettings(**({"data": str(data), "model": "base", "seed": 7} | more))
-    options = RunOptions(batch_size=10, keep_models=keep)
-    return run_recipe(settings, client, out, options=options, observer=watcher)
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    with path.open(encoding="utf-8") as stream:
-        return list(map(json.loads, stream))
 
 
 def prompts(path: Path) -> set[str]:
@@ -269,62 +257,6 @@ def test_later_passes_learn_from_what_the_one_before_would_keep(client: Client, 
     with history(out) as h:
         assert len(h.decisions(1)) == 43
         assert sum(len(kept) for kept in second) == 22, "what half of 43 rows is, each in the other fold's model"
-
-
-def test_a_row_is_compared_with_its_neighbours_by_prompt(
-    fakes: FakeServices, client: Client, data: Path, tmp_path: Path
-) -> None:
-    out, watcher = tmp_path / "out", Watcher()
-    settings = FilterSettings(data=str(data), model="base", signal="loss", among=4, keep=0.5)
-    assert settings.services() == ("scoring", "embedding", "training")
-    filtered(client, data, out, watcher, signal="loss", among=4, keep=0.5)
-    assert (1, "embed") in [(step.round, step.name) for step in watcher.steps]
-    (asked,) = fakes.requests("GetNeighborStatistics")
-    assert asked.k == 4
-    with history(out) as h:
-        decided = h.decisions(1)
-    assert "by loss above the median of its 4 neighbours" in decided[0].reasons[0]
-    relative = {one.row_id: one.signals["loss"] for one in decided}
-    assert any(value is not None and value > 0 for value in relative.values()), "a loss alone is never above 0"
-    assert Counter(one.actions for one in decided) == {("keep",): 22, ("drop",): 21}
-
-
-def test_neighbours_that_do_not_fit_one_reply_are_asked_for_in_parts(
-    fakes: FakeServices, client: Client, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    filtered(client, data, tmp_path / "whole", signal="loss", among=4, keep=0.5)
-    monkeypatch.setattr(measuring, "NEIGHBORS_A_REPLY", 50)
-    filtered(client, data, tmp_path / "parts", signal="loss", among=4, keep=0.5)
-    whole, *parts = (list(request.query_ids) for request in fakes.requests("GetNeighborStatistics"))
-    assert (whole, [len(part) for part in parts]) == ([], [10, 10, 10, 10])
-    assert len({name for part in parts for name in part}) == 40
-    with history(tmp_path / "whole") as one, history(tmp_path / "parts") as other:
-        assert one.decisions(1) == other.decisions(1)
-
-
-def test_trusted_rows_say_what_a_right_row_is_like(
-    fakes: FakeServices, client: Client, data: Path, tmp_path: Path
-) -> None:
-    trusted = write_jsonl(tmp_path / "trusted.jsonl", [{**row, "instruction": "Else?"} for row in alpaca(24)])
-    out = tmp_path / "out"
-    asked: dict[str, Any] = {"signal": "calibrated", "trusted": str(trusted)}
-    filtered(client, data, out, among=4, keep=0.5, **asked)
-    with history(out) as h:
-        steps = {(step.round, step.name): step.done for step in h.steps()}
-        decided = h.decisions(1)
-    assert steps[1, "score_trusted"] == 24
-    assert "by calibrated above the median of its 4 neighbours" in decided[0].reasons[0]
-    assert all({"calibrated", "calibrated_odds", "max_nll"} <= one.signals.keys() for one in decided)
-    # Those that judge shares are not among them.
-    filtered(client, data, tmp_path / "shares", shares="0.5", **asked)
-    with history(tmp_path / "shares") as h:
-        steps = {(step.round, step.name): step.done for step in h.steps()}
-    assert steps[1, "score_trusted"] + steps[TRIED, "score_trusted"] == 24
-    few = write_jsonl(tmp_path / "few.jsonl", [{**row, "instruction": "Else?"} for row in alpaca(4)])
-    with pytest.raises(StepFailed, match="4 trusted rows could be scored; expected at least 10, better a hundred"):
-        filtered(client, data, tmp_path / "few", signal="calibrated", trusted=str(few))
-    with pytest.raises(InputError, match="signal calibrated goes by trusted rows, and there are none"):
-        FilterSettings.parse({"data": str(data), "model": "base", "signal": "calibrated"})
 
 
 def test_the_first_pass_may_ask_a_model_of_the_trusted_rows_alone(

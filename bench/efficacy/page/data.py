@@ -14,21 +14,13 @@ from operator import methodcaller
 from typing import Any
 
 from bench.efficacy.arms import NOISY, ORACLE, control_of
+from bench.efficacy.gap import Interval
 from bench.efficacy.measures import Spread, spread
 from bench.efficacy.tasks import TASKS
 
 RECIPES = ("recipe", "combination")  # kinds of arms that this project is judged by
 ORDER = ("nothing", "oracle", "baseline", "recipe", "combination", "control")
 Record = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A share of the gap with its 95% interval: 0 is doing nothing, 1 the oracle. No ends: nothing bounds it."""
-
-    mean: float
-    low: float | None
-    high: float | None
 
 
 @dataclass(frozen=True)
@@ -222,7 +214,7 @@ def _paired(cells: Sequence[Record], arm: str, peer: str) -> Spread | None:
 
 
 def _interval(told: Record | None) -> Interval | None:
-    return Interval(float(told["mean"]), told["low"], told["high"]) if told else None
+    return Interval(**{key: told[key] for key in ("mean", "low", "high")}) if told else None
 
 
 def _signal(found: Sequence[Record]) -> Signal | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from bench.efficacy.page.data import Arm, Efficacy, Interval, Panel
+from bench.efficacy.gap import Interval
+from bench.efficacy.page.data import Arm, Efficacy, Panel
 from bench.efficacy.page.verdicts import difference, mean, percent, share
 
 Cell = Callable[[Arm], str]

@@ -9,8 +9,9 @@ from enum import StrEnum
 from scipy.stats import t as student
 
 from bench.efficacy.arms import ARMS, ORACLE
+from bench.efficacy.gap import Interval
 from bench.efficacy.measures import Spread
-from bench.efficacy.page.data import RECIPES, Arm, Efficacy, Interval, Panel
+from bench.efficacy.page.data import RECIPES, Arm, Efficacy, Panel
 from bench.efficacy.tasks import TASKS
 
 SEEDS = 3  # with fewer, nothing is said to be better or worse

@@ -227,7 +227,9 @@ class Findings:
 
     def num_embedded(self, collection: str) -> int:
         """How many they are."""
-        return len(self.embedded(collection))
+        return int(
+            self._ledger.select("SELECT count(*) FROM embedding WHERE collection = ? AND code = 0", (collection,))[0][0]
+        )
 
     def add_embeddings(self, collection: str, version: ModelVersion, embeddings: Sequence[SampleEmbedding]) -> None:
         """Writes which samples a collection holds."""

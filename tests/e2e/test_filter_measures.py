@@ -1,0 +1,79 @@
+"""What filtering holds a row against: its neighbours, and what trusted rows are like. Whole runs on fake services."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from burnish import Client
+from burnish.coordinator.errors import InputError, StepFailed
+from burnish.coordinator.recipes.filter.loop import TRIED
+from burnish.coordinator.recipes.filter.settings import FilterSettings
+from burnish.coordinator.steps import measure as measuring
+from burnish.testing import FakeServices
+from tests.e2e.filtering import filtered
+from tests.e2e.support import Watcher, alpaca, history, write_jsonl
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_jsonl(tmp_path / "data.jsonl", alpaca(40, duplicates=3))
+
+
+def test_a_row_is_compared_with_its_neighbours_by_prompt(
+    fakes: FakeServices, client: Client, data: Path, tmp_path: Path
+) -> None:
+    out, watcher = tmp_path / "out", Watcher()
+    settings = FilterSettings(data=str(data), model="base", signal="loss", among=4, keep=0.5)
+    assert settings.services() == ("scoring", "embedding", "training")
+    filtered(client, data, out, watcher, signal="loss", among=4, keep=0.5)
+    assert (1, "embed") in [(step.round, step.name) for step in watcher.steps]
+    (asked,) = fakes.requests("GetNeighborStatistics")
+    assert asked.k == 4
+    with history(out) as h:
+        decided = h.decisions(1)
+    assert "by loss above the median of its 4 neighbours" in decided[0].reasons[0]
+    relative = {one.row_id: one.signals["loss"] for one in decided}
+    assert any(value is not None and value > 0 for value in relative.values()), "a loss alone is never above 0"
+    assert Counter(one.actions for one in decided) == {("keep",): 22, ("drop",): 21}
+
+
+def test_neighbours_that_do_not_fit_one_reply_are_asked_for_in_parts(
+    fakes: FakeServices, client: Client, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filtered(client, data, tmp_path / "whole", signal="loss", among=4, keep=0.5)
+    monkeypatch.setattr(measuring, "NEIGHBORS_A_REPLY", 50)
+    filtered(client, data, tmp_path / "parts", signal="loss", among=4, keep=0.5)
+    whole, *parts = (list(request.query_ids) for request in fakes.requests("GetNeighborStatistics"))
+    assert (whole, [len(part) for part in parts]) == ([], [10, 10, 10, 10])
+    assert len({name for part in parts for name in part}) == 40
+    with history(tmp_path / "whole") as one, history(tmp_path / "parts") as other:
+        assert one.decisions(1) == other.decisions(1)
+
+
+def test_trusted_rows_say_what_a_right_row_is_like(
+    fakes: FakeServices, client: Client, data: Path, tmp_path: Path
+) -> None:
+    trusted = write_jsonl(tmp_path / "trusted.jsonl", [{**row, "instruction": "Else?"} for row in alpaca(24)])
+    out = tmp_path / "out"
+    asked: dict[str, Any] = {"signal": "calibrated", "trusted": str(trusted)}
+    filtered(client, data, out, among=4, keep=0.5, **asked)
+    with history(out) as h:
+        steps = {(step.round, step.name): step.done for step in h.steps()}
+        decided = h.decisions(1)
+    assert steps[1, "score_trusted"] == 24
+    assert "by calibrated above the median of its 4 neighbours" in decided[0].reasons[0]
+    assert all({"calibrated", "calibrated_odds", "max_nll"} <= one.signals.keys() for one in decided)
+    # Those that judge shares are not among them.
+    filtered(client, data, tmp_path / "shares", shares="0.5", **asked)
+    with history(tmp_path / "shares") as h:
+        steps = {(step.round, step.name): step.done for step in h.steps()}
+    assert steps[1, "score_trusted"] + steps[TRIED, "score_trusted"] == 24
+    few = write_jsonl(tmp_path / "few.jsonl", [{**row, "instruction": "Else?"} for row in alpaca(4)])
+    with pytest.raises(StepFailed, match="4 trusted rows could be scored; expected at least 10, better a hundred"):
+        filtered(client, data, tmp_path / "few", signal="calibrated", trusted=str(few))
+    with pytest.raises(InputError, match="signal calibrated goes by trusted rows, and there are none"):
+        FilterSettings.parse({"data": str(data), "model": "base", "signal": "calibrated"})
