@@ -154,8 +154,8 @@ ARMS: Mapping[str, Arm] = {
         Kind.RECIPE,
         "auto",
         trusted=True,
-        trust=high("weakest"),
-        work=Work((1.0, 0.85, 0.7, 0.5), shared=("base scores", "features")),
+        trust=high("calibrated", "weakest"),
+        work=Work((1.0, 0.85, 0.7, 0.7, 0.5), shared=("base scores", "features")),
     ),
     "confidence → coverage → weights": _filter(
         "cross_weakest", "folds", "features", kind=Kind.COMBINATION, keep=0.85, hold_size=0.7, weighted=True

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from burnish.cli.sweep import setting_paths, varied
 from burnish.coordinator.errors import DataError, InputError, StepFailed
 from burnish.coordinator.loop import run_recipe
 from burnish.coordinator.progress import StepProgress
-from burnish.coordinator.recipes.auto.settings import AutoSettings
 from burnish.coordinator.recipes.filter.loop import FOLD, RANDOM, TRIED, TRUSTED
 from burnish.coordinator.recipes.filter.settings import MOST_FOLDS, FilterSettings
 from burnish.coordinator.story import story_of
@@ -284,109 +283,6 @@ def test_the_first_pass_may_ask_a_model_of_the_trusted_rows_alone(
     for fold in range(2):
         learnt = {row["id"] for row in lines(again / f"data/round-{FOLD + MOST_FOLDS + fold}.jsonl")}
         assert {name for name in learnt if name.startswith("s")} <= {one.row_id for one in kept}
-
-
-def judged_by_rows(better: Mapping[int, float]) -> Callable[[Any], None]:
-    """Has the fake score trusted samples by how many rows their model was trained on: nats per token by that."""
-
-    def change(reply: Any) -> None:
-        number = Path(reply.model.uri).name.removeprefix("round-")
-        if not number.isdigit() or int(number) not in better:
-            return
-        for score in reply.scores:
-            score.mean_nll = better[int(number)] * (1 + 0.01 * (score.num_tokens % 3))
-            score.sum_nll = score.mean_nll * score.num_tokens
-
-    return change
-
-
-@pytest.mark.parametrize(
-    ("losses", "share", "rows"),
-    [
-        ((1.0, 0.8, 0.9), 0.8, 32),
-        ((1.0, 1.1, 0.9), 0.5, 20),
-        ((1.0, 1.0, 1.2), 1.0, 39),
-    ],
-)
-def test_trusted_rows_say_which_share_is_taken(
-    fakes: FakeServices,
-    client: Client,
-    data: Path,
-    holdout: Path,
-    trusted: Path,
-    tmp_path: Path,
-    losses: tuple[float, ...],
-    share: float,
-    rows: int,
-) -> None:
-    fakes.change_reply("ScoreSamples", judged_by_rows({TRIED + place: loss for place, loss in enumerate(losses)}))
-    watcher, out = Watcher(), tmp_path / "out"
-    summary = filtered(
-        client, data, out, watcher, trusted=str(trusted), holdout=str(holdout), signal="loss", shares="0.8,0.5",
-        weighted=True, random_subsets=1,
-    )  # fmt: skip
-    assert summary.rows_out == rows
-    assert [len(lines(out / f"data/round-{TRIED + place}.jsonl")) for place in range(3)] == [39, 32, 20]
-    with history(out) as h:
-        (step,) = (one for one in h.steps() if one.name == "choose")
-        models = {model.round: model for model in h.models()}
-        page = render(collect(h))
-    assert step.detail["share"] == share
-    taken = TRIED + (1.0, 0.8, 0.5).index(share)
-    assert models[2].digest == models[taken].digest
-    assert "weight" not in lines(out / f"data/round-{TRIED}.jsonl")[0], "all rows are trained on as they are"
-    assert ("weight" in lines(out / "data/round-2.jsonl")[0]) == (share < 1)
-    assert f"the best {share:.0%}" in page or share == 1.0
-    assert "Which share was taken" in page
-    kept = "all rows are kept" if share == 1.0 else f"The best {share:.0%} are kept"
-    assert any(kept in note for note in watcher.notes)
-
-
-def test_auto_tries_shares_where_there_are_trusted_rows_to_judge_by(
-    client: Client, data: Path, trusted: Path, tmp_path: Path
-) -> None:
-    with_trusted = AutoSettings(data=str(data), model="base", trusted=str(trusted))
-    assert with_trusted.tried() == (0.85, 0.7, 0.5)
-    with pytest.raises(InputError, match="trusted rows say which of the shares is taken"):
-        AutoSettings.parse({"data": str(data), "model": "base"})
-    rows_out = run_recipe(with_trusted, client, tmp_path / "out").rows_out
-    with history(tmp_path / "out") as h:
-        (step,) = (one for one in h.steps() if one.name == "choose")
-        page = render(collect(h))
-    tried: Any = step.detail["tried"]
-    assert [one["share"] for one in tried] == [1.0, 0.85, 0.7, 0.5]
-    assert rows_out == {1.0: 39, 0.85: 34, 0.7: 28, 0.5: 20}[float(str(step.detail["share"]))]
-    assert "Which share was taken" in page
-
-
-def test_no_trusted_row_both_teaches_and_judges(
-    fakes: FakeServices, client: Client, data: Path, trusted: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    asked = {"signal": "cross_weakest", "shares": "0.5", "trusted": str(trusted)}
-    filtered(client, data, out, start="trusted", **asked)
-    taught = set(prompts(out / f"data/round-{TRUSTED}.jsonl"))
-    judged = {
-        sample.messages[-2].content
-        for request in fakes.requests("ScoreSamples")
-        if Path(request.model.uri).name == f"round-{TRIED}"
-        for sample in request.samples
-    }
-    assert not taught & judged
-    assert taught | judged == set(prompts(out / "data/trusted.jsonl"))
-    assert abs(len(taught) - len(judged)) <= 1
-
-    filtered(client, data, tmp_path / "folds", **asked)
-    for fold in range(2):
-        learnt = set(prompts(tmp_path / f"folds/data/round-{FOLD + fold}.jsonl"))
-        assert learnt > taught
-        assert not learnt & judged
-
-
-def test_one_trusted_row_is_not_enough_to_choose_by(client: Client, data: Path, tmp_path: Path) -> None:
-    alone = write_jsonl(tmp_path / "alone.jsonl", [{**ROWS[0], "instruction": "Else?"}] * 3)
-    with pytest.raises(StepFailed, match="1 different trusted rows were scored"):
-        filtered(client, data, tmp_path / "out", trusted=str(alone), signal="loss", shares="0.5")
 
 
 @pytest.mark.parametrize(

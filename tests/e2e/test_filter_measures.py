@@ -67,11 +67,11 @@ def test_trusted_rows_say_what_a_right_row_is_like(
     assert steps[1, "score_trusted"] == 24
     assert "by calibrated above the median of its 4 neighbours" in decided[0].reasons[0]
     assert all({"calibrated", "calibrated_odds", "max_nll"} <= one.signals.keys() for one in decided)
-    # Those that judge shares are not among them.
+    # All of them judge shares, too: no model was trained on them.
     filtered(client, data, tmp_path / "shares", shares="0.5", **asked)
     with history(tmp_path / "shares") as h:
         steps = {(step.round, step.name): step.done for step in h.steps()}
-    assert steps[1, "score_trusted"] + steps[TRIED, "score_trusted"] == 24
+    assert steps[1, "score_trusted"] == steps[TRIED, "score_trusted"] == 24
     few = write_jsonl(tmp_path / "few.jsonl", [{**row, "instruction": "Else?"} for row in alpaca(4)])
     with pytest.raises(StepFailed, match="4 trusted rows could be scored; expected at least 10, better a hundred"):
         filtered(client, data, tmp_path / "few", signal="calibrated", trusted=str(few))

@@ -13,7 +13,7 @@ _TRAIN = "Training on what is kept"
 _COMPARE = "Comparing"
 
 
-def _table(signal: Signal, among: int, shares: str) -> Table:
+def _table(signal: Signal, rival: Signal | str, among: int, shares: str) -> Table:
     """The options of filtering, by these defaults."""
     return {
         "signal": (
@@ -106,6 +106,16 @@ def _table(signal: Signal, among: int, shares: str) -> Table:
                 metavar="SHARES",
             ),
         ),
+        "rival": (
+            "rival",
+            option(
+                Signal,
+                "--rival",
+                "Another signal of the base model that is tried beside --signal: both on the middle one of --shares,"
+                f" the others by the one that does better there; default {rival}.",
+                _FILTER,
+            ),
+        ),
         "errors": (
             "errors",
             option(
@@ -144,5 +154,5 @@ def _table(signal: Signal, among: int, shares: str) -> Table:
     }
 
 
-FILTER = _table(Signal.CROSS_WEAKEST, 0, "none")
-AUTO = _table(Signal.WEAKEST, 16, "0.85,0.7,0.5")
+FILTER = _table(Signal.CROSS_WEAKEST, "none", 0, "none")
+AUTO = _table(Signal.WEAKEST, Signal.CALIBRATED, 16, "0.85,0.7,0.5")

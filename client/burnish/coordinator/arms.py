@@ -13,10 +13,10 @@ from enum import StrEnum
 from burnish.coordinator.recipes.bds.loop import DIRECT, VALIDATION_ONLY
 from burnish.coordinator.recipes.bds.loop import RANDOM as BDS_RANDOM
 from burnish.coordinator.recipes.bds.loop import D as BDS_D
-from burnish.coordinator.recipes.filter.loop import FOLD, TRIED, TRUSTED
+from burnish.coordinator.recipes.filter.loop import FOLD, RIVAL, TRIED, TRUSTED
 from burnish.coordinator.recipes.filter.loop import RANDOM as FILTER_RANDOM
 from burnish.coordinator.recipes.filter.loop import D as FILTER_D
-from burnish.coordinator.recipes.filter.settings import MOST_FOLDS, MOST_PASSES, MOST_SHARES
+from burnish.coordinator.recipes.filter.settings import MOST_FOLDS, MOST_PASSES, MOST_SHARES, middle_of
 from burnish.coordinator.recipes.mads.loop import RANDOM as MADS_RANDOM
 from burnish.coordinator.recipes.mads.loop import D as MADS_D
 
@@ -61,8 +61,14 @@ _FILTER = ArmRounds(
     "what was kept",
     all_rows=FILTER_D,
     random=FILTER_RANDOM,
-    others={**_FOLDS, TRIED: "all rows, to try them", **_TRIED, TRUSTED: "the trusted rows alone"},
-    needed=range(FOLD, FILTER_RANDOM),
+    others={
+        **_FOLDS,
+        TRIED: "all rows, to try them",
+        **_TRIED,
+        TRUSTED: "the trusted rows alone",
+        RIVAL: "the best {share:.0%} by the rival signal, to try it",
+    },
+    needed=[*range(FOLD, FILTER_RANDOM), RIVAL],
 )
 ARM_ROUNDS: Mapping[str, ArmRounds] = {
     "middo": ArmRounds(all_rows=1),
@@ -99,6 +105,8 @@ def _share(config: Mapping[str, object], round_number: int) -> float:
     """What the model of a round tried, where it is one of filtering's that try shares; 1 elsewhere."""
     settings = config.get("settings")
     shares = settings.get("shares", ()) if isinstance(settings, Mapping) else ()
+    if round_number == RIVAL:
+        return middle_of([float(share) for share in shares])
     place = round_number - TRIED - 1
     return float(shares[place]) if 0 <= place < len(shares) else 1.0
 

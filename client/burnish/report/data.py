@@ -284,9 +284,11 @@ class BdsRound(Round):
 
 @dataclass(frozen=True, slots=True)
 class TriedShare:
-    """One share of the rows that a model was trained on to see whether it is better than all of them: the loss on the
+    """One share of the rows, the best by `signal`, that a model was trained on to see whether it is better than all of
+    them: the loss on the
     trusted rows, its difference from that of all rows and the standard error of that, nats per response token."""
 
+    signal: str
     share: float
     loss: float
     difference: float

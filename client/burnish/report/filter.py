@@ -69,10 +69,12 @@ def _settings(history: RunHistory) -> FilterSettings:
 
 
 def _tried(steps: Sequence[StepRecord]) -> list[TriedShare]:
-    """What came of each share, all rows first; nothing where none were to be tried, or it is not known yet."""
+    """What came of each share, all rows first; nothing where none were to be tried, or it is not known yet. Ledgers of
+    before there were rivals name no signal."""
     detail: dict[str, Any] = next((dict(one.detail) for one in steps if one.name == "choose"), {})
-    found = detail.get("tried", [])
-    return [TriedShare(**one, taken=one["share"] == detail["share"]) for one in found]
+    best = (detail.get("signal", ""), detail.get("share"))
+    found = [{"signal": "", **one} for one in detail.get("tried", [])]
+    return [TriedShare(**one, taken=(one["signal"], one["share"]) == best) for one in found]
 
 
 def _going_on(history: RunHistory, number: int, decisions: Sequence[DecisionRecord]) -> Iterator[tuple[str, str]]:

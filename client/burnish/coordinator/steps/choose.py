@@ -1,101 +1,135 @@
-"""Step `choose` of filtering: which share of the rows is trained on in the end, by models that tried several."""
+"""Step `choose` of filtering: which share of the rows is trained on in the end, and by which of two signals, by models
+that tried several."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 from burnish._types import ModelRef
 from burnish.coordinator.errors import StepFailed
 from burnish.coordinator.findings import Parts
 from burnish.coordinator.policy.assembly import DataRow
-from burnish.coordinator.policy.choice import choose
-from burnish.coordinator.policy.contrast import Scores
+from burnish.coordinator.policy.choice import Tried, choose
+from burnish.coordinator.policy.contrast import Scores, contrast
+from burnish.coordinator.policy.signals import Signal, value_of
+from burnish.coordinator.recipes.filter.settings import FilterSettings
 from burnish.coordinator.steps.measure import score_in_detail
 from burnish.coordinator.steps.rank import FilterRun, Measured, rank, weights_by
 from burnish.coordinator.steps.train import prune, train
 
 
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What is trained on: the best `share` of the rows, 1 for all of them, by `signal`."""
+
+    signal: Signal
+    share: float
+
+
 async def choose_share(
     run: FilterRun,
     round_number: int,
-    first_tried: int,
+    round_of: Callable[[Taken], int],
     base: ModelRef,
     training: Sequence[DataRow],
     trusted: Sequence[DataRow],
     found: Measured,
-) -> float:
-    """The share that is kept, 1 for all rows: what the settings say, or, where several are tried, the largest whose
-    model does as well on the trusted rows as the best of them (`policy/choice.py`). What models are trained on is the
-    rounds from `first_tried` on, all rows first. Raises StepFailed where fewer than two different trusted rows could be
-    scored."""
+) -> Taken:
+    """What the settings say, or, where several shares are tried, what the trusted rows do (`policy/choice.py`): the
+    largest whose model does as well on them as the best. With a rival, the middle share is tried by both signals, and
+    the other shares by the one whose model is better. `round_of`: where what is tried is trained. Raises StepFailed
+    where fewer than two different trusted rows could be scored."""
     settings = run.settings
-    shares = (1.0, *settings.tried())
-    if len(shares) == 1:
-        return settings.keep
+    if not settings.tried():
+        return Taken(settings.signal, settings.keep)
     stage = run.stage(round_number, "choose")
     if stage.done:
-        return share_taken(run, round_number)
-    losses = {}
-    for place, share in enumerate(shares):
-        rows, weights = _of_share(run, training, found, share)
-        model = await train(run, first_tried + place, base, rows, weights=weights)
-        losses[share] = await _on_trusted(run, first_tried + place, model, trusted)
+        return taken(run, round_number)
+    losses: dict[Taken, Scores] = {}
+
+    async def judge(one: Taken) -> Scores:
+        rows, weights = _of_share(run, training, found, one)
+        model = await train(run, round_of(one), base, rows, weights=weights)
+        losses[one] = await _on_trusted(run, round_of(one), model, trusted)
+        return losses[one]
+
+    nothing = await judge(Taken(settings.signal, 1.0))
+    better = settings.signal
+    if settings.rival is not None and _ranks(settings.rival, found):
+        apart = contrast(*[await judge(Taken(one, settings.middle())) for one in (better, settings.rival)])
+        better = better if apart is None or apart.difference <= 0 else settings.rival
+    for share in settings.tried():
+        if Taken(better, share) not in losses:
+            await judge(Taken(better, share))
     with stage.working():
-        stage.expect(len(shares))
-        shares = tuple(sorted(losses, reverse=True))
+        stage.expect(len(losses))
+        # Of two signals the better one first: the other's share is no less left out.
+        tried = sorted(losses, key=lambda one: (-one.share, one.signal is not better))
         try:
-            choice = choose(losses[1.0], [losses[share] for share in shares[1:]], settings.errors)
+            choice = choose(nothing, [losses[one] for one in tried[1:]], settings.errors)
         except ValueError as error:
             raise StepFailed(
                 f"No share can be chosen: {error}; at least two are needed. Give more of them, or other ones that are"
                 " not too long."
             ) from error
-        taken = shares[choice.place]
-        tried = [{"share": share, **asdict(one)} for share, one in zip(shares, choice.tried, strict=True)]
+        best = tried[choice.place]
+        told = [{**asdict(one), **asdict(of)} for one, of in zip(tried, choice.tried, strict=True)]
         with run.book.transaction():
-            stage.note({"share": taken, "tried": tried})
-            stage.advance(len(shares))
-    if taken == 1.0:
-        run.observer.noted(
-            f"No share is better than all rows by more than {settings.errors:g} standard errors on the trusted rows:"
-            " all rows are kept."
-        )
-    else:
-        one = choice.tried[choice.place]
-        run.observer.noted(
-            f"The best {taken:.0%} are kept: on the trusted rows the loss is {-one.difference:.4f} ± {one.error:.4f}"
-            " below that of all rows."
-        )
-    return taken
+            stage.note({**asdict(best), "tried": told})
+            stage.advance(len(losses))
+    run.observer.noted(_said(best, choice.tried[choice.place], settings))
+    return best
 
 
-def share_taken(run: FilterRun, round_number: int) -> float:
-    """The share that is kept, once it is known."""
-    return float(str(run.stage(round_number, "choose").detail["share"])) if run.settings.tried() else run.settings.keep
+def taken(run: FilterRun, round_number: int) -> Taken:
+    """What is trained on, once it is known."""
+    settings = run.settings
+    if not settings.tried():
+        return Taken(settings.signal, settings.keep)
+    detail = run.stage(round_number, "choose").detail
+    return Taken(Signal(str(detail.get("signal", settings.signal))), float(str(detail["share"])))
 
 
 def does_nothing(run: FilterRun, round_number: int) -> bool:
     """Whether all rows are trained on as they are, since no share was found to be better."""
-    return bool(run.settings.tried()) and share_taken(run, round_number) == 1.0
+    return bool(run.settings.tried()) and taken(run, round_number).share == 1.0
 
 
-def prune_tried(run: FilterRun, first_tried: int, taken: ModelRef) -> None:
-    """Deletes the models of the shares that were not taken, where only the last is to be kept."""
-    for number in range(first_tried, first_tried + 1 + len(run.settings.tried())):
-        if str(run.paths.model(number)) != taken.uri:
+def prune_tried(run: FilterRun, rounds: Iterable[int], last: ModelRef) -> None:
+    """Deletes the models of what was tried and not taken, where only the last is to be kept."""
+    for number in rounds:
+        if str(run.paths.model(number)) != last.uri:
             prune(run, number)
 
 
+def _ranks(signal: Signal, found: Measured) -> bool:
+    """Whether any row has a value by it."""
+    return any(value_of(signal, one) is not None for one in found.samples.values())
+
+
+def _said(best: Taken, found: Tried, settings: FilterSettings) -> str:
+    if best.share == 1.0:
+        return (
+            f"No share is better than all rows by more than {settings.errors:g} standard errors on the trusted rows:"
+            " all rows are kept."
+        )
+    by = "" if settings.rival is None else f" by {best.signal}"
+    return (
+        f"The best {best.share:.0%}{by} are kept: on the trusted rows the loss is {-found.difference:.4f} ±"
+        f" {found.error:.4f} below that of all rows."
+    )
+
+
 def _of_share(
-    run: FilterRun, training: Sequence[DataRow], found: Measured, share: float
+    run: FilterRun, training: Sequence[DataRow], found: Measured, one: Taken
 ) -> tuple[Sequence[DataRow], Mapping[str, float] | None]:
     """The rows of a share, and what each counts while it is trained on. Of all rows they count alike; those that have
     no value are not among them where they are to go."""
-    _, ranked = rank(run, training, found, share)
-    weights = weights_by(run.settings.signal, ranked)
+    _, ranked = rank(run, training, found, one.signal, one.share)
+    weights = weights_by(one.signal, ranked)
     rows = [row for row in training if row.row_id in weights]
-    return rows, weights if run.settings.weighted and share < 1.0 else None
+    return rows, weights if run.settings.weighted and one.share < 1.0 else None
 
 
 async def _on_trusted(run: FilterRun, round_number: int, model: ModelRef, trusted: Sequence[DataRow]) -> Scores:

@@ -53,12 +53,12 @@ async def measure(
     trusted: Sequence[DataRow] = (),
 ) -> Measured:
     """Scores all samples under the base model, and adds what the fold models found; for the signal that is calibrated
-    by them, `trusted` rows as well. Raises StepFailed where these are too few."""
+    by them, `trusted` rows as well. Raises StepFailed where these are too few, unless it is only a rival."""
     cross = cross or CrossFit()
     own = list(dict.fromkeys(row.sample_hash for row in rows))
     scores, failures = await score_in_detail(run, round_number, "score_pre", base, own, run.settings.parts())
     found = {name: _features(scores.get(name), cross.scores.get(name)) for name in own}
-    if run.settings.signal is Signal.CALIBRATED:
+    if Signal.CALIBRATED in run.settings.signals():
         found = await _calibrated(run, round_number, base, found, trusted)
     k = run.settings.among
     near = await neighbors(run, round_number, base, own, k) if k else {}
@@ -74,9 +74,11 @@ async def _calibrated(
     try:
         odds = calibrated(found, {name: _of_base(score) for name, score in scores.items()})
     except ValueError as error:
-        raise StepFailed(
-            f"Rows cannot be calibrated: {error}. Give more of them (trusted), or shorter ones."
-        ) from error
+        why = f"Rows cannot be calibrated: {error}. Give more of them (trusted), or shorter ones."
+        if run.settings.signal is Signal.CALIBRATED:
+            raise StepFailed(why) from error
+        run.observer.noted(f"{why} Only signal {run.settings.signal} is tried.")
+        return dict(found)
     return {name: replace(one, calibrated_odds=odds[name]) for name, one in found.items()}
 
 
@@ -86,17 +88,18 @@ def decide_rows(
     rows: Sequence[DataRow],
     training: Sequence[DataRow],
     found: Measured,
+    signal: Signal,
     share: float,
 ) -> None:
-    """One action for every row, `share` of them being kept, written down once; those that are not in `training` have a
-    trusted row's prompt."""
+    """One action for every row, the best `share` of them by `signal` being kept, written down once; those that are not
+    in `training` have a trusted row's prompt."""
     stage = run.stage(round_number, "decide")
     if stage.done:
         return
     with stage.working():
         if run.book.decisions(round_number):
             return  # killed between the decisions and the note that the step is done
-        line, ranked = rank(run, training, found, share)
+        line, ranked = rank(run, training, found, signal, share)
         verdicts = {one.row_id: one for one in ranked}
         with run.book.transaction():
             stage.expect_within(len(rows))
@@ -112,14 +115,17 @@ def decide_rows(
 
 def kept_by(run: FilterRun, training: Sequence[DataRow], found: Measured) -> set[str]:
     """The ids of the rows that would be kept by what is known so far, as many as `keep` says."""
-    _, ranked = rank(run, training, found, run.settings.keep)
+    _, ranked = rank(run, training, found, run.settings.signal, run.settings.keep)
     return {one.row_id for one in ranked if one.actions[0] in _KEPT}
 
 
-def rank(run: FilterRun, training: Sequence[DataRow], found: Measured, share: float) -> tuple[Threshold, list[Verdict]]:
-    """The line below which rows go where `share` of them is kept, and a verdict for each, in order."""
+def rank(
+    run: FilterRun, training: Sequence[DataRow], found: Measured, signal: Signal, share: float
+) -> tuple[Threshold, list[Verdict]]:
+    """The line below which rows go where the best `share` of them by `signal` is kept, and a verdict for each, in
+    order."""
     settings = run.settings
-    values = {name: value_of(settings.signal, one) for name, one in found.samples.items()}
+    values = {name: value_of(signal, one) for name, one in found.samples.items()}
     if settings.among:
         values = among_neighbours(values, found.near)
     scored = [
@@ -132,13 +138,13 @@ def rank(run: FilterRun, training: Sequence[DataRow], found: Measured, share: fl
         )
         for row in training
     ]
-    return rank_rows(settings.signal, scored, share, settings.seed, settings.unscored, settings.among)
+    return rank_rows(signal, scored, share, settings.seed, settings.unscored, settings.among)
 
 
-def weights_of(run: FilterRun, round_number: int, rows: Sequence[DataRow]) -> dict[str, float]:
-    """What each of `rows`, which go on, counts by its rank among them."""
+def weights_of(run: FilterRun, round_number: int, signal: Signal, rows: Sequence[DataRow]) -> dict[str, float]:
+    """What each of `rows`, which go on, counts by its rank among them by `signal`."""
     going_on = {row.row_id for row in rows}
-    return weights_by(run.settings.signal, [one for one in run.book.decisions(round_number) if one.row_id in going_on])
+    return weights_by(signal, [one for one in run.book.decisions(round_number) if one.row_id in going_on])
 
 
 def weights_by(signal: Signal, decided: Sequence[Verdict | DecisionRecord]) -> dict[str, float]:

@@ -1,7 +1,8 @@
-"""The recipe that chooses by itself, as settings: filtering (`recipes/filter`) by the base model's least likely token,
-compared with the neighbours', with the share that is kept, or all rows, chosen by trusted ones. It has no way without
-them: what of the data is wrong, and whether leaving it out makes a better model, cannot be told from the data alone
-(docs/efficacy.md). Here they only judge: what learnt from them as well would find those rows best that are like them
+"""The recipe that chooses by itself, as settings: filtering (`recipes/filter`) compared with the neighbours', with what
+rows are ranked by (the base model's least likely token, or several measures weighed by trusted rows) and the share that
+is kept, or all rows, chosen by trusted ones. It has no way without them: what of the data is wrong, and whether leaving
+it out makes a better model, cannot be told from the data alone (docs/efficacy.md). No model learns from them here: one
+that did would find those rows best that are like them, and what is trained on these would do well on them
 (docs/decisions/0009)."""
 
 from __future__ import annotations
@@ -20,5 +21,6 @@ class AutoSettings(FilterSettings):
     RECIPE: ClassVar[str] = "auto"
 
     signal: Signal = Field(Signal.WEAKEST, description="see FilterSettings")
+    rival: Signal | None = Field(Signal.CALIBRATED, description="see FilterSettings")
     among: int = Field(16, ge=0, le=100, description="see FilterSettings")
     shares: tuple[float, ...] = Field((0.85, 0.7, 0.5), min_length=1, description="see FilterSettings")

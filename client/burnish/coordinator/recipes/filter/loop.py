@@ -13,25 +13,34 @@ Cross-fitting may be done again with fold models that learn from what the pass b
 2019, arXiv 1905.05040, iterative noisy cross-validation); the first pass may be one model of the trusted rows alone.
 Where several shares are given, a model is trained on each and on all of D, and the trusted rows say which is S: D
 itself, unless a share is better beyond chance (`policy/choice.py`); no model that measures rows learns from those of
-them that judge. The recipe `auto` is this one with other defaults.
+them that judge. With a rival signal, the middle share is tried by both, the others by the better one. The recipe `auto`
+is this one with other defaults.
 
 The rounds of the ledger: 1 is D, whose model is only compared with, 2 is S, from 3 on fold models, ten rounds for each
 pass, from 33 on the shares that were tried, all of D first, 42 the model of trusted rows alone, from 43 on random
-subsets; those from 3 on have models but no data set of their own.
+subsets, 63 the rival's middle share; those from 3 on have models but no data set of their own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from burnish._types import ModelRef
 from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.choice import halves
 from burnish.coordinator.policy.controls import draws
-from burnish.coordinator.recipes.filter.settings import MOST_FOLDS, MOST_PASSES, MOST_SHARES, Start
+from burnish.coordinator.recipes.filter.settings import (
+    MOST_FOLDS,
+    MOST_PASSES,
+    MOST_SHARES,
+    MOST_SUBSETS,
+    FilterSettings,
+    Start,
+)
 from burnish.coordinator.steps.arm import measure_arm, measure_draws
 from burnish.coordinator.steps.assemble import assemble_kept, kept_rows
-from burnish.coordinator.steps.choose import choose_share, does_nothing, prune_tried
+from burnish.coordinator.steps.choose import Taken, choose_share, does_nothing, prune_tried, taken
 from burnish.coordinator.steps.crossfit import by_trusted, crossfit
 from burnish.coordinator.steps.hold import hold_size
 from burnish.coordinator.steps.measure import base_model, evaluate, prompts_of
@@ -44,6 +53,7 @@ D, S, FOLD = 1, 2, 3
 TRIED = FOLD + MOST_PASSES * MOST_FOLDS
 TRUSTED = TRIED + 1 + MOST_SHARES
 RANDOM = TRUSTED + 1
+RIVAL = RANDOM + MOST_SUBSETS
 
 
 async def filter_by_signal(run: FilterRun) -> None:
@@ -56,10 +66,11 @@ async def filter_by_signal(run: FilterRun) -> None:
     if not run.stage(D, "assemble").done:
         await select(run, base, rows, split.training, trusted)
     weighted = run.settings.weighted and not does_nothing(run, D)
-    model = await train(run, S, base, weights=weights_of(run, D, run.book.rows(S)) if weighted else None)
+    weights = weights_of(run, D, taken(run, D).signal, run.book.rows(S)) if weighted else None
+    model = await train(run, S, base, weights=weights)
     await evaluate(run, S, model)
     await compare(run, base, split.training)
-    prune_tried(run, TRIED, model)
+    prune_tried(run, [*range(TRIED, TRIED + 1 + len(run.settings.tried())), RIVAL], model)
 
 
 async def select(
@@ -67,12 +78,12 @@ async def select(
 ) -> None:
     """S: measures every row, keeps the best, and of them, where the size is held, those that cover all best."""
     learnt, judged = trusted, trusted
-    if run.settings.tried() and run.settings.signal.learns_from_trusted:
+    if run.settings.tried() and run.settings.signal.needs_folds:
         prompts = prompts_of(run, [row.sample_hash for row in trusted])
         learnt, judged = halves(trusted, prompts, run.settings.seed)
     found = await measured(run, base, training, learnt)
-    share = await choose_share(run, D, TRIED, base, training, judged, found)
-    decide_rows(run, D, rows, training, found, share)
+    best = await choose_share(run, D, partial(tried_in, run.settings), base, training, judged, found)
+    decide_rows(run, D, rows, training, found, best.signal, best.share)
     following = await hold_size(run, D, base, kept_rows(run, D, rows), draw=True)
     assemble_kept(run, D, rows, following)
 
@@ -89,9 +100,18 @@ async def measured(run: FilterRun, base: ModelRef, training: Sequence[DataRow], 
         else:
             learnt = None if found is None else kept_by(run, training, found)
             cross = await crossfit(run, FOLD + number * MOST_FOLDS, base, training, trusted, learnt)
-        found = await measure(run, D, base, training, cross)
+        found = await measure(run, D, base, training, cross, trusted)
     assert found is not None
     return found
+
+
+def tried_in(settings: FilterSettings, one: Taken) -> int:
+    """The round of the model that is trained on it, to see what it is worth."""
+    if one.share == 1.0:
+        return TRIED
+    if (one.signal, one.share) == (settings.rival, settings.middle()):
+        return RIVAL
+    return TRIED + 1 + settings.tried().index(one.share)
 
 
 async def compare(run: FilterRun, base: ModelRef, training: Sequence[DataRow]) -> None:

@@ -5,6 +5,7 @@ Signals and their sources: `policy/signals.py`. The method itself is written out
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, ClassVar, Self
 
@@ -53,6 +54,9 @@ class FilterSettings(HoldSettings):
     shares: tuple[float, ...] = Field(
         (), description="shares to try instead of `keep`, beside all rows; trusted rows say which is taken"
     )
+    rival: Signal | None = Field(
+        None, description="another signal that is tried on the middle one of the shares; the better one goes on"
+    )
     errors: float = Field(2.0, ge=0, description="standard errors that a share must be better by than all rows")
     among: int = Field(
         0, ge=0, le=100, description="neighbours by prompt that a row's value is compared with; 0: with all rows"
@@ -95,9 +99,11 @@ class FilterSettings(HoldSettings):
     def _consistent(self) -> Self:
         if self.passes > 1 and not self.signal.needs_folds:
             raise ValueError(f"passes are of fold models, and signal {self.signal} needs none; leave passes out")
-        if self.signal is Signal.CALIBRATED and not self.trusted:
+        if self.rival is not None and not self.tried():
+            raise ValueError("a rival is tried on the middle one of the shares, and there are none; give some (shares)")
+        if self.rival is not None and (self.rival.needs_folds or self.rival is self.signal):
             raise ValueError(
-                "signal calibrated goes by trusted rows, and there are none; give some (trusted), or another"
+                f"the rival is {self.rival}; expected another signal than {self.signal}, of those of the base model"
             )
         if self.trusted and not (self.signal.learns_from_trusted or self.tried()):
             raise ValueError(
@@ -107,6 +113,10 @@ class FilterSettings(HoldSettings):
             raise ValueError(
                 "trusted rows say which of the shares is taken, and there are none; give some (trusted: a hundred rows"
                 " that somebody has looked at), or say yourself how many stay (recipe filter: keep, without shares)"
+            )
+        if Signal.CALIBRATED in self.signals() and not self.trusted:
+            raise ValueError(
+                "signal calibrated goes by trusted rows, and there are none; give some (trusted), or another"
             )
         if self.start is Start.TRUSTED and not (self.trusted and self.signal.needs_folds):
             raise ValueError(
@@ -120,6 +130,14 @@ class FilterSettings(HoldSettings):
     def tried(self) -> tuple[float, ...]:
         """The shares that a model is trained for each; none where `keep` says how many rows stay."""
         return self.shares
+
+    def middle(self) -> float:
+        """The share that both signals are tried on."""
+        return middle_of(self.shares)
+
+    def signals(self) -> tuple[Signal, ...]:
+        """Those that rows may be ranked by."""
+        return (self.signal,) if self.rival is None else (self.signal, self.rival)
 
     def services(self) -> tuple[str, ...]:
         """See RecipeSettings."""
@@ -136,4 +154,10 @@ class FilterSettings(HoldSettings):
 
     def parts(self) -> Parts:
         """How much of a score under the base model is needed."""
-        return Parts.UNCONDITIONAL if self.signal.needs_unconditional else Parts.PROBABILITIES
+        unconditional = any(one.needs_unconditional for one in self.signals())
+        return Parts.UNCONDITIONAL if unconditional else Parts.PROBABILITIES
+
+
+def middle_of(shares: Sequence[float]) -> float:
+    """The middle one by size, the smaller of two."""
+    return sorted(shares)[(len(shares) - 1) // 2]

@@ -1,0 +1,234 @@
+"""Which share of the rows is trained on, and by which of two signals, where trusted rows say so: whole runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from burnish import Client
+from burnish.coordinator.arms import arm_of
+from burnish.coordinator.errors import InputError, StepFailed
+from burnish.coordinator.loop import run_recipe
+from burnish.coordinator.recipes.auto.settings import AutoSettings
+from burnish.coordinator.recipes.filter.loop import FOLD, RIVAL, TRIED, TRUSTED
+from burnish.coordinator.recipes.filter.settings import FilterSettings
+from burnish.report.collect import collect
+from burnish.report.render import render
+from burnish.testing import FakeServices
+from tests.e2e.filtering import filtered, lines
+from tests.e2e.support import Watcher, alpaca, history, write_jsonl
+
+ROWS = alpaca(40, duplicates=3)
+SHARES = (1.0, 0.85, 0.7, 0.5)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_jsonl(tmp_path / "data.jsonl", ROWS)
+
+
+@pytest.fixture
+def holdout(tmp_path: Path) -> Path:
+    return write_jsonl(tmp_path / "holdout.jsonl", [{**row, "instruction": "Another?"} for row in alpaca(5)])
+
+
+@pytest.fixture
+def trusted(tmp_path: Path) -> Path:
+    """Six trusted samples, two of which answer prompts of the data anew."""
+    rows = [{**row, "output": "A trusted answer."} for row in ROWS[:2]]
+    return write_jsonl(tmp_path / "trusted.jsonl", rows + [{**row, "instruction": "Else?"} for row in ROWS[2:6]])
+
+
+@pytest.fixture
+def many_trusted(tmp_path: Path) -> Path:
+    """Enough to calibrate by."""
+    return write_jsonl(tmp_path / "many.jsonl", [{**row, "instruction": "Else?"} for row in alpaca(24)])
+
+
+def prompts(path: Path) -> set[str]:
+    return {line["messages"][0]["content"] for line in lines(path)}
+
+
+def judged_by_rounds(better: Mapping[int, float]) -> Callable[[Any], None]:
+    """Has the fake score samples by the round in which their model was trained: nats per token by that."""
+
+    def change(reply: Any) -> None:
+        number = Path(reply.model.uri).name.removeprefix("round-")
+        if not number.isdigit() or int(number) not in better:
+            return
+        for score in reply.scores:
+            score.mean_nll = better[int(number)] * (1 + 0.01 * (score.num_tokens % 3))
+            score.sum_nll = score.mean_nll * score.num_tokens
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("losses", "share", "rows"),
+    [
+        ((1.0, 0.8, 0.9), 0.8, 32),
+        ((1.0, 1.1, 0.9), 0.5, 20),
+        ((1.0, 1.0, 1.2), 1.0, 39),
+    ],
+)
+def test_trusted_rows_say_which_share_is_taken(
+    fakes: FakeServices,
+    client: Client,
+    data: Path,
+    holdout: Path,
+    trusted: Path,
+    tmp_path: Path,
+    losses: tuple[float, ...],
+    share: float,
+    rows: int,
+) -> None:
+    fakes.change_reply("ScoreSamples", judged_by_rounds({TRIED + place: loss for place, loss in enumerate(losses)}))
+    watcher, out = Watcher(), tmp_path / "out"
+    summary = filtered(
+        client, data, out, watcher, trusted=str(trusted), holdout=str(holdout), signal="loss", shares="0.8,0.5",
+        weighted=True, random_subsets=1,
+    )  # fmt: skip
+    assert summary.rows_out == rows
+    assert [len(lines(out / f"data/round-{TRIED + place}.jsonl")) for place in range(3)] == [39, 32, 20]
+    with history(out) as h:
+        (step,) = (one for one in h.steps() if one.name == "choose")
+        models = {model.round: model for model in h.models()}
+        page = render(collect(h))
+    assert step.detail["share"] == share
+    taken = TRIED + (1.0, 0.8, 0.5).index(share)
+    assert models[2].digest == models[taken].digest
+    assert "weight" not in lines(out / f"data/round-{TRIED}.jsonl")[0], "all rows are trained on as they are"
+    assert ("weight" in lines(out / "data/round-2.jsonl")[0]) == (share < 1)
+    assert f"the best {share:.0%}" in page or share == 1.0
+    assert "Which share was taken" in page
+    kept = "all rows are kept" if share == 1.0 else f"The best {share:.0%} are kept"
+    assert any(kept in note for note in watcher.notes)
+
+
+def test_auto_tries_shares_where_there_are_trusted_rows_to_judge_by(
+    client: Client, data: Path, trusted: Path, tmp_path: Path
+) -> None:
+    with_trusted = AutoSettings(data=str(data), model="base", trusted=str(trusted))
+    assert (with_trusted.tried(), with_trusted.middle()) == (SHARES[1:], 0.7)
+    with pytest.raises(InputError, match="trusted rows say which of the shares is taken"):
+        AutoSettings.parse({"data": str(data), "model": "base"})
+    watcher = Watcher()
+    rows_out = run_recipe(with_trusted, client, tmp_path / "out", observer=watcher).rows_out
+    with history(tmp_path / "out") as h:
+        (step,) = (one for one in h.steps() if one.name == "choose")
+        page = render(collect(h))
+    tried: Any = step.detail["tried"]
+    assert [one["share"] for one in tried] == list(SHARES)
+    # Too few to calibrate by are enough to choose a share by.
+    assert any("6 trusted rows could be scored" in one and "Only signal weakest" in one for one in watcher.notes)
+    assert {one["signal"] for one in tried} == {"weakest"}
+    assert rows_out == {1.0: 39, 0.85: 34, 0.7: 28, 0.5: 20}[float(str(step.detail["share"]))]
+    assert "Which share was taken" in page
+
+
+@pytest.mark.parametrize(
+    ("own", "rivals", "taken"),
+    [
+        (0.9, 0.8, ("calibrated", 0.7)),  # and better than its other shares
+        (0.8, 0.9, ("weakest", 0.7)),
+        (0.8, 0.8, ("weakest", 0.7)),
+        (1.1, 1.05, ("calibrated", 0.85)),  # neither is better than all rows; what leaves out less is
+        (1.1, 1.1, ("weakest", 0.85)),
+    ],
+)
+def test_the_signal_whose_middle_share_is_better_is_tried_on_the_others(
+    fakes: FakeServices,
+    client: Client,
+    data: Path,
+    many_trusted: Path,
+    tmp_path: Path,
+    own: float,
+    rivals: float,
+    taken: tuple[str, float],
+) -> None:
+    losses = dict(zip(SHARES, (1.0, 0.95, own, 1.2), strict=True))
+    by_round = {TRIED + place: loss for place, loss in enumerate(losses.values())}
+    fakes.change_reply("ScoreSamples", judged_by_rounds({**by_round, RIVAL: rivals}))
+    out, watcher = tmp_path / "out", Watcher()
+    settings = AutoSettings(data=str(data), model="base", trusted=str(many_trusted))
+    run_recipe(settings, client, out, observer=watcher)
+    with history(out) as h:
+        (step,) = (one for one in h.steps() if one.name == "choose")
+        models = {model.round: model.digest for model in h.models()}
+        dropped = {one.row_id for one in h.decisions(1) if one.actions == ("drop",)}
+        config = h.run.config
+        page = render(collect(h))
+    tried: Any = step.detail["tried"]
+    signal, share = taken
+    other = "weakest" if signal == "calibrated" else "calibrated"
+    assert (step.detail["signal"], step.detail["share"]) == taken
+    middle = [(one["signal"], one["share"]) for one in tried if one["share"] == 0.7]
+    assert middle == [(signal, 0.7), (other, 0.7)], "the better one first"
+    assert [one["signal"] for one in tried if one["share"] in (0.85, 0.5)] == [signal] * 2
+    own_round = RIVAL if taken == ("calibrated", 0.7) else TRIED + SHARES.index(share)
+    assert models[2] == models[own_round], "what is taken is not trained again"
+    assert {row["id"] for row in lines(out / f"data/round-{own_round}.jsonl")}.isdisjoint(dropped)
+    assert any(f"The best {share:.0%} by {signal} are kept" in note for note in watcher.notes)
+    assert f"the best {share:.0%} by {signal} <span" in page
+    assert arm_of("auto", config, RIVAL).name == "the best 70% by the rival signal, to try it"
+
+
+def test_nothing_is_left_out_where_no_signal_helps(
+    fakes: FakeServices, client: Client, data: Path, many_trusted: Path, tmp_path: Path
+) -> None:
+    by_round = {TRIED + place: 1.0 + place for place in range(4)}
+    fakes.change_reply("ScoreSamples", judged_by_rounds({**by_round, RIVAL: 1.5}))
+    settings = AutoSettings(data=str(data), model="base", trusted=str(many_trusted))
+    assert run_recipe(settings, client, tmp_path / "out").rows_out == 43
+    with history(tmp_path / "out") as h:
+        assert all(one.actions == ("keep",) for one in h.decisions(1))
+
+
+def test_no_trusted_row_both_teaches_and_judges(
+    fakes: FakeServices, client: Client, data: Path, trusted: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    asked = {"signal": "cross_weakest", "shares": "0.5", "trusted": str(trusted)}
+    filtered(client, data, out, start="trusted", **asked)
+    taught = set(prompts(out / f"data/round-{TRUSTED}.jsonl"))
+    judged = {
+        sample.messages[-2].content
+        for request in fakes.requests("ScoreSamples")
+        if Path(request.model.uri).name == f"round-{TRIED}"
+        for sample in request.samples
+    }
+    assert not taught & judged
+    assert taught | judged == set(prompts(out / "data/trusted.jsonl"))
+    assert abs(len(taught) - len(judged)) <= 1
+
+    filtered(client, data, tmp_path / "folds", **asked)
+    for fold in range(2):
+        learnt = set(prompts(tmp_path / f"folds/data/round-{FOLD + fold}.jsonl"))
+        assert learnt > taught
+        assert not learnt & judged
+
+
+def test_one_trusted_row_is_not_enough_to_choose_by(client: Client, data: Path, tmp_path: Path) -> None:
+    alone = write_jsonl(tmp_path / "alone.jsonl", [{**ROWS[0], "instruction": "Else?"}] * 3)
+    with pytest.raises(StepFailed, match="1 different trusted rows were scored"):
+        filtered(client, data, tmp_path / "out", trusted=str(alone), signal="loss", shares="0.5")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"rival": "loss", "shares": ()}, "a rival is tried on the middle one of the shares, and there are none"),
+        ({"rival": "weakest"}, "the rival is weakest; expected another signal than weakest"),
+        (
+            {"rival": "cross_loss"},
+            "the rival is cross_loss; expected another signal than weakest, of those of the",
+        ),
+        ({"rival": "calibrated", "trusted": ()}, "trusted rows say which of the shares is taken, and there are none"),
+    ],
+)
+def test_a_rival_that_cannot_be_tried_is_refused(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        FilterSettings.parse({"data": "d", "model": "m", "signal": "weakest", "shares": "0.5", "trusted": "t"} | wrong)
