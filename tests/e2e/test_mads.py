@@ -224,23 +224,25 @@ def test_objectives_on_vectors_need_no_calibration(
 
 
 def test_samples_that_cannot_be_read_are_told_and_left_out(services: FakeEngineServices, tmp_path: Path) -> None:
-    rows = [*alpaca(10), {"id": "curt", "instruction": "Why?", "input": "", "output": "So"}]
+    curt = [{"id": "curt", "instruction": "Why?", "input": "", "output": "So"}]
+    late = [{"id": "late", "instruction": "why " * 1100, "input": "", "output": "So it is."}]
+    rows = [*alpaca(10), *curt, *late]
     watcher = Watcher()
     run(services, write_jsonl(tmp_path / "data.jsonl", rows), tmp_path / "out", watcher, budget=5, select_only=True)
-    assert any(
-        note.startswith("1 of 11 samples could not be read") and "--tokens all" in note for note in watcher.notes
-    )
+    assert any(note.startswith("1 of 12 samples could not be read") for note in watcher.notes)
     with history(tmp_path / "out") as h:
         decided = {one.row_id: one for one in h.decisions(1)}
         report = collect(h)
-    assert decided["curt"].actions == ("unread",)
-    assert "expected at least 4" in decided["curt"].reasons[0]
+    assert decided["curt"].actions != ("unread",), "a short response is read with what comes before it"
+    assert decided["late"].actions == ("unread",)
+    assert "0 tokens to read the response's activations from" in decided["late"].reasons[0]
     (round_,) = report.rounds
     assert [(f.reason, f.count) for f in round_.failures] == [("UNREAD", 1)]
 
 
 def test_a_set_that_cannot_be_read_at_all_ends_the_run(services: FakeEngineServices, tmp_path: Path) -> None:
-    rows = [{"id": f"e{n}", "instruction": f"Why {n}?", "input": "", "output": "So"} for n in range(5)]
+    late = "why " * 1100
+    rows = [{"id": f"e{n}", "instruction": f"{late}{n}?", "input": "", "output": "So it is."} for n in range(5)]
     data = write_jsonl(tmp_path / "data.jsonl", rows)
     with pytest.raises(StepFailed, match="Not one of 5 samples could be read by the selector"):
         run(services, data, tmp_path / "out", select_only=True, rule="top_k")

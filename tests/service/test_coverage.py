@@ -468,15 +468,16 @@ async def test_bad_requests_are_refused_with_a_reason(stub, request_of, reason: 
 
 
 async def test_samples_without_enough_to_measure_fail_alone(stub) -> None:
-    samples = [*texts(4), sample("short", "Why?", "So"), sample("unanswered", "Why?")]
+    late = sample("late", "why " * 2000, "So")
+    samples = [*texts(4), sample("short", "Why?", "So"), late, sample("unanswered", "Why?")]
     await stub.CreateCalibration(pb.CreateCalibrationRequest(calibration=pb.Calibration(name="usual")))
     reply = await stub.MeasureSamples(pb.MeasureSamplesRequest(calibration="usual", samples=samples))
-    assert [one.status.reason for one in reply.measurements] == [""] * 4 + ["TOO_SHORT", "BAD_ROLES"]
+    assert [one.status.reason for one in reply.measurements] == [""] * 5 + ["TOO_SHORT", "BAD_ROLES"]
     await stub.FinishCalibration(pb.FinishCalibrationRequest(name="usual"))
     await create(stub, calibration="usual")
     reply = await embed(stub, samples)
-    assert [one.status.reason for one in reply.embeddings] == [""] * 4 + ["TOO_SHORT", "BAD_ROLES"]
-    assert reply.num_stored == 4
+    assert [one.status.reason for one in reply.embeddings] == [""] * 5 + ["TOO_SHORT", "BAD_ROLES"]
+    assert reply.num_stored == 5
 
 
 async def test_everything_is_there_after_the_server(settings: ServerSettings) -> None:

@@ -229,6 +229,24 @@ async def test_activations_come_from_one_pass_and_leave_the_first_token_out() ->
     assert request.mean_hidden == ()
 
 
+async def test_a_short_response_is_read_with_the_tokens_before_it() -> None:
+    plan = Plan(None, ActivationSettings())
+    for words, pooled in (("So", 4), ("So it is because of that", None)):
+        engine = await read(plan, turns("Why is it?", words))
+        (request,) = engine.asked
+        assert request.activations is not None
+        ((start, end),) = request.activations.spans
+        (reading,) = engine.results.values()
+        assert words in words_at(request, request.activations.spans)
+        assert reading.num_pooled == end - start >= 4
+        assert pooled in (None, end - start), "no more than there must be"
+    # What several turns have together is enough.
+    (request,) = (await read(plan, turns("Why?", "So", "And why not?", "No"))).asked
+    assert request.activations is not None
+    assert len(request.activations.spans) == 2
+    assert all(end - start < 4 for start, end in request.activations.spans)
+
+
 async def test_the_user_text_alone_and_activations_take_two_passes() -> None:
     engine = await read(Plan(Source.USER, ActivationSettings()), TWO_TURNS)
     (reading,) = engine.results.values()

@@ -30,6 +30,7 @@ from burnish_services.runtime.calls import CallRecord
 
 TOO_SHORT = "TOO_SHORT"
 _LEAST_TOKENS = 4  # that activations are pooled over: fewer say little of a sample, and much of one token
+_FIRST_TOKEN = 1  # that counts: on the one before models dump what they attend to nowhere else
 Spans = tuple[tuple[int, int], ...]
 
 
@@ -106,9 +107,10 @@ async def read_passages(
 
     The user's text alone has the tokenizer's default special tokens and no template; the mean is over all tokens of
     it. What is longer than the context fails with TOO_LONG, or is cut at its end with `truncate`. Where activations are
-    read, conversations are cut at their `max_tokens` in any case; the first token, on which models dump what they
-    attend to nowhere else, does not count, and fewer than 4 others fail with TOO_SHORT. Other failures: those of
-    `tokenize_sample` and the engine's, NOT_FINITE among them. Time and tokens go to `record`.
+    read, conversations are cut at their `max_tokens` in any case; the first token does not count, and what has fewer
+    than 4 others is read together with those before it, so that there are 4. TOO_SHORT where none is among the first
+    `max_tokens`, or there are no 4. Other failures: those of `tokenize_sample` and the engine's, NOT_FINITE among them.
+    Time and tokens go to `record`.
     """
     limit = engine.model.max_model_len
     encoded = await asyncio.to_thread(_encode_all, engine.tokenizer, passages, plan, limit, truncate)
@@ -177,12 +179,12 @@ def _encode(tokenizer: ChatTokenizer, one: Passage, plan: Plan, limit: int, trun
         if not hidden:
             raise SampleError(TOO_LONG, f"the response begins after the first {most} tokens; shorten the prompt")
     if settings is not None:
-        neurons = _clip(span_positions(sample, Span(settings.source)), 1, most)
+        neurons = _widened(_clip(span_positions(sample, Span(settings.source)), _FIRST_TOKEN, most))
         if _length(neurons) < _LEAST_TOKENS:
             raise SampleError(
                 TOO_SHORT,
-                f"{_length(neurons)} tokens of the {settings.source.value} are among the first {most}, expected at "
-                f"least {_LEAST_TOKENS} to read activations from",
+                f"{_length(neurons)} tokens to read the {settings.source.value}'s activations from are among the first "
+                f"{most}, expected at least {_LEAST_TOKENS}",
             )
     return _Encoded(too_long, alone, sample.ids[:most], hidden, neurons, settings)
 
@@ -240,6 +242,15 @@ def _check_length(length: int, limit: int, truncate: bool, what: str) -> bool:
 def _clip(spans: Spans, first: int, end: int) -> Spans:
     inside = ((max(start, first), min(stop, end)) for start, stop in spans)
     return tuple((start, stop) for start, stop in inside if start < stop)
+
+
+def _widened(spans: Spans) -> Spans:
+    """Where there are too few tokens to pool over, together with those before the first of them."""
+    missing = _LEAST_TOKENS - _length(spans)
+    if not spans or missing <= 0:
+        return spans
+    (start, end), *others = spans
+    return ((max(_FIRST_TOKEN, start - missing), end), *others)
 
 
 def _length(spans: Spans) -> int:

@@ -112,18 +112,14 @@ async def select_rows(run: MadsRun, round_number: int, collection: str, rows: Se
             run.book.add_decisions(round_number, decided)
             stage.advance(len(rows))
         if len(failed) > _MANY_UNREAD * len(hashes):
-            run.observer.noted(_unread_note(run, failed, len(hashes)))
+            run.observer.noted(_unread_note(failed, len(hashes)))
         for note in selection_notes(found.length_correlation, found.hub_share):
             run.observer.noted(note)
 
 
-def _unread_note(run: MadsRun, failed: Mapping[str, str], num_samples: int) -> str:
+def _unread_note(failed: Mapping[str, str], num_samples: int) -> str:
     example, _ = Counter(failed.values()).most_common(1)[0]
-    advice = " Short responses are read together with their prompts by --tokens all."
-    return (
-        f"{len(failed)} of {num_samples} samples could not be read and cannot be selected; most often: {example}."
-        + (advice if run.settings.tokens is TokenSpan.RESPONSE else "")
-    )
+    return f"{len(failed)} of {num_samples} samples could not be read and cannot be selected; most often: {example}."
 
 
 def selection_detail(collection: str, found: CoverageSelection) -> dict[str, object]:

@@ -388,8 +388,9 @@ class ActivationSettings(_message.Message):
     pooling: Global___ActivationPooling.ValueType
     """How they become one number. Default ACTIVATION_POOLING_MAX."""
     max_tokens: _builtins.int
-    """The conversation is cut after so many tokens, in [16, 1048576] and at most the context; 0 means 1024. A sample with
-    fewer than 4 tokens to pool over fails with TOO_SHORT.
+    """The conversation is cut after so many tokens, in [16, 1048576] and at most the context; 0 means 1024. What has
+    fewer than 4 tokens is read together with those before it, so that 4 are pooled over; a sample fails with TOO_SHORT
+    where none of its own is left after the cut, or there are no 4.
     """
     def __init__(
         self,
