@@ -8,14 +8,16 @@ batches, no Trainer. Which samples share a step, and the schedule of the rate, a
 from __future__ import annotations
 
 import json
+import math
 import os
+import shutil
 import sys
 import tempfile
 import threading
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
@@ -24,6 +26,7 @@ from burnish_services.engine.models import model_digest
 from burnish_services.training.core import (
     Bilevel,
     Plan,
+    Refinement,
     RunSpec,
     epoch_order,
     lr_factor,
@@ -34,6 +37,7 @@ from burnish_services.training.core import (
 from burnish_services.training.data import TrainingSample, read_data
 from burnish_services.training.job import Job
 from burnish_services.training.messages import Progressed, Reporter, decode
+from burnish_services.training.pool import Pool, PooledResponse, read_pool
 from burnish_services.training.runs import Resolved, RunStore, Selection
 from burnish_services.training.sft import train
 from tests.service.training_support import sample, write_jsonl
@@ -42,15 +46,51 @@ from tests.tiny_model import write_tiny_model
 GOLDEN = Path(__file__).with_name("training.json")
 PLAN = Plan(num_epochs=2.5, learning_rate=2e-3, per_device_batch_size=3, gradient_accumulation_steps=2, seed=5)
 HOW = Bilevel("sigmoid", 0.5, penalty_start=0.7, penalty_decay=0.2)
+CLIP = math.log(10)  # of a ratio of probabilities
 Curves = dict[str, list[float]]
 
 
+@dataclass(frozen=True)
+class Course:
+    """How one curve comes about. `refined`: how the model's own responses are weighed, where it learns from some."""
+
+    how: Bilevel | None = None
+    weighted: bool = False
+    refined: str | None = None
+
+
+COURSES = {
+    "plain": Course(),
+    "weighted": Course(weighted=True),
+    "bilevel": Course(HOW),
+    "softmax": Course(replace(HOW, weighting="softmax", selector_learning_rate=0.5)),
+    "auxiliary": Course(replace(HOW, auxiliary=True, selector_learning_rate=20.0)),
+    "validation first": Course(replace(HOW, penalty_start=1.0, penalty_decay=0.5)),
+    "refined": Course(HOW, refined="self_normalized"),
+    "refined by tokens": Course(HOW, refined="token"),
+    "refined alike": Course(HOW, refined="uniform"),
+}
+
+
 def files(folder: Path) -> dict[str, Path]:
-    """Data in which every third answer is wrong, the same with weights, and a validation set."""
+    """Data in which every third answer is wrong, the same with weights, a validation set, and two responses to every
+    second question, of 5 and 9 tokens, with the log-probabilities that they were generated with."""
     rows = [sample(i, answer="It is a fish." if i % 3 == 0 else "") for i in range(20)]
     weighted = [{**row, "weight": (8.0, 1.0, 0.1)[i % 3]} for i, row in enumerate(rows)]
     trusted = [sample(i) for i in range(50, 54)]
-    named = {"data": rows, "weighted": weighted, "trusted": trusted}
+    pool = [
+        {
+            "id": row["id"],
+            "messages": row["messages"][:-1],
+            "responses": [
+                {"token_ids": [40] * 5, "logprobs": [-3.0] * 5},
+                {"token_ids": [20 + (7 * i + place) % 60 for place in range(9)], "logprobs": [-6.5] * 9},
+            ],
+        }
+        for i, row in enumerate(rows)
+        if i % 2 == 1
+    ]
+    named = {"data": rows, "weighted": weighted, "trusted": trusted, "pool": pool}
     return {name: write_jsonl(folder / f"{name}.jsonl", lines) for name, lines in named.items()}
 
 
@@ -59,18 +99,21 @@ def plain(folder: Path) -> Curves:
     torch.set_num_threads(1)
     base, there = write_tiny_model(folder / "base"), files(folder)
     tokenizer = HfTokenizer(base)
-    read = {name: list(read_data(path, tokenizer, 256).samples) for name, path in there.items()}
+    read = {name: list(read_data(there[name], tokenizer, 256).samples) for name in ("data", "weighted", "trusted")}
+    pool = read_pool(there["pool"], tokenizer, 256, [one.name for one in read["data"]])
     return {
-        "plain": _descend(base, read["data"], None),
-        "weighted": _descend(base, read["weighted"], None),
-        "bilevel": _descend(base, read["data"], read["trusted"]),
+        name: _descend(base, read["weighted" if one.weighted else "data"], read["trusted"], pool, one)
+        for name, one in COURSES.items()
     }
 
 
-def _descend(base: Path, data: list[TrainingSample], trusted: list[TrainingSample] | None) -> list[float]:
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.0)
-    logits, baseline = np.zeros(len(data)), None
+def _descend(
+    base: Path, data: list[TrainingSample], trusted: list[TrainingSample], pool: Pool, course: Course
+) -> list[float]:
+    model, beside = (AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32) for _ in range(2))
+    optimizers = [torch.optim.AdamW(one.parameters(), weight_decay=0.0) for one in (model, beside)]
+    how, asked = course.how, pool.responses if course.refined else {}
+    selector = None if how is None else _Selector(how, len(data))
     lengths = [len(one.tokens.ids) for one in data]
     per_epoch, steps = steps_per_epoch(PLAN, len(data)), total_steps(PLAN, len(data))
     losses = []
@@ -78,29 +121,83 @@ def _descend(base: Path, data: list[TrainingSample], trusted: list[TrainingSampl
         epoch, place = divmod(step, per_epoch)
         size = PLAN.samples_per_step
         chosen = epoch_order(lengths, PLAN, epoch)[place * size : (place + 1) * size]
-        each = {index: _token_losses(model, data[index]) for index in chosen}
-        if trusted is None:
+        each = {index: _token_losses(model, data[index]) for index in chosen if index not in asked}
+        if how is None or selector is None:
             counted = sum(data[index].weight * len(found) for index, found in each.items())
             loss = sum(data[index].weight * found.sum() for index, found in each.items()) / counted
         else:
-            share = max(0.0, HOW.penalty_start - HOW.penalty_decay * epoch)
-            weights = 2 / (1 + np.exp(-logits))
-            asked = validation_batch(len(trusted), size, PLAN.seed, step)
-            validation = sum(_token_losses(model, trusted[index]).mean() for index in asked) / len(asked)
-            weighted = sum(float(weights[index]) * found.mean() for index, found in each.items()) / len(chosen)
-            loss = share * validation + (1 - share) * weighted
-            means = {index: float(found.mean().detach()) for index, found in each.items()}
-            mean = sum(means.values()) / len(means)
-            baseline = mean if baseline is None else 0.99 * baseline + 0.01 * mean
-            for index, one in means.items():
-                logits[index] -= HOW.selector_learning_rate * (one - baseline)
+            share = max(0.0, how.penalty_start - how.penalty_decay * epoch)
+            weights = selector.weights()
+            validated = validation_batch(len(trusted), size, PLAN.seed, step)
+            validation = sum(_token_losses(model, trusted[index]).mean() for index in validated) / len(validated)
+            lower = sum(float(weights[index]) * found.mean() for index, found in each.items())
+            lower = lower + sum(_own(model, asked[index], course.refined) for index in chosen if index in asked)
+            loss = share * validation + (1 - share) * lower / len(chosen)
+            excess = {index: float(found.mean().detach()) for index, found in each.items()}
+            if how.auxiliary:
+                others = {index: _token_losses(beside, data[index]).mean() for index in each}
+                (sum(float(weights[index]) * other for index, other in others.items()) / len(chosen)).backward()
+                excess = {index: one - float(others[index].detach()) for index, one in excess.items()}
+            if excess:  # nothing is learnt of samples whose responses are the model's own
+                selector.update(excess)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), PLAN.max_grad_norm)
-        optimizer.param_groups[0]["lr"] = PLAN.learning_rate * lr_factor(PLAN, step, steps)
-        optimizer.step()
-        optimizer.zero_grad()
+        for trained, optimizer in zip((model, beside), optimizers, strict=True):
+            torch.nn.utils.clip_grad_norm_(trained.parameters(), PLAN.max_grad_norm)
+            optimizer.param_groups[0]["lr"] = PLAN.learning_rate * lr_factor(PLAN, step, steps)
+            optimizer.step()
+            optimizer.zero_grad()
         losses.append(round(float(loss.detach()), 4))
     return losses
+
+
+class _Selector:
+    """The weights of N samples, by the formulas of docs/bilevel.md, all N of them at each step."""
+
+    def __init__(self, how: Bilevel, count: int) -> None:
+        self._how = how
+        self._logits = torch.zeros(count, dtype=torch.float64, requires_grad=True)
+        self._adam = torch.optim.Adam([self._logits], how.selector_learning_rate, betas=(0.9, 0.95))
+        self._baseline: float | None = None
+
+    def _now(self) -> torch.Tensor:
+        if self._how.weighting == "softmax":
+            return len(self._logits) * torch.softmax(self._logits, 0)
+        return 2 * torch.sigmoid(self._logits)
+
+    def weights(self) -> list[float]:
+        """ω of all samples."""
+        return list(map(float, self._now().detach()))
+
+    def update(self, excess: Mapping[int, float]) -> None:
+        """One step, by what a batch's samples lose more than they should."""
+        if self._how.weighting == "softmax":
+            now = self._now()
+            self._adam.zero_grad()
+            (sum(now[index] * one for index, one in excess.items()) / len(excess)).backward()
+            self._adam.step()
+            return
+        if not self._how.auxiliary:
+            mean = sum(excess.values()) / len(excess)
+            self._baseline = mean if self._baseline is None else 0.99 * self._baseline + 0.01 * mean
+        with torch.no_grad():
+            for index, one in excess.items():
+                weight = float(2 * torch.sigmoid(self._logits[index]))
+                slope = one * weight * (2 - weight) / 2 if self._how.auxiliary else one - (self._baseline or 0.0)
+                self._logits[index] -= self._how.selector_learning_rate * slope
+
+
+def _own(model: torch.nn.Module, responses: Sequence[PooledResponse], variant: str | None) -> torch.Tensor:
+    """What the model's own responses to a question add, as arXiv 2511.21056 is read in docs/bilevel.md."""
+    found = [_token_losses(model, one.sample) for one in responses]
+    generator = [torch.tensor(one.generator, dtype=torch.float32) for one in responses]
+    if variant == "token":
+        ratios = [(-one.detach() - then).exp().clamp(max=10) for one, then in zip(found, generator, strict=True)]
+        return sum((ratio * one).mean() for ratio, one in zip(ratios, found, strict=True)) / len(found)
+    if variant == "uniform":
+        return sum(one.mean() for one in found) / len(found)
+    moved = [float((-one.detach() - then).mean()) for one, then in zip(found, generator, strict=True)]
+    raised = [math.exp(min(CLIP, max(-CLIP, one))) for one in moved]
+    return sum(one / sum(raised) * loss.mean() for one, loss in zip(raised, found, strict=True))
 
 
 def _token_losses(model: torch.nn.Module, one: TrainingSample) -> torch.Tensor:
@@ -112,21 +209,24 @@ def _token_losses(model: torch.nn.Module, one: TrainingSample) -> torch.Tensor:
 
 
 def trained(folder: Path) -> Curves:
-    """The curves by the service's trainer, in this process."""
+    """The curves by the service's trainer, in this process; of some settings that change none of them, too."""
     base, there = write_tiny_model(folder / "base"), files(folder)
     resolved = Resolved(PLAN, base, model_digest(base), there["data"], "", None, folder / "out", "sft")
-    selection = Selection(HOW, there["trusted"], "")
-    asked = {
-        "plain": resolved,
-        "packed": replace(resolved, plan=replace(PLAN, packing=True)),
-        "weighted": replace(resolved, data=there["weighted"]),
-        "bilevel": replace(resolved, selection=selection),
-    }
+    courses = {name: _resolved(resolved, there, course) for name, course in COURSES.items()}
+    for name, plan in (
+        ("packed", replace(PLAN, packing=True)),
+        ("checkpointed", replace(PLAN, gradient_checkpointing=True)),
+    ):
+        courses[f"plain, {name}"] = replace(courses["plain"], plan=plan)
+        courses[f"auxiliary, {name}"] = replace(courses["auxiliary"], plan=plan)
     store = RunStore(folder / "runs")
     store.load()
     curves = {}
-    for name, one in asked.items():
+    for name, one in courses.items():
         run = store.create(name, RunSpec(str(base), str(one.data)), replace(one, output=folder / name))
+        if one.refinement is not None:
+            run.directory.pool(0).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(there["pool"], run.directory.pool(0))
         told = folder / f"{name}.messages"
         descriptor = os.open(told, os.O_WRONLY | os.O_CREAT)
         train(Job(run.directory, run.record, Reporter(descriptor), threading.Event(), 1, 1e9, 0.0))
@@ -135,6 +235,14 @@ def trained(folder: Path) -> Curves:
         steps = {m.progress.step: m.progress.loss for m in messages if isinstance(m, Progressed) and m.progress.step}
         curves[name] = [loss for _, loss in sorted(steps.items()) if loss is not None]
     return curves
+
+
+def _resolved(plain: Resolved, there: Mapping[str, Path], course: Course) -> Resolved:
+    selection = None if course.how is None else Selection(course.how, there["trusted"], "")
+    # One that never pauses: the responses are there from the beginning.
+    own = None if course.refined is None else Refinement(10**6, 10**6, 0.0, course.refined)
+    data = there["weighted" if course.weighted else "data"]
+    return replace(plain, data=data, selection=selection, refinement=own)
 
 
 if __name__ == "__main__":
