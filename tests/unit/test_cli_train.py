@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from burnish.cli.train import _write
+from burnish import Client
+from burnish._types import ModelRef, RunSpec
+from burnish.cli.train import _create, _write
 from burnish.coordinator.errors import DataError
+from burnish.testing import FakeServices
 
 
 def rows(path: Path, *weights: object) -> Path:
@@ -36,3 +39,23 @@ def test_a_weight_that_is_none_is_named(tmp_path: Path) -> None:
         _write(tmp_path / "out.jsonl", [str(data)], False, "trust")
     with pytest.raises(DataError, match="is not there; it has id, instruction, output, trust"):
         _write(tmp_path / "out.jsonl", [str(data)], False, "weight")
+
+
+def test_the_same_command_tries_once_more_where_it_ended_badly() -> None:
+    spec = RunSpec(base_model=ModelRef("base"), data_uri="data.jsonl")
+    with FakeServices(finish_runs=False) as fakes, Client(fakes.address) as client:
+        first = _create(client.training, spec, None)
+        assert _create(client.training, spec, None).run_id == first.run_id, "it is still under way"
+        first.cancel()
+        second = _create(client.training, spec, None)
+        assert second.run_id != first.run_id
+        second.cancel()
+        fakes.finish_runs = True
+        third = _create(client.training, spec, None)
+        third.result()
+        assert _create(client.training, spec, None).run_id == third.run_id
+        named = _create(client.training, spec, "mine")
+        named.cancel()
+        assert _create(client.training, spec, "mine").run_id == named.run_id, "who names a run means that one"
+    ids = list(dict.fromkeys(request.request_id for request in fakes.requests("CreateRun")))
+    assert [name.partition("-a")[2] for name in ids] == ["", "2", "3", ""]

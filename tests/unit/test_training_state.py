@@ -20,6 +20,7 @@ from burnish_services.training.state import (
     orphaned,
     progressed,
     succeeded,
+    succeeding,
     unmet,
     waiting,
 )
@@ -43,7 +44,9 @@ def test_time_worked_is_summed_over_interruptions() -> None:
     run = interrupted(begun(Snapshot(), 10), 14)
     assert (run.state, run.work_seconds) == (RunState.PENDING, 4)
     assert cancelled(run, 50).work_seconds == 4, "waiting is not work"
-    assert failed(begun(run, 100), 103, DIED).work_seconds == 7
+    worse = failed(begun(run, 100), 103, DIED)
+    assert worse.work_seconds == 7
+    assert succeeded(begun(succeeding(Snapshot(), worse), 200), 205, RESULT).work_seconds == 12, "begun by another run"
 
 
 def test_a_worker_that_crashes_without_progress_is_given_up() -> None:

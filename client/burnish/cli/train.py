@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from burnish._types import ModelRef, RunEvent, RunSpec
+from burnish._training import Run, Training
+from burnish._types import ModelRef, RunEvent, RunSpec, RunState
 from burnish.cli.data import DataOption, SkipOption, data_paths
 from burnish.cli.output import command, errors, lines_to, say, say_json, write_line
 from burnish.cli.per_sample import ModelOption
@@ -22,6 +23,8 @@ from burnish.coordinator.errors import DataError
 from burnish.coordinator.formats import Columns, DataReader
 from burnish.coordinator.paths import is_remote
 from burnish.coordinator.recipes.base import TrainingSettings, parse_settings
+
+_MOST_ATTEMPTS = 1000
 
 
 @command
@@ -57,9 +60,9 @@ def train(
 ) -> None:
     """Fine-tunes a model on a file, with the loss on responses only, and publishes it with its digest.
 
-    The same command goes on with the same run after an interruption. Data that the training service cannot read by its
-    path is uploaded to it; the model and --out must be where the service sees them: directories, or
-    places in object storage such as s3://BUCKET/PREFIX.
+    The same command goes on with the same run after an interruption, and tries once more where it failed. Data that the
+    training service cannot read by its path is uploaded to it; the model and --out must be where the service sees them:
+    directories, or places in object storage such as s3://BUCKET/PREFIX.
     """
     how = parse_settings(TrainingSettings, settings.get("training", {}))
     output = out.rstrip("/") if is_remote(out) else str(Path(out).resolve())
@@ -76,9 +79,8 @@ def train(
         lora=how.lora(),
         eval_data_uri=str(eval_file or ""),
     )
-    name = request_id or f"train-{hashlib.sha256(repr(spec).encode()).hexdigest()[:24]}"
     with services.client(["training"], model, Path("burnish-state")) as client:
-        run = client.training.create(spec, name, upload=True)
+        run = _create(client.training, spec, request_id)
         with Bars() as bars:
             task = bars.open("train")
             for event in run.watch():
@@ -108,6 +110,21 @@ def train(
         f", {len(result.skipped)} left out as too long: {', '.join(result.skipped[:5])}" if result.skipped else ""
     )
     say(f"samples       {result.num_samples}{left_out}")
+
+
+def _create(training: Training, spec: RunSpec, request_id: str | None) -> Run:
+    """The run of this id, new or found; without one, that of this specification, unless it ended badly: then the next
+    attempt, which goes on from its checkpoint where the service kept one."""
+    if request_id is not None:
+        return training.create(spec, request_id, upload=True)
+    name = f"train-{hashlib.sha256(repr(spec).encode()).hexdigest()[:24]}"
+    run = training.create(spec, name, upload=True)
+    for attempt in range(2, _MOST_ATTEMPTS):
+        if run.snapshot.state not in (RunState.FAILED, RunState.CANCELLED):
+            break
+        errors.print(f"note: run {run.run_id} {run.snapshot.state.value}; another attempt", style="dim", markup=False)
+        run = training.create(spec, f"{name}-a{attempt}", upload=True)
+    return run
 
 
 def _note(event: RunEvent) -> str:

@@ -44,6 +44,8 @@ class TrainingSettings(BaseSettings):
     restart_delay: float = Field(default=1.0, ge=0)
     # Seconds that a worker has to finish its step and write a checkpoint when the server stops.
     stop_seconds: float = Field(default=20.0, ge=0)
+    # Seconds that the last checkpoint of a run that failed is kept, for a new run of the same kind to go on from.
+    keep_failed_seconds: float = Field(default=7 * 86400.0, ge=0)
     # Seconds that the fake trainer takes for a step.
     fake_step_seconds: float = Field(default=0.002, ge=0)
     # Schemes of the URIs that data is read from, separated by commas; `file` stands for paths, too. Uploads are

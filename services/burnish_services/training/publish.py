@@ -41,7 +41,7 @@ def card(
         "format": 1,
         "run_id": record.run_id,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        **_origin(resolved),
+        **origin(resolved),
         "canary": canary,
         "training": training,
         "versions": {name: _version(name) for name in ("burnish", *packages)},
@@ -54,8 +54,8 @@ def card(
     }
 
 
-def _origin(resolved: Resolved) -> dict[str, Any]:
-    """What determines a model's weights."""
+def origin(resolved: Resolved) -> dict[str, Any]:
+    """What determines a model's weights, by name."""
     special: dict[str, Any] = {}
     if resolved.lora is not None:
         special["lora"] = asdict(resolved.lora)
@@ -172,7 +172,7 @@ def check_place_free(resolved: Resolved, run_id: str) -> None:
     if resolved.place is None:
         check_output_free(resolved.output, resolved)
     else:
-        delivery.check_place(resolved.place, run_id, json.loads(json.dumps(_origin(resolved))))
+        delivery.check_place(resolved.place, run_id, json.loads(json.dumps(origin(resolved))))
 
 
 def check_output_free(output: Path, resolved: Resolved | None = None) -> None:
@@ -181,7 +181,7 @@ def check_output_free(output: Path, resolved: Resolved | None = None) -> None:
         return
     if resolved is not None and (output / CARD_FILE).is_file():
         found = read_json(output / CARD_FILE)
-        if all(found.get(key) == value for key, value in json.loads(json.dumps(_origin(resolved))).items()):
+        if all(found.get(key) == value for key, value in json.loads(json.dumps(origin(resolved))).items()):
             return
     raise RunError(
         "FAILED_PRECONDITION",

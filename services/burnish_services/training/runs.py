@@ -8,8 +8,8 @@
       pools/          responses that a self-refining run was given, and `no-more` once it is not to pause again
       paused/         the model as it is at a pause; replaced at the next, removed when the run has ended
       weights/        what a bilevel selection has learnt, epoch by epoch (`sample_weights.py`)
-      checkpoints/    the last whole checkpoint; removed when the run has ended
-      best.safetensors  the best weights so far, if the run may publish them; removed when it has ended
+      checkpoints/    the last whole checkpoint; removed when the run has ended, unless the next may go on from it
+      best.safetensors  the best weights so far, if the run may publish them; removed with the checkpoint
       result.json     what the worker is about to publish, so that a crash in that moment is no loss
       model/          the trained model, unless the caller named another directory; on its way to object storage, too
     STATE/training/data/   copies of data that was uploaded or fetched (`data_store.py`)

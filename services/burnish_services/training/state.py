@@ -206,6 +206,11 @@ def succeeded(now: Snapshot, at: float, result: Result) -> Snapshot:
     return replace(_rested(now, at), state=RunState.SUCCEEDED, end_time=at, result=result, progress=progress)
 
 
+def succeeding(now: Snapshot, other: Snapshot) -> Snapshot:
+    """PENDING still, going on from where `other` failed: what that took is part of what this takes."""
+    return replace(now, work_seconds=now.work_seconds + other.work_seconds)
+
+
 def failed(now: Snapshot, at: float, failure: Failure) -> Snapshot:
     """To FAILED."""
     return replace(_rested(now, at), state=RunState.FAILED, end_time=at, failure=failure)

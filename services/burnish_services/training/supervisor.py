@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from burnish_services.engine.base import ModelLoadError
 from burnish_services.engine.object_places import ObjectError
-from burnish_services.training import publish, state
+from burnish_services.training import leftover, publish, state
 from burnish_services.training.config import TrainingSettings
 from burnish_services.training.data_store import DataStore
 from burnish_services.training.delivery import abandon
@@ -75,10 +75,10 @@ class Supervisor:
             if run.snapshot.state is RunState.RUNNING:
                 self._update(run, state.orphaned(run.snapshot, run.last.time, self._limits))
             if run.snapshot.state.ended:
-                await asyncio.to_thread(_clean_up, run)
+                await asyncio.to_thread(self._clean_up, run, run.snapshot)
             elif run.snapshot.state is RunState.PENDING:
                 self._queue.put_nowait(run)
-        await self._sweep_data()
+        await self._sweep()
         self._task = asyncio.create_task(self._work_queue())
 
     async def close(self) -> None:
@@ -104,8 +104,10 @@ class Supervisor:
             self._cancelling = True
             if self._worker is not None:
                 self._worker.kill()
-        elif not run.snapshot.state.ended:
-            _clean_up(run)
+        elif run.snapshot.state.ended:
+            _remove(run)  # what it left, if it failed
+        else:
+            _remove(run)
             self._update(run, state.cancelled(run.snapshot, time.time()))
             # Nobody waits for a store that may not answer.
             asyncio.get_running_loop().run_in_executor(None, _abandon, run)
@@ -125,6 +127,7 @@ class Supervisor:
         while run.snapshot.state is RunState.PENDING and not self._closing.is_set():
             self._current, self._cancelling = run, False
             try:
+                await self._take_over(run)
                 await self._attempt(run)
             except Exception as error:
                 log.exception("run %s could not be worked", run.record.run_id)
@@ -134,7 +137,7 @@ class Supervisor:
                 self._current = None
             if run.snapshot.state is RunState.PENDING:
                 await self._pause()
-        await self._sweep_data()
+        await self._sweep()
 
     async def _pause(self) -> None:
         """Between attempts; a server that closes does not wait."""
@@ -142,6 +145,15 @@ class Supervisor:
             await asyncio.wait_for(self._closing.wait(), self._settings.restart_delay)
         except TimeoutError:
             pass
+
+    async def _take_over(self, run: Run) -> None:
+        """Has a new run go on from where one of the same kind failed, the newest first."""
+        if run.snapshot.attempts:
+            return
+        others = list(self._store.oldest_first())[::-1]
+        found = await asyncio.to_thread(leftover.take_over, run, others, self._settings.keep_failed_seconds)
+        if found is not None:
+            run.update(state.succeeding(run.snapshot, found), time.time())
 
     async def _attempt(self, run: Run) -> None:
         resolved = run.record.resolved
@@ -193,7 +205,7 @@ class Supervisor:
         )
         if members is None:
             if self._cancelling:
-                await asyncio.to_thread(_clean_up, run)
+                await asyncio.to_thread(_remove, run)
                 self._update(run, state.cancelled(run.snapshot, time.time()))
             return None
         return self._followers.begin(run.record.run_id, resolved.processes // resolved.nodes, self._options, members)
@@ -231,7 +243,7 @@ class Supervisor:
             after = how(run.snapshot, now, self._crash(run, worker, code, team), self._limits)
         if after.state.ended:
             # First, so that a disk that was full has room for the event.
-            await asyncio.to_thread(_clean_up, run)
+            after = await asyncio.to_thread(self._clean_up, run, after)
         self._update(run, after)
         if after.state in (RunState.CANCELLED, RunState.FAILED):
             await asyncio.to_thread(_abandon, run)
@@ -243,9 +255,21 @@ class Supervisor:
             self.tally.ended[after.state] += 1
         run.update(after, time.time())
 
-    async def _sweep_data(self) -> None:
-        """Removes copies of data that were only needed by runs that have ended."""
+    async def _sweep(self) -> None:
+        """Removes copies of data that were only needed by runs that have ended, and what failed runs left long ago."""
         await asyncio.to_thread(self._data.sweep, self._store.data_in_use())
+        for run in self._store.oldest_first():
+            if run.snapshot.state is RunState.FAILED and run.directory.checkpoints.is_dir():
+                await asyncio.to_thread(self._clean_up, run, run.snapshot)
+
+    def _clean_up(self, run: Run, after: Snapshot) -> Snapshot:
+        """Removes what only an unfinished run needs, but for what the next one may go on from; the run's end, as it is
+        told."""
+        if not leftover.may_leave(run, after, self._settings.keep_failed_seconds):
+            _remove(run)
+            return after
+        _remove_passing(run)
+        return after if run.snapshot.state.ended else leftover.told(after, run.directory, run.record.run_id)
 
     def _crash(self, run: Run, worker: WorkerProcess, code: int, team: Team | None) -> Failure:
         now, step = run.snapshot, run.snapshot.progress.step
@@ -300,9 +324,14 @@ def _abandon(run: Run) -> None:
         abandon(place, run.record.run_id)
 
 
-def _clean_up(run: Run) -> None:
+def _remove(run: Run) -> None:
     """Removes what only an unfinished run needs."""
     shutil.rmtree(run.directory.checkpoints, ignore_errors=True)
-    shutil.rmtree(run.directory.paused, ignore_errors=True)
     run.directory.best.unlink(missing_ok=True)
+    _remove_passing(run)
+
+
+def _remove_passing(run: Run) -> None:
+    """Of that, what the next attempt makes anew."""
+    shutil.rmtree(run.directory.paused, ignore_errors=True)
     shutil.rmtree(publish.staging_path(run.record.resolved.output, run.record.run_id), ignore_errors=True)

@@ -196,6 +196,31 @@ async def test_a_full_disk_fails_the_run_and_says_so(client: Client, base: Path,
     assert again.state == training_pb2.STATE_SUCCEEDED, again.error
 
 
+async def test_what_a_full_disk_has_stopped_is_gone_on_with(
+    client: Client, base: Path, data: Path, eval_data: Path
+) -> None:
+    """Its weights, learnt ones and the best are those of a run that nothing happened to."""
+    asked = spec(base, data, **HOW, eval_steps=2, publish_best=True)
+    asked.eval_data_uri = str(eval_data)
+    asked.bilevel.validation_data_uri = str(eval_data)
+    calm = await client.watch((await client.create("calm", asked)).run_id)
+    run = await client.create("full", asked)
+    await client.until_step(run.run_id, 5)
+    (await worker_process()).rlimit(psutil.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+    ended = await client.finished(run.run_id)
+    assert (ended.state, ended.error.reason) == (training_pb2.STATE_FAILED, "DISK_FULL"), ended.error
+    assert "Its last checkpoint, after step 4, is kept" in ended.error.message
+    events = await client.watch((await client.create("again", asked)).run_id)
+    last = events[-1].run
+    assert last.state == training_pb2.STATE_SUCCEEDED, last.error
+    assert min(curve(events[1:])) in (0, 4)
+    assert {step: told for step, told in curve(events).items() if step > 4} == {
+        step: told for step, told in curve(calm).items() if step > 4
+    }
+    assert last.result.model.digest == calm[-1].run.result.model.digest
+    assert last.result.published_step == calm[-1].run.result.published_step
+
+
 async def test_a_loss_out_of_all_proportion_stops_the_run_and_names_the_sample(
     client: Client, base: Path, tmp_path: Path
 ) -> None:

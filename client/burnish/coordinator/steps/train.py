@@ -260,5 +260,6 @@ def _result(training: AsyncRun) -> RunResult:
     why = snapshot.error.message if snapshot.error else f"it ended {snapshot.state.value}"
     raise StepFailed(
         f"Training run {training.run_id} did not make a model: {why}. Its log is with the training service; run the"
-        " same command again to train anew, everything else is kept."
+        " same command again: it trains this once more, from the checkpoint where the service kept one; everything else"
+        " is kept."
     )

@@ -9,8 +9,8 @@ gradient Σ w_k ∇ℓ_k with
     r_k = π_θ(y_k | x) / π_gen(y_k | x),    w_k = r_k^(1/τ) / Σ_j r_j^(1/τ).
 
 A response is long, so that r_k would be 0 or huge: its logarithm is divided by length^κ and clipped. Right after
-generation π_θ = π_gen and w_k = 1/K: the weights protect against responses that the model has moved away from since,
-and are no strong signal of which response is better.
+generation w_k = 1/K, but for what rounding to the base model's format did to the generator's weights: w protect against
+responses that the model has moved away from since, and are no strong signal of which response is better.
 
 All log-probabilities are natural and per token, of the same tokens under both weights, before any sampling parameter.
 """

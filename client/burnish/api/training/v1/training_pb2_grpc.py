@@ -125,6 +125,11 @@ class TrainingServiceServicer:
     def CreateRun(self, request, context):
         """Creates a run and returns once its data is at hand: at once, unless there is something to fetch. Idempotent by
         request_id: asking again returns the same run.
+
+        Where a run with the same base model, data and everything that determines the weights has failed for something that
+        may pass (room, memory, a crash: RESOURCE_EXHAUSTED, INTERNAL, ABORTED, UNAVAILABLE), the new one goes on from its
+        last checkpoint, which is kept for BURNISH_TRAINING_KEEP_FAILED_SECONDS of the server (7 days). Runs with
+        `refinement` begin at the beginning.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -154,7 +159,8 @@ class TrainingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelRun(self, request, context):
-        """Asks a run to stop; it does so within a step. Idempotent; a run that has ended stays as it is.
+        """Asks a run to stop; it does so within a step. Idempotent; a run that has ended stays as it is, but for the
+        checkpoint that it may have left when it failed, which is removed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -58,6 +58,11 @@ class TrainingServiceStub:
     CreateRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.CreateRunRequest, _training_pb2.CreateRunResponse]
     """Creates a run and returns once its data is at hand: at once, unless there is something to fetch. Idempotent by
     request_id: asking again returns the same run.
+
+    Where a run with the same base model, data and everything that determines the weights has failed for something that
+    may pass (room, memory, a crash: RESOURCE_EXHAUSTED, INTERNAL, ABORTED, UNAVAILABLE), the new one goes on from its
+    last checkpoint, which is kept for BURNISH_TRAINING_KEEP_FAILED_SECONDS of the server (7 days). Runs with
+    `refinement` begin at the beginning.
     """
     GetRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.GetRunRequest, _training_pb2.GetRunResponse]
     """Returns one run as it is now."""
@@ -69,7 +74,9 @@ class TrainingServiceStub:
     responses for this pause already.
     """
     CancelRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.CancelRunRequest, _training_pb2.CancelRunResponse]
-    """Asks a run to stop; it does so within a step. Idempotent; a run that has ended stays as it is."""
+    """Asks a run to stop; it does so within a step. Idempotent; a run that has ended stays as it is, but for the
+    checkpoint that it may have left when it failed, which is removed.
+    """
     WatchRun: _grpc.UnaryStreamMultiCallable[_training_pb2.WatchRunRequest, _training_pb2.WatchRunResponse]
     """Streams a run's events from a given number on, then ends when the run ends. A run can take hours: give the call no
     deadline. Safe to resume after a break (UNAVAILABLE where the server stops) with the number after the
@@ -108,6 +115,11 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     CreateRun: _aio.UnaryUnaryMultiCallable[_training_pb2.CreateRunRequest, _training_pb2.CreateRunResponse]  # type: ignore[assignment]
     """Creates a run and returns once its data is at hand: at once, unless there is something to fetch. Idempotent by
     request_id: asking again returns the same run.
+
+    Where a run with the same base model, data and everything that determines the weights has failed for something that
+    may pass (room, memory, a crash: RESOURCE_EXHAUSTED, INTERNAL, ABORTED, UNAVAILABLE), the new one goes on from its
+    last checkpoint, which is kept for BURNISH_TRAINING_KEEP_FAILED_SECONDS of the server (7 days). Runs with
+    `refinement` begin at the beginning.
     """
     GetRun: _aio.UnaryUnaryMultiCallable[_training_pb2.GetRunRequest, _training_pb2.GetRunResponse]  # type: ignore[assignment]
     """Returns one run as it is now."""
@@ -119,7 +131,9 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     responses for this pause already.
     """
     CancelRun: _aio.UnaryUnaryMultiCallable[_training_pb2.CancelRunRequest, _training_pb2.CancelRunResponse]  # type: ignore[assignment]
-    """Asks a run to stop; it does so within a step. Idempotent; a run that has ended stays as it is."""
+    """Asks a run to stop; it does so within a step. Idempotent; a run that has ended stays as it is, but for the
+    checkpoint that it may have left when it failed, which is removed.
+    """
     WatchRun: _aio.UnaryStreamMultiCallable[_training_pb2.WatchRunRequest, _training_pb2.WatchRunResponse]  # type: ignore[assignment]
     """Streams a run's events from a given number on, then ends when the run ends. A run can take hours: give the call no
     deadline. Safe to resume after a break (UNAVAILABLE where the server stops) with the number after the
@@ -173,6 +187,11 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_training_pb2.CreateRunResponse, _abc.Awaitable[_training_pb2.CreateRunResponse]]:
         """Creates a run and returns once its data is at hand: at once, unless there is something to fetch. Idempotent by
         request_id: asking again returns the same run.
+
+        Where a run with the same base model, data and everything that determines the weights has failed for something that
+        may pass (room, memory, a crash: RESOURCE_EXHAUSTED, INTERNAL, ABORTED, UNAVAILABLE), the new one goes on from its
+        last checkpoint, which is kept for BURNISH_TRAINING_KEEP_FAILED_SECONDS of the server (7 days). Runs with
+        `refinement` begin at the beginning.
         """
 
     @_abc_1.abstractmethod
@@ -208,7 +227,9 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _training_pb2.CancelRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_training_pb2.CancelRunResponse, _abc.Awaitable[_training_pb2.CancelRunResponse]]:
-        """Asks a run to stop; it does so within a step. Idempotent; a run that has ended stays as it is."""
+        """Asks a run to stop; it does so within a step. Idempotent; a run that has ended stays as it is, but for the
+        checkpoint that it may have left when it failed, which is removed.
+        """
 
     @_abc_1.abstractmethod
     def WatchRun(
