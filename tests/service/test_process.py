@@ -19,6 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from burnish.api.scoring.v1 import scoring_pb2, scoring_pb2_grpc
 from burnish_services.engine.fake import write_fake_model
+from burnish_services.training.config import TrainingSettings
 from tests.service.support import sample
 from tests.waiting import until
 
@@ -250,6 +251,31 @@ def test_a_setting_of_a_service_that_is_no_good_is_named(
     assert ended.returncode == 2
     assert f"burnish services: cannot start: {variable} is {value!r}: input should be" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("BURNISH_TRAINING_KEEP_FAILD_SECONDS", "BURNISH_TRAINING_KEEP_FAILED_SECONDS"),
+        ("BURNISH_SCORING_MAX_ITEM", "BURNISH_SCORING_MAX_ITEMS"),
+        ("BURNISH_SERVER_PROT", "BURNISH_SERVER_PORT"),
+    ],
+)
+def test_a_variable_that_is_misspelt_is_no_good_either(
+    variable: str, meant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "1")
+    ended = run("--engine", "fake", "--model", str(write_fake_model(tmp_path / "model")), "--state-dir", str(tmp_path))
+    assert ended.returncode == 2
+    assert f"{variable} is no setting; did you mean {meant}?" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_variables_of_others_pass_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of clients, and what Kubernetes tells of services."""
+    for name in ("ENDPOINT", "SERVICE_HOST", "SERVICE_PORT_GRPC", "PORT_50051_TCP_ADDR"):
+        monkeypatch.setenv(f"BURNISH_TRAINING_{name}", "x")
+    assert TrainingSettings() == TrainingSettings()
 
 
 def test_help_names_every_setting() -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Literal
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
+
+from burnish_services.runtime.environment import EnvironmentSettings
 
 
-class EmbeddingSettings(BaseSettings):
+class EmbeddingSettings(EnvironmentSettings):
     """Limits of the embedding service."""
 
     model_config = SettingsConfigDict(env_prefix="BURNISH_EMBEDDING_", frozen=True, extra="forbid")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
+
+from burnish_services.runtime.environment import EnvironmentSettings
 
 
-class RewritingSettings(BaseSettings):
+class RewritingSettings(EnvironmentSettings):
     """Limits of the rewriting service."""
 
     model_config = SettingsConfigDict(env_prefix="BURNISH_REWRITING_", frozen=True, extra="forbid")

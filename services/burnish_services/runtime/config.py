@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode, SettingsConfigDict
 
 from burnish_services.engine.object_places import ObjectMalformed, ObjectPlace, is_object_uri
 from burnish_services.engine.places import Root, Roots
+from burnish_services.runtime.environment import EnvironmentSettings
 
 ALL_ROLES = ("scoring", "embedding", "rewriting", "training")
 
 
-class ServerSettings(BaseSettings):
+class ServerSettings(EnvironmentSettings):
     """How one server process runs."""
 
     model_config = SettingsConfigDict(env_prefix="BURNISH_SERVER_", frozen=True, extra="forbid")

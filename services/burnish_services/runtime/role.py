@@ -90,4 +90,6 @@ def _complaint(role: str, problem: Any) -> str:
     """What is wrong with a setting, by the name of its variable."""
     variable = "_".join(["burnish", role, *map(str, problem["loc"])]).upper()
     message = str(problem["msg"]).removeprefix("Value error, ")
+    if not problem["loc"]:  # about no one's value
+        return message
     return f"{variable} is {str(problem['input'])[:100]!r}: {message[0].lower()}{message[1:]}"

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
+
+from burnish_services.runtime.environment import EnvironmentSettings
 
 
-class ScoringSettings(BaseSettings):
+class ScoringSettings(EnvironmentSettings):
     """Limits of the scoring service, and the NLI model of its full tier of confidence."""
 
     model_config = SettingsConfigDict(env_prefix="BURNISH_SCORING_", frozen=True, extra="forbid")

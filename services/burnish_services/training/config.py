@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode, SettingsConfigDict
+
+from burnish_services.runtime.environment import EnvironmentSettings
 
 DEFAULT_PORT = 29400  # torchrun's own for several machines
 
 
-class TrainingSettings(BaseSettings):
+class TrainingSettings(EnvironmentSettings):
     """Limits of the training service, and how it treats its workers."""
 
     model_config = SettingsConfigDict(env_prefix="BURNISH_TRAINING_", frozen=True, extra="forbid")

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from burnish_services.runtime import logs
+from burnish_services.runtime.environment import EnvironmentSettings
 from burnish_services.runtime.serve import EXIT_USAGE
 from burnish_services.training.config import TrainingSettings
 from burnish_services.training.following import Follower, Replaced
@@ -45,7 +46,7 @@ state directory cannot be written.
 """
 
 
-class FollowerSettings(BaseSettings):
+class FollowerSettings(EnvironmentSettings):
     """How one follower runs."""
 
     model_config = SettingsConfigDict(env_prefix="BURNISH_FOLLOWER_", frozen=True, extra="forbid")
