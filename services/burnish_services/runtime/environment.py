@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import model_validator
 from pydantic_settings import BaseSettings
 
-# How alike what follows the prefix must be to the name of a setting to count as a misspelling of it. Other variables are
-# somebody else's: Kubernetes names the addresses of services in this way, and clients have some of their own.
+# How alike what follows the prefix must be to the name of a setting to count as a misspelling of it. Other variables
+# are somebody else's: Kubernetes names the addresses of services in this way, and clients have some of their own.
 _MISSPELLED = 0.75
 
 
