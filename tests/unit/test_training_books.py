@@ -10,19 +10,24 @@ from typing import Any
 import pytest
 import torch
 
+from burnish_services.training import checkpoints
 from burnish_services.training.books import RunCallback
 from burnish_services.training.state import RunError
 
 
 @pytest.fixture
 def books(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunCallback:
-    """Of a model whose checkpoint takes 1,200 bytes, where 1,000 are free."""
+    """Of a model whose checkpoint takes 1,200 bytes, and which takes 200 itself, where 1,000 are free."""
     made: Any = RunCallback.__new__(RunCallback)
     model = torch.nn.Linear(10, 10, bias=False)
     made._trainer = SimpleNamespace(
         model=model, agreed=lambda *flags: list(flags), state=SimpleNamespace(global_step=7)
     )
-    made._job = SimpleNamespace(directory=SimpleNamespace(path=tmp_path))
+    made._job = SimpleNamespace(
+        directory=SimpleNamespace(path=tmp_path, checkpoints=tmp_path / "checkpoints"),
+        record=SimpleNamespace(resolved=SimpleNamespace(base=tmp_path / "base")),
+    )
+    monkeypatch.setattr("burnish_services.training.books.stored_dtype", lambda base: torch.bfloat16)
     made._last_save = 0.0
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     return made  # type: ignore[no-any-return]
@@ -39,6 +44,20 @@ def test_a_checkpoint_that_is_due_is_left_out_for_want_of_room(
 def test_a_run_that_has_to_be_written_down_fails_for_want_of_room(books: RunCallback) -> None:
     with pytest.raises(RunError, match="make room and create the run again"):
         books._has_room(must=True)
+
+
+def test_a_run_that_could_not_publish_fails_while_it_can_be_gone_on_with(
+    books: RunCallback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=199))
+    assert not books._has_room(must=False), "nothing is won by failing where nothing was saved yet"
+    checkpoint = tmp_path / "checkpoints/checkpoint-5"
+    checkpoint.mkdir(parents=True)
+    checkpoints.seal(checkpoint)
+    with pytest.raises(RunError, match="make room and create the run again"):
+        books._has_room(must=False)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=200))
+    assert not books._has_room(must=False)
 
 
 def test_with_room_it_is_written(books: RunCallback, monkeypatch: pytest.MonkeyPatch) -> None:

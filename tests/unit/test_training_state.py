@@ -46,7 +46,8 @@ def test_time_worked_is_summed_over_interruptions() -> None:
     assert cancelled(run, 50).work_seconds == 4, "waiting is not work"
     worse = failed(begun(run, 100), 103, DIED)
     assert worse.work_seconds == 7
-    assert succeeded(begun(succeeding(Snapshot(), worse), 200), 205, RESULT).work_seconds == 12, "begun by another run"
+    after = succeeding(succeeding(Snapshot(), worse), worse)
+    assert succeeded(begun(after, 200), 205, RESULT).work_seconds == 12, "begun by another run"
 
 
 def test_a_worker_that_crashes_without_progress_is_given_up() -> None:

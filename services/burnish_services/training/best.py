@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from burnish_services.training.runs import sync_directory
+from burnish_services.training.runs import sync_directory, unfinished
 
 
 class Best:
@@ -29,7 +29,7 @@ class Best:
         """Keeps these weights if `loss` is lower than any before. Raises OSError."""
         if loss >= self.loss:
             return
-        beside = self._path.with_name(f".{self._path.name}.tmp")
+        beside = unfinished(self._path)
         # repr: the number comes back as it was.
         save_file(trained, beside, metadata={"loss": repr(loss), "step": str(step)})
         with beside.open("rb") as file:

@@ -16,6 +16,7 @@ import psutil
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from burnish_services.engine.merging import stored_dtype
 from burnish_services.training import checkpoints
 from burnish_services.training.best import Best
 from burnish_services.training.core import LOSSES_KEPT, is_spike
@@ -174,17 +175,22 @@ class RunCallback(TrainerCallback):
 
     def _has_room(self, *, must: bool) -> bool:
         """Whether the disk has room for a checkpoint. One that is due may be left out: a run is worth more than its
-        next checkpoint, and goes on from the last one if it has to. Raises RunError where it `must` be written."""
-        needed = _SIZES_PER_CHECKPOINT * sum(p.nbytes for p in self._trainer.model.parameters() if p.requires_grad)
+        next checkpoint, and goes on from the last one if it has to. Raises RunError where it `must` be written, and
+        where there is not even room for the model in the end while a checkpoint is there to go on from: the sooner it
+        fails, the less is done twice."""
+        parameters = list(self._trainer.model.parameters())
+        needed = _SIZES_PER_CHECKPOINT * sum(p.nbytes for p in parameters if p.requires_grad)
+        to_publish = sum(p.numel() for p in parameters) * stored_dtype(self._job.record.resolved.base).itemsize
         free = shutil.disk_usage(self._job.directory.path).free
-        (cramped,) = self._trainer.agreed(free < needed)
+        there = checkpoints.sealed(self._job.directory.checkpoints) is not None
+        cramped, hopeless = self._trainer.agreed(free < needed, there and free < to_publish)
         if not cramped:
             return True
         room = (
             f"a checkpoint takes {needed / 1e9:.1f} GB and only {free / 1e9:.1f} GB are free at"
             f" {self._job.directory.path}"
         )
-        if must:
+        if must or hopeless:
             raise RunError(
                 "RESOURCE_EXHAUSTED",
                 "DISK_FULL",

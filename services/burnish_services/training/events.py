@@ -40,7 +40,7 @@ class EventLog:
         """Opens the file at `path`, or begins it. What a crash left half-written at its end is cut off.
         Raises ValueError where what stands before that is no event, OSError where it cannot be read."""
         self.path = path
-        # Events that could not be written yet, because the disk is full, say; the next append tries again.
+        # Events that could not be written yet, because the disk is full, say; the next append or `flush` tries again.
         self._unwritten: list[Event] = []
         self._size, self.last = _recover(path)
 
@@ -50,14 +50,21 @@ class EventLog:
         number = 1 if self.last is None else self.last.number + 1
         self.last = Event(number, time, snapshot)
         self._unwritten.append(self.last)
+        self.flush(durable=durable)
+        return self.last
+
+    def flush(self, *, durable: bool = True) -> bool:
+        """Writes what could not be written yet; whether there is nothing left of it."""
+        if not self._unwritten:
+            return True
         lines = b"".join(_EVENT.dump_json(event) + b"\n" for event in self._unwritten)
         try:
             self._write(lines, durable)
         except OSError as error:
             log.error("events of %s cannot be written, keeping them in memory: %s", self.path.parent.name, error)
-        else:
-            self._unwritten.clear()
-        return self.last
+            return False
+        self._unwritten.clear()
+        return True
 
     def _write(self, lines: bytes, durable: bool) -> None:
         with self.path.open("ab") as file:

@@ -1,28 +1,28 @@
-"""What a failed run leaves: its last checkpoint, for the next run that is asked for the same to go on from.
+"""What a failed run leaves: its last checkpoint, for the next run of the same kind to go on from.
 
-Which runs are the same says `publish.origin`: base model, data, hyperparameters, all that determines the weights. What
-failed for its data or its settings would fail again and leaves nothing; nor does a self-refining run, whose weights
-follow from what it was given at its pauses, too.
+Of one kind are runs whose weights follow from the same (`publish.origin`), made by the same software. What failed for
+its data or its settings would fail again and leaves nothing; nor does a self-refining run, whose weights follow from
+what it was given at its pauses, too.
 """
 
 from __future__ import annotations
 
-import logging
+import os
 import shutil
 import time
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from burnish_services.training import checkpoints
 from burnish_services.training.publish import origin
-from burnish_services.training.runs import Run, RunDirectory
+from burnish_services.training.runs import Resolved, Run, RunDirectory
 from burnish_services.training.state import RunState, Snapshot
 
-log = logging.getLogger(__name__)
-
-# What may not be there the next time: room, memory, a machine, a driver's mood. The others are the data's or the
-# settings' fault.
-_MAY_PASS = ("RESOURCE_EXHAUSTED", "INTERNAL", "ABORTED", "UNAVAILABLE")
+_WOULD_FAIL_AGAIN = ("DATA_LOSS", "INVALID_ARGUMENT")
+# Hyperparameters that change no weight, but when a run is safe and what stops it.
+_FREE = ("checkpoint_steps", "max_loss_ratio")
 
 
 def may_leave(run: Run, now: Snapshot, keep_seconds: float) -> bool:
@@ -30,7 +30,7 @@ def may_leave(run: Run, now: Snapshot, keep_seconds: float) -> bool:
     return (
         now.state is RunState.FAILED
         and now.failure is not None
-        and now.failure.code in _MAY_PASS
+        and now.failure.code not in _WOULD_FAIL_AGAIN
         and run.record.resolved.refinement is None
         and time.time() - (now.end_time or 0.0) < keep_seconds
     )
@@ -38,35 +38,58 @@ def may_leave(run: Run, now: Snapshot, keep_seconds: float) -> bool:
 
 def told(now: Snapshot, directory: RunDirectory, run_id: str) -> Snapshot:
     """The end of a run that may leave something, which says what; what was half written is removed. Raises OSError."""
-    kept = checkpoints.newest(directory.checkpoints)
+    kept = checkpoints.sealed(directory.checkpoints)
+    for path in directory.checkpoints.iterdir() if directory.checkpoints.is_dir() else ():
+        if path != kept:
+            shutil.rmtree(path, ignore_errors=True)
     if kept is None or now.failure is None:
         return now
     words = (
-        f"{now.failure.message}. Its last checkpoint, after step {checkpoints.step_of(kept)}, is kept: the next run "
-        f"with the same base model, data and settings goes on from there; CancelRun of {run_id} removes it"
+        f"{now.failure.message}. Its last checkpoint, after step {checkpoints.step_of(kept)}, is kept in "
+        f"{directory.checkpoints}: a new run with the same base model, data and settings (but for "
+        f"{' and '.join(_FREE)}) goes on from there. To begin anew, delete that folder, or call CancelRun for {run_id}"
     )
     return replace(now, failure=replace(now.failure, message=words))
 
 
-def take_over(run: Run, others: Iterable[Run], keep_seconds: float) -> Snapshot | None:
-    """Has a run that was not begun go on from what another of `others` left; the snapshot of that one, None where there
-    is none. Killed in between, the same call finishes. Raises OSError."""
-    mine, wanted = run.directory, origin(run.record.resolved)
-    if run.record.resolved.refinement is not None or mine.checkpoints.exists():
+def find(run: Run, others: Iterable[Run], keep_seconds: float) -> Run | None:
+    """The first of `others` that left what a run that was not begun may go on from; None where there is none.
+    Raises OSError."""
+    mine = run.record.resolved
+    if mine.refinement is not None or run.directory.checkpoints.exists():
         return None
-    for other in others:
-        theirs = other.directory
-        if (
-            theirs.checkpoints.is_dir()
-            and may_leave(other, other.snapshot, keep_seconds)
-            and other.record.resolved.trainer == run.record.resolved.trainer
-            and origin(other.record.resolved) == wanted
-        ):
-            if theirs.weights.is_dir():
-                shutil.copytree(theirs.weights, mine.weights, dirs_exist_ok=True)
-            if theirs.best.is_file():
-                theirs.best.rename(mine.best)
-            theirs.checkpoints.rename(mine.checkpoints)
-            log.info("run %s goes on from what run %s left", run.record.run_id, other.record.run_id)
-            return other.snapshot
-    return None
+    wanted = _kind(mine)
+    return next(
+        (
+            other
+            for other in others
+            if may_leave(other, other.snapshot, keep_seconds)
+            and checkpoints.sealed(other.directory.checkpoints) is not None
+            and _kind(other.record.resolved) == wanted
+        ),
+        None,
+    )
+
+
+def take(mine: RunDirectory, theirs: RunDirectory) -> None:
+    """Moves the checkpoint, once everything that goes with it is there. Killed in between, both calls again finish.
+    Raises OSError."""
+    # Links: files of both are only ever replaced whole, and a disk that was full has no room for copies.
+    if theirs.weights.is_dir():
+        shutil.rmtree(mine.weights, ignore_errors=True)
+        shutil.copytree(theirs.weights, mine.weights, copy_function=_link)
+    if theirs.best.is_file():
+        mine.best.unlink(missing_ok=True)
+        _link(theirs.best, mine.best)
+    theirs.checkpoints.rename(mine.checkpoints)
+    theirs.best.unlink(missing_ok=True)
+
+
+def _kind(resolved: Resolved) -> dict[str, Any]:
+    found = origin(resolved)
+    plan = {name: value for name, value in found["hyperparameters"].items() if name not in _FREE}
+    return {**found, "hyperparameters": plan, "trainer": resolved.trainer, "made_by": resolved.made_by}
+
+
+def _link(source: str | Path, target: str | Path) -> None:
+    os.link(source, target)

@@ -44,7 +44,7 @@ def card(
         **origin(resolved),
         "canary": canary,
         "training": training,
-        "versions": {name: _version(name) for name in ("burnish", *packages)},
+        "versions": {name: release_of(name) for name in ("burnish", *packages)},
         "environment": {
             "python": platform.python_version(),
             "platform": platform.platform(),
@@ -190,7 +190,8 @@ def check_output_free(output: Path, resolved: Resolved | None = None) -> None:
     )
 
 
-def _version(package: str) -> str:
+def release_of(package: str) -> str:
+    """Which release of a package is installed here, or `unknown`."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

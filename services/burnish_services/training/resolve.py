@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 from burnish_services.engine.base import ModelDigestMismatch
+from burnish_services.engine.chat import TemplateError
 from burnish_services.engine.fake import read_fake_model
 from burnish_services.engine.model_store import ModelStore
 from burnish_services.engine.models import check_model_directory, model_digest
 from burnish_services.engine.object_places import ObjectMalformed, ObjectPlace, is_object_uri
 from burnish_services.engine.places import NotLocal, OutsideRoots, Roots, local_path
+from burnish_services.engine.templates import load_template
 from burnish_services.training.core import Plan, RunSpec, check_processes, plan_bilevel, plan_lora, plan_refinement
-from burnish_services.training.publish import check_place_free
+from burnish_services.training.publish import check_place_free, release_of
 from burnish_services.training.runs import Resolved, Selection
 from burnish_services.training.sources import Located, Sources
 from burnish_services.training.state import RunError
+
+_SOFTWARE = ("burnish", "torch", "transformers", "accelerate", "peft")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +91,20 @@ def resolve(spec: RunSpec, plan: Plan, site: Site, default_output: Path, abandon
         refinement=refinement,
         base_uri=spec.base_uri if is_object_uri(spec.base_uri) else "",
         publish_to=publish_to,
+        made_by=_software(site),
     )
     check_place_free(resolved, default_output.parent.name)
     return resolved
+
+
+def _software(site: Site) -> str:
+    """A digest of what makes the weights besides what was asked for: releases, and the operator's chat template."""
+    try:
+        template = load_template(site.chat_template) if site.chat_template else ""
+    except TemplateError as error:  # the worker says so
+        template = str(error)
+    made_by = [*map(release_of, _SOFTWARE), template]
+    return hashlib.sha256(repr(made_by).encode()).hexdigest()[:16]
 
 
 def _place(uri: str, roots: Roots) -> ObjectPlace:

@@ -74,6 +74,8 @@ class Resolved:
     # Where in object storage the base model is from, and where the trained one goes from `output`; empty: neither.
     base_uri: str = ""
     publish_to: str = ""
+    # Digest of the software that makes the weights, the chat template included; empty: from before it was noted.
+    made_by: str = ""
     eval_digest: str = ""  # empty: there are no such data, or the run is from before it was noted
 
     @property
@@ -300,9 +302,14 @@ def run_id_of(request_id: str) -> str:
     return "run-" + hashlib.sha256(request_id.encode()).hexdigest()[:16]
 
 
+def unfinished(path: Path) -> Path:
+    """Where a file is written before it takes its place."""
+    return path.with_name(f".{path.name}.tmp")
+
+
 def write_durably(path: Path, content: bytes) -> None:
     """Writes a file so that a reader, or the next process after a crash, sees all of it or none."""
-    beside = path.with_name(f".{path.name}.tmp")
+    beside = unfinished(path)
     with beside.open("wb") as file:
         file.write(content)
         file.flush()

@@ -124,7 +124,7 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         run = self._get(request.run_id)
         # Not between what ResumeRun sees and what it does.
         async with self._creating.setdefault(run.record.request_id, asyncio.Lock()):
-            self._supervisor.cancel(run)
+            await self._supervisor.cancel(run)
         return training_pb2.CancelRunResponse(run=convert.run_message(run))
 
     async def WatchRun(

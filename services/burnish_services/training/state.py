@@ -207,8 +207,9 @@ def succeeded(now: Snapshot, at: float, result: Result) -> Snapshot:
 
 
 def succeeding(now: Snapshot, other: Snapshot) -> Snapshot:
-    """PENDING still, going on from where `other` failed: what that took is part of what this takes."""
-    return replace(now, work_seconds=now.work_seconds + other.work_seconds)
+    """PENDING still, and about to go on from where `other` failed: how far that came, and what it took, are this one's.
+    To say so twice changes nothing."""
+    return replace(now, work_seconds=other.work_seconds, progress=replace(other.progress, eval_loss=None))
 
 
 def failed(now: Snapshot, at: float, failure: Failure) -> Snapshot:

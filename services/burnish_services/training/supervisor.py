@@ -33,7 +33,7 @@ from burnish_services.training.messages import (
 from burnish_services.training.nodes import WorkerOptions
 from burnish_services.training.process import Place, WorkerProcess, describe_exit
 from burnish_services.training.readings import Tally
-from burnish_services.training.runs import Run, RunStore
+from burnish_services.training.runs import Run, RunStore, unfinished
 from burnish_services.training.state import Failure, RestartLimits, Result, RunState, Snapshot
 
 log = logging.getLogger(__name__)
@@ -73,9 +73,13 @@ class Supervisor:
         await asyncio.to_thread(self._followers.prepare)
         for run in self._store.oldest_first():
             if run.snapshot.state is RunState.RUNNING:
-                self._update(run, state.orphaned(run.snapshot, run.last.time, self._limits))
-            if run.snapshot.state.ended:
-                await asyncio.to_thread(self._clean_up, run, run.snapshot)
+                after = state.orphaned(run.snapshot, run.last.time, self._limits)
+                self._update(run, await self._cleaned_up(run, after) if after.state.ended else after)
+            elif run.snapshot.state.ended:
+                await self._cleaned_up(run, run.snapshot)
+            if run.snapshot.state in (RunState.CANCELLED, RunState.FAILED):
+                # Nobody waits for a store that may not answer.
+                asyncio.get_running_loop().run_in_executor(None, _abandon, run)
             elif run.snapshot.state is RunState.PENDING:
                 self._queue.put_nowait(run)
         await self._sweep()
@@ -98,17 +102,19 @@ class Supervisor:
         """Queues a run that is new, or has what it paused for."""
         self._queue.put_nowait(run)
 
-    def cancel(self, run: Run) -> None:
-        """Ends a run; one that is being worked has ended a moment later, and one that has ended stays as it is."""
-        if run is self._current:
+    async def cancel(self, run: Run) -> None:
+        """Ends a run; one that is being worked has ended a moment later. One that has ended stays as it is, but for
+        what it left, if it failed."""
+        if run.snapshot.state.ended:
+            await asyncio.to_thread(_remove, run)
+        elif run is self._current:
             self._cancelling = True
             if self._worker is not None:
                 self._worker.kill()
-        elif run.snapshot.state.ended:
-            _remove(run)  # what it left, if it failed
         else:
-            _remove(run)
             self._update(run, state.cancelled(run.snapshot, time.time()))
+            await asyncio.to_thread(_remove, run)
+            run.events.flush()  # there may be room now
             # Nobody waits for a store that may not answer.
             asyncio.get_running_loop().run_in_executor(None, _abandon, run)
 
@@ -124,15 +130,16 @@ class Supervisor:
 
     async def _work(self, run: Run) -> None:
         """Attempts a run until it has ended or pauses, or the server stops."""
+        await self._sweep()
         while run.snapshot.state is RunState.PENDING and not self._closing.is_set():
             self._current, self._cancelling = run, False
             try:
-                await self._take_over(run)
                 await self._attempt(run)
             except Exception as error:
                 log.exception("run %s could not be worked", run.record.run_id)
                 failure = Failure("INTERNAL", "WORKER_NOT_STARTED", f"the worker could not be started: {error!r}")
-                self._update(run, state.failed(run.snapshot, time.time(), failure))
+                after = state.failed(run.snapshot, time.time(), failure)
+                self._update(run, await self._cleaned_up(run, after))
             finally:
                 self._current = None
             if run.snapshot.state is RunState.PENDING:
@@ -147,13 +154,16 @@ class Supervisor:
             pass
 
     async def _take_over(self, run: Run) -> None:
-        """Has a new run go on from where one of the same kind failed, the newest first."""
+        """Has a run that was not begun go on from where one of the same kind failed, the newest first."""
         if run.snapshot.attempts:
             return
-        others = list(self._store.oldest_first())[::-1]
-        found = await asyncio.to_thread(leftover.take_over, run, others, self._settings.keep_failed_seconds)
+        # One whose end is not on disk would be taken up again by the next server.
+        others = [one for one in self._store.oldest_first() if one.snapshot.state.ended and one.events.flush()][::-1]
+        found = await asyncio.to_thread(leftover.find, run, others, self._settings.keep_failed_seconds)
         if found is not None:
-            run.update(state.succeeding(run.snapshot, found), time.time())
+            log.info("run %s goes on from what run %s left", run.record.run_id, found.record.run_id)
+            run.update(state.succeeding(run.snapshot, found.snapshot), time.time())
+            await asyncio.to_thread(leftover.take, run.directory, found.directory)
 
     async def _attempt(self, run: Run) -> None:
         resolved = run.record.resolved
@@ -163,6 +173,7 @@ class Supervisor:
             if team is None:
                 return
             place = team.place
+        await self._take_over(run)
         run.update(state.begun(run.snapshot, time.time()), time.time())
         worker = await WorkerProcess.start(run.directory, self._options, place)
         log.info("run %s: worker %d started", run.record.run_id, worker.pid)
@@ -243,7 +254,7 @@ class Supervisor:
             after = how(run.snapshot, now, self._crash(run, worker, code, team), self._limits)
         if after.state.ended:
             # First, so that a disk that was full has room for the event.
-            after = await asyncio.to_thread(self._clean_up, run, after)
+            after = await self._cleaned_up(run, after, nothing_kept=self._cancelling)
         self._update(run, after)
         if after.state in (RunState.CANCELLED, RunState.FAILED):
             await asyncio.to_thread(_abandon, run)
@@ -260,16 +271,22 @@ class Supervisor:
         await asyncio.to_thread(self._data.sweep, self._store.data_in_use())
         for run in self._store.oldest_first():
             if run.snapshot.state is RunState.FAILED and run.directory.checkpoints.is_dir():
-                await asyncio.to_thread(self._clean_up, run, run.snapshot)
+                await self._cleaned_up(run, run.snapshot)
 
-    def _clean_up(self, run: Run, after: Snapshot) -> Snapshot:
+    async def _cleaned_up(self, run: Run, after: Snapshot, *, nothing_kept: bool = False) -> Snapshot:
         """Removes what only an unfinished run needs, but for what the next one may go on from; the run's end, as it is
         told."""
-        if not leftover.may_leave(run, after, self._settings.keep_failed_seconds):
-            _remove(run)
+        if nothing_kept or not leftover.may_leave(run, after, self._settings.keep_failed_seconds):
+            await asyncio.to_thread(_remove, run)
             return after
-        _remove_passing(run)
-        return after if run.snapshot.state.ended else leftover.told(after, run.directory, run.record.run_id)
+        await asyncio.to_thread(_remove_passing, run)
+        if run.snapshot.state.ended:
+            return after
+        try:
+            return await asyncio.to_thread(leftover.told, after, run.directory, run.record.run_id)
+        except OSError as error:
+            log.warning("run %s: what it left cannot be looked at: %s", run.record.run_id, error)
+            return after
 
     def _crash(self, run: Run, worker: WorkerProcess, code: int, team: Team | None) -> Failure:
         now, step = run.snapshot, run.snapshot.progress.step
@@ -334,4 +351,5 @@ def _remove(run: Run) -> None:
 def _remove_passing(run: Run) -> None:
     """Of that, what the next attempt makes anew."""
     shutil.rmtree(run.directory.paused, ignore_errors=True)
+    unfinished(run.directory.best).unlink(missing_ok=True)
     shutil.rmtree(publish.staging_path(run.record.resolved.output, run.record.run_id), ignore_errors=True)

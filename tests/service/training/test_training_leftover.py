@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from google.rpc import code_pb2
 from burnish.api.training.v1 import training_pb2
 from burnish_services.engine.fake import write_fake_model
 from burnish_services.runtime.config import ServerSettings
+from burnish_services.training.events import EventLog
 from tests.service.training_support import Client, client_of, spec, worker_process
 
 HOW = {"per_device_batch_size": 1, "gradient_accumulation_steps": 2, "num_epochs": 2, "checkpoint_steps": 5}
@@ -57,7 +59,7 @@ async def test_the_next_run_of_the_same_kind_goes_on_from_the_last_checkpoint(
         calm = await client.watch((await client.create("calm", asked)).run_id)
         failed = await crashed(client, "a1", asked, 13)
         assert "Its last checkpoint, after step 10, is kept" in failed.error.message
-        assert f"CancelRun of {failed.run_id} removes it" in failed.error.message
+        assert f"or call CancelRun for {failed.run_id}" in failed.error.message
     async with client_of(settings) as client:  # nor is it lost when the server is started anew
         failed_again = await crashed(client, "a2", asked, 17)
         assert not checkpoints(settings, failed).exists()
@@ -81,6 +83,7 @@ async def test_the_next_run_of_the_same_kind_goes_on_from_the_last_checkpoint(
     [
         lambda asked: setattr(asked.hyperparameters, "seed", 1),
         lambda asked: setattr(asked.hyperparameters, "learning_rate", 1e-3),
+        lambda asked: setattr(asked.bilevel, "penalty_decay", 0.1),
         lambda asked: asked.refinement.SetInParent(),
     ],
 )
@@ -103,6 +106,58 @@ async def test_other_runs_begin_at_the_beginning(
         call.cancel()
         assert first_step(events) <= 1
         assert checkpoints(settings, failed).is_dir()
+
+
+async def test_when_it_is_saved_may_change(settings: ServerSettings, base: Path, data: Path) -> None:
+    async with client_of(settings) as client:
+        await crashed(client, "one", spec(base, data, **HOW), 8)
+        other = spec(base, data, **{**HOW, "checkpoint_steps": 2}, max_loss_ratio=9.0)
+        events = await client.watch((await client.create("two", other)).run_id)
+    assert first_step(events) == 5
+    assert events[-1].run.state == SUCCEEDED
+
+
+async def test_another_release_begins_at_the_beginning(
+    settings: ServerSettings, base: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with client_of(settings) as client:
+        failed = await crashed(client, "one", spec(base, data, **HOW), 8)
+        monkeypatch.setattr("burnish_services.training.resolve.release_of", lambda package: "another")
+        events = await client.watch((await client.create("two", spec(base, data, **HOW))).run_id)
+    assert first_step(events) <= 1
+    assert checkpoints(settings, failed).is_dir()
+
+
+async def test_what_was_not_saved_is_not_gone_on_from(settings: ServerSettings, base: Path, data: Path) -> None:
+    """Nor is the time of the run before counted then."""
+    async with client_of(settings) as client:
+        failed = await crashed(client, "one", spec(base, data, **HOW), 3)
+        assert "is kept" not in failed.error.message
+        checkpoints(settings, failed).mkdir(exist_ok=True)
+        events = await client.watch((await client.create("two", spec(base, data, **HOW))).run_id)
+    assert first_step(events) <= 1
+
+
+async def test_an_end_that_no_disk_has_is_left_alone(
+    settings: ServerSettings, base: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next server would take that run up again, and must find its checkpoint."""
+    real = EventLog._write
+
+    def full(log: EventLog, lines: bytes, durable: bool) -> None:
+        if b'"failed"' in lines:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(log, lines, durable)
+
+    monkeypatch.setattr(EventLog, "_write", full)
+    async with client_of(settings) as client:
+        failed = await crashed(client, "one", spec(base, data, **HOW), 8)
+        events = await client.watch((await client.create("two", spec(base, data, **HOW))).run_id)
+        assert first_step(events) <= 1
+        monkeypatch.setattr(EventLog, "_write", real)
+        events = await client.watch((await client.create("three", spec(base, data, **HOW))).run_id)
+        assert first_step(events) == 5
+    assert not checkpoints(settings, failed).exists()
 
 
 async def test_who_does_not_want_it_cancels_the_failed_run(settings: ServerSettings, base: Path, data: Path) -> None:

@@ -126,10 +126,9 @@ class TrainingServiceServicer:
         """Creates a run and returns once its data is at hand: at once, unless there is something to fetch. Idempotent by
         request_id: asking again returns the same run.
 
-        Where a run with the same base model, data and everything that determines the weights has failed for something that
-        may pass (room, memory, a crash: RESOURCE_EXHAUSTED, INTERNAL, ABORTED, UNAVAILABLE), the new one goes on from its
-        last checkpoint, which is kept for BURNISH_TRAINING_KEEP_FAILED_SECONDS of the server (7 days). Runs with
-        `refinement` begin at the beginning.
+        Where a run with the same base model, data and everything that determines the weights has failed, and not for its
+        data or settings (DATA_LOSS, INVALID_ARGUMENT), the new one goes on from its last checkpoint, which is kept for
+        BURNISH_TRAINING_KEEP_FAILED_SECONDS of the server (7 days). Runs with `refinement` begin at the beginning.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

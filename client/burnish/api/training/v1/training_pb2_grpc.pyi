@@ -59,10 +59,9 @@ class TrainingServiceStub:
     """Creates a run and returns once its data is at hand: at once, unless there is something to fetch. Idempotent by
     request_id: asking again returns the same run.
 
-    Where a run with the same base model, data and everything that determines the weights has failed for something that
-    may pass (room, memory, a crash: RESOURCE_EXHAUSTED, INTERNAL, ABORTED, UNAVAILABLE), the new one goes on from its
-    last checkpoint, which is kept for BURNISH_TRAINING_KEEP_FAILED_SECONDS of the server (7 days). Runs with
-    `refinement` begin at the beginning.
+    Where a run with the same base model, data and everything that determines the weights has failed, and not for its
+    data or settings (DATA_LOSS, INVALID_ARGUMENT), the new one goes on from its last checkpoint, which is kept for
+    BURNISH_TRAINING_KEEP_FAILED_SECONDS of the server (7 days). Runs with `refinement` begin at the beginning.
     """
     GetRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.GetRunRequest, _training_pb2.GetRunResponse]
     """Returns one run as it is now."""
@@ -116,10 +115,9 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     """Creates a run and returns once its data is at hand: at once, unless there is something to fetch. Idempotent by
     request_id: asking again returns the same run.
 
-    Where a run with the same base model, data and everything that determines the weights has failed for something that
-    may pass (room, memory, a crash: RESOURCE_EXHAUSTED, INTERNAL, ABORTED, UNAVAILABLE), the new one goes on from its
-    last checkpoint, which is kept for BURNISH_TRAINING_KEEP_FAILED_SECONDS of the server (7 days). Runs with
-    `refinement` begin at the beginning.
+    Where a run with the same base model, data and everything that determines the weights has failed, and not for its
+    data or settings (DATA_LOSS, INVALID_ARGUMENT), the new one goes on from its last checkpoint, which is kept for
+    BURNISH_TRAINING_KEEP_FAILED_SECONDS of the server (7 days). Runs with `refinement` begin at the beginning.
     """
     GetRun: _aio.UnaryUnaryMultiCallable[_training_pb2.GetRunRequest, _training_pb2.GetRunResponse]  # type: ignore[assignment]
     """Returns one run as it is now."""
@@ -188,10 +186,9 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         """Creates a run and returns once its data is at hand: at once, unless there is something to fetch. Idempotent by
         request_id: asking again returns the same run.
 
-        Where a run with the same base model, data and everything that determines the weights has failed for something that
-        may pass (room, memory, a crash: RESOURCE_EXHAUSTED, INTERNAL, ABORTED, UNAVAILABLE), the new one goes on from its
-        last checkpoint, which is kept for BURNISH_TRAINING_KEEP_FAILED_SECONDS of the server (7 days). Runs with
-        `refinement` begin at the beginning.
+        Where a run with the same base model, data and everything that determines the weights has failed, and not for its
+        data or settings (DATA_LOSS, INVALID_ARGUMENT), the new one goes on from its last checkpoint, which is kept for
+        BURNISH_TRAINING_KEEP_FAILED_SECONDS of the server (7 days). Runs with `refinement` begin at the beginning.
         """
 
     @_abc_1.abstractmethod
