@@ -154,7 +154,7 @@ ARMS: Mapping[str, Arm] = {
         Kind.RECIPE,
         "auto",
         trusted=True,
-        trust=high("calibrated", "weakest"),
+        trust=low("max_nll"),  # whichever signal it took, so that seeds can be averaged
         work=Work((1.0, 0.85, 0.7, 0.7, 0.5), shared=("base scores", "features")),
     ),
     "confidence → coverage → weights": _filter(

@@ -8,9 +8,9 @@ Signals = Mapping[str, "float | None"]
 Trust = Callable[[Signals], "float | None"]
 
 
-def high(*names: str) -> Trust:
-    """By a signal that is high where a row is good: the first of several that it has."""
-    return lambda signals: next((signals[name] for name in names if name in signals), None)
+def high(name: str) -> Trust:
+    """By a signal that is high where a row is good."""
+    return lambda signals: signals.get(name)
 
 
 def low(name: str) -> Trust:

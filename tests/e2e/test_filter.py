@@ -21,7 +21,7 @@ from burnish.cli.sweep import setting_paths, varied
 from burnish.coordinator.errors import DataError, InputError, StepFailed
 from burnish.coordinator.loop import run_recipe
 from burnish.coordinator.progress import StepProgress
-from burnish.coordinator.recipes.filter.loop import FOLD, RANDOM, TRIED, TRUSTED
+from burnish.coordinator.recipes.filter.loop import FOLD, RANDOM, RIVAL, TRIED, TRUSTED
 from burnish.coordinator.recipes.filter.settings import MOST_FOLDS, FilterSettings
 from burnish.coordinator.story import story_of
 from burnish.coordinator.sweep import Point, grid, sweep
@@ -380,6 +380,7 @@ def test_a_killed_choice_ends_as_an_undisturbed_one(
         "trusted": str(trusted),
         "model": str(services.model),
         "signal": "cross_weakest",
+        "rival": "none",
         "start": "trusted",
         "shares": [0.8, 0.5],
         "passes": 2,
@@ -403,6 +404,31 @@ def test_a_killed_choice_ends_as_an_undisturbed_one(
     assert page.count("the trusted rows alone") == 1
     assert "the best 80%, to try it" in page
     assert "Which share was taken" in page
+
+
+def test_a_killed_choice_between_two_signals_ends_as_an_undisturbed_one(
+    services: FakeEngineServices, data: Path, tmp_path: Path
+) -> None:
+    trusted = write_jsonl(tmp_path / "many.jsonl", [{**row, "instruction": "Else?"} for row in alpaca(24)])
+    asked = {
+        "data": str(data),
+        "trusted": str(trusted),
+        "model": str(services.model),
+        "shares": [0.8, 0.5],
+        "weighted": True,
+        "errors": 0,
+    }
+    middle = RIVAL + 2
+    steps = (("score_trusted", 1), ("train", middle), ("score_trusted", middle), ("choose", 1), ("decide", 1))
+    kill_after(services, "auto", asked, steps, tmp_path)
+    with history(tmp_path / "rough") as h:
+        (only,) = collect(h).rounds
+        models = {model.round: model for model in h.models()}
+    assert isinstance(only, FilterRound)
+    assert {one.signal for one in only.tried if one.share == 0.5} == {"weakest", "calibrated"}
+    (left,) = (path.name for path in (tmp_path / "rough/models").iterdir())
+    assert models[2].uri.endswith(left)
+    assert left != "round-2", "what is taken is not trained again"
 
 
 def test_a_killed_run_ends_as_an_undisturbed_one(

@@ -123,7 +123,8 @@ def test_auto_tries_shares_where_there_are_trusted_rows_to_judge_by(
     tried: Any = step.detail["tried"]
     assert [one["share"] for one in tried] == list(SHARES)
     # Too few to calibrate by are enough to choose a share by.
-    assert any("6 trusted rows could be scored" in one and "Only signal weakest" in one for one in watcher.notes)
+    assert "Signal calibrated ranks too few of the rows; only weakest is tried." in watcher.notes
+    assert "Signal calibrated was to be tried as well, and was not" in page
     assert {one["signal"] for one in tried} == {"weakest"}
     assert rows_out == {1.0: 39, 0.85: 34, 0.7: 28, 0.5: 20}[float(str(step.detail["share"]))]
     assert "Which share was taken" in page
@@ -132,10 +133,10 @@ def test_auto_tries_shares_where_there_are_trusted_rows_to_judge_by(
 @pytest.mark.parametrize(
     ("own", "rivals", "taken"),
     [
-        (0.9, 0.8, ("calibrated", 0.7)),  # and better than its other shares
+        (0.9, 0.8, ("calibrated", 0.7)),
         (0.8, 0.9, ("weakest", 0.7)),
         (0.8, 0.8, ("weakest", 0.7)),
-        (1.1, 1.05, ("calibrated", 0.85)),  # neither is better than all rows; what leaves out less is
+        (1.1, 1.05, ("calibrated", 0.85)),  # neither is better than all rows; a share that leaves out less is
         (1.1, 1.1, ("weakest", 0.85)),
     ],
 )
@@ -149,9 +150,10 @@ def test_the_signal_whose_middle_share_is_better_is_tried_on_the_others(
     rivals: float,
     taken: tuple[str, float],
 ) -> None:
-    losses = dict(zip(SHARES, (1.0, 0.95, own, 1.2), strict=True))
-    by_round = {TRIED + place: loss for place, loss in enumerate(losses.values())}
-    fakes.change_reply("ScoreSamples", judged_by_rounds({**by_round, RIVAL: rivals}))
+    own_losses, rival_losses = (1.0, 0.95, own, 1.2), (0.0, 0.95, rivals, 1.2)
+    by_round = {TRIED + place: loss for place, loss in enumerate(own_losses)}
+    by_round |= {RIVAL + place: loss for place, loss in enumerate(rival_losses) if place}
+    fakes.change_reply("ScoreSamples", judged_by_rounds(by_round))
     out, watcher = tmp_path / "out", Watcher()
     settings = AutoSettings(data=str(data), model="base", trusted=str(many_trusted))
     run_recipe(settings, client, out, observer=watcher)
@@ -168,19 +170,20 @@ def test_the_signal_whose_middle_share_is_better_is_tried_on_the_others(
     middle = [(one["signal"], one["share"]) for one in tried if one["share"] == 0.7]
     assert middle == [(signal, 0.7), (other, 0.7)], "the better one first"
     assert [one["signal"] for one in tried if one["share"] in (0.85, 0.5)] == [signal] * 2
-    own_round = RIVAL if taken == ("calibrated", 0.7) else TRIED + SHARES.index(share)
-    assert models[2] == models[own_round], "what is taken is not trained again"
+    own_round = (RIVAL if signal == "calibrated" else TRIED) + SHARES.index(share)
+    assert models[2] == models[own_round], "trained on the same rows"
     assert {row["id"] for row in lines(out / f"data/round-{own_round}.jsonl")}.isdisjoint(dropped)
     assert any(f"The best {share:.0%} by {signal} are kept" in note for note in watcher.notes)
     assert f"the best {share:.0%} by {signal} <span" in page
-    assert arm_of("auto", config, RIVAL).name == "the best 70% by the rival signal, to try it"
+    assert arm_of("auto", config, RIVAL + 2).name == "the best 70% by calibrated, to try it"
+    assert arm_of("auto", config, TRIED + 1).name == "the best 85%, to try it"
 
 
 def test_nothing_is_left_out_where_no_signal_helps(
     fakes: FakeServices, client: Client, data: Path, many_trusted: Path, tmp_path: Path
 ) -> None:
     by_round = {TRIED + place: 1.0 + place for place in range(4)}
-    fakes.change_reply("ScoreSamples", judged_by_rounds({**by_round, RIVAL: 1.5}))
+    fakes.change_reply("ScoreSamples", judged_by_rounds({**by_round, RIVAL + 2: 1.5}))
     settings = AutoSettings(data=str(data), model="base", trusted=str(many_trusted))
     assert run_recipe(settings, client, tmp_path / "out").rows_out == 43
     with history(tmp_path / "out") as h:
@@ -232,3 +235,19 @@ def test_one_trusted_row_is_not_enough_to_choose_by(client: Client, data: Path, 
 def test_a_rival_that_cannot_be_tried_is_refused(wrong: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
         FilterSettings.parse({"data": "d", "model": "m", "signal": "weakest", "shares": "0.5", "trusted": "t"} | wrong)
+
+
+def test_auto_may_go_by_one_signal_alone(data: Path) -> None:
+    given = {"data": str(data), "model": "base", "trusted": "t"}
+    assert AutoSettings.parse(given).signals() == ("weakest", "calibrated")
+    assert AutoSettings.parse({**given, "rival": "none"}).signals() == ("weakest",)
+    assert AutoSettings.parse({**given, "signal": "calibrated"}).signals() == ("calibrated",)
+    assert AutoSettings.parse({**given, "signal": "calibrated", "rival": "weakest"}).signals() == (
+        "calibrated",
+        "weakest",
+    )
+    # What a ledger has from before there were rivals had none, and is the same run.
+    old = AutoSettings.stored({**given, "signal": "weakest"})
+    assert old.rival is None
+    assert "rival" not in old.identity({})
+    assert AutoSettings.parse(given).identity({})["rival"] == "calibrated"

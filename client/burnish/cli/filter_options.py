@@ -109,11 +109,12 @@ def _table(signal: Signal, rival: Signal | str, among: int, shares: str) -> Tabl
         "rival": (
             "rival",
             option(
-                Signal,
+                str,
                 "--rival",
                 "Another signal of the base model that is tried beside --signal: both on the middle one of --shares,"
-                f" the others by the one that does better there; default {rival}.",
+                f" and on the others where it does better there; or none. Default {rival}.",
                 _FILTER,
+                metavar="SIGNAL",
             ),
         ),
         "errors": (

@@ -188,7 +188,7 @@ def resume_command(services: ServiceChoice, directory: RunDir, json_output: Json
     The same as repeating the command that began it.
     """
     with RunHistory.open(directory) as history:
-        settings = settings_of(history.run.recipe).parse(history.run.config["settings"])  # type: ignore[arg-type]
+        settings = settings_of(history.run.recipe).stored(history.run.config["settings"])  # type: ignore[arg-type]
     with observed(services, settings, directory, quiet=json_output) as (client, observer):
         summary = resume(directory, client, observer=observer)
     _conclude(summary, json_output=json_output)

@@ -16,7 +16,7 @@ from burnish.coordinator.recipes.bds.loop import D as BDS_D
 from burnish.coordinator.recipes.filter.loop import FOLD, RIVAL, TRIED, TRUSTED
 from burnish.coordinator.recipes.filter.loop import RANDOM as FILTER_RANDOM
 from burnish.coordinator.recipes.filter.loop import D as FILTER_D
-from burnish.coordinator.recipes.filter.settings import MOST_FOLDS, MOST_PASSES, MOST_SHARES, middle_of
+from burnish.coordinator.recipes.filter.settings import MOST_FOLDS, MOST_PASSES, MOST_SHARES
 from burnish.coordinator.recipes.mads.loop import RANDOM as MADS_RANDOM
 from burnish.coordinator.recipes.mads.loop import D as MADS_D
 
@@ -57,6 +57,7 @@ _FOLDS = {
     for fold in range(MOST_FOLDS)
 }
 _TRIED = {TRIED + place: "the best {share:.0%}, to try it" for place in range(1, 1 + MOST_SHARES)}
+_BY_RIVAL = {RIVAL + place: "the best {share:.0%} by {rival}, to try it" for place in range(1, 1 + MOST_SHARES)}
 _FILTER = ArmRounds(
     "what was kept",
     all_rows=FILTER_D,
@@ -66,9 +67,9 @@ _FILTER = ArmRounds(
         TRIED: "all rows, to try them",
         **_TRIED,
         TRUSTED: "the trusted rows alone",
-        RIVAL: "the best {share:.0%} by the rival signal, to try it",
+        **_BY_RIVAL,
     },
-    needed=[*range(FOLD, FILTER_RANDOM), RIVAL],
+    needed=[*range(FOLD, FILTER_RANDOM), *_BY_RIVAL],
 )
 ARM_ROUNDS: Mapping[str, ArmRounds] = {
     "middo": ArmRounds(all_rows=1),
@@ -101,14 +102,14 @@ def run_round(config: Mapping[str, object]) -> int:
     return int(str(rounds)) + 1
 
 
-def _share(config: Mapping[str, object], round_number: int) -> float:
-    """What the model of a round tried, where it is one of filtering's that try shares; 1 elsewhere."""
-    settings = config.get("settings")
-    shares = settings.get("shares", ()) if isinstance(settings, Mapping) else ()
-    if round_number == RIVAL:
-        return middle_of([float(share) for share in shares])
-    place = round_number - TRIED - 1
-    return float(shares[place]) if 0 <= place < len(shares) else 1.0
+def _tried(config: Mapping[str, object], round_number: int) -> dict[str, object]:
+    """What the model of a round tried, where it is one of filtering's that try shares."""
+    found = config.get("settings")
+    settings = found if isinstance(found, Mapping) else {}
+    shares = settings.get("shares", ())
+    place = round_number - (RIVAL if round_number > RIVAL else TRIED) - 1
+    share = float(shares[place]) if 0 <= place < len(shares) else 1.0
+    return {"share": share, "rival": settings.get("rival")}
 
 
 def arm_of(recipe: str, config: Mapping[str, object], round_number: int) -> ArmPlace:
@@ -123,7 +124,7 @@ def arm_of(recipe: str, config: Mapping[str, object], round_number: int) -> ArmP
     if round_number in (ALL_ROWS, where.all_rows):
         return ArmPlace(ArmKind.ALL, "all rows")
     if round_number in where.others:
-        return ArmPlace(ArmKind.OTHER, where.others[round_number].format(share=_share(config, round_number)))
+        return ArmPlace(ArmKind.OTHER, where.others[round_number].format(**_tried(config, round_number)))
     first = RANDOM if round_number >= RANDOM else where.random
     if first is not None and round_number >= first:
         return ArmPlace(ArmKind.RANDOM, "random subsets of the same size", round_number - first + 1)

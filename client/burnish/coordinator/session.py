@@ -105,7 +105,7 @@ async def reopened(
         record = book.run()
         assert record is not None
         before: dict[str, Any] = dict(record.config)
-        settings = settings_of(record.recipe).parse(before["settings"])
+        settings = settings_of(record.recipe).stored(before["settings"])
         if record.source is None and _identity(settings) != before["identity"]:
             raise _mismatch(paths, there[0], book, _identity(settings))
         kept = options or RunOptions.model_validate(before["options"])
@@ -250,13 +250,16 @@ def _config(run_id: str, settings: RecipeSettings, options: RunOptions, identity
     }
 
 
+_ABSENT = "not known"  # of a setting that one of two releases does not have
+
+
 def _mismatch(paths: RunPaths, run_id: str, book: RunBook, identity: Mapping[str, Any]) -> RunMismatch:
     record = book.run()
     assert record is not None
     there: Any = record.config["identity"]
-    names = [name for name in {**there, **identity} if there.get(name) != identity.get(name)]
+    names = [name for name in {**there, **identity} if there.get(name, _ABSENT) != identity.get(name, _ABSENT)]
     differences = "; ".join(
-        f"{name}: {_brief(there.get(name))} there, {_brief(identity.get(name))} now" for name in names
+        f"{name}: {_brief(there.get(name, _ABSENT))} there, {_brief(identity.get(name, _ABSENT))} now" for name in names
     )
     return RunMismatch(
         f"{paths.out} holds run {run_id} with other data or settings ({differences}). Give --out another folder, or"

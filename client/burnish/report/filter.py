@@ -55,6 +55,12 @@ def filter_notes(history: RunHistory, rounds: Sequence[FilterRound]) -> list[str
         all_rows = line.num_values + line.num_excluded
         kept = "They were kept." if settings.unscored == "keep" else "They were dropped."
         notes.append(f"{line.num_excluded} of {all_rows} rows have no {line.signal} and could not be ranked. {kept}")
+    tried = [share.signal for one in rounds for share in one.tried]
+    if tried and settings.rival is not None and settings.rival not in tried:
+        notes.append(
+            f"Signal {settings.rival} was to be tried as well, and was not: too few rows have it (of calibrated, too"
+            " few trusted rows could be scored)."
+        )
     if settings.weighted:
         notes.append("What was kept counts by its rank while it is trained on: our derivation, no published method's.")
     if not settings.holdout:
@@ -63,7 +69,7 @@ def filter_notes(history: RunHistory, rounds: Sequence[FilterRound]) -> list[str
 
 
 def _settings(history: RunHistory) -> FilterSettings:
-    settings = settings_of(history.run.recipe).model_validate(history.run.config["settings"])
+    settings = settings_of(history.run.recipe).stored(history.run.config["settings"])  # type: ignore[arg-type]
     assert isinstance(settings, FilterSettings)
     return settings
 

@@ -37,9 +37,9 @@ class Choice:
 
 
 def choose(nothing: Scores, others: Sequence[Scores], errors: float) -> Choice:
-    """Place 0 is doing nothing, the others follow, each leaving out more than the one before. Samples that a model
-    could not score are left out for all. Better than doing nothing is by more than `errors` standard errors,
-    >= 0. Raises ValueError where fewer than two samples were scored by all: one has no error that could be told."""
+    """Place 0 is doing nothing, the others follow, each leaving out as much as the one before, or more. Samples that a
+    model could not score are left out for all. Better than doing nothing is by more than `errors` standard errors, >=
+    0. Raises ValueError where fewer than two samples were scored by all: one has no error that could be told."""
     names = [name for name in nothing if all(name in one for one in others)]
     if len(names) < 2:
         raise ValueError(f"{len(names)} different trusted rows were scored by all models that are to be compared")

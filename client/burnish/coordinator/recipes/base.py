@@ -132,6 +132,11 @@ class RecipeSettings(BaseModel):
         """Settings from plain values. Raises InputError that names every setting that is wrong."""
         return parse_settings(cls, values)
 
+    @classmethod
+    def stored(cls, values: Mapping[str, Any]) -> Self:
+        """Settings as a ledger has them, whichever release wrote them. Raises InputError."""
+        return cls.parse(dict(values))
+
     def hyperparameters(self, round_number: int) -> Hyperparameters:
         """How a round trains."""
         asked = self.training.hyperparameters()

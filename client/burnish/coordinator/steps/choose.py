@@ -20,8 +20,8 @@ from burnish.coordinator.steps.train import prune, train
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """What is trained on: the best `share` of the rows, 1 for all of them, by `signal`."""
+class Part:
+    """The best `share` of the rows, 1 for all of them, by `signal`."""
 
     signal: Signal
     share: float
@@ -30,42 +30,47 @@ class Taken:
 async def choose_share(
     run: FilterRun,
     round_number: int,
-    round_of: Callable[[Taken], int],
+    round_of: Callable[[Part], int],
     base: ModelRef,
     training: Sequence[DataRow],
     trusted: Sequence[DataRow],
     found: Measured,
-) -> Taken:
-    """What the settings say, or, where several shares are tried, what the trusted rows do (`policy/choice.py`): the
-    largest whose model does as well on them as the best. With a rival, the middle share is tried by both signals, and
-    the other shares by the one whose model is better. `round_of`: where what is tried is trained. Raises StepFailed
-    where fewer than two different trusted rows could be scored."""
+) -> Part:
+    """What is trained on: what the settings say, or, where several shares are tried, what the trusted rows do
+    (`policy/choice.py`): the largest whose model does as well on them as the best. With a rival, the middle share is
+    tried by both signals; the other shares by the rival where it is better there by more than one standard error.
+    `round_of`: where what is tried is trained. Raises StepFailed where fewer than two different trusted rows could be
+    scored."""
     settings = run.settings
     if not settings.tried():
-        return Taken(settings.signal, settings.keep)
+        return Part(settings.signal, settings.keep)
     stage = run.stage(round_number, "choose")
     if stage.done:
         return taken(run, round_number)
-    losses: dict[Taken, Scores] = {}
+    losses: dict[Part, Scores] = {}
 
-    async def judge(one: Taken) -> Scores:
+    async def judge(one: Part) -> Scores:
         rows, weights = _of_share(run, training, found, one)
         model = await train(run, round_of(one), base, rows, weights=weights)
         losses[one] = await _on_trusted(run, round_of(one), model, trusted)
         return losses[one]
 
-    nothing = await judge(Taken(settings.signal, 1.0))
-    better = settings.signal
+    nothing = await judge(Part(settings.signal, 1.0))
+    signal = settings.signal
     if settings.rival is not None and _ranks(settings.rival, found):
-        apart = contrast(*[await judge(Taken(one, settings.middle())) for one in (better, settings.rival)])
-        better = better if apart is None or apart.difference <= 0 else settings.rival
+        own = await judge(Part(signal, settings.middle()))
+        rivals = await judge(Part(settings.rival, settings.middle()))
+        apart = contrast(rivals, own)
+        if apart is not None and apart.told and apart.difference < 0:
+            signal = settings.rival
+    elif settings.rival is not None:
+        run.observer.noted(f"Signal {settings.rival} ranks too few of the rows; only {signal} is tried.")
     for share in settings.tried():
-        if Taken(better, share) not in losses:
-            await judge(Taken(better, share))
+        if Part(signal, share) not in losses:
+            await judge(Part(signal, share))
     with stage.working():
         stage.expect(len(losses))
-        # Of two signals the better one first: the other's share is no less left out.
-        tried = sorted(losses, key=lambda one: (-one.share, one.signal is not better))
+        tried = sorted(losses, key=lambda one: (-one.share, one.signal is not signal))
         try:
             choice = choose(nothing, [losses[one] for one in tried[1:]], settings.errors)
         except ValueError as error:
@@ -82,13 +87,13 @@ async def choose_share(
     return best
 
 
-def taken(run: FilterRun, round_number: int) -> Taken:
+def taken(run: FilterRun, round_number: int) -> Part:
     """What is trained on, once it is known."""
     settings = run.settings
     if not settings.tried():
-        return Taken(settings.signal, settings.keep)
+        return Part(settings.signal, settings.keep)
     detail = run.stage(round_number, "choose").detail
-    return Taken(Signal(str(detail.get("signal", settings.signal))), float(str(detail["share"])))
+    return Part(Signal(str(detail.get("signal", settings.signal))), float(str(detail["share"])))
 
 
 def does_nothing(run: FilterRun, round_number: int) -> bool:
@@ -104,11 +109,12 @@ def prune_tried(run: FilterRun, rounds: Iterable[int], last: ModelRef) -> None:
 
 
 def _ranks(signal: Signal, found: Measured) -> bool:
-    """Whether any row has a value by it."""
-    return any(value_of(signal, one) is not None for one in found.samples.values())
+    """Whether most rows have a value by it."""
+    values = [value_of(signal, one) for one in found.samples.values()]
+    return 2 * sum(value is not None for value in values) > len(values)
 
 
-def _said(best: Taken, found: Tried, settings: FilterSettings) -> str:
+def _said(best: Part, found: Tried, settings: FilterSettings) -> str:
     if best.share == 1.0:
         return (
             f"No share is better than all rows by more than {settings.errors:g} standard errors on the trusted rows:"
@@ -122,7 +128,7 @@ def _said(best: Taken, found: Tried, settings: FilterSettings) -> str:
 
 
 def _of_share(
-    run: FilterRun, training: Sequence[DataRow], found: Measured, one: Taken
+    run: FilterRun, training: Sequence[DataRow], found: Measured, one: Part
 ) -> tuple[Sequence[DataRow], Mapping[str, float] | None]:
     """The rows of a share, and what each counts while it is trained on. Of all rows they count alike; those that have
     no value are not among them where they are to go."""

@@ -74,10 +74,10 @@ async def _calibrated(
     try:
         odds = calibrated(found, {name: _of_base(score) for name, score in scores.items()})
     except ValueError as error:
-        why = f"Rows cannot be calibrated: {error}. Give more of them (trusted), or shorter ones."
         if run.settings.signal is Signal.CALIBRATED:
-            raise StepFailed(why) from error
-        run.observer.noted(f"{why} Only signal {run.settings.signal} is tried.")
+            raise StepFailed(
+                f"Rows cannot be calibrated: {error}. Give more of them (trusted), or shorter ones."
+            ) from error
         return dict(found)
     return {name: replace(one, calibrated_odds=odds[name]) for name, one in found.items()}
 

@@ -7,9 +7,10 @@ that did would find those rows best that are like them, and what is trained on t
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from burnish.coordinator.policy.signals import Signal
 from burnish.coordinator.recipes.filter.settings import FilterSettings
@@ -24,3 +25,15 @@ class AutoSettings(FilterSettings):
     rival: Signal | None = Field(Signal.CALIBRATED, description="see FilterSettings")
     among: int = Field(16, ge=0, le=100, description="see FilterSettings")
     shares: tuple[float, ...] = Field((0.85, 0.7, 0.5), min_length=1, description="see FilterSettings")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_rival_of_itself(cls, values: Any) -> Any:
+        """Whose signal is the rival's own has none, unless one is given."""
+        is_own = isinstance(values, dict) and values.get("signal") == Signal.CALIBRATED and "rival" not in values
+        return {**values, "rival": None} if is_own else values
+
+    @classmethod
+    def stored(cls, values: Mapping[str, Any]) -> Self:
+        """See RecipeSettings."""
+        return super().stored({"rival": None, **values})  # where none is named there were none yet

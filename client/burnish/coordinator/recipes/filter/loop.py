@@ -18,7 +18,7 @@ is this one with other defaults.
 
 The rounds of the ledger: 1 is D, whose model is only compared with, 2 is S, from 3 on fold models, ten rounds for each
 pass, from 33 on the shares that were tried, all of D first, 42 the model of trusted rows alone, from 43 on random
-subsets, 63 the rival's middle share; those from 3 on have models but no data set of their own.
+subsets, from 64 on the shares that were tried by the rival; those from 3 on have models but no data set of their own.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from burnish.coordinator.recipes.filter.settings import (
 )
 from burnish.coordinator.steps.arm import measure_arm, measure_draws
 from burnish.coordinator.steps.assemble import assemble_kept, kept_rows
-from burnish.coordinator.steps.choose import Taken, choose_share, does_nothing, prune_tried, taken
+from burnish.coordinator.steps.choose import Part, choose_share, does_nothing, prune_tried, taken
 from burnish.coordinator.steps.crossfit import by_trusted, crossfit
 from burnish.coordinator.steps.hold import hold_size
 from burnish.coordinator.steps.measure import base_model, evaluate, prompts_of
@@ -53,7 +53,7 @@ D, S, FOLD = 1, 2, 3
 TRIED = FOLD + MOST_PASSES * MOST_FOLDS
 TRUSTED = TRIED + 1 + MOST_SHARES
 RANDOM = TRUSTED + 1
-RIVAL = RANDOM + MOST_SUBSETS
+RIVAL = RANDOM + MOST_SUBSETS  # before the first share that is tried by it
 
 
 async def filter_by_signal(run: FilterRun) -> None:
@@ -70,7 +70,8 @@ async def filter_by_signal(run: FilterRun) -> None:
     model = await train(run, S, base, weights=weights)
     await evaluate(run, S, model)
     await compare(run, base, split.training)
-    prune_tried(run, [*range(TRIED, TRIED + 1 + len(run.settings.tried())), RIVAL], model)
+    tried = range(1 + len(run.settings.tried()))
+    prune_tried(run, [first + place for first in (TRIED, RIVAL) for place in tried], model)
 
 
 async def select(
@@ -105,13 +106,12 @@ async def measured(run: FilterRun, base: ModelRef, training: Sequence[DataRow], 
     return found
 
 
-def tried_in(settings: FilterSettings, one: Taken) -> int:
+def tried_in(settings: FilterSettings, one: Part) -> int:
     """The round of the model that is trained on it, to see what it is worth."""
     if one.share == 1.0:
         return TRIED
-    if (one.signal, one.share) == (settings.rival, settings.middle()):
-        return RIVAL
-    return TRIED + 1 + settings.tried().index(one.share)
+    first = RIVAL if one.signal is settings.rival else TRIED
+    return first + 1 + settings.tried().index(one.share)
 
 
 async def compare(run: FilterRun, base: ModelRef, training: Sequence[DataRow]) -> None:

@@ -5,7 +5,7 @@ Signals and their sources: `policy/signals.py`. The method itself is written out
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, ClassVar, Self
 
@@ -81,6 +81,11 @@ class FilterSettings(HoldSettings):
     def _trusted_files(cls, value: Any) -> Any:
         return cls._one_or_many(value)
 
+    @field_validator("rival", mode="before")
+    @classmethod
+    def _none(cls, value: Any) -> Any:
+        return None if value == "none" else value
+
     @field_validator("shares", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
@@ -132,8 +137,8 @@ class FilterSettings(HoldSettings):
         return self.shares
 
     def middle(self) -> float:
-        """The share that both signals are tried on."""
-        return middle_of(self.shares)
+        """The share that both signals are tried on: the middle one by size, of two the smaller."""
+        return sorted(self.shares)[(len(self.shares) - 1) // 2]
 
     def signals(self) -> tuple[Signal, ...]:
         """Those that rows may be ranked by."""
@@ -148,6 +153,11 @@ class FilterSettings(HoldSettings):
         """See RecipeSettings."""
         return super().files() | {"trusted": self.trusted}
 
+    def identity(self, digests: Mapping[str, str]) -> dict[str, Any]:
+        """See RecipeSettings. Without a rival, runs from before there were any are still the same."""
+        made = super().identity(digests)
+        return made if self.rival is not None else {k: v for k, v in made.items() if k != "rival"}
+
     def hyperparameters(self, round_number: int) -> Hyperparameters:
         """All models that are compared, and those of the folds, are trained alike, with the same seed."""
         return super().hyperparameters(0)
@@ -156,8 +166,3 @@ class FilterSettings(HoldSettings):
         """How much of a score under the base model is needed."""
         unconditional = any(one.needs_unconditional for one in self.signals())
         return Parts.UNCONDITIONAL if unconditional else Parts.PROBABILITIES
-
-
-def middle_of(shares: Sequence[float]) -> float:
-    """The middle one by size, the smaller of two."""
-    return sorted(shares)[(len(shares) - 1) // 2]
