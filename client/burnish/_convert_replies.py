@@ -186,6 +186,7 @@ def run_from_proto(run: training_pb2.Run) -> t.RunSnapshot:
         num_resumes=run.num_resumes,
         pause=_pause(run.pause) if run.HasField("pause") else None,
         waiting_for=run.waiting_for,
+        chat_template_digest=run.chat_template_digest,
     )
 
 

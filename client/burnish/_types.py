@@ -529,6 +529,7 @@ class RunSnapshot:
     num_resumes: int
     pause: Pause | None = None  # the last one
     waiting_for: str = ""  # besides its turn: machines that are not there or not ready, in words
+    chat_template_digest: str = ""  # that conversations are read by; empty until a worker has begun
 
 
 @dataclass(frozen=True, slots=True)

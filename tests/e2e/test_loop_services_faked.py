@@ -66,6 +66,19 @@ def stop_at(
         asyncio.run(work())
 
 
+def test_training_by_another_template_than_scoring_is_stopped_at_once(
+    fakes: FakeServices, client: Client, data: Path, tmp_path: Path
+) -> None:
+    def another(reply: Any) -> None:
+        reply.run.chat_template_digest = "f" * 16
+
+    fakes.change_reply("WatchRun", another)
+    with pytest.raises(StepFailed, match=r"another chat template \(f{16}\) than the scoring service \(0{16}\)"):
+        run(client, tmp_path / "out", data)
+    assert len(fakes.requests("CancelRun")) == 1
+    assert not fakes.requests("ScoreSamples")
+
+
 def test_a_run_goes_through_all_steps_and_adds_up(client: Client, data: Path, tmp_path: Path) -> None:
     watcher = Watcher()
     summary = run_recipe(settings(data, rounds=2), client, tmp_path / "out", observer=watcher)

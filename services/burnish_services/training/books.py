@@ -49,11 +49,14 @@ class RunCallback(TrainerCallback):
     """Reports each step, measures, decides on checkpoints, and stops when the server wants it or the loss is out of all
     proportion. `evaluate` measures the loss on the evaluation data, None where there are none."""
 
-    def __init__(self, job: Job, trainer: SftTrainer, evaluate: Callable[[], float | None]) -> None:
+    def __init__(
+        self, job: Job, trainer: SftTrainer, evaluate: Callable[[], float | None], template_digest: str
+    ) -> None:
         self.sums = Sums()
         self.best = Best(job.directory.best)
         self._job = job
         self._evaluate = evaluate
+        self._template_digest = template_digest
         self._trainer = trainer
         self._steps = trainer.args.max_steps
         self._plan = job.record.resolved.plan
@@ -92,6 +95,7 @@ class RunCallback(TrainerCallback):
             memory_bytes=self._process.memory_info().rss,
             device_memory_bytes=torch.cuda.memory_reserved() if torch.cuda.is_available() else 0,
             num_tokens=self.sums.num_tokens,
+            chat_template_digest=self._template_digest,
         )
         self._job.report.send(Progressed(progress))
 

@@ -116,6 +116,7 @@ def _run_message(record: RunRecord, snapshot: Snapshot) -> training_pb2.Run:
         num_resumes=max(0, snapshot.attempts - 1),
         pause=None if snapshot.pause is None else _pause_message(snapshot.pause),
         waiting_for=snapshot.waiting_for,
+        chat_template_digest=snapshot.progress.chat_template_digest,
     )
 
 

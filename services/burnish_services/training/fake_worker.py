@@ -45,7 +45,7 @@ def train(job: Job) -> Result:
     if record.resolved.selection is not None:
         job.read_validation_data(tokenizer, plan.max_sequence_tokens)
         sample_weights.write_names(job.directory.weights, [sample.name for sample in data.samples])
-    run = _FakeRun(job, base, data, has_eval=eval_data is not None)
+    run = _FakeRun(job, base, data, tokenizer.template_digest, has_eval=eval_data is not None)
     run.resume()
     run.work()
     model = _trained(job, base, run.steps)
@@ -76,8 +76,9 @@ def train(job: Job) -> Result:
 class _FakeRun:
     """Steps done, and the sums that survive in a checkpoint."""
 
-    def __init__(self, job: Job, base: FakeModel, data: TrainingData, *, has_eval: bool) -> None:
+    def __init__(self, job: Job, base: FakeModel, data: TrainingData, template_digest: str, *, has_eval: bool) -> None:
         self._job, self._base, self._data, self._has_eval = job, base, data, has_eval
+        self._template_digest = template_digest
         self._plan: Plan = job.record.resolved.plan
         self.steps = total_steps(self._plan, len(data.samples))
         self.step = 0
@@ -159,6 +160,7 @@ class _FakeRun:
             seconds_left=(self.steps - self.step) * seconds,
             memory_bytes=_MEMORY_BYTES,
             num_tokens=self.num_tokens,
+            chat_template_digest=self._template_digest,
         )
         self._job.report.send(Progressed(progress))
 

@@ -45,6 +45,7 @@ class Progress:
     memory_bytes: int = 0
     device_memory_bytes: int = 0
     num_tokens: int = 0  # of all steps so far, padding not counted
+    chat_template_digest: str = ""  # of runs from before this was told
 
 
 @dataclass(frozen=True, slots=True)

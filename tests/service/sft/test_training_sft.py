@@ -48,6 +48,8 @@ def curve(events: list[training_pb2.WatchRunResponse]) -> dict[int, tuple[float,
 async def test_training_learns_and_a_crash_changes_nothing(
     settings: ServerSettings, base: Path, data: Path, eval_data: Path
 ) -> None:
+    from burnish_services.engine.hf_tokenizer import HfTokenizer
+
     asked = spec(base, data, **HOW)
     asked.eval_data_uri = str(eval_data)
     async with client_of(settings) as client:
@@ -68,6 +70,7 @@ async def test_training_learns_and_a_crash_changes_nothing(
     assert last.progress.learning_rate < HOW["learning_rate"] / 20
     assert last.result.eval_loss < first.progress.eval_loss - 1
     assert last.progress.memory_bytes > 10_000_000
+    assert last.chat_template_digest == HfTokenizer(base).template_digest
 
     ended = rough[-1].run
     assert ended.state == training_pb2.STATE_SUCCEEDED, ended.error

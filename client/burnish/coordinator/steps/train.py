@@ -20,7 +20,7 @@ from typing import Any
 from burnish._errors import NotFound
 from burnish._training import AsyncRun
 from burnish._training_types import BilevelSelection, Lora, SelfRefinement
-from burnish._types import Hyperparameters, ModelRef, RunEvent, RunResult, RunSpec, RunState
+from burnish._types import Hyperparameters, ModelRef, RunEvent, RunResult, RunSnapshot, RunSpec, RunState
 from burnish.coordinator.atomic import writing_whole
 from burnish.coordinator.content import digest_of, message_list
 from burnish.coordinator.errors import StepFailed
@@ -221,6 +221,9 @@ async def _watch(run: AnyRun, stage: Stage, training: AsyncRun, at_pause: AtPaus
     async with aclosing(training.watch(first)) as events:
         async for event in _until_stopped(events, run.stop):
             waiting.append(event)
+            if said := _other_template(run, event.run):
+                await training.cancel()
+                raise StepFailed(said)
             if event.run.state is RunState.PAUSED:
                 commit()
                 await training.refresh()  # where the run has gone on since, the event is of the past
@@ -231,6 +234,20 @@ async def _watch(run: AnyRun, stage: Stage, training: AsyncRun, at_pause: AtPaus
     if not training.snapshot.state.ended:
         run.stop_here()
         await training.refresh()
+
+
+def _other_template(run: AnyRun, now: RunSnapshot) -> str:
+    """What is wrong where training reads conversations otherwise than scoring did when the run began; empty: nothing, or
+    it is not known yet."""
+    base = run.book.model(0, "base")
+    expected = None if base is None else base.detail.get("chat_template_digest")
+    if expected is None or now.chat_template_digest in ("", expected):
+        return ""
+    return (
+        f"The training service reads conversations by another chat template ({now.chat_template_digest}) than the scoring"
+        f" service ({expected}); what is trained on would not be what is scored. Start both with the same settings"
+        " (--chat-template) and run the same command again."
+    )
 
 
 async def _until_stopped(events: AsyncIterator[RunEvent], stop: asyncio.Event) -> AsyncIterator[RunEvent]:

@@ -719,6 +719,7 @@ class Run(_message.Message):
     NUM_RESUMES_FIELD_NUMBER: _builtins.int
     PAUSE_FIELD_NUMBER: _builtins.int
     WAITING_FOR_FIELD_NUMBER: _builtins.int
+    CHAT_TEMPLATE_DIGEST_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Name given by the service, such as `run-3f9a…`."""
     request_id: _builtins.str
@@ -730,6 +731,10 @@ class Run(_message.Message):
     waiting_for: _builtins.str
     """What a run in STATE_PENDING waits for besides its turn, in words: machines of a service on several that are not there
     or not ready. Empty: nothing.
+    """
+    chat_template_digest: _builtins.str
+    """Digest of the chat template that conversations are read by, as in ModelVersion of the services that score and
+    generate; empty until a worker has begun. Where it differs from theirs, what is trained on is not what is scored.
     """
     @_builtins.property
     def spec(self) -> Global___RunSpec:
@@ -779,10 +784,11 @@ class Run(_message.Message):
         num_resumes: _builtins.int = ...,
         pause: Global___Pause | None = ...,
         waiting_for: _builtins.str = ...,
+        chat_template_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "pause", b"pause", "progress", b"progress", "result", b"result", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "num_resumes", b"num_resumes", "pause", b"pause", "progress", b"progress", "request_id", b"request_id", "result", b"result", "run_id", b"run_id", "spec", b"spec", "start_time", b"start_time", "state", b"state", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat_template_digest", b"chat_template_digest", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "num_resumes", b"num_resumes", "pause", b"pause", "progress", b"progress", "request_id", b"request_id", "result", b"result", "run_id", b"run_id", "spec", b"spec", "start_time", b"start_time", "state", b"state", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
