@@ -237,15 +237,15 @@ async def _watch(run: AnyRun, stage: Stage, training: AsyncRun, at_pause: AtPaus
 
 
 def _other_template(run: AnyRun, now: RunSnapshot) -> str:
-    """What is wrong where training reads conversations otherwise than scoring did when the run began; empty: nothing, or
-    it is not known yet."""
+    """What is wrong where training reads conversations otherwise than scoring did when the run began; empty: nothing,
+    or it is not known yet."""
     base = run.book.model(0, "base")
     expected = None if base is None else base.detail.get("chat_template_digest")
     if expected is None or now.chat_template_digest in ("", expected):
         return ""
     return (
-        f"The training service reads conversations by another chat template ({now.chat_template_digest}) than the scoring"
-        f" service ({expected}); what is trained on would not be what is scored. Start both with the same settings"
+        f"The training service reads conversations by another chat template ({now.chat_template_digest}) than the"
+        f" scoring service ({expected}); what is trained on would not be what is scored. Start both with the same settings"
         " (--chat-template) and run the same command again."
     )
 
