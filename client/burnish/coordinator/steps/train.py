@@ -245,8 +245,8 @@ def _other_template(run: AnyRun, now: RunSnapshot) -> str:
         return ""
     return (
         f"The training service reads conversations by another chat template ({now.chat_template_digest}) than the"
-        f" scoring service ({expected}); what is trained on would not be what is scored. Start both with the same settings"
-        " (--chat-template) and run the same command again."
+        f" scoring service ({expected}); what is trained on would not be what is scored. Start both with the same"
+        " settings (--chat-template) and run the same command again."
     )
 
 
