@@ -77,10 +77,11 @@ class TorchModel:
         """What `ScoreRequest` asks for, of each."""
         results: dict[int, TokenScores] = {}
         for batch in self._batches([request.token_ids for request in requests], cancel):
-            hidden, layers = self._pass([requests[index] for index in batch])
-            for row, index in enumerate(batch):
-                scores, asked = self._score_one(requests[index], hidden[row]), requests[index].activations
-                neurons = _activations([inputs[row] for inputs in layers], asked) if asked else None
+            asked = [requests[index] for index in batch]
+            hidden, layers = self._pass(asked)
+            for row, (index, scores) in enumerate(zip(batch, self._scores(asked, hidden), strict=True)):
+                wanted = asked[row].activations
+                neurons = _activations([inputs[row] for inputs in layers], wanted) if wanted else None
                 results[index] = replace(scores, activations=neurons)
         return [results[index] for index in range(len(requests))]
 
@@ -89,10 +90,13 @@ class TorchModel:
         """For each prompt: log p of its candidates as the next token."""
         results: dict[int, NDArray[np.float32]] = {}
         for batch in self._batches([request.token_ids for request in requests], cancel):
-            hidden = self._hidden([requests[index].token_ids for index in batch])
-            for row, index in enumerate(batch):
-                logprobs = _log_softmax(self._logits(hidden[row, len(requests[index].token_ids) - 1]))
-                results[index] = logprobs[list(requests[index].candidates)].cpu().numpy()
+            sequences = [requests[index].token_ids for index in batch]
+            hidden = self._hidden(sequences)
+            last = torch.stack([hidden[row, len(ids) - 1] for row, ids in enumerate(sequences)])
+            for part, rows in zip(_parts(batch), last.split(_HEAD_ROWS), strict=True):
+                logprobs = _log_softmax(self._logits(rows)).cpu()
+                for row, index in enumerate(part):
+                    results[index] = logprobs[row, list(requests[index].candidates)].numpy()
         return [results[index] for index in range(len(requests))]
 
     @torch.inference_mode()
@@ -192,27 +196,33 @@ class TorchModel:
         hidden: torch.Tensor = output.last_hidden_state
         return hidden
 
-    def _score_one(self, request: ScoreRequest, hidden: torch.Tensor) -> TokenScores:
-        ids, first = request.token_ids, request.first_scored
-        targets = torch.tensor(ids[first:], dtype=torch.int64, device=self.device)
-        columns: list[list[torch.Tensor]] = [[], [], []]
+    def _scores(self, requests: Sequence[ScoreRequest], hidden: torch.Tensor) -> list[TokenScores]:
+        """Of sequences that were read together. Their positions go through the head together, too: its weights, which
+        are the most of a small model, are read once for all of them."""
         # The hidden state one position before a token predicts it.
-        for rows, wanted in zip(
-            hidden[first - 1 : len(ids) - 1].split(_HEAD_ROWS), targets.split(_HEAD_ROWS), strict=True
-        ):
+        scored = [hidden[row, one.first_scored - 1 : len(one.token_ids) - 1] for row, one in enumerate(requests)]
+        wanted = [token for one in requests for token in one.token_ids[one.first_scored :]]
+        targets = torch.tensor(wanted, dtype=torch.int64, device=self.device)
+        distribution = any(one.distribution for one in requests)
+        parts: tuple[list[torch.Tensor], ...] = ([], [], [])
+        for rows, expected in zip(torch.cat(scored).split(_HEAD_ROWS), targets.split(_HEAD_ROWS), strict=True):
             logprobs = _log_softmax(self._logits(rows))
-            columns[0].append(logprobs.gather(1, wanted[:, None])[:, 0])
-            if request.distribution:
+            parts[0].append(logprobs.gather(1, expected[:, None])[:, 0])
+            if distribution:
                 probabilities = logprobs.exp()
-                columns[1].append(torch.special.entr(probabilities).sum(dim=1))
+                parts[1].append(torch.special.entr(probabilities).sum(dim=1))
                 likeliest, second = probabilities.topk(2, dim=1).values.unbind(dim=1)
-                columns[2].append(likeliest - second)
-        logprobs, entropies, margins = (torch.cat(parts).cpu().numpy() if parts else None for parts in columns)
-        mean = None
-        if request.mean_hidden:
-            mean = torch.cat([hidden[slice(*span)] for span in request.mean_hidden]).float().mean(dim=0).cpu().numpy()
+                parts[2].append(likeliest - second)
+        logprobs, entropies, margins = (torch.cat(part).cpu().numpy() if part else None for part in parts)
         assert logprobs is not None
-        return TokenScores(logprobs, entropies, margins, mean)
+        found, start = [], 0
+        for row, one in enumerate(requests):
+            own = slice(start, start := start + len(scored[row]))
+            scores = TokenScores(logprobs[own], mean_hidden=_mean_hidden(one, hidden[row]))
+            if one.distribution and entropies is not None and margins is not None:
+                scores = replace(scores, entropies=entropies[own], margins=margins[own])
+            found.append(scores)
+        return found
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self._model.get_output_embeddings()(hidden)
@@ -231,6 +241,19 @@ class TorchModel:
                 f"the transformers engine cannot score {directory}: {type(self._model).__name__} does more between the "
                 "last hidden state and the logits than apply its head; use the vllm engine"
             )
+
+
+def _parts(batch: Sequence[int]) -> Iterator[Sequence[int]]:
+    return (batch[at : at + _HEAD_ROWS] for at in range(0, len(batch), _HEAD_ROWS))
+
+
+def _mean_hidden(request: ScoreRequest, hidden: torch.Tensor) -> NDArray[np.float32] | None:
+    if not request.mean_hidden:
+        return None
+    mean: NDArray[np.float32] = (
+        torch.cat([hidden[slice(*span)] for span in request.mean_hidden]).float().mean(dim=0).cpu().numpy()
+    )
+    return mean
 
 
 def _activations(layers: Sequence[torch.Tensor], asked: Activations) -> NDArray[np.float32]:
