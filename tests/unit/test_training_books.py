@@ -25,7 +25,9 @@ def books(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunCallback:
     )
     made._job = SimpleNamespace(
         directory=SimpleNamespace(path=tmp_path, checkpoints=tmp_path / "checkpoints"),
-        record=SimpleNamespace(resolved=SimpleNamespace(base=tmp_path / "base")),
+        record=SimpleNamespace(
+            resolved=SimpleNamespace(base=tmp_path / "base", lora=None, output=tmp_path / "elsewhere" / "model")
+        ),
     )
     monkeypatch.setattr("burnish_services.training.books.stored_dtype", lambda base: torch.bfloat16)
     made._last_save = 0.0
@@ -49,14 +51,16 @@ def test_a_run_that_has_to_be_written_down_fails_for_want_of_room(books: RunCall
 def test_a_run_that_could_not_publish_fails_while_it_can_be_gone_on_with(
     books: RunCallback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=199))
+    free = {tmp_path: 1000, tmp_path / "elsewhere": 199}
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free[path]))
     assert not books._has_room(must=False), "nothing is won by failing where nothing was saved yet"
     checkpoint = tmp_path / "checkpoints/checkpoint-5"
     checkpoint.mkdir(parents=True)
     checkpoints.seal(checkpoint)
-    with pytest.raises(RunError, match="make room and create the run again"):
+    with pytest.raises(RunError, match=r"nor is there room for the model, .* at .*elsewhere; make room and"):
         books._has_room(must=False)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=200))
+    assert not books._has_room(must=False, stopping=True), "the next server goes on with it"
+    free[tmp_path / "elsewhere"] = 200
     assert not books._has_room(must=False)
 
 

@@ -7,7 +7,7 @@ import logging
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -138,7 +138,7 @@ class RunCallback(TrainerCallback):
         pausing = self._why_pause(state.global_step)
         self.sums = replace(self.sums, pausing=pausing)
         if (stopping or due or overdue or pausing) and state.global_step < self._steps:
-            control.should_save = self._has_room(must=bool(pausing))
+            control.should_save = self._has_room(must=bool(pausing), stopping=stopping)
         if stopping or pausing:
             control.should_training_stop = True
         return control
@@ -177,24 +177,24 @@ class RunCallback(TrainerCallback):
                 self._trainer.step_samples,
             )
 
-    def _has_room(self, *, must: bool) -> bool:
+    def _has_room(self, *, must: bool, stopping: bool = False) -> bool:
         """Whether the disk has room for a checkpoint. One that is due may be left out: a run is worth more than its
-        next checkpoint, and goes on from the last one if it has to. Raises RunError where it `must` be written, and
-        where there is not even room for the model in the end while a checkpoint is there to go on from: the sooner it
-        fails, the less is done twice."""
-        parameters = list(self._trainer.model.parameters())
+        next checkpoint, and goes on from the last one if it has to. Raises RunError where it `must` be written, and,
+        but for one that is `stopping`, where there is no room for the model in the end, either, while a checkpoint is
+        there to go on from: the sooner it fails, the less is done twice."""
+        directory, parameters = self._job.directory, list(self._trainer.model.parameters())
         needed = _SIZES_PER_CHECKPOINT * sum(p.nbytes for p in parameters if p.requires_grad)
-        to_publish = sum(p.numel() for p in parameters) * stored_dtype(self._job.record.resolved.base).itemsize
-        free = shutil.disk_usage(self._job.directory.path).free
-        there = checkpoints.sealed(self._job.directory.checkpoints) is not None
-        cramped, hopeless = self._trainer.agreed(free < needed, there and free < to_publish)
+        free = shutil.disk_usage(directory.path).free
+        in_the_end, at_output, output = self._room_to_publish(parameters)
+        there = checkpoints.sealed(directory.checkpoints) is not None
+        cramped, hopeless = self._trainer.agreed(free < needed, there and not stopping and at_output < in_the_end)
         if not cramped:
             return True
-        room = (
-            f"a checkpoint takes {needed / 1e9:.1f} GB and only {free / 1e9:.1f} GB are free at"
-            f" {self._job.directory.path}"
-        )
-        if must or hopeless:
+        room = f"a checkpoint takes {needed / 1e9:.1f} GB and only {free / 1e9:.1f} GB are free at {directory.path}"
+        if hopeless:
+            room += f", nor is there room for the model, {in_the_end / 1e9:.1f} GB, at {output}"
+            raise RunError("RESOURCE_EXHAUSTED", "DISK_FULL", f"{room}; make room and create the run again")
+        if must:
             raise RunError(
                 "RESOURCE_EXHAUSTED",
                 "DISK_FULL",
@@ -203,3 +203,11 @@ class RunCallback(TrainerCallback):
         log.warning("no checkpoint after step %d: %s; the run goes on", self._trainer.state.global_step, room)
         self._last_save = time.monotonic()
         return False
+
+    def _room_to_publish(self, parameters: Sequence[torch.Tensor]) -> tuple[int, int, Path]:
+        """Bytes that the model takes in the end, those that are free where it is put together, and where that is."""
+        resolved = self._job.record.resolved
+        alone = resolved.lora is not None and resolved.lora.adapter_only  # merged here, to be proved
+        place = self._job.directory.path if alone else resolved.output.parent
+        size = sum(one.numel() for one in parameters) * stored_dtype(resolved.base).itemsize
+        return size, shutil.disk_usage(place).free, place

@@ -102,6 +102,8 @@ class EventReader:
         in_memory = self._events.unwritten_from(following)
         if in_memory and in_memory[0].number == following:  # else there is more in the file first
             found += in_memory
+        elif not found:  # what was in memory only has been written since the file was read
+            found = self._read_file(limit)
         self._next = found[-1].number + 1 if found else self._next
         return found
 

@@ -72,7 +72,7 @@ def find(run: Run, others: Iterable[Run], keep_seconds: float) -> Run | None:
 
 
 def take(mine: RunDirectory, theirs: RunDirectory) -> None:
-    """Moves the checkpoint, once everything that goes with it is there. Killed in between, both calls again finish.
+    """Moves the checkpoint, once everything that goes with it is there. Killed before that, `find` finds it again.
     Raises OSError."""
     # Links: files of both are only ever replaced whole, and a disk that was full has no room for copies.
     if theirs.weights.is_dir():
@@ -92,4 +92,7 @@ def _kind(resolved: Resolved) -> dict[str, Any]:
 
 
 def _link(source: str | Path, target: str | Path) -> None:
-    os.link(source, target)
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copy2(source, target)

@@ -21,7 +21,7 @@ from burnish_services.training.runs import Resolved, Selection
 from burnish_services.training.sources import Located, Sources
 from burnish_services.training.state import RunError
 
-_SOFTWARE = ("burnish", "torch", "transformers", "accelerate", "peft")
+_SOFTWARE = ("burnish", "torch", "transformers", "accelerate", "peft", "liger-kernel")
 
 
 @dataclass(frozen=True, slots=True)

@@ -208,8 +208,7 @@ def succeeded(now: Snapshot, at: float, result: Result) -> Snapshot:
 
 
 def succeeding(now: Snapshot, other: Snapshot) -> Snapshot:
-    """PENDING still, and about to go on from where `other` failed: how far that came, and what it took, are this one's.
-    To say so twice changes nothing."""
+    """PENDING still, and to go on from where `other` failed: how far that came, and what it took, are this one's."""
     return replace(now, work_seconds=other.work_seconds, progress=replace(other.progress, eval_loss=None))
 
 

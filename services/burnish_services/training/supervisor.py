@@ -11,6 +11,7 @@ import logging
 import shutil
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from burnish_services.engine.base import ModelLoadError
 from burnish_services.engine.object_places import ObjectError
@@ -67,6 +68,7 @@ class Supervisor:
         self._current: Run | None = None
         self._worker: WorkerProcess | None = None
         self._cancelling = False
+        self._leftovers = asyncio.Lock()  # nobody removes what another run takes over just now
 
     async def start(self) -> None:
         """Queues what an earlier server left unfinished, oldest first, and begins to work."""
@@ -77,10 +79,7 @@ class Supervisor:
                 self._update(run, await self._cleaned_up(run, after) if after.state.ended else after)
             elif run.snapshot.state.ended:
                 await self._cleaned_up(run, run.snapshot)
-            if run.snapshot.state in (RunState.CANCELLED, RunState.FAILED):
-                # Nobody waits for a store that may not answer.
-                asyncio.get_running_loop().run_in_executor(None, _abandon, run)
-            elif run.snapshot.state is RunState.PENDING:
+            if run.snapshot.state is RunState.PENDING:
                 self._queue.put_nowait(run)
         await self._sweep()
         self._task = asyncio.create_task(self._work_queue())
@@ -97,6 +96,8 @@ class Supervisor:
             if self._worker is not None:
                 self._worker.kill()
             await asyncio.wait({self._task})
+        for run in self._store.oldest_first():
+            run.events.flush()
 
     def submit(self, run: Run) -> None:
         """Queues a run that is new, or has what it paused for."""
@@ -105,18 +106,22 @@ class Supervisor:
     async def cancel(self, run: Run) -> None:
         """Ends a run; one that is being worked has ended a moment later. One that has ended stays as it is, but for
         what it left, if it failed."""
-        if run.snapshot.state.ended:
-            await asyncio.to_thread(_remove, run)
-        elif run is self._current:
+        if run is self._current and not run.snapshot.state.ended:
             self._cancelling = True
             if self._worker is not None:
                 self._worker.kill()
-        else:
+            return
+        if not run.snapshot.state.ended:
             self._update(run, state.cancelled(run.snapshot, time.time()))
-            await asyncio.to_thread(_remove, run)
-            run.events.flush()  # there may be room now
             # Nobody waits for a store that may not answer.
             asyncio.get_running_loop().run_in_executor(None, _abandon, run)
+        await asyncio.shield(self._forget(run))  # a caller that goes away changes nothing
+
+    async def _forget(self, run: Run) -> None:
+        """Removes all that a run that has ended may have left."""
+        async with self._leftovers:
+            await asyncio.to_thread(_remove, run)
+        run.events.flush()  # there may be room now
 
     async def _work_queue(self) -> None:
         closing = asyncio.ensure_future(self._closing.wait())
@@ -126,7 +131,10 @@ class Supervisor:
             if not getting.done():
                 getting.cancel()
                 return
-            await self._work(getting.result())
+            try:
+                await self._work(getting.result())
+            except Exception:  # the other runs go on
+                log.exception("run %s: its end could not be noted", getting.result().record.run_id)
 
     async def _work(self, run: Run) -> None:
         """Attempts a run until it has ended or pauses, or the server stops."""
@@ -159,11 +167,17 @@ class Supervisor:
             return
         # One whose end is not on disk would be taken up again by the next server.
         others = [one for one in self._store.oldest_first() if one.snapshot.state.ended and one.events.flush()][::-1]
-        found = await asyncio.to_thread(leftover.find, run, others, self._settings.keep_failed_seconds)
-        if found is not None:
-            log.info("run %s goes on from what run %s left", run.record.run_id, found.record.run_id)
-            run.update(state.succeeding(run.snapshot, found.snapshot), time.time())
-            await asyncio.to_thread(leftover.take, run.directory, found.directory)
+        try:
+            async with self._leftovers:
+                found = await asyncio.to_thread(leftover.find, run, others, self._settings.keep_failed_seconds)
+                if found is None:
+                    return
+                await asyncio.to_thread(leftover.take, run.directory, found.directory)
+        except OSError as error:
+            log.warning("run %s cannot go on from what another left, and begins anew: %s", run.record.run_id, error)
+            return
+        log.info("run %s goes on from what run %s left", run.record.run_id, found.record.run_id)
+        run.update(state.succeeding(run.snapshot, found.snapshot), time.time())
 
     async def _attempt(self, run: Run) -> None:
         resolved = run.record.resolved
@@ -254,7 +268,11 @@ class Supervisor:
             after = how(run.snapshot, now, self._crash(run, worker, code, team), self._limits)
         if after.state.ended:
             # First, so that a disk that was full has room for the event.
-            after = await self._cleaned_up(run, after, nothing_kept=self._cancelling)
+            told = await self._cleaned_up(run, after, nothing_kept=self._cancelling)
+            if self._cancelling and told is not after:  # meanwhile
+                await asyncio.to_thread(_remove, run)
+            else:
+                after = told
         self._update(run, after)
         if after.state in (RunState.CANCELLED, RunState.FAILED):
             await asyncio.to_thread(_abandon, run)
@@ -270,7 +288,8 @@ class Supervisor:
         """Removes copies of data that were only needed by runs that have ended, and what failed runs left long ago."""
         await asyncio.to_thread(self._data.sweep, self._store.data_in_use())
         for run in self._store.oldest_first():
-            if run.snapshot.state is RunState.FAILED and run.directory.checkpoints.is_dir():
+            left = run.directory.checkpoints.is_dir() or run.directory.best.is_file()
+            if run.snapshot.state is RunState.FAILED and left:
                 await self._cleaned_up(run, run.snapshot)
 
     async def _cleaned_up(self, run: Run, after: Snapshot, *, nothing_kept: bool = False) -> Snapshot:
@@ -344,12 +363,19 @@ def _abandon(run: Run) -> None:
 def _remove(run: Run) -> None:
     """Removes what only an unfinished run needs."""
     shutil.rmtree(run.directory.checkpoints, ignore_errors=True)
-    run.directory.best.unlink(missing_ok=True)
+    _unlink(run.directory.best)
     _remove_passing(run)
 
 
 def _remove_passing(run: Run) -> None:
     """Of that, what the next attempt makes anew."""
     shutil.rmtree(run.directory.paused, ignore_errors=True)
-    unfinished(run.directory.best).unlink(missing_ok=True)
+    _unlink(unfinished(run.directory.best))
     shutil.rmtree(publish.staging_path(run.record.resolved.output, run.record.run_id), ignore_errors=True)
+
+
+def _unlink(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("%s cannot be removed: %s", path, error)

@@ -160,6 +160,43 @@ async def test_an_end_that_no_disk_has_is_left_alone(
     assert not checkpoints(settings, failed).exists()
 
 
+async def test_a_failed_run_that_was_cancelled_stays_so(
+    settings: ServerSettings, base: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its end was in memory only, for want of room, which there is once its checkpoint is gone."""
+    real, full = EventLog._write, [True]
+
+    def write(log: EventLog, lines: bytes, durable: bool) -> None:
+        if full and b'"failed"' in lines:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(log, lines, durable)
+
+    monkeypatch.setattr(EventLog, "_write", write)
+    async with client_of(settings) as client:
+        failed = await crashed(client, "one", spec(base, data, **HOW), 8)
+        full.clear()
+        await client.stub.CancelRun(training_pb2.CancelRunRequest(run_id=failed.run_id))
+    async with client_of(settings) as client:
+        assert (await client.get(failed.run_id)).state == FAILED
+
+
+@pytest.mark.parametrize("lacking", ["links", "everything"])
+async def test_what_cannot_be_taken_over_fails_nobody(
+    settings: ServerSettings, base: Path, data: Path, trusted: Path, monkeypatch: pytest.MonkeyPatch, lacking: str
+) -> None:
+    def refuse(*given: object, **named: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    asked = spec(base, data, **HOW)
+    asked.bilevel.validation_data_uri = str(trusted)
+    async with client_of(settings) as client:
+        await crashed(client, "one", asked, 28)
+        monkeypatch.setattr("os.link" if lacking == "links" else "shutil.copytree", refuse)
+        events = await client.watch((await client.create("two", asked)).run_id)
+    assert events[-1].run.state == SUCCEEDED, events[-1].run.error
+    assert first_step(events) == (25 if lacking == "links" else 0)
+
+
 async def test_who_does_not_want_it_cancels_the_failed_run(settings: ServerSettings, base: Path, data: Path) -> None:
     async with client_of(settings) as client:
         failed = await crashed(client, "one", spec(base, data, **HOW), 8)
