@@ -33,6 +33,7 @@ Arms (`arms.py` has the settings):
     calibrated, among        what the base model makes of a row, weighed so that the clean set stands out
     mads, middo, clear,      the recipes; bds, bmo and auto are given the clean set as well
     bds, bmo, auto
+    auto, one signal         auto without a rival: by the least likely token alone
     middo, agree             middo where rewrites must please two models, and rows whose rewrites do not are dropped
     middo, dropped           middo where the rows that it would replace are dropped instead
     confidence → ...         a filter, then coverage to hold the size, then weighted training

@@ -110,6 +110,11 @@ def _middo(work: Work, **more: str) -> Arm:
     return Arm(Kind.RECIPE, "middo", settings, trust=low("loss_post"), work=work)
 
 
+def _auto(work: Work, **more: str) -> Arm:
+    # Trusted by one measure whichever signal it took, so that seeds can be averaged.
+    return Arm(Kind.RECIPE, "auto", lambda most: more, trusted=True, trust=low("max_nll"), work=work)
+
+
 ARMS: Mapping[str, Arm] = {
     NOISY: Arm(Kind.NOTHING, work=Work((1.0,))),
     ORACLE: Arm(Kind.ORACLE, data=lambda files: [files.right]),
@@ -150,13 +155,8 @@ ARMS: Mapping[str, Arm] = {
         trust=high("logit"),
         work=Work(learn=6.5, generate=1.2),
     ),
-    "auto": Arm(
-        Kind.RECIPE,
-        "auto",
-        trusted=True,
-        trust=low("max_nll"),  # whichever signal it took, so that seeds can be averaged
-        work=Work((1.0, 0.85, 0.7, 0.7, 0.5), shared=("base scores", "features")),
-    ),
+    "auto": _auto(work=Work((1.0, 0.85, 0.7, 0.7, 0.5), shared=("base scores", "features"))),
+    "auto, one signal": _auto(work=Work((1.0, 0.85, 0.7, 0.5), shared=("base scores", "features")), rival="none"),
     "confidence → coverage → weights": _filter(
         "cross_weakest", "folds", "features", kind=Kind.COMBINATION, keep=0.85, hold_size=0.7, weighted=True
     ),

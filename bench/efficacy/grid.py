@@ -178,7 +178,9 @@ def without_known(cell: Cell, known: Known) -> Cell:
             " was measured with (its `command`), or leave --known out"
         )
     for (task, noise, _), other in known.items():
-        if (task, noise) == (cell.task, cell.noise) and (problem := unlike(other, {"setting": cell.setting})):
+        if (task, noise) == (cell.task, cell.noise) and (
+            problem := unlike(other, {"setting": cell.setting, "arms": {}})
+        ):
             raise SystemExit(f"--known: {problem}; give the options that those were measured with (their `command`)")
     if there is None:
         return cell

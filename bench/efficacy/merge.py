@@ -18,12 +18,14 @@ def merged(documents: Sequence[Record]) -> Record:
     if len(documents) == 1:
         return documents[0]
     cells: dict[tuple[str, float, int], Record] = {}
-    first: dict[tuple[str, float], Record] = {}
+    known: dict[tuple[str, float], Record] = {}
     for cell in (cell for document in documents for cell in document.get("cells", ())):
         key = (cell["task"], float(cell["noise"]), int(cell["seed"]))
         cells[key] = _both(cells[key], cell) if key in cells else cell
-        if problem := unlike(cell, first.setdefault(key[:2], cell)):
+        others = known.setdefault(key[:2], cell)
+        if problem := unlike(cell, others):
             raise ValueError(problem)
+        known[key[:2]] = {**others, "arms": {**cell["arms"], **others["arms"]}}
     complete = [_with_controls(cell) for cell in cells.values()]
     return {
         **documents[-1],
@@ -38,12 +40,8 @@ def merged(documents: Sequence[Record]) -> Record:
 
 
 def differs(cell: Record, settings: Mapping[str, Any], arm: str) -> str:
-    """What is wrong with taking over from a cell an arm that is to have these settings; empty for nothing. A setting
-    that only one has came with another version, whose default it was before."""
-    there = cell["arms"][arm].get("settings", {})
-    other = [
-        f"{name} {there[name]!r} and {value!r}" for name, value in settings.items() if there.get(name, value) != value
-    ]
+    """What is wrong with taking over from a cell an arm that is to have these settings; empty for nothing."""
+    other = _unequal(cell["arms"][arm].get("settings", {}), settings)
     if not other:
         return ""
     return f"{arm} of {_about(cell)} has other settings in one than in the other: {', '.join(other)}; expected the same"
@@ -52,12 +50,25 @@ def differs(cell: Record, settings: Mapping[str, Any], arm: str) -> str:
 def unlike(one: Record, other: Record) -> str:
     """What is wrong with taking two cells of a task and a share of noise for draws of one experiment; empty for
     nothing."""
-    if one.get("setting") == other.get("setting"):
-        return ""
-    return (
-        f"{_about(one)} was measured with other sizes, flaws, hyperparameters or another model than the other seeds of"
-        " the same; expected the same of all"
-    )
+    if one.get("setting") != other.get("setting"):
+        return (
+            f"{_about(one)} was measured with other sizes, flaws, hyperparameters or another model than the other seeds"
+            " of the same; expected the same of all"
+        )
+    for name in sorted(one["arms"].keys() & other["arms"].keys()):
+        if problem := differs(other, one["arms"][name].get("settings", {}), name):
+            return f"{problem} of all seeds"
+    return ""
+
+
+def _unequal(some: Mapping[str, Any], others: Mapping[str, Any]) -> list[str]:
+    """The settings that are not the same. One that only one side has came with another version; there it was unset."""
+    names = [name for name in {**some, **others} if _unset(some.get(name)) != _unset(others.get(name))]
+    return [f"{name} {some.get(name)!r} and {others.get(name)!r}" for name in names]
+
+
+def _unset(value: Any) -> Any:
+    return value or None
 
 
 def _about(cell: Record) -> str:

@@ -238,6 +238,22 @@ def test_arms_of_the_same_cells_are_one_panel_and_share_their_controls(document:
         merged([first, second])
 
 
+def test_seeds_whose_arms_have_other_settings_are_not_averaged(document: dict[str, Any]) -> None:
+    first, second = (json.loads(json.dumps(document)) for _ in range(2))
+    for number, cell in enumerate(second["cells"]):
+        cell["seed"] += 100
+        cell["made_of"] = f"of another draw {number}"
+        cell["arms"]["bds"]["settings"] = {"keep": 0.7, "later": None}
+    for cell in first["cells"]:
+        cell["arms"]["bds"]["settings"] = {"keep": 0.7}
+    assert len(merged([first, second])["cells"]) == 2 * len(first["cells"]), (
+        "what was unset before there was such a thing"
+    )
+    second["cells"][-1]["arms"]["bds"]["settings"]["later"] = "calibrated"
+    with pytest.raises(ValueError, match="bds of .* later None and 'calibrated'; expected the same of all seeds"):
+        merged([first, second])
+
+
 # --- verdicts
 
 
