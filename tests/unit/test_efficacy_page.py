@@ -250,7 +250,7 @@ def test_seeds_whose_arms_have_other_settings_are_not_averaged(document: dict[st
         "what was unset before there was such a thing"
     )
     second["cells"][-1]["arms"]["bds"]["settings"]["later"] = "calibrated"
-    with pytest.raises(ValueError, match="bds of .* later None and 'calibrated'; expected the same of all seeds"):
+    with pytest.raises(ValueError, match=r"bds of .* later None and 'calibrated'; expected the same of all seeds"):
         merged([first, second])
 
 
