@@ -145,7 +145,6 @@ class FakeTraining(training_pb2_grpc.TrainingServiceServicer):
             now = training_pb2.Run()
             now.CopyFrom(run)
             now.state = training_pb2.STATE_RUNNING
-            now.chat_template_digest = self._state.version(run.spec.base_model).chat_template_digest
             now.progress.step, now.progress.total_steps, now.progress.loss = step, RUN_STEPS, 2.0 / step
             if 0 < step - 1 <= resumed < RUN_STEPS:
                 now.pause.CopyFrom(_pause(run, step - 1))
