@@ -50,12 +50,12 @@ demo: setup model ## one real closed loop with four services here, and its repor
 	$(BIN)/burnish demo --model $(MODEL) $(if $(filter separate,$(ROLES)),--separate --out runs/demo-separate,--out runs/demo)
 
 .PHONY: test
-test: setup model check ## check, then every test: those with real engines, a core each, then the others (ARGS=… goes to pytest instead)
+test: setup model check ## check, then every test: those with real engines on cores of their own, then the others (ARGS=… goes to pytest instead)
 ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
 else
 	@failed=0; \
-	$(BIN)/python -m pytest -m "engine and not light" --numprocesses 2 --dist loadfile --no-loadscope-reorder --own-core \
+	$(BIN)/python -m pytest -m "engine and not light" --numprocesses 2 --dist loadfile --no-loadscope-reorder --own-cores \
 	  || failed=1; \
 	$(BIN)/python -m pytest -m "not engine or light" --numprocesses 2 --dist loadfile || failed=1; \
 	exit $$failed
