@@ -62,7 +62,10 @@ def unlike(one: Record, other: Record) -> str:
 
 
 def _unequal(some: Mapping[str, Any], others: Mapping[str, Any]) -> list[str]:
-    """The settings that are not the same. One that only one side has came with another version; there it was unset."""
+    """The settings that are not the same. One that only one side has came with another version; there it was unset.
+    None where a side does not tell its settings."""
+    if not some or not others:
+        return []
     names = [name for name in {**some, **others} if _unset(some.get(name)) != _unset(others.get(name))]
     return [f"{name} {some.get(name)!r} and {others.get(name)!r}" for name in names]
 
