@@ -10,7 +10,7 @@ import pytest
 
 from tests.golden.clear import GOLDEN, decided
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def numbers(value: Any) -> list[float]:

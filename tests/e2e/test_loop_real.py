@@ -27,7 +27,7 @@ from tests.e2e.support import history
 from tests.golden.cases import MODEL
 from tests.waiting import until
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROWS = 12
 HOLDOUT = 4

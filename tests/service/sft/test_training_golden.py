@@ -21,7 +21,7 @@ TOLERANCE = 0.02
 def test_training_follows_the_golden_curves(tmp_path: Path) -> None:
     """In a process of its own: the trainer makes torch deterministic for good."""
     out = tmp_path / "curves.json"
-    subprocess.run([sys.executable, "-m", "tests.golden.training", "trained", str(out)], check=True, timeout=200)
+    subprocess.run([sys.executable, "-m", "tests.golden.training", "trained", str(out)], check=True, timeout=400)
     found, golden = json.loads(out.read_text()), json.loads(GOLDEN.read_text())
     assert {name.split(", ")[0] for name in found} == golden.keys()
     for name, curve in found.items():
