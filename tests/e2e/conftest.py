@@ -13,6 +13,7 @@ from burnish import Client
 from burnish.local import LocalServices
 from burnish.testing import FakeServices
 from burnish_services.engine.fake import write_fake_model
+from tests.e2e.support import ROWS, alpaca, write_jsonl
 
 
 @dataclass(frozen=True)
@@ -42,3 +43,20 @@ def fakes() -> Iterator[FakeServices]:
 def client(fakes: FakeServices) -> Iterator[Client]:
     with Client(fakes.endpoints) as client:
         yield client
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_jsonl(tmp_path / "data.jsonl", ROWS)
+
+
+@pytest.fixture
+def holdout(tmp_path: Path) -> Path:
+    return write_jsonl(tmp_path / "holdout.jsonl", [{**row, "instruction": "Another?"} for row in alpaca(5)])
+
+
+@pytest.fixture
+def trusted(tmp_path: Path) -> Path:
+    """Six trusted samples, two of which answer prompts of the data anew."""
+    rows = [{**row, "output": "A trusted\u2028answer."} for row in ROWS[:2]]
+    return write_jsonl(tmp_path / "trusted.jsonl", rows + [{**row, "instruction": "Else?"} for row in ROWS[2:6]])

@@ -22,3 +22,7 @@ def filtered(client: Client, data: Path, out: Path, watcher: Watcher | None = No
 def lines(path: Path) -> list[dict[str, Any]]:
     with path.open(encoding="utf-8") as stream:
         return list(map(json.loads, stream))
+
+
+def prompts(path: Path) -> set[str]:
+    return {line["messages"][0]["content"] for line in lines(path)}

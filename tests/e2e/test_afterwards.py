@@ -21,20 +21,9 @@ from burnish.report.collect import collect
 from burnish.report.render import render
 from burnish.testing import FakeServices
 from tests.e2e.conftest import FakeEngineServices
-from tests.e2e.support import Watcher, alpaca, digest_of_final, history, settings, write_jsonl
+from tests.e2e.support import ROWS, Watcher, digest_of_final, history, settings, write_jsonl
 
-ROWS = alpaca(40, duplicates=3)
 WRONG = [f"s{i}" for i in range(0, 40, 4)]
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return write_jsonl(tmp_path / "data.jsonl", ROWS)
-
-
-@pytest.fixture
-def holdout(tmp_path: Path) -> Path:
-    return write_jsonl(tmp_path / "holdout.jsonl", [{**row, "instruction": "Another?"} for row in alpaca(5)])
 
 
 @pytest.fixture

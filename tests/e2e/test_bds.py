@@ -21,19 +21,7 @@ from burnish.report.data import BdsRound
 from burnish.report.render import render
 from burnish.testing import FakeServices
 from tests.e2e.conftest import FakeEngineServices
-from tests.e2e.support import Watcher, alpaca, digest_of_final, history, write_jsonl
-
-ROWS = alpaca(40, duplicates=3)
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return write_jsonl(tmp_path / "data.jsonl", ROWS)
-
-
-@pytest.fixture
-def holdout(tmp_path: Path) -> Path:
-    return write_jsonl(tmp_path / "holdout.jsonl", [{**row, "instruction": "Another?"} for row in alpaca(5)])
+from tests.e2e.support import ROWS, Watcher, digest_of_final, history, write_jsonl
 
 
 @pytest.fixture

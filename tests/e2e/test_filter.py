@@ -30,15 +30,8 @@ from burnish.report.data import FilterRound
 from burnish.report.render import render
 from burnish.testing import FakeServices
 from tests.e2e.conftest import FakeEngineServices
-from tests.e2e.filtering import filtered, lines
-from tests.e2e.support import Watcher, alpaca, digest_of_final, history, write_jsonl
-
-ROWS = alpaca(40, duplicates=3)
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return write_jsonl(tmp_path / "data.jsonl", ROWS)
+from tests.e2e.filtering import filtered, lines, prompts
+from tests.e2e.support import ROWS, Watcher, alpaca, digest_of_final, history, write_jsonl
 
 
 @pytest.fixture
@@ -46,17 +39,6 @@ def holdout(tmp_path: Path) -> Path:
     # With what str.splitlines takes for the end of a line, and JSON does not.
     rows = [{**row, "instruction": "Another\u2028one?"} for row in alpaca(5)]
     return write_jsonl(tmp_path / "holdout.jsonl", rows)
-
-
-@pytest.fixture
-def trusted(tmp_path: Path) -> Path:
-    """Six trusted samples, two of which answer prompts of the data anew."""
-    rows = [{**row, "output": "A trusted\u2028answer."} for row in ROWS[:2]]
-    return write_jsonl(tmp_path / "trusted.jsonl", rows + [{**row, "instruction": "Else?"} for row in ROWS[2:6]])
-
-
-def prompts(path: Path) -> set[str]:
-    return {line["messages"][0]["content"] for line in lines(path)}
 
 
 def test_who_is_asked_for_what(

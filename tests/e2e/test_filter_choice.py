@@ -18,38 +18,16 @@ from burnish.coordinator.recipes.filter.settings import FilterSettings
 from burnish.report.collect import collect
 from burnish.report.render import render
 from burnish.testing import FakeServices
-from tests.e2e.filtering import filtered, lines
-from tests.e2e.support import Watcher, alpaca, history, write_jsonl
+from tests.e2e.filtering import filtered, lines, prompts
+from tests.e2e.support import ROWS, Watcher, alpaca, history, write_jsonl
 
-ROWS = alpaca(40, duplicates=3)
 SHARES = (1.0, 0.85, 0.7, 0.5)
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return write_jsonl(tmp_path / "data.jsonl", ROWS)
-
-
-@pytest.fixture
-def holdout(tmp_path: Path) -> Path:
-    return write_jsonl(tmp_path / "holdout.jsonl", [{**row, "instruction": "Another?"} for row in alpaca(5)])
-
-
-@pytest.fixture
-def trusted(tmp_path: Path) -> Path:
-    """Six trusted samples, two of which answer prompts of the data anew."""
-    rows = [{**row, "output": "A trusted answer."} for row in ROWS[:2]]
-    return write_jsonl(tmp_path / "trusted.jsonl", rows + [{**row, "instruction": "Else?"} for row in ROWS[2:6]])
 
 
 @pytest.fixture
 def many_trusted(tmp_path: Path) -> Path:
     """Enough to calibrate by."""
     return write_jsonl(tmp_path / "many.jsonl", [{**row, "instruction": "Else?"} for row in alpaca(24)])
-
-
-def prompts(path: Path) -> set[str]:
-    return {line["messages"][0]["content"] for line in lines(path)}
 
 
 def judged_by_rounds(better: Mapping[int, float]) -> Callable[[Any], None]:

@@ -18,11 +18,6 @@ from tests.e2e.filtering import filtered
 from tests.e2e.support import Watcher, alpaca, history, write_jsonl
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return write_jsonl(tmp_path / "data.jsonl", alpaca(40, duplicates=3))
-
-
 def test_a_row_is_compared_with_its_neighbours_by_prompt(
     fakes: FakeServices, client: Client, data: Path, tmp_path: Path
 ) -> None:

@@ -27,18 +27,6 @@ from burnish_services.engine.fake import write_fake_model
 from tests.e2e.conftest import FakeEngineServices
 from tests.e2e.support import Watcher, alpaca, digest_of_final, history, write_jsonl
 
-ROWS = alpaca(40, duplicates=3)
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return write_jsonl(tmp_path / "data.jsonl", ROWS)
-
-
-@pytest.fixture
-def holdout(tmp_path: Path) -> Path:
-    return write_jsonl(tmp_path / "holdout.jsonl", [{**row, "instruction": "Another?"} for row in alpaca(5)])
-
 
 def chosen(client: Client, data: Path, out: Path, watcher: Watcher | None = None, **more: Any) -> RunSummary:
     settings = MadsSettings(**({"data": str(data), "model": "base", "seed": 7, "calibration_size": 20} | more))

@@ -25,11 +25,9 @@ def books(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunCallback:
     )
     made._job = SimpleNamespace(
         directory=SimpleNamespace(path=tmp_path, checkpoints=tmp_path / "checkpoints"),
-        record=SimpleNamespace(
-            resolved=SimpleNamespace(base=tmp_path / "base", lora=None, output=tmp_path / "elsewhere" / "model")
-        ),
+        record=SimpleNamespace(resolved=SimpleNamespace(lora=None, output=tmp_path / "elsewhere" / "model")),
     )
-    monkeypatch.setattr("burnish_services.training.books.stored_dtype", lambda base: torch.bfloat16)
+    made._stored = torch.bfloat16
     made._last_save = 0.0
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     return made  # type: ignore[no-any-return]

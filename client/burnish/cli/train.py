@@ -24,7 +24,7 @@ from burnish.coordinator.formats import Columns, DataReader
 from burnish.coordinator.paths import is_remote
 from burnish.coordinator.recipes.base import TrainingSettings, parse_settings
 
-_MOST_ATTEMPTS = 1000
+_MOST_ATTEMPTS = 1000  # so that a service whose runs all end badly at once is not asked for ever
 
 
 @command

@@ -16,7 +16,6 @@ import psutil
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from burnish_services.engine.merging import stored_dtype
 from burnish_services.training import checkpoints
 from burnish_services.training.best import Best
 from burnish_services.training.core import LOSSES_KEPT, is_spike
@@ -47,16 +46,24 @@ class Sums:
 
 class RunCallback(TrainerCallback):
     """Reports each step, measures, decides on checkpoints, and stops when the server wants it or the loss is out of all
-    proportion. `evaluate` measures the loss on the evaluation data, None where there are none."""
+    proportion. `evaluate` measures the loss on the evaluation data, None where there are none; `template_digest` is of
+    the chat template that these are read by, `stored` what weights are published in."""
 
     def __init__(
-        self, job: Job, trainer: SftTrainer, evaluate: Callable[[], float | None], template_digest: str
+        self,
+        job: Job,
+        trainer: SftTrainer,
+        evaluate: Callable[[], float | None],
+        *,
+        template_digest: str,
+        stored: torch.dtype,
     ) -> None:
         self.sums = Sums()
         self.best = Best(job.directory.best)
         self._job = job
         self._evaluate = evaluate
         self._template_digest = template_digest
+        self._stored = stored
         self._trainer = trainer
         self._steps = trainer.args.max_steps
         self._plan = job.record.resolved.plan
@@ -209,5 +216,5 @@ class RunCallback(TrainerCallback):
         resolved = self._job.record.resolved
         alone = resolved.lora is not None and resolved.lora.adapter_only  # merged here, to be proved
         place = self._job.directory.path if alone else resolved.output.parent
-        size = sum(one.numel() for one in parameters) * stored_dtype(resolved.base).itemsize
+        size = sum(one.numel() for one in parameters) * self._stored.itemsize
         return size, shutil.disk_usage(place).free, place

@@ -36,6 +36,11 @@ def may_leave(run: Run, now: Snapshot, keep_seconds: float) -> bool:
     )
 
 
+def is_there(directory: RunDirectory) -> bool:
+    """Whether anything is left of a run."""
+    return directory.checkpoints.is_dir() or directory.best.is_file()
+
+
 def told(now: Snapshot, directory: RunDirectory, run_id: str) -> Snapshot:
     """The end of a run that may leave something, which says what; what was half written is removed. Raises OSError."""
     kept = checkpoints.sealed(directory.checkpoints)

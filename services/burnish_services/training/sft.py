@@ -61,7 +61,7 @@ def train(job: Job) -> Result | None:
     def evaluate() -> float | None:
         return _eval_loss(trainer, trainer.response_loss, eval_data, plan.per_device_batch_size)
 
-    books = RunCallback(job, trainer, evaluate, tokenizer.template_digest)
+    books = RunCallback(job, trainer, evaluate, template_digest=tokenizer.template_digest, stored=stored)
     trainer.add_callback(books)
     step = 0 if checkpoint is None else checkpoints.step_of(checkpoint)
     if checkpoint is not None:

@@ -288,8 +288,7 @@ class Supervisor:
         """Removes copies of data that were only needed by runs that have ended, and what failed runs left long ago."""
         await asyncio.to_thread(self._data.sweep, self._store.data_in_use())
         for run in self._store.oldest_first():
-            left = run.directory.checkpoints.is_dir() or run.directory.best.is_file()
-            if run.snapshot.state is RunState.FAILED and left:
+            if run.snapshot.state is RunState.FAILED and leftover.is_there(run.directory):
                 await self._cleaned_up(run, run.snapshot)
 
     async def _cleaned_up(self, run: Run, after: Snapshot, *, nothing_kept: bool = False) -> Snapshot:
