@@ -70,7 +70,7 @@ def gated_s3_server() -> Iterator[tuple[str, Gate]]:
     thread.start()
     try:
         url = f"http://127.0.0.1:{server.server_port}"
-        urlopen(Request(f"{url}/{BUCKET}", method="PUT")).close()
+        _begin_empty(url)
         yield url, gate
     finally:
         gate.open()
@@ -87,10 +87,16 @@ def s3_server() -> Iterator[str]:
     try:
         host, port = server.get_host_and_port()
         url = f"http://{host}:{port}"
-        urlopen(Request(f"{url}/{BUCKET}", method="PUT")).close()
+        _begin_empty(url)
         yield url
     finally:
         server.stop()
+
+
+def _begin_empty(url: str) -> None:
+    """Makes the bucket. What an earlier server of this process held goes, for moto's objects are their process's."""
+    urlopen(Request(f"{url}/moto-api/reset", method="POST")).close()
+    urlopen(Request(f"{url}/{BUCKET}", method="PUT")).close()
 
 
 def put(endpoint: str, key: str, content: bytes) -> str:
