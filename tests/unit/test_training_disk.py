@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -181,6 +183,23 @@ def test_a_damaged_checkpoint_is_named_and_not_used(
     assert "checkpoint-9 is damaged" in caplog.text
     assert ("part/weights" in caplog.text) == (harm != "seal")
     assert not path.exists()
+
+
+def test_a_checkpoint_that_the_disk_does_not_give_now_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = checkpoints.checkpoint_path(tmp_path, 9)
+    path.mkdir()
+    (path / "weights").write_bytes(b"w")
+    checkpoints.seal(path)
+
+    def fail(path: Path) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(checkpoints, "_crc", fail)
+        with pytest.raises(RunError, match=r"checkpoint-9 cannot be read: .*Input/output error") as failed:
+            checkpoints.newest(tmp_path)
+    assert failed.value.failure.reason == "CHECKPOINT_UNREADABLE"
+    assert checkpoints.newest(tmp_path) == path
 
 
 def write_model(staging: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import zlib
 from pathlib import Path
 
 from burnish_services.training.runs import sync_directory, write_durably
+from burnish_services.training.state import RunError
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,8 @@ def seal(checkpoint: Path) -> None:
 
 
 def newest(folder: Path) -> Path | None:
-    """The sealed checkpoint with the most steps; None where there is none. Removes what is not sealed or is damaged."""
+    """The sealed checkpoint with the most steps; None where there is none. Removes what is not sealed or is damaged.
+    Raises RunError where one cannot be read, and it may be whole."""
     found: list[tuple[int, Path]] = []
     for path in folder.iterdir() if folder.is_dir() else ():
         match = _NAME.fullmatch(path.name)
@@ -85,8 +87,14 @@ def _is_undamaged(checkpoint: Path) -> bool:
     try:
         sealed = json.loads((checkpoint / _SEAL).read_bytes())
         wrong = [name for name, crc in sealed.items() if _crc(checkpoint / name) != crc]
-    except (OSError, ValueError, AttributeError) as error:
+    except (FileNotFoundError, ValueError, AttributeError) as error:
         wrong = [str(error)]
+    except OSError as error:  # which may pass: a disk that is mounted again, a quota of open files
+        raise RunError(
+            "UNAVAILABLE",
+            "CHECKPOINT_UNREADABLE",
+            f"{checkpoint} cannot be read: {error}. Look after the disk",
+        ) from error
     if wrong:
         log.error(
             "%s is damaged and is not used (not as it was written: %s); look after the disk. The run goes on from an"

@@ -6,7 +6,7 @@ Killed at any moment, the same run finds its claim and goes on.
 
     PREFIX/…                          the model's files
     PREFIX/.burnish-publishing.json   the claim
-    PREFIX/.paused/step-N/…           the model of a run that pauses, until the run has ended
+    PREFIX/.paused/RUN/step-N/…       the model of a run that pauses, until the run has ended
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ class Interrupted(Exception):
     """The run was asked to stop while the store did not answer."""
 
 
-def paused_place(output: ObjectPlace, step: int) -> ObjectPlace:
+def paused_place(output: ObjectPlace, run_id: str, step: int) -> ObjectPlace:
     """Where the model of a pause goes."""
-    return output / _PAUSED / f"step-{step}"
+    return output / _PAUSED / run_id / f"step-{step}"
 
 
 def check_place(output: ObjectPlace, run_id: str, origin: dict[str, Any]) -> None:
@@ -87,30 +87,39 @@ def deliver(folder: Path, output: ObjectPlace, digest: str, run_id: str) -> None
     if not is_delivered(output, digest):
         begun = _claim(claim, run_id, digest)
         _upload(folder, output, keep=begun)
-    finish(output)
+    finish(output, run_id)
 
 
-def finish(output: ObjectPlace) -> None:
+def finish(output: ObjectPlace, run_id: str) -> None:
     """Removes what only a run that publishes needs, once its model is there. Raises ObjectError."""
     remove_object(output / _CLAIM)
-    remove_below(output / _PAUSED)
+    remove_below(output / _PAUSED / run_id)
 
 
-def deliver_paused(folder: Path, output: ObjectPlace, step: int) -> ObjectPlace:
+def deliver_paused(folder: Path, output: ObjectPlace, run_id: str, step: int) -> ObjectPlace:
     """Brings the model of a pause to its place below `output`, in the place of one before it. Raises ObjectError,
     OSError."""
-    place = paused_place(output, step)
-    remove_below(output / _PAUSED)
+    place = paused_place(output, run_id, step)
+    remove_below(output / _PAUSED / run_id)
     _upload(folder, place, keep=False)
     return place
 
 
-def abandon(output: ObjectPlace, run_id: str) -> None:
-    """Removes what a run that has ended without a model left there, if the store answers."""
+def abandon(output: ObjectPlace, run_id: str) -> bool:
+    """Removes what a run that has ended without a model left there; False where the store does not let it. May be
+    repeated."""
     try:
-        remove_below(output if _read(output / _CLAIM).get("run_id") == run_id else output / _PAUSED)
+        remove_below(output / _PAUSED / run_id)
+        if _read(output / _CLAIM).get("run_id") == run_id:
+            # The claim last: killed before, the place is still this run's to clear; after it, it is anybody's.
+            for entry in list_objects(output):
+                if entry.name != _CLAIM:
+                    remove_object(entry.place)
+            remove_object(output / _CLAIM)
     except ObjectError as error:
         log.warning("what run %s left below %s could not be removed: %s", run_id, output, error)
+        return False
+    return True
 
 
 def persistently(output: ObjectPlace, act: Callable[[], T], stop: threading.Event) -> T:

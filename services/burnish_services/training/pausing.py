@@ -62,5 +62,7 @@ def publish_paused(job: Job, step: int, reason: str, share: float | None, write:
         sync_directory(directory.paused)
     uri = str(place)
     if output is not None:
-        uri = str(delivery.persistently(output, lambda: delivery.deliver_paused(place, output, step), job.stop))
+        directory.note_placed()
+        run_id = job.record.run_id
+        uri = str(delivery.persistently(output, lambda: delivery.deliver_paused(place, output, run_id, step), job.stop))
     return Pause(step, uri, model_digest(place), reason, share)

@@ -146,11 +146,13 @@ def deliver_made(directory: RunDirectory, record: RunRecord) -> Result | None:
     if noted is None or place is None:
         return None
     if delivery.is_delivered(place, noted.model_digest):  # by a worker that came no further
-        delivery.finish(place)
+        delivery.finish(place, record.run_id)
     elif holds_model(output, noted.model_digest):
+        directory.note_placed()
         delivery.deliver(output, place, noted.model_digest, record.run_id)
     else:
         return None
+    directory.placed.unlink(missing_ok=True)
     shutil.rmtree(output, ignore_errors=True)
     return noted
 

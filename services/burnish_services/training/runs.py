@@ -11,6 +11,7 @@
       checkpoints/    the last whole checkpoint; removed when the run has ended, unless the next may go on from it
       best.safetensors  the best weights so far, if the run may publish them; removed with the checkpoint
       result.json     what the worker is about to publish, so that a crash in that moment is no loss
+      placed          there while object storage may hold something of the run that is not its model, whole
       model/          the trained model, unless the caller named another directory; on its way to object storage, too
     STATE/training/data/   copies of data that was uploaded or fetched (`data_store.py`)
     STATE/training/nodes/  what the machines of a service on several of them tell each other (`nodes.py`)
@@ -169,6 +170,16 @@ class RunDirectory:
     def result(self) -> Path:
         """The result that is about to be published."""
         return self.path / "result.json"
+
+    @property
+    def placed(self) -> Path:
+        """There while anything in object storage may be this run's that is not yet its model, whole."""
+        return self.path / "placed"
+
+    def note_placed(self) -> None:
+        """Before anything is put there."""
+        if not self.placed.is_file():
+            write_durably(self.placed, b"")
 
     def read_record(self) -> RunRecord:
         """What was asked for. Raises OSError or pydantic.ValidationError."""

@@ -39,6 +39,8 @@ from burnish_services.training.state import Failure, RestartLimits, Result, RunS
 
 log = logging.getLogger(__name__)
 
+_WITHOUT_MODEL = (RunState.CANCELLED, RunState.FAILED)
+
 
 class Supervisor:
     """All runs of a store are worked by at most one supervisor."""
@@ -69,6 +71,7 @@ class Supervisor:
         self._worker: WorkerProcess | None = None
         self._cancelling = False
         self._leftovers = asyncio.Lock()  # nobody removes what another run takes over just now
+        self._clearing: set[str] = set()  # runs whose places in object storage are being cleared beside the work
 
     async def start(self) -> None:
         """Queues what an earlier server left unfinished, oldest first, and begins to work."""
@@ -113,8 +116,7 @@ class Supervisor:
             return
         if not run.snapshot.state.ended:
             self._update(run, state.cancelled(run.snapshot, time.time()))
-            # Nobody waits for a store that may not answer.
-            asyncio.get_running_loop().run_in_executor(None, _abandon, run)
+            self._clear_place(run)
         await asyncio.shield(self._forget(run))  # a caller that goes away changes nothing
 
     async def _forget(self, run: Run) -> None:
@@ -274,7 +276,7 @@ class Supervisor:
             else:
                 after = told
         self._update(run, after)
-        if after.state in (RunState.CANCELLED, RunState.FAILED):
+        if after.state in _WITHOUT_MODEL:
             await asyncio.to_thread(_abandon, run)
         log.info("run %s: %s", run.record.run_id, after.state)
 
@@ -285,11 +287,23 @@ class Supervisor:
         run.update(after, time.time())
 
     async def _sweep(self) -> None:
-        """Removes copies of data that were only needed by runs that have ended, and what failed runs left long ago."""
+        """Removes copies of data that were only needed by runs that have ended, what failed runs left long ago, and
+        what is still in object storage of runs that made no model."""
         await asyncio.to_thread(self._data.sweep, self._store.data_in_use())
         for run in self._store.oldest_first():
             if run.snapshot.state is RunState.FAILED and leftover.is_there(run.directory):
                 await self._cleaned_up(run, run.snapshot)
+            if run.snapshot.state in _WITHOUT_MODEL:
+                self._clear_place(run)
+
+    def _clear_place(self, run: Run) -> None:
+        """Has `_abandon` done beside the work: nobody waits for a store that may not answer."""
+        run_id = run.record.run_id
+        if run_id in self._clearing or not _may_be_placed(run):
+            return
+        self._clearing.add(run_id)
+        done = asyncio.get_running_loop().run_in_executor(None, _abandon, run)
+        done.add_done_callback(lambda _: self._clearing.discard(run_id))
 
     async def _cleaned_up(self, run: Run, after: Snapshot, *, nothing_kept: bool = False) -> Snapshot:
         """Removes what only an unfinished run needs, but for what the next one may go on from; the run's end, as it is
@@ -352,11 +366,15 @@ def _published(run: Run) -> Result | None:
         return None
 
 
+def _may_be_placed(run: Run) -> bool:
+    return run.record.resolved.place is not None and run.directory.placed.is_file()
+
+
 def _abandon(run: Run) -> None:
     """Removes what a run that made no model left in object storage."""
     place = run.record.resolved.place
-    if place is not None and (run.snapshot.pause is not None or run.directory.result.is_file()):
-        abandon(place, run.record.run_id)
+    if place is not None and _may_be_placed(run) and abandon(place, run.record.run_id):
+        _unlink(run.directory.placed)
 
 
 def _remove(run: Run) -> None:

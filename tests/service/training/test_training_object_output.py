@@ -109,6 +109,24 @@ async def test_a_run_that_is_cancelled_while_it_publishes_leaves_the_place_free(
     await until(lambda: not [name for name in names_below(store, "cancelled") if "fake_model" not in name], 60)
 
 
+async def test_a_place_that_the_store_did_not_let_clear_is_cleared_by_the_next_server(
+    store: str, gate: Gate, settings: ServerSettings, base: Path, data: Path
+) -> None:
+    gate.hold("PUT .*silent/out/fake_model.json")
+    async with client_of(settings) as client:
+        run = await client.create("silent", to(base, data, "silent/out"))
+        assert await asyncio.to_thread(gate.waiting.wait, 60)
+        gate.refuse("silent", 503)
+        await client.stub.CancelRun(pb.CancelRunRequest(run_id=run.run_id))
+        assert (await client.finished(run.run_id)).state == pb.STATE_CANCELLED
+        assert (settings.state_dir / "training" / run.run_id / "placed").is_file()
+    gate.open()
+    async with client_of(settings) as client:
+        await until(lambda: not names_below(store, "silent"), 60)
+        again = await client.create("again", to(base, data, "silent/out"))
+        assert (await client.finished(again.run_id)).state == pb.STATE_SUCCEEDED
+
+
 async def test_the_model_of_a_pause_is_where_others_read_it_until_the_run_has_ended(
     store: str, client: Client, base: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -118,7 +136,7 @@ async def test_the_model_of_a_pause_is_where_others_read_it_until_the_run_has_en
     run = await client.create("paused", asked)
     await until_state(client, run.run_id, pb.STATE_PAUSED)
     pause = (await client.get(run.run_id)).pause
-    assert pause.model.uri == f"{asked.output_uri}/.paused/step-{pause.step}"
+    assert pause.model.uri == f"{asked.output_uri}/.paused/{run.run_id}/step-{pause.step}"
     assert digest_there(pause.model.uri, tmp_path / "cache") == pause.model.digest
     await client.stub.ResumeRun(pb.ResumeRunRequest(run_id=run.run_id, step=pause.step, last=True))
     ended = await client.finished(run.run_id)
@@ -161,16 +179,24 @@ class Killed(BaseException):
     """What ends a process on the spot, as far as the code that it runs can tell."""
 
 
-def test_killed_before_any_request_it_is_never_taken_for_whole_and_finishes_the_next_time(
-    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+_DIGEST = "sha256:" + "1" * 64
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """Files as a model has them."""
     model = tmp_path / "model"
     model.mkdir()
     for name in ("burnish.json", "tokenizer.json", "model-1.safetensors", "model-2.safetensors", "config.json"):
         (model / name).write_bytes(name.encode() * 9)
-    digest = "sha256:" + "1" * 64
-    (model / "burnish.json").write_text(json.dumps({"digest": digest}))
-    left = [0]
+    (model / "burnish.json").write_text(json.dumps({"digest": _DIGEST}))
+    return model
+
+
+@pytest.fixture
+def left(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many more requests are made before the process is killed; below 0: it is not."""
+    left = [-1]
 
     def mortal(function: Callable[..., Any]) -> Callable[..., Any]:
         def act(*given: Any, **named: Any) -> Any:
@@ -191,11 +217,17 @@ def test_killed_before_any_request_it_is_never_taken_for_whole_and_finishes_the_
         "read_small",
     ):
         monkeypatch.setattr(delivery, name, mortal(getattr(objects, name)))
+    return left
+
+
+def test_killed_before_any_request_it_is_never_taken_for_whole_and_finishes_the_next_time(
+    store: str, tmp_path: Path, model: Path, left: list[int]
+) -> None:
     for requests in range(100):
         output = ObjectPlace("s3", BUCKET, f"mortal/{requests}")
         left[0] = requests
         try:
-            delivery.deliver(model, output, digest, "run-1")
+            delivery.deliver(model, output, _DIGEST, "run-1")
         except Killed:
             names = set(names_below(store, output.key))
             if f"{output.key}/config.json" in names:
@@ -204,8 +236,35 @@ def test_killed_before_any_request_it_is_never_taken_for_whole_and_finishes_the_
             if names:
                 with pytest.raises(RunError, match="another run is publishing there"):
                     delivery.deliver(tmp_path, output, "sha256:" + "2" * 64, "run-2")
-            delivery.deliver(model, output, digest, "run-1")
+            delivery.deliver(model, output, _DIGEST, "run-1")
         else:
             break
         assert names_below(store, output.key) == sorted(f"{output.key}/{path.name}" for path in model.iterdir())
     assert requests > 8, "every request was once the last"
+
+
+def test_killed_before_any_request_that_clears_a_place_it_can_be_cleared_the_next_time(
+    store: str, model: Path, left: list[int]
+) -> None:
+    for requests in range(100):
+        output = ObjectPlace("s3", BUCKET, f"cleared/{requests}")
+        left[0] = 8
+        with pytest.raises(Killed):  # while it publishes
+            delivery.deliver(model, output, _DIGEST, "run-1")
+        left[0] = -1
+        delivery.deliver_paused(model, output, "run-1", 3)
+        paused = delivery.deliver_paused(model, output, "run-2", 3)
+        assert len(names_below(store, output.key)) > 11
+        left[0] = requests
+        try:
+            assert delivery.abandon(output, "run-1")
+        except Killed:
+            left[0] = -1
+            assert delivery.abandon(output, "run-1")
+        else:
+            break
+        assert names_below(store, output.key) == names_below(store, paused.key), "another run's pause"
+        delivery.deliver(model, output, _DIGEST, "run-2")
+        assert delivery.abandon(output, "run-1")
+        assert delivery.is_delivered(output, _DIGEST), "which is another run's"
+    assert requests > 4, "every request was once the last"
