@@ -137,7 +137,7 @@ ARMS: Mapping[str, Arm] = {
     "mads": Arm(Kind.RECIPE, "mads", work=Work(shared=("features",))),
     "middo": _middo(work=Work((1.0, 1.0), score=8.0, generate=0.5)),
     "middo, agree": _middo(work=Work((1.0, 1.0), score=12.0, generate=0.5), accept="agree", rejected="drop"),
-    "middo, dropped": _middo(work=Work((1.0, 0.9), score=8.0, generate=0.5), accept="none", rejected="drop"),
+    "middo, dropped": _middo(work=Work((1.0, 0.9), score=8.0), accept="none", rejected="drop"),
     "clear": Arm(
         Kind.RECIPE,
         "clear",

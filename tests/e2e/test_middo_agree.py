@@ -97,6 +97,8 @@ def test_what_would_be_replaced_may_be_dropped_instead(client: Client, data: Pat
         assert {row.row_id for row in h.rows(1)} - {row.row_id for row in h.rows(2)} == replaced
         assert {row.origin for row in h.rows(2)} == {"source"}
         page = render(collect(h))
+        written = h.rewrites(1)
+    assert {(one.row_id, one.after) for one in written if one.strategy != "diversify"} == {(n, None) for n in replaced}
     assert "none is accepted in this run" in page
     assert "Which rewrites were accepted" not in page
 

@@ -19,6 +19,7 @@ from burnish.coordinator.errors import LedgerError
 from burnish.coordinator.heldout import hashes_in
 from burnish.coordinator.ledger import Ledger
 from burnish.coordinator.paths import RunPaths
+from burnish.coordinator.policy.acceptance import Acceptance, why
 from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.bilevel import Weight
 from burnish.coordinator.policy.confidence import Evidence
@@ -214,6 +215,14 @@ class RunHistory:
                 acceptance=tried.get((row[0], row[1])),
             )
             for row in rows
+        ] or self._declined(round_number, tried)
+
+    def _declined(self, round_number: int, tried: Mapping[tuple[str, str], Acceptance]) -> list[RewriteRecord]:
+        """Those of a run that has none made, since it accepts none."""
+        before = {row.row_id: messages for row, messages in self.conversations(round_number)} if tried else {}
+        return [
+            RewriteRecord(one.row_id, one.strategy, before[one.row_id], None, 0, "", why(one), (), one)
+            for one in tried.values()
         ]
 
     def evidence(self, round_number: int, hashes: Sequence[str]) -> dict[str, Evidence]:

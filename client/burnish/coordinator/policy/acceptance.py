@@ -31,7 +31,7 @@ class Accept(StrEnum):
 
     VALID = "valid"  # all that passed the rewriting service's rules, as published
     AGREE = "agree"  # of them, those that loss and ratings have nothing against
-    NONE = "none"  # none: what rewriting is held against, with the same rows dropped
+    NONE = "none"  # none, so that none is made: what rewriting is held against, with the same rows dropped
 
 
 class Rejected(StrEnum):

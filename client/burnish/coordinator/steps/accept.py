@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from burnish._types import ModelRef
 from burnish.coordinator.acceptance import Asked
 from burnish.coordinator.policy.acceptance import Accept, Refusal, Rejected, Trial, decide
-from burnish.coordinator.policy.middo import Action, Unparseable, quality
+from burnish.coordinator.policy.middo import Action, Decision, Unparseable, quality
 from burnish.coordinator.recipes.middo.settings import MiddoSettings
 from burnish.coordinator.steps.measure import judge, score
 from burnish.coordinator.steps.stage import RunContext
@@ -14,9 +16,11 @@ _INVALID = "REJECTED"  # the rewriting service's reason where every attempt brok
 _HARD_BY = "loss_post"
 
 
-async def accept(run: RunContext[MiddoSettings], t: int, base: ModelRef, trained: ModelRef) -> None:
-    """Has every rewrite of a round tried as the settings ask; what became of each is in the ledger. Nothing where rules
-    alone decide, as published."""
+async def accept(
+    run: RunContext[MiddoSettings], t: int, base: ModelRef, trained: ModelRef, decisions: Sequence[Decision]
+) -> None:
+    """Has every rewrite that a round's `decisions` ask for tried as the settings say; what became of each is in the
+    ledger. Nothing where rules alone decide, as published."""
     settings, book, stage = run.settings, run.book, run.stage(t, "accept")
     if not settings.tries_rewrites or stage.done:
         return
@@ -39,15 +43,20 @@ async def accept(run: RunContext[MiddoSettings], t: int, base: ModelRef, trained
         values = (losses.get(before), losses.get(after), qualities.get(before), qualities.get(after))
         return Trial(one.row_id, action, Refusal.NONE, *values)
 
+    if settings.rewrites:
+        trials = [trial(one) for one in asked]
+    else:  # none was made, since none is accepted
+        wanted = ((one.row_id, action) for one in decisions for action in one.actions if action is not Action.KEEP)
+        trials = [Trial(*one) for one in wanted]
     with stage.working():
         verdicts = book.acceptance.of_round(t)
-        stage.expect(len(asked), known=len(verdicts))
-        if asked and not verdicts:
+        stage.expect(len(trials), known=len(verdicts))
+        if trials and not verdicts:
             line = next((line.tau for line in book.thresholds(t) if line.signal == _HARD_BY), None)
-            verdicts = decide([trial(one) for one in asked], settings.accept, settings.rejected, line)
+            verdicts = decide(trials, settings.accept, settings.rejected, line)
             with book.transaction():
                 book.acceptance.add(t, verdicts)
-                stage.advance(len(asked))
+                stage.advance(len(trials))
         refused = sum(not one.accepted for one in verdicts)
         gone = len({one.row_id for one in verdicts if one.dropped})
         left = f"; {gone} rows leave the set" if settings.rejected is Rejected.DROP else ""

@@ -62,7 +62,8 @@ async def polish(run: RunContext[MiddoSettings], base: ModelRef, t: int) -> None
         for row in rows
     ]
     decisions = decide_round(run, t, signals)  # H, S and Q
-    await refine(run, t, base, rows, decisions)
-    await accept(run, t, base, trained)
+    if run.settings.rewrites:
+        await refine(run, t, base, rows, decisions)
+    await accept(run, t, base, trained, decisions)
     following = await hold_size(run, t, base, following_rows(run, t, rows, decisions))
     assemble_next(run, t, rows, following)

@@ -136,6 +136,15 @@ class MiddoSettings(HoldSettings):
         """Whether more than the rewriting service's rules decides what becomes of a rewrite and its row."""
         return (self.accept, self.rejected) != (Accept.VALID, Rejected.KEEP)
 
+    @property
+    def rewrites(self) -> bool:
+        """Whether rewrites are made at all."""
+        return self.accept is not Accept.NONE
+
+    def services(self) -> tuple[str, ...]:
+        """See RecipeSettings."""
+        return tuple(name for name in super().services() if name != "rewriting" or self.rewrites)
+
     def identity(self, digests: Mapping[str, str]) -> dict[str, Any]:
         """See RecipeSettings. Left out where they are not used, so that runs that began before there were such settings
         are still the same."""
