@@ -110,6 +110,13 @@ def _middo(work: Work, **more: str) -> Arm:
     return Arm(Kind.RECIPE, "middo", settings, trust=low("loss_post"), work=work)
 
 
+def _clear(work: Work, trust: Trust, **more: str) -> Arm:
+    def settings(most: Tokens) -> Mapping[str, Any]:
+        return {"propose": {**_GREEDY, "max_tokens": most.answer}, **more}
+
+    return Arm(Kind.RECIPE, "clear", settings, trust=trust, work=work)
+
+
 def _auto(work: Work, **more: str) -> Arm:
     # Trusted by one measure whichever signal it took, so that seeds can be averaged.
     return Arm(Kind.RECIPE, "auto", lambda most: more, trusted=True, trust=low("max_nll"), work=work)
@@ -138,12 +145,9 @@ ARMS: Mapping[str, Arm] = {
     "middo": _middo(work=Work((1.0, 1.0), score=8.0, generate=0.5)),
     "middo, agree": _middo(work=Work((1.0, 1.0), score=12.0, generate=0.5), accept="agree", rejected="drop"),
     "middo, dropped": _middo(work=Work((1.0, 0.9), score=8.0), accept="none", rejected="drop"),
-    "clear": Arm(
-        Kind.RECIPE,
-        "clear",
-        lambda most: {"tier": "fast", "propose": {**_GREEDY, "max_tokens": most.answer}},
-        trust=high("confidence"),
-        work=Work((0.5, 0.7), score=5.0, generate=0.5),
+    "clear": _clear(work=Work((0.5, 0.7), score=5.0, generate=0.5), trust=high("confidence"), tier="fast"),
+    "clear, weakest": _clear(
+        work=Work((0.5, 0.7), score=1.0, generate=0.5, shared=("base scores",)), trust=high("weakest"), signal="weakest"
     ),
     # Learning weights takes a step on the clean set for each on the data, for three epochs.
     "bds": Arm(Kind.RECIPE, "bds", trusted=True, trust=high("logit"), work=Work(learn=6.0)),
@@ -158,7 +162,7 @@ ARMS: Mapping[str, Arm] = {
     "auto": _auto(work=Work((1.0, 0.85, 0.7, 0.7, 0.5), shared=("base scores", "features"))),
     "auto, one signal": _auto(work=Work((1.0, 0.85, 0.7, 0.5), shared=("base scores", "features")), rival="none"),
     "confidence → coverage → weights": _filter(
-        "cross_weakest", "folds", "features", kind=Kind.COMBINATION, keep=0.85, hold_size=0.7, weighted=True
+        "weakest", "base scores", "features", kind=Kind.COMBINATION, among=16, keep=0.85, hold_size=0.7, weighted=True
     ),
 }
 

@@ -219,6 +219,7 @@ def test_a_threshold_that_nothing_reaches_is_refused(client: Client, data: Path,
         ({"signal": "consistency"}, {"EstimateConfidence"}),
         ({"signal": "reflection"}, {"EstimateConfidence"}),
         ({"signal": "likelihood"}, {"ScoreSamples"}),
+        ({"signal": "weakest"}, {"ScoreSamples"}),
         ({"signal": "rating"}, {"JudgeSamples"}),
     ],
 )

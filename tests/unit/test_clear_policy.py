@@ -70,6 +70,7 @@ def test_a_missing_part_leaves_its_weight_to_the_others() -> None:
     assert combined(Evidence((A,), (0.9,)), Weights(beta=1.0)) == 1.0
     assert combined(Evidence((A,), (0.2,), unread), Weights()) is None
     assert signals_of(Evidence(mean_nll=math.log(4)), Weights()) == {"likelihood": pytest.approx(0.25)}
+    assert signals_of(Evidence(min_probability=0.25), Weights()) == {"weakest": pytest.approx(-math.log(4))}
 
 
 def test_verdicts_that_follow_the_order_of_the_answers_are_counted() -> None:

@@ -12,6 +12,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from burnish.coordinator.policy.signals import weakest_nll
+
 VERDICTS = ("correct", "incorrect", "not sure")
 ORDERS_PER_QUESTION = len(VERDICTS)
 # From where on verdicts say little.
@@ -55,6 +57,7 @@ class Evidence:
     mean_nll: float | None = None
     mean_probability: float | None = None
     rating: float | None = None
+    min_probability: float | None = None  # of the response's tokens
 
     @property
     def covered_mass(self) -> float:
@@ -100,14 +103,17 @@ def combined(evidence: Evidence, weights: Weights) -> float | None:
 
 
 def signals_of(evidence: Evidence, weights: Weights) -> Mapping[str, float]:
-    """Every signal that a filter may go by and that is there, higher meaning better: all in [0, 1] but `rating`,
-    which is in [0, 10]. `likelihood` is exp(mean log-probability)."""
+    """Every signal that a filter may go by and that is there, higher meaning better: all in [0, 1] but `rating`, which
+    is in [0, 10], and `weakest`, the log-probability of the least likely token. `likelihood` is exp(mean
+    log-probability)."""
+    largest = weakest_nll(evidence.min_probability)
     signals = {
         "confidence": combined(evidence, weights),
         "consistency": consistency(evidence, weights),
         "reflection": reflection(evidence, weights),
         "likelihood": None if evidence.mean_nll is None else math.exp(-evidence.mean_nll),
         "rating": evidence.rating,
+        "weakest": None if largest is None else -largest,
     }
     return {name: value for name, value in signals.items() if value is not None}
 
@@ -158,7 +164,7 @@ def reflection_notes(health: ReflectionHealth, *, tier: str) -> list[str]:
     instead = "--tier standard, and --beta 1" if tier == "fast" else "--beta 1"
     return [
         f"self-reflection says little here: {'; '.join(why)}. {instead} goes by sampled answers alone, --signal"
-        " likelihood by the response's probability; a larger --model can reflect."
+        " weakest by the response's least likely token; a larger --model can reflect."
     ]
 
 
@@ -175,6 +181,6 @@ def mixture_notes(evidence: Sequence[Evidence], weights: Weights) -> list[str]:
     return [
         f"in {len(partial)} of {len(sampled)} samples not one sampled answer could be read, so that their confidence is"
         " reflection alone: {:.3f} in the mean, {:.3f} for the others. The two cannot be compared, and the filter tells"
-        " them apart by that. More --answer-max-tokens or a larger --model may help; --signal likelihood needs no"
+        " them apart by that. More --answer-max-tokens or a larger --model may help; --signal weakest needs no"
         " answers.".format(*means)
     ]

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from burnish._confidence_types import ConfidenceTier
 from burnish._types import ModelRef
+from burnish.coordinator.findings import Parts
 from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.clear import Preference
 from burnish.coordinator.policy.confidence import Evidence
@@ -30,7 +31,7 @@ from burnish.coordinator.steps.curate import (
     to_be_corrected,
 )
 from burnish.coordinator.steps.hold import hold_size
-from burnish.coordinator.steps.measure import base_model, evaluate, judge, score
+from burnish.coordinator.steps.measure import base_model, evaluate, judge, score, score_in_detail
 from burnish.coordinator.steps.propose import propose
 from burnish.coordinator.steps.read import read
 from burnish.coordinator.steps.train import prune, train
@@ -82,6 +83,9 @@ async def measure(run: ClearRun, base: ModelRef, t: int, samples: Sequence[str])
     if signal is Signal.LIKELIHOOD:
         losses = await score(run, t, "score_pre", base, samples)
         return {name: Evidence(mean_nll=loss) for name, loss in losses.items()}
+    if signal is Signal.WEAKEST:
+        scores, _ = await score_in_detail(run, t, "score_pre", base, samples, Parts.PROBABILITIES)
+        return {name: Evidence(min_probability=found.min_probability) for name, found in scores.items()}
     if signal is Signal.RATING:
         ratings = await judge(run, t, base, samples, None)
         return {name: Evidence(rating=quality(found, Unparseable.EXCLUDE)) for name, found in ratings.items()}

@@ -22,12 +22,13 @@ from burnish.coordinator.recipes.base import HoldSettings, SamplingSettings
 
 
 class Signal(StrEnum):
-    """What rows are filtered by; all but the first are ablations."""
+    """What rows are filtered by. All but the first are ablations, but for `weakest`, for models that cannot judge."""
 
     CONFIDENCE = "confidence"  # C = beta O + (1 - beta) S
     CONSISTENCY = "consistency"  # O alone
     REFLECTION = "reflection"  # S alone
     LIKELIHOOD = "likelihood"  # exp(mean log-probability of the response)
+    WEAKEST = "weakest"  # log-probability of the response's least likely token, as filter has it; not the paper's
     RATING = "rating"  # the model's direct rating of prompt and response
 
 
