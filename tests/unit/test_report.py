@@ -89,6 +89,12 @@ def test_numbers_are_those_of_the_data() -> None:
     assert "not finished" in render(replace(DATA, finished=False))
 
 
+def test_no_bar_is_longer_than_its_column() -> None:
+    after = StepTiming("train", "done", 4, 0, 30.0, "to compare with")  # longer than any step of a round
+    widths = re.findall(r'class="bar" style="width:([\d.]+)%', render(replace(DATA, last_timings=[after])))
+    assert sorted(map(float, widths)) == [0.0, 6.7, 100.0]
+
+
 def test_a_base_rate_without_rows_has_no_percentage() -> None:
     assert "nan" not in render(DATA).lower()
 
