@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from burnish.coordinator.errors import InputError, StepFailed
 from burnish.coordinator.recipes.filter.loop import TRIED
 from burnish.coordinator.recipes.filter.settings import FilterSettings
 from burnish.coordinator.steps import measure as measuring
+from burnish.report.collect import collect
+from burnish.report.render import render
 from burnish.testing import FakeServices
 from tests.e2e.filtering import filtered
 from tests.e2e.support import Watcher, alpaca, history, write_jsonl
@@ -30,7 +33,12 @@ def test_a_row_is_compared_with_its_neighbours_by_prompt(
     assert asked.k == 4
     with history(out) as h:
         decided = h.decisions(1)
-    assert "by loss above the median of its 4 neighbours" in decided[0].reasons[0]
+        assert "nats per response token, base weights; above the median of its neighbours" in render(collect(h))
+    for one in decided:
+        value = one.signals["loss"]
+        assert value is not None
+        where = "above" if value >= 0 else "below"
+        assert f"by loss, {abs(value):.4f} {where} the median of its 4 neighbours;" in one.reasons[0]
     relative = {one.row_id: one.signals["loss"] for one in decided}
     assert any(value is not None and value > 0 for value in relative.values()), "a loss alone is never above 0"
     assert Counter(one.actions for one in decided) == {("keep",): 22, ("drop",): 21}
@@ -60,7 +68,7 @@ def test_trusted_rows_say_what_a_right_row_is_like(
         steps = {(step.round, step.name): step.done for step in h.steps()}
         decided = h.decisions(1)
     assert steps[1, "score_trusted"] == 24
-    assert "by calibrated above the median of its 4 neighbours" in decided[0].reasons[0]
+    assert re.search(r"by calibrated, [\d.]+ (above|below) the median of its 4 neighbours;", decided[0].reasons[0])
     assert all({"calibrated", "calibrated_odds", "max_nll"} <= one.signals.keys() for one in decided)
     # All of them judge shares, too: no model was trained on them.
     filtered(client, data, tmp_path / "shares", shares="0.5", **asked)

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -134,13 +134,17 @@ def _charts(data: ReportData, round_: Round) -> list[Markup]:
     """One histogram per signal: this round's distribution, over the first round's where there was one before."""
     first = data.rounds[0]
     charts = []
+    settings = data.config.get("settings")
+    among = isinstance(settings, Mapping) and settings.get("among")
+    relative = "; above the median of its neighbours" if among else ""
     for threshold in round_.thresholds:
         values = round_.signals.get(threshold.signal, ())
         series = [Series(f"round {round_.number}", values, "after")]
         if round_ is not first:
             series.insert(0, Series("round 1", first.signals.get(threshold.signal, ()), "before"))
         lines = [] if threshold.tau is None else [Line("threshold", threshold.tau, "threshold")]
-        charts.append(histogram(_label(threshold.signal), UNITS.get(threshold.signal, ""), series, lines))
+        unit = UNITS.get(threshold.signal, "") + relative
+        charts.append(histogram(_label(threshold.signal), unit, series, lines))
     return charts
 
 

@@ -175,7 +175,6 @@ def rank_rows(
 ) -> tuple[Threshold, list[Verdict]]:
     """The line, and a verdict for each row, in order: of the n rows with a value the n - int((1 - `keep`) · n) best are
     kept; those that tie at the line by seed. `among`: values are above the median of so many neighbours'; 0: alone."""
-    said = f"{_said(signal)} above the median of its {among} neighbours" if among else _said(signal)
     ids = [row.row_id for row in rows]
     rule = FilterRule(drop_fraction=1 - keep, ties=Ties.RANK, seed=seed)
     line, passed = filter_rows(signal.value, ids, [row.value for row in rows], rule, axis=AXIS)
@@ -193,7 +192,11 @@ def rank_rows(
             found.append(Verdict(row.row_id, (action,), known, (reason,)))
             continue
         assert row.value is not None
-        reason = f"Number {rank[row.row_id]} of {len(have)} by {said} ({row.value:.4f}); {num_kept} are kept."
+        by = f"{_said(signal)} ({row.value:.4f})"
+        if among:
+            where = "above" if row.value >= 0 else "below"
+            by = f"{_said(signal)}, {abs(row.value):.4f} {where} the median of its {among} neighbours"
+        reason = f"Number {rank[row.row_id]} of {len(have)} by {by}; {num_kept} are kept."
         signals = {signal.value: row.value, "rank": float(rank[row.row_id]), **known}
         action, axes = (Action.KEEP, ()) if passes else (Action.DROP, (AXIS,))
         found.append(Verdict(row.row_id, (action,), signals, (reason, *_notes(signal, row)), axes=axes))
