@@ -209,13 +209,15 @@ def _token_losses(model: torch.nn.Module, one: TrainingSample) -> torch.Tensor:
 
 
 def trained(folder: Path) -> Curves:
-    """The curves by the service's trainer, in this process; of some settings that change none of them, too."""
+    """The curves by the service's trainer, in this process; of settings that change them by rounding alone, too."""
     base, there = write_tiny_model(folder / "base"), files(folder)
     resolved = Resolved(PLAN, base, model_digest(base), there["data"], "", None, folder / "out", "sft")
     courses = {name: _resolved(resolved, there, course) for name, course in COURSES.items()}
     for name, plan in (
         ("packed", replace(PLAN, packing=True)),
         ("checkpointed", replace(PLAN, gradient_checkpointing=True)),
+        ("mixed", replace(PLAN, dtype="mixed")),
+        ("bfloat16", replace(PLAN, dtype="bfloat16")),
     ):
         courses[f"plain, {name}"] = replace(courses["plain"], plan=plan)
         courses[f"auxiliary, {name}"] = replace(courses["auxiliary"], plan=plan)
