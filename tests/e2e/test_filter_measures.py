@@ -33,7 +33,7 @@ def test_a_row_is_compared_with_its_neighbours_by_prompt(
     assert asked.k == 4
     with history(out) as h:
         decided = h.decisions(1)
-        assert "nats per response token, base weights; above the median of its neighbours" in render(collect(h))
+        assert "loss, above the median of its neighbours" in render(collect(h))
     for one in decided:
         value = one.signals["loss"]
         assert value is not None

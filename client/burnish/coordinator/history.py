@@ -202,7 +202,7 @@ class RunHistory:
             (self.run_id, round_number),
         )
         tried = {(one.row_id, one.strategy): one for one in self.acceptance.of_round(round_number)}
-        return [
+        made = [
             RewriteRecord(
                 row_id=row[0],
                 strategy=row[1],
@@ -215,14 +215,16 @@ class RunHistory:
                 acceptance=tried.get((row[0], row[1])),
             )
             for row in rows
-        ] or self._declined(round_number, tried)
+        ]
+        for one in made:
+            tried.pop((one.row_id, one.strategy), None)
+        return made + self._declined(round_number, list(tried.values()))
 
-    def _declined(self, round_number: int, tried: Mapping[tuple[str, str], Acceptance]) -> list[RewriteRecord]:
+    def _declined(self, round_number: int, tried: Sequence[Acceptance]) -> list[RewriteRecord]:
         """Those of a run that has none made, since it accepts none."""
         before = {row.row_id: messages for row, messages in self.conversations(round_number)} if tried else {}
         return [
-            RewriteRecord(one.row_id, one.strategy, before[one.row_id], None, 0, "", why(one), (), one)
-            for one in tried.values()
+            RewriteRecord(one.row_id, one.strategy, before[one.row_id], None, 0, "", why(one), (), one) for one in tried
         ]
 
     def evidence(self, round_number: int, hashes: Sequence[str]) -> dict[str, Evidence]:

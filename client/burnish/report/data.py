@@ -130,7 +130,8 @@ class Tried:
 @dataclass(frozen=True, slots=True)
 class MiddoRound(Round):
     """What Middo selected in a round and what was made of it. `map`: by action, "several" where a row has more than
-    one; None where there is none. `tried`: None where rules alone decide."""
+    one; None where there is none. `tried`: None where rules alone decide. `declined`: rewrites that were not even made,
+    since none is accepted."""
 
     selected: Mapping[str, int]  # rows per axis
     rewritten: int
@@ -139,6 +140,12 @@ class MiddoRound(Round):
     changes: Sequence[Change]
     map: Map | None = None
     tried: Tried | None = None
+    declined: int = 0
+
+    @property
+    def dropped(self) -> int:
+        """Rows that left the set for want of a rewrite."""
+        return len({change.row_id for change in self.changes if change.dropped})
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ def middo_round(
 ) -> MiddoRound:
     """One round from the ledger."""
     rewrites = history.rewrites(number)
+    acceptances = [r.acceptance for r in rewrites if r.acceptance is not None]
     accepted = [r for r in rewrites if r.accepted]
     by_row = {decision.row_id: decision for decision in decisions}
     return MiddoRound(
@@ -33,7 +34,8 @@ def middo_round(
         rejected=len(rewrites) - len(accepted),
         changes=[_change(rewrite, by_row[rewrite.row_id]) for rewrite in rewrites],
         map=map_of(history, number, ((d.sample_hash, _group(d)) for d in decisions), steps),
-        tried=_tried([r.acceptance for r in rewrites if r.acceptance is not None]),
+        tried=_tried(acceptances),
+        declined=sum(one.refusal == Refusal.DECLINED for one in acceptances),
     )
 
 
@@ -115,6 +117,16 @@ def middo_notes(rounds: Sequence[MiddoRound], steps: Sequence[StepRecord]) -> li
                     f"Round {one.number}: {threshold.num_excluded} of {measured} rows have no value for "
                     f"{threshold.signal.replace('_', ' ')} and took no part in that axis."
                 )
+        if one.declined:
+            notes.append(
+                f"Round {one.number}: nothing was rewritten, since no rewrite is accepted in this run; "
+                + (
+                    f"{one.dropped} rows that would have been replaced left the set."
+                    if one.dropped
+                    else "all rows stay."
+                )
+            )
+            continue
         asked = len(one.changes)
         invalid = one.rejected if one.tried is None else one.tried.invalid
         if asked and invalid > 0.5 * asked:

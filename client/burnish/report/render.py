@@ -136,15 +136,14 @@ def _charts(data: ReportData, round_: Round) -> list[Markup]:
     charts = []
     settings = data.config.get("settings")
     among = isinstance(settings, Mapping) and settings.get("among")
-    relative = "; above the median of its neighbours" if among else ""
+    relative = ", above the median of its neighbours" if among else ""
     for threshold in round_.thresholds:
         values = round_.signals.get(threshold.signal, ())
         series = [Series(f"round {round_.number}", values, "after")]
         if round_ is not first:
             series.insert(0, Series("round 1", first.signals.get(threshold.signal, ()), "before"))
         lines = [] if threshold.tau is None else [Line("threshold", threshold.tau, "threshold")]
-        unit = UNITS.get(threshold.signal, "") + relative
-        charts.append(histogram(_label(threshold.signal), unit, series, lines))
+        charts.append(histogram(_label(threshold.signal) + relative, UNITS.get(threshold.signal, ""), series, lines))
     return charts
 
 

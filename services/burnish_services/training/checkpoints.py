@@ -16,13 +16,16 @@ import zlib
 from pathlib import Path
 
 from burnish_services.training.runs import sync_directory, write_durably
-from burnish_services.training.state import RunError
 
 log = logging.getLogger(__name__)
 
 _SEAL = "sealed.json"
 _CHUNK = 1 << 22
 _NAME = re.compile(r"checkpoint-(\d+)")
+
+
+class Unreadable(Exception):
+    """The disk does not give a checkpoint that may be whole."""
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -42,7 +45,7 @@ def seal(checkpoint: Path) -> None:
 
 def newest(folder: Path) -> Path | None:
     """The sealed checkpoint with the most steps; None where there is none. Removes what is not sealed or is damaged.
-    Raises RunError where one cannot be read, and it may be whole."""
+    Raises Unreadable."""
     found: list[tuple[int, Path]] = []
     for path in folder.iterdir() if folder.is_dir() else ():
         match = _NAME.fullmatch(path.name)
@@ -90,11 +93,7 @@ def _is_undamaged(checkpoint: Path) -> bool:
     except (FileNotFoundError, ValueError, AttributeError) as error:
         wrong = [str(error)]
     except OSError as error:  # which may pass: a disk that is mounted again, a quota of open files
-        raise RunError(
-            "UNAVAILABLE",
-            "CHECKPOINT_UNREADABLE",
-            f"{checkpoint} cannot be read: {error}. Look after the disk",
-        ) from error
+        raise Unreadable(f"{checkpoint} cannot be read: {error}; look after the disk") from error
     if wrong:
         log.error(
             "%s is damaged and is not used (not as it was written: %s); look after the disk. The run goes on from an"

@@ -74,17 +74,19 @@ def check_place(output: ObjectPlace, run_id: str, origin: dict[str, Any]) -> Non
         raise _failure(output, error) from error
 
 
-def is_delivered(output: ObjectPlace, digest: str) -> bool:
-    """Whether this very model is there, whole. Raises ObjectError."""
+def is_delivered(output: ObjectPlace, digest: str, run_id: str) -> bool:
+    """Whether this very model is there, whole, and no other run may remove it. Raises ObjectError."""
     names = {entry.name for entry in list_objects(output)}
-    return bool(names & set(MARKS)) and _read(output / CARD_FILE).get("digest") == digest
+    if not names & set(MARKS) or _read(output / CARD_FILE).get("digest") != digest:
+        return False
+    return _CLAIM not in names or _is_mine(output, run_id)
 
 
 def deliver(folder: Path, output: ObjectPlace, digest: str, run_id: str) -> None:
     """Brings the model in `folder`, which has this digest, to `output`; it is there, whole, when this returns. May be
     repeated. Raises RunError where something else is there, ObjectError, OSError."""
     claim = output / _CLAIM
-    if not is_delivered(output, digest):
+    if not is_delivered(output, digest, run_id):
         begun = _claim(claim, run_id, digest)
         _upload(folder, output, keep=begun)
     finish(output, run_id)
@@ -92,7 +94,8 @@ def deliver(folder: Path, output: ObjectPlace, digest: str, run_id: str) -> None
 
 def finish(output: ObjectPlace, run_id: str) -> None:
     """Removes what only a run that publishes needs, once its model is there. Raises ObjectError."""
-    remove_object(output / _CLAIM)
+    if _is_mine(output, run_id):
+        remove_object(output / _CLAIM)
     remove_below(output / _PAUSED / run_id)
 
 
@@ -105,21 +108,15 @@ def deliver_paused(folder: Path, output: ObjectPlace, run_id: str, step: int) ->
     return place
 
 
-def abandon(output: ObjectPlace, run_id: str) -> bool:
-    """Removes what a run that has ended without a model left there; False where the store does not let it. May be
-    repeated."""
-    try:
-        remove_below(output / _PAUSED / run_id)
-        if _read(output / _CLAIM).get("run_id") == run_id:
-            # The claim last: killed before, the place is still this run's to clear; after it, it is anybody's.
-            for entry in list_objects(output):
-                if entry.name != _CLAIM:
-                    remove_object(entry.place)
-            remove_object(output / _CLAIM)
-    except ObjectError as error:
-        log.warning("what run %s left below %s could not be removed: %s", run_id, output, error)
-        return False
-    return True
+def abandon(output: ObjectPlace, run_id: str) -> None:
+    """Removes what a run that has ended without a model left there. May be repeated. Raises ObjectError."""
+    remove_below(output / _PAUSED / run_id)
+    if _is_mine(output, run_id):
+        # The claim last: killed before, the place is still this run's to clear; after it, it is anybody's.
+        for entry in list_objects(output):
+            if entry.name != _CLAIM:
+                remove_object(entry.place)
+        remove_object(output / _CLAIM)
 
 
 def persistently(output: ObjectPlace, act: Callable[[], T], stop: threading.Event) -> T:
@@ -185,6 +182,10 @@ def _put_all(files: Sequence[tuple[Path, ObjectPlace]]) -> None:
     with ThreadPoolExecutor(_FILES_AT_A_TIME, "delivery") as pool:
         for done in [pool.submit(upload, *file) for file in ordered]:
             done.result()
+
+
+def _is_mine(output: ObjectPlace, run_id: str) -> bool:
+    return _read(output / _CLAIM).get("run_id") == run_id
 
 
 def _read(place: ObjectPlace) -> dict[str, Any]:

@@ -120,7 +120,7 @@ def published(directory: RunDirectory, record: RunRecord) -> Result | None:
     there = (
         holds_model(record.resolved.output, noted.model_digest)
         if place is None
-        else delivery.is_delivered(place, noted.model_digest)
+        else delivery.is_delivered(place, noted.model_digest, record.run_id)
     )
     return noted if there else None
 
@@ -145,7 +145,7 @@ def deliver_made(directory: RunDirectory, record: RunRecord) -> Result | None:
     output = record.resolved.output
     if noted is None or place is None:
         return None
-    if delivery.is_delivered(place, noted.model_digest):  # by a worker that came no further
+    if delivery.is_delivered(place, noted.model_digest, record.run_id):  # by a worker that came no further
         delivery.finish(place, record.run_id)
     elif holds_model(output, noted.model_digest):
         directory.note_placed()

@@ -200,6 +200,7 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         try:
             run = self._store.find(request_id, spec)
             if run is None:
+                await self._supervisor.clearer.cleared(spec.output_uri)
                 output = self._store.directory_for(request_id).path / "model"
                 resolved = await self._resolve(spec, output)
                 run = self._store.create(request_id, spec, resolved)

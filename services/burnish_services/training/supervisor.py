@@ -16,9 +16,9 @@ from pathlib import Path
 from burnish_services.engine.base import ModelLoadError
 from burnish_services.engine.object_places import ObjectError
 from burnish_services.training import leftover, publish, state
+from burnish_services.training.clearing import Clearer
 from burnish_services.training.config import TrainingSettings
 from burnish_services.training.data_store import DataStore
-from burnish_services.training.delivery import abandon
 from burnish_services.training.followers import Followers, Team
 from burnish_services.training.messages import (
     LAST,
@@ -38,8 +38,6 @@ from burnish_services.training.runs import Run, RunStore, unfinished
 from burnish_services.training.state import Failure, RestartLimits, Result, RunState, Snapshot
 
 log = logging.getLogger(__name__)
-
-_WITHOUT_MODEL = (RunState.CANCELLED, RunState.FAILED)
 
 
 class Supervisor:
@@ -63,6 +61,7 @@ class Supervisor:
         )
         self._limits = RestartLimits(worker_crashes=settings.max_restarts)
         self.tally = Tally()
+        self.clearer = Clearer()
         self._queue: asyncio.Queue[Run] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
@@ -71,7 +70,6 @@ class Supervisor:
         self._worker: WorkerProcess | None = None
         self._cancelling = False
         self._leftovers = asyncio.Lock()  # nobody removes what another run takes over just now
-        self._clearing: set[str] = set()  # runs whose places in object storage are being cleared beside the work
 
     async def start(self) -> None:
         """Queues what an earlier server left unfinished, oldest first, and begins to work."""
@@ -82,6 +80,7 @@ class Supervisor:
                 self._update(run, await self._cleaned_up(run, after) if after.state.ended else after)
             elif run.snapshot.state.ended:
                 await self._cleaned_up(run, run.snapshot)
+            self.clearer.add(run)
             if run.snapshot.state is RunState.PENDING:
                 self._queue.put_nowait(run)
         await self._sweep()
@@ -90,6 +89,7 @@ class Supervisor:
     async def close(self) -> None:
         """Stops the worker, which gets the time to write a checkpoint; its run waits for the next server."""
         self._closing.set()
+        self.clearer.close()
         if self._task is None:
             return
         if self._worker is not None:
@@ -116,7 +116,7 @@ class Supervisor:
             return
         if not run.snapshot.state.ended:
             self._update(run, state.cancelled(run.snapshot, time.time()))
-            self._clear_place(run)
+            self.clearer.add(run)
         await asyncio.shield(self._forget(run))  # a caller that goes away changes nothing
 
     async def _forget(self, run: Run) -> None:
@@ -141,6 +141,7 @@ class Supervisor:
     async def _work(self, run: Run) -> None:
         """Attempts a run until it has ended or pauses, or the server stops."""
         await self._sweep()
+        await self.clearer.cleared(run.record.resolved.publish_to)
         while run.snapshot.state is RunState.PENDING and not self._closing.is_set():
             self._current, self._cancelling = run, False
             try:
@@ -276,8 +277,7 @@ class Supervisor:
             else:
                 after = told
         self._update(run, after)
-        if after.state in _WITHOUT_MODEL:
-            await asyncio.to_thread(_abandon, run)
+        self.clearer.add(run)
         log.info("run %s: %s", run.record.run_id, after.state)
 
     def _update(self, run: Run, after: Snapshot) -> None:
@@ -287,23 +287,11 @@ class Supervisor:
         run.update(after, time.time())
 
     async def _sweep(self) -> None:
-        """Removes copies of data that were only needed by runs that have ended, what failed runs left long ago, and
-        what is still in object storage of runs that made no model."""
+        """Removes copies of data that were only needed by runs that have ended, and what failed runs left long ago."""
         await asyncio.to_thread(self._data.sweep, self._store.data_in_use())
         for run in self._store.oldest_first():
             if run.snapshot.state is RunState.FAILED and leftover.is_there(run.directory):
                 await self._cleaned_up(run, run.snapshot)
-            if run.snapshot.state in _WITHOUT_MODEL:
-                self._clear_place(run)
-
-    def _clear_place(self, run: Run) -> None:
-        """Has `_abandon` done beside the work: nobody waits for a store that may not answer."""
-        run_id = run.record.run_id
-        if run_id in self._clearing or not _may_be_placed(run):
-            return
-        self._clearing.add(run_id)
-        done = asyncio.get_running_loop().run_in_executor(None, _abandon, run)
-        done.add_done_callback(lambda _: self._clearing.discard(run_id))
 
     async def _cleaned_up(self, run: Run, after: Snapshot, *, nothing_kept: bool = False) -> Snapshot:
         """Removes what only an unfinished run needs, but for what the next one may go on from; the run's end, as it is
@@ -364,17 +352,6 @@ def _published(run: Run) -> Result | None:
     except (ModelLoadError, ObjectError) as error:
         log.warning("run %s: cannot tell whether its model is published: %s", run.record.run_id, error)
         return None
-
-
-def _may_be_placed(run: Run) -> bool:
-    return run.record.resolved.place is not None and run.directory.placed.is_file()
-
-
-def _abandon(run: Run) -> None:
-    """Removes what a run that made no model left in object storage."""
-    place = run.record.resolved.place
-    if place is not None and _may_be_placed(run) and abandon(place, run.record.run_id):
-        _unlink(run.directory.placed)
 
 
 def _remove(run: Run) -> None:

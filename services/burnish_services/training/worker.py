@@ -23,6 +23,7 @@ from burnish_services.engine.model_store import ModelStore
 from burnish_services.runtime import logs
 from burnish_services.runtime.disks import is_disk_full
 from burnish_services.training import delivery, messages, publish
+from burnish_services.training.checkpoints import Unreadable
 from burnish_services.training.job import Job, StoppedEarly
 from burnish_services.training.messages import Message, Reporter
 from burnish_services.training.parents import die_with
@@ -82,6 +83,8 @@ def work(job: Job, models: ModelStore) -> Message | None:
         return messages.Stopped()
     except RunError as error:
         return messages.Failed(error.failure)
+    except Unreadable:  # a crash: another worker tries again, and what is there stays
+        raise
     except ModelLoadError as error:
         return messages.Failed(Failure("FAILED_PRECONDITION", error.reason, str(error)))
     except Exception as error:

@@ -18,6 +18,7 @@ from burnish_services.engine.models import model_digest
 from burnish_services.runtime.config import ServerSettings
 from burnish_services.training.data import file_digest
 from tests.service.training_support import Client, client_of, sample, spec, worker_process, write_jsonl
+from tests.waiting import until
 
 
 async def test_a_run_trains_and_publishes(client: Client, base: Path, data: Path) -> None:
@@ -196,6 +197,29 @@ async def test_a_checkpoint_that_the_disk_has_changed_costs_steps_and_nothing_el
         assert ended.state == training_pb2.STATE_SUCCEEDED, ended.error
         assert ended.result.model.digest == calm.result.model.digest
     assert f"{checkpoint} is damaged" in (folder / "worker.log").read_text()
+
+
+async def test_a_checkpoint_that_the_disk_does_not_give_is_asked_for_again(
+    settings: ServerSettings, base: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BURNISH_TRAINING_FAKE_STEP_SECONDS", "0.05")
+    async with client_of(settings) as client:
+        run = await client.create("disturbed", spec(base, data, per_device_batch_size=1, num_epochs=8))
+        await client.until_step(run.run_id, 3)
+    folder = settings.state_dir / "training" / run.run_id
+    (checkpoint,) = (folder / "checkpoints").iterdir()
+    state = next(path for path in checkpoint.iterdir() if path.name != "sealed.json")
+    aside = state.rename(settings.state_dir / "aside")
+    state.mkdir()  # which is not read as a file, whoever asks
+    monkeypatch.setenv("BURNISH_TRAINING_RESTART_DELAY", "2")
+    async with client_of(settings) as client:
+        await until(lambda: f"{checkpoint} cannot be read" in (folder / "worker.log").read_text(), 60)
+        state.rmdir()
+        aside.rename(state)
+        ended = await client.finished(run.run_id)
+        assert ended.state == training_pb2.STATE_SUCCEEDED, ended.error
+        steps = [event.run.progress.step for event in await client.watch(run.run_id)]
+    assert steps == sorted(steps), "no step was done twice"
 
 
 async def test_a_watcher_is_sent_away_when_the_server_stops(

@@ -105,8 +105,28 @@ async def test_a_run_that_is_cancelled_while_it_publishes_leaves_the_place_free(
     assert await asyncio.to_thread(gate.waiting.wait, 60)
     await client.stub.CancelRun(pb.CancelRunRequest(run_id=run.run_id))
     assert (await client.finished(run.run_id)).state == pb.STATE_CANCELLED
+    gate.open()  # what the worker had sent comes to be after its end
+    again = await client.create("again", to(base, data, "cancelled/out"))
+    assert (await client.finished(again.run_id)).state == pb.STATE_SUCCEEDED
+    assert names_below(store, "cancelled") == ["cancelled/out/burnish.json", "cancelled/out/fake_model.json"]
+
+
+async def test_a_run_that_is_cancelled_once_its_model_is_there_has_made_it(
+    store: str, gate: Gate, client: Client, base: Path, data: Path
+) -> None:
+    gate.hold("PUT .*late/out/fake_model.json")
+    run = await client.create("late", to(base, data, "late/out"))
+    assert await asyncio.to_thread(gate.waiting.wait, 60)
     gate.open()
-    await until(lambda: not [name for name in names_below(store, "cancelled") if "fake_model" not in name], 60)
+    gate.hold("POST .*delete")  # of the claim
+    assert await asyncio.to_thread(gate.waiting.wait, 60)
+    await client.stub.CancelRun(pb.CancelRunRequest(run_id=run.run_id))
+    assert (await client.finished(run.run_id)).state == pb.STATE_SUCCEEDED
+    assert len(names_below(store, "late")) == 3
+    gate.open()
+    await until(lambda: names_below(store, "late") == ["late/out/burnish.json", "late/out/fake_model.json"], 60)
+    folder = client.server.settings.state_dir / "training" / run.run_id
+    await until(lambda: not (folder / "placed").exists() and not (folder / "model").exists(), 60)
 
 
 async def test_a_place_that_the_store_did_not_let_clear_is_cleared_by_the_next_server(
@@ -257,14 +277,14 @@ def test_killed_before_any_request_that_clears_a_place_it_can_be_cleared_the_nex
         assert len(names_below(store, output.key)) > 11
         left[0] = requests
         try:
-            assert delivery.abandon(output, "run-1")
+            delivery.abandon(output, "run-1")
         except Killed:
             left[0] = -1
-            assert delivery.abandon(output, "run-1")
+            delivery.abandon(output, "run-1")
         else:
             break
         assert names_below(store, output.key) == names_below(store, paused.key), "another run's pause"
         delivery.deliver(model, output, _DIGEST, "run-2")
-        assert delivery.abandon(output, "run-1")
-        assert delivery.is_delivered(output, _DIGEST), "which is another run's"
+        delivery.abandon(output, "run-1")
+        assert delivery.is_delivered(output, _DIGEST, "run-2"), "which run-1 has no claim to"
     assert requests > 4, "every request was once the last"
