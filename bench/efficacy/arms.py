@@ -132,6 +132,8 @@ ARMS: Mapping[str, Arm] = {
     "ifd": _filter("ifd", "base scores", "scores without prompts"),
     "pmi": _filter("pmi", "base scores", "scores without prompts"),
     "weakest, among": _filter("weakest", "base scores", "features", kind=Kind.RECIPE, among=16),
+    "weakest, weighted": _filter("weakest", "base scores", "features", kind=Kind.RECIPE, among=16, weighted=True),
+    "all, weighted": _filter("weakest", "base scores", "features", kind=Kind.RECIPE, among=16, weighted=True, keep=1.0),
     "cross loss": _filter("cross_loss", "folds", kind=Kind.RECIPE),
     "cross gain": _filter("cross_gain", "base scores", "folds", kind=Kind.RECIPE),
     "cross weakest": _filter("cross_weakest", "folds", kind=Kind.RECIPE),
