@@ -133,6 +133,10 @@ ARMS: Mapping[str, Arm] = {
     "pmi": _filter("pmi", "base scores", "scores without prompts"),
     "weakest, among": _filter("weakest", "base scores", "features", kind=Kind.RECIPE, among=16),
     "weakest, weighted": _filter("weakest", "base scores", "features", kind=Kind.RECIPE, among=16, weighted=True),
+    "outliers": _filter("weakest", "base scores", "features", kind=Kind.RECIPE, among=16, outliers=3.5),
+    "outliers, weighted": _filter(
+        "weakest", "base scores", "features", kind=Kind.RECIPE, among=16, outliers=3.5, weighted=True
+    ),
     "all, weighted": _filter("weakest", "base scores", "features", kind=Kind.RECIPE, among=16, weighted=True, keep=1.0),
     "cross loss": _filter("cross_loss", "folds", kind=Kind.RECIPE),
     "cross gain": _filter("cross_gain", "base scores", "folds", kind=Kind.RECIPE),
@@ -196,7 +200,10 @@ def _values(arm: Arm, kind: type[RecipeSettings], clean: Sequence[str], keep: fl
     trusted = {"validation": clean, "trusted": clean} if arm.trusted else {}
     # No recipe trains what it is compared with: these are arms of their own.
     offered = {"keep": keep, "budget": keep, "compare": False, "compare_full": False, "random_subsets": 0, **trusted}
-    return {key: value for key, value in offered.items() if key in kind.model_fields} | dict(arm.settings(most))
+    own = dict(arm.settings(most))
+    if "outliers" in own:
+        del offered["keep"]
+    return {key: value for key, value in offered.items() if key in kind.model_fields} | own
 
 
 def _is_there(arm: Arm) -> bool:

@@ -80,3 +80,23 @@ def test_trusted_rows_say_what_a_right_row_is_like(
         filtered(client, data, tmp_path / "few", signal="calibrated", trusted=str(few))
     with pytest.raises(InputError, match="signal calibrated goes by trusted rows, and there are none"):
         FilterSettings.parse({"data": str(data), "model": "base", "signal": "calibrated"})
+
+
+def test_outliers_go_instead_of_a_share(client: Client, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    filtered(client, data, out, signal="loss", outliers=1.0)
+    with history(out) as h:
+        (line,) = h.thresholds(1)
+        assert line.tau is not None
+        assert line.share is None
+        gone = {one.row_id for one in h.decisions(1) if one.actions == ("drop",)}
+        values = {one.row_id: one.signals["loss"] for one in h.decisions(1)}
+        assert gone == {name for name, value in values.items() if value is not None and value < line.tau}
+        assert 0 < len(gone) < 0.3 * len(values)
+        assert {row.row_id for row in h.rows(2)} == values.keys() - gone
+
+
+def test_outliers_and_a_share_are_refused(tmp_path: Path) -> None:
+    for more, other in (({"keep": 0.5}, "keep"), ({"shares": "0.5", "trusted": ["t.jsonl"]}, "shares")):
+        with pytest.raises(InputError, match=f"outliers say which rows go, and {other} how many"):
+            FilterSettings.parse({"data": "d.jsonl", "model": "m", "outliers": 3.5, **more})

@@ -173,3 +173,20 @@ def test_another_seed_makes_other_folds() -> None:
     one, other = (assign_folds(rows, prompts, 4, seed) for seed in (0, 1))
     assert [len(fold) for fold in one] == [5] * 4
     assert one != other
+
+
+def test_outliers_go_however_many_there_are() -> None:
+    def kept(values: list[float | None]) -> tuple[float | None, list[bool]]:
+        rows = [Scored(str(place), value, Features()) for place, value in enumerate(values)]
+        line, verdicts = rank_rows(Signal.WEAKEST, rows, keep=0.7, seed=0, outliers=3.5)
+        return line.tau, [one.actions != (Action.DROP,) for one in verdicts]
+
+    usual = [float(value) for value in range(-5, 6)]  # median 0, median distance 3
+    assert kept(usual) == (pytest.approx(-3.5 * 1.4826 * 3), [True] * 11)
+    line, stay = kept([*usual, -16.0, -17.0, None])
+    assert line == pytest.approx(-1 - 3.5 * 1.4826 * 3)  # median -1
+    assert stay == [True] * 12 + [False, True]
+    # Where most are the same, not everything else is an outlier.
+    assert kept([1.0, 1.0, 1.0, 0.0]) == (pytest.approx(1 - 3.5 * 1.2533 / 4), [True] * 4)
+    assert kept([1.0] * 99 + [0.0])[1] == [True] * 99 + [False]
+    assert kept([None]) == (None, [True])

@@ -31,7 +31,7 @@ from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.clear import Unscored
 from burnish.coordinator.policy.coverage import Verdict
 from burnish.coordinator.policy.filtering import FilterRule, Ties, filter_rows, in_order
-from burnish.coordinator.policy.thresholds import Threshold
+from burnish.coordinator.policy.thresholds import Threshold, outlier_line
 
 AXIS = "low_value"
 LEAST_WEIGHT = 0.25  # of the last kept row, against 1 of the first
@@ -172,11 +172,16 @@ def rank_rows(
     seed: int,
     unscored: Unscored = Unscored.KEEP,
     among: int = 0,
+    outliers: float | None = None,
 ) -> tuple[Threshold, list[Verdict]]:
     """The line, and a verdict for each row, in order: of the n rows with a value the n - int((1 - `keep`) · n) best are
-    kept; those that tie at the line by seed. `among`: values are above the median of so many neighbours'; 0: alone."""
+    kept; those that tie at the line by seed. `outliers`: instead, all are but those below `outlier_line`. `among`:
+    values are above the median of so many neighbours'; 0: alone."""
     ids = [row.row_id for row in rows]
-    rule = FilterRule(drop_fraction=1 - keep, ties=Ties.RANK, seed=seed)
+    threshold = None
+    if outliers is not None:
+        threshold = outlier_line([row.value for row in rows if row.value is not None], outliers)
+    rule = FilterRule(threshold, 1 - keep, Ties.RANK, seed=seed)
     line, passed = filter_rows(signal.value, ids, [row.value for row in rows], rule, axis=AXIS)
     have = [row for row in rows if row.value is not None]
     order = in_order([row.value or 0.0 for row in have], [row.row_id for row in have], seed)

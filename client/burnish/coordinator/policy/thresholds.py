@@ -47,6 +47,18 @@ def as_values(values: Sequence[float | None]) -> Values:
     return array
 
 
+def outlier_line(values: Sequence[float], deviations: float) -> float | None:
+    """So many robust deviations below the median, each 1.4826 times the median distance from it, or where most values
+    are the same 1.2533 times the mean distance, which for normal values are their standard deviation; None without
+    values. (Iglewicz and Hoaglin, 1993: modified z-scores, of which those beyond 3.5 are called outliers.)"""
+    if not len(values):
+        return None
+    middle = float(np.median(values))
+    distances = np.abs(np.asarray(values) - middle)
+    deviation = 1.4826 * float(np.median(distances)) or 1.2533 * float(distances.mean())
+    return middle - deviations * deviation
+
+
 def above_all(axis: str, signals: dict[str, Values], rule: Rule) -> tuple[list[Threshold], NDArray[np.bool_]]:
     """Rows strictly above mean + m·std on every one of `signals`, which share one m (shape (n,) each)."""
     moments = {name: _moments(values, rule.ddof) for name, values in signals.items()}

@@ -138,7 +138,7 @@ def rank(
         )
         for row in training
     ]
-    return rank_rows(signal, scored, share, settings.seed, settings.unscored, settings.among)
+    return rank_rows(signal, scored, share, settings.seed, settings.unscored, settings.among, settings.outliers)
 
 
 def weights_of(run: FilterRun, round_number: int, signal: Signal, rows: Sequence[DataRow]) -> dict[str, float]:

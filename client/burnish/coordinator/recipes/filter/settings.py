@@ -18,6 +18,7 @@ from burnish.coordinator.policy.signals import Signal
 from burnish.coordinator.recipes.base import HoldSettings
 
 MOST_FOLDS, MOST_PASSES, MOST_SUBSETS, MOST_SHARES = 10, 3, 20, 8
+_KEEP = 0.7
 
 
 class Start(StrEnum):
@@ -50,12 +51,15 @@ class FilterSettings(HoldSettings):
 
     rounds: int = Field(1, ge=1, le=1)
     signal: Signal = Signal.CROSS_WEAKEST
-    keep: float = Field(0.7, ge=0.001, le=1, description="share of the rows that have a value")
+    keep: float = Field(_KEEP, ge=0.001, le=1, description="share of the rows that have a value")
     shares: tuple[float, ...] = Field(
         (), description="shares to try instead of `keep`, beside all rows; trusted rows say which is taken"
     )
     rival: Signal | None = Field(
         None, description="another signal that is tried on the middle one of the shares; the better one goes on"
+    )
+    outliers: float | None = Field(
+        None, gt=0, description="instead of a share: robust deviations below the median from where on rows go"
     )
     errors: float = Field(2.0, ge=0, description="standard errors that a share must be better by than all rows")
     among: int = Field(
@@ -128,6 +132,10 @@ class FilterSettings(HoldSettings):
                 "start trusted measures rows by a model of the trusted ones; give some (trusted), and a signal of"
                 " models that did not see a row (such as cross_weakest)"
             )
+        if self.outliers is not None and (self.tried() or self.keep != _KEEP):
+            raise ValueError(
+                f"outliers say which rows go, and {'shares' if self.tried() else 'keep'} how many; give one of them"
+            )
         if self.tried() and self.hold_size is not None:
             raise ValueError("shares and hold_size both say how many rows go on; give one of them")
         return self
@@ -154,9 +162,9 @@ class FilterSettings(HoldSettings):
         return super().files() | {"trusted": self.trusted}
 
     def identity(self, digests: Mapping[str, str]) -> dict[str, Any]:
-        """See RecipeSettings. Without a rival, runs from before there were any are still the same."""
-        made = super().identity(digests)
-        return made if self.rival is not None else {k: v for k, v in made.items() if k != "rival"}
+        """See RecipeSettings. Without a rival or outliers, runs from before there were any are still the same."""
+        unused = {name for name in ("rival", "outliers") if getattr(self, name) is None}
+        return {name: value for name, value in super().identity(digests).items() if name not in unused}
 
     def hyperparameters(self, round_number: int) -> Hyperparameters:
         """All models that are compared, and those of the folds, are trained alike, with the same seed."""
