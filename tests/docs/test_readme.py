@@ -33,11 +33,13 @@ def commands() -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the README assumes: a data set and a model in the current folder."""
+    """What the README assumes: a data set, some checked rows and a model in the current folder."""
     folder = tmp_path_factory.mktemp("newcomer")
     write_fake_model(folder / "my-model", name="readme", seed=7, skill=0.5)
     rows = [{"instruction": f"Say the word number {n}", "input": "", "output": f"word {n}"} for n in range(24)]
     (folder / "alpaca.json").write_text(json.dumps(rows))
+    checked = [{**row, "instruction": f"{row['instruction']}, please"} for row in rows]
+    (folder / "checked.json").write_text(json.dumps(checked))
     return folder
 
 
