@@ -100,7 +100,8 @@ def test_what_would_be_replaced_may_be_dropped_instead(client: Client, data: Pat
         written = h.rewrites(1)
     assert {(one.row_id, one.after) for one in written if one.strategy != "diversify"} == {(n, None) for n in replaced}
     assert "none is accepted in this run" in page
-    assert f"nothing was rewritten, since no rewrite is accepted in this run; {len(replaced)} rows that" in page
+    assert f"nothing was rewritten, since no rewrite is accepted in this run; the set lost {len(replaced)} that" in page
+    assert "not made: none is accepted in this run" in page
     assert "rejected by validation" not in page
     assert "Which rewrites were accepted" not in page
 

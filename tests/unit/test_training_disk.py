@@ -194,10 +194,11 @@ def test_a_checkpoint_that_the_disk_does_not_give_now_is_kept(tmp_path: Path, mo
     def fail(path: Path) -> int:
         raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
 
-    with monkeypatch.context() as broken:
-        broken.setattr(checkpoints, "_crc", fail)
-        with pytest.raises(checkpoints.Unreadable, match=r"checkpoint-9 cannot be read: .*Input/output error"):
-            checkpoints.newest(tmp_path)
+    for name in ("_crc", "_exists"):
+        with monkeypatch.context() as broken:
+            broken.setattr(checkpoints, name, fail)
+            with pytest.raises(checkpoints.Unreadable, match=r"cannot be read: .*Input/output error.* the disk"):
+                checkpoints.newest(tmp_path)
     assert checkpoints.newest(tmp_path) == path
 
 

@@ -126,7 +126,8 @@ def _preference(preference: Preference) -> Iterator[str]:
 def _rewrite(rewrite: RewriteRecord) -> Iterator[str]:
     if rewrite.after is None:
         tries = "; ".join(f"{a.rejection.replace('_', ' ')} ({a.detail})" for a in rewrite.attempts if a.rejection)
-        yield f"  Rewrite to {rewrite.strategy}: rejected. {tries or rewrite.message}"
+        outcome = "rejected" if rewrite.attempts or rewrite.acceptance is None else "not accepted"
+        yield f"  Rewrite to {rewrite.strategy}: {outcome}. {tries or rewrite.message}"
         return
     yield f"  Rewrite to {rewrite.strategy}, attempt {len(rewrite.attempts)}:"
     for line in _conversation(rewrite.after):

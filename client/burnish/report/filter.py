@@ -61,6 +61,11 @@ def filter_notes(history: RunHistory, rounds: Sequence[FilterRound]) -> list[str
             f"Signal {settings.rival} was to be tried as well, and was not: too few rows have it (of calibrated, too"
             " few trusted rows could be scored)."
         )
+    if settings.outliers is not None:
+        notes.append(
+            f"The line is {settings.outliers:g} robust deviations below the median (docs/filter.md): what stands out"
+            " is left out, and no share."
+        )
     if settings.weighted:
         notes.append("What was kept counts by its rank while it is trained on: our derivation, no published method's.")
     if not settings.holdout:

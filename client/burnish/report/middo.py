@@ -24,6 +24,7 @@ def middo_round(
     """One round from the ledger."""
     rewrites = history.rewrites(number)
     acceptances = [r.acceptance for r in rewrites if r.acceptance is not None]
+    declined = sum(one.refusal == Refusal.DECLINED for one in acceptances)
     accepted = [r for r in rewrites if r.accepted]
     by_row = {decision.row_id: decision for decision in decisions}
     return MiddoRound(
@@ -31,11 +32,11 @@ def middo_round(
         selected={axis: sum(axis in d.axes for d in decisions) for axis in AXES},
         rewritten=len({r.row_id for r in accepted if r.strategy != _ADDED}),
         added=sum(r.strategy == _ADDED for r in accepted),
-        rejected=len(rewrites) - len(accepted),
+        rejected=len(rewrites) - len(accepted) - declined,
         changes=[_change(rewrite, by_row[rewrite.row_id]) for rewrite in rewrites],
         map=map_of(history, number, ((d.sample_hash, _group(d)) for d in decisions), steps),
         tried=_tried(acceptances),
-        declined=sum(one.refusal == Refusal.DECLINED for one in acceptances),
+        declined=declined,
     )
 
 
@@ -120,11 +121,7 @@ def middo_notes(rounds: Sequence[MiddoRound], steps: Sequence[StepRecord]) -> li
         if one.declined:
             notes.append(
                 f"Round {one.number}: nothing was rewritten, since no rewrite is accepted in this run; "
-                + (
-                    f"{one.dropped} rows that would have been replaced left the set."
-                    if one.dropped
-                    else "all rows stay."
-                )
+                + (f"the set lost {one.dropped} that would have been replaced." if one.dropped else "all rows stay.")
             )
             continue
         asked = len(one.changes)

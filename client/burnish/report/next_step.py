@@ -29,8 +29,8 @@ def next_step(verdict: Verdict, arms: list[Arm], *, recipe: str, held_out: int, 
         )
     if verdict.outcome is Outcome.KEPT:
         return (
-            "Train on all rows as they are: nothing that was tried did better. More trusted rows (--trusted) tell finer"
-            " differences; another signal, or another recipe, may find what this one did not."
+            "Train on all rows as they are: no other set was found to be better. Another signal, or another recipe, may"
+            " find what this one did not; where trusted rows judge (--trusted), more of them tell finer differences."
         )
     if verdict.outcome is Outcome.WORSE:
         fewer = {arm.kind: arm for arm in arms if arm.losses}

@@ -47,9 +47,15 @@ def newest(folder: Path) -> Path | None:
     """The sealed checkpoint with the most steps; None where there is none. Removes what is not sealed or is damaged.
     Raises Unreadable."""
     found: list[tuple[int, Path]] = []
-    for path in folder.iterdir() if folder.is_dir() else ():
+    try:
+        there = {path: _NAME.fullmatch(path.name) and _exists(path / _SEAL) for path in folder.iterdir()}
+    except FileNotFoundError:
+        there = {}
+    except OSError as error:
+        raise Unreadable(f"{folder} cannot be read: {error}; look after the disk") from error
+    for path, is_sealed in there.items():
         match = _NAME.fullmatch(path.name)
-        if match and (path / _SEAL).is_file() and _is_undamaged(path):
+        if match and is_sealed and _is_undamaged(path):
             found.append((int(match.group(1)), path))
         else:
             shutil.rmtree(path, ignore_errors=True)
@@ -69,6 +75,15 @@ def step_of(checkpoint: Path) -> int:
     match = _NAME.fullmatch(checkpoint.name)
     assert match is not None
     return int(match.group(1))
+
+
+def _exists(path: Path) -> bool:
+    """As Path.exists, which may take what cannot be looked at for what is not there. Raises OSError."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def _checksums(checkpoint: Path) -> dict[str, int]:

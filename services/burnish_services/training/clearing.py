@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 
 from burnish_services.engine.object_places import ObjectMalformed, ObjectMissing, ObjectPlace, is_object_uri
+from burnish_services.engine.objects import list_objects
 from burnish_services.training import delivery
 from burnish_services.training.runs import Run
 from burnish_services.training.state import RunState
@@ -109,9 +110,23 @@ def clear(run: Run) -> bool:
         else:
             delivery.abandon(place, run_id)
         run.directory.placed.unlink(missing_ok=True)
-    except ObjectMissing:  # the bucket is gone, and all with it
-        return True
+    except ObjectMissing as error:
+        if _is_gone(place):
+            return True
+        log.warning("what run %s left below %s cannot be removed yet: %s", run_id, place, error)
+        return False
     except Exception as error:  # whatever it is, the other places are cleared
         log.warning("what run %s left below %s cannot be removed yet: %s", run_id, place, error)
         return False
     return True
+
+
+def _is_gone(place: ObjectPlace) -> bool:
+    """Whether there is no such bucket any more."""
+    try:
+        list_objects(place)
+    except ObjectMissing:
+        return True
+    except Exception:  # whatever it is, it is told the next time
+        return False
+    return False

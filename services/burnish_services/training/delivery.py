@@ -64,9 +64,10 @@ def check_place(output: ObjectPlace, run_id: str, origin: dict[str, Any]) -> Non
     may be there, and a model that was made from what `origin` says: training would make it again."""
     try:
         if is_anything_below(output, except_for=(_PAUSED, _PROBE)):
-            claim = _read(output / _CLAIM)
+            claimed_by = _read(output / _CLAIM).get("run_id")
             card = _read(output / CARD_FILE)
-            if claim.get("run_id") != run_id and any(card.get(key) != value for key, value in origin.items()):
+            is_other = any(card.get(key) != value for key, value in origin.items())
+            if claimed_by != run_id and (claimed_by is not None or is_other):
                 raise _taken(output)
         put_object(output / _PROBE, b"")
         remove_object(output / _PROBE)

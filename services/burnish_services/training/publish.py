@@ -152,8 +152,8 @@ def deliver_made(directory: RunDirectory, record: RunRecord) -> Result | None:
         delivery.deliver(output, place, noted.model_digest, record.run_id)
     else:
         return None
-    directory.placed.unlink(missing_ok=True)
     shutil.rmtree(output, ignore_errors=True)
+    directory.placed.unlink(missing_ok=True)
     return noted
 
 

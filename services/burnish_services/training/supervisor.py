@@ -155,6 +155,7 @@ class Supervisor:
                 self._current = None
             if run.snapshot.state is RunState.PENDING:
                 await self._pause()
+        self.clearer.add(run)
         await self._sweep()
 
     async def _pause(self) -> None:
@@ -277,7 +278,6 @@ class Supervisor:
             else:
                 after = told
         self._update(run, after)
-        self.clearer.add(run)
         log.info("run %s: %s", run.record.run_id, after.state)
 
     def _update(self, run: Run, after: Snapshot) -> None:

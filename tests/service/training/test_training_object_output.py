@@ -176,10 +176,12 @@ async def test_places_where_nothing_can_be_put_are_told_before_anything_is_train
     store: str, gate: Gate, client: Client, base: Path, data: Path
 ) -> None:
     put(store, "taken/out/notes.txt", b"mine")
+    put(store, "claimed/out/.burnish-publishing.json", b'{"run_id": "another", "digest": ""}')
     gate.refuse("(PUT|prefix=).*denied", 403)
     cases = {
         "taken/out": ("FAILED_PRECONDITION", "OUTPUT_EXISTS"),
         "taken": ("FAILED_PRECONDITION", "OUTPUT_EXISTS"),
+        "claimed/out": ("FAILED_PRECONDITION", "OUTPUT_EXISTS"),
         "denied/out": ("FAILED_PRECONDITION", "OUTPUT_DENIED"),
         "a/../b": ("INVALID_ARGUMENT", "BAD_OUTPUT"),
         "": ("INVALID_ARGUMENT", "BAD_OUTPUT"),

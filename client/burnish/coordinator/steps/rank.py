@@ -114,7 +114,7 @@ def decide_rows(
 
 
 def kept_by(run: FilterRun, training: Sequence[DataRow], found: Measured) -> set[str]:
-    """The ids of the rows that would be kept by what is known so far, as many as `keep` says."""
+    """The ids of the rows that would be kept by what is known so far."""
     _, ranked = rank(run, training, found, run.settings.signal, run.settings.keep)
     return {one.row_id for one in ranked if one.actions[0] in _KEPT}
 

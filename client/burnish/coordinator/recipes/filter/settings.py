@@ -59,7 +59,10 @@ class FilterSettings(HoldSettings):
         None, description="another signal that is tried on the middle one of the shares; the better one goes on"
     )
     outliers: float | None = Field(
-        None, gt=0, description="instead of a share: robust deviations below the median from where on rows go"
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="instead of a share: robust deviations below the median from where on rows go",
     )
     errors: float = Field(2.0, ge=0, description="standard errors that a share must be better by than all rows")
     among: int = Field(
