@@ -13,20 +13,6 @@ _TRAIN = "Training on what is kept"
 _COMPARE = "Comparing"
 
 
-_OUTLIERS: Table = {
-    "outliers": (
-        "outliers",
-        option(
-            float,
-            "--outliers",
-            "Instead of --keep: drop the rows that lie more than so many robust deviations (such as 3.5) below the"
-            " median, be they none or many.",
-            _FILTER,
-        ),
-    ),
-}
-
-
 def _table(signal: Signal, rival: Signal | str, among: int, shares: str) -> Table:
     """The options of filtering, by these defaults."""
     return {
@@ -52,7 +38,16 @@ def _table(signal: Signal, rival: Signal | str, among: int, shares: str) -> Tabl
                 max=100,
             ),
         ),
-        **({} if shares != "none" else _OUTLIERS),
+        "outliers": (
+            "outliers",
+            option(
+                float,
+                "--outliers",
+                "Instead of a share: drop the rows that lie more than so many robust deviations (such as 3.5) below the"
+                " median, be they none or many.",
+                _FILTER,
+            ),
+        ),
         "unscored": (
             "unscored",
             option(Unscored, "--unscored", "Rows without a value; default: keep.", _FILTER),

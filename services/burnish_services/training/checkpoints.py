@@ -46,20 +46,18 @@ def seal(checkpoint: Path) -> None:
 def newest(folder: Path) -> Path | None:
     """The sealed checkpoint with the most steps; None where there is none. Removes what is not sealed or is damaged.
     Raises Unreadable."""
-    found: list[tuple[int, Path]] = []
     try:
-        there = {path: _NAME.fullmatch(path.name) and _exists(path / _SEAL) for path in folder.iterdir()}
+        there = list(folder.iterdir())
+        sealed = [path for path in there if _NAME.fullmatch(path.name) and _exists(path / _SEAL)]
     except FileNotFoundError:
-        there = {}
+        return None
     except OSError as error:
         raise Unreadable(f"{folder} cannot be read: {error}; look after the disk") from error
-    for path, is_sealed in there.items():
-        match = _NAME.fullmatch(path.name)
-        if match and is_sealed and _is_undamaged(path):
-            found.append((int(match.group(1)), path))
-        else:
+    whole = [path for path in sealed if _is_undamaged(path)]
+    for path in there:
+        if path not in whole:
             shutil.rmtree(path, ignore_errors=True)
-    return max(found)[1] if found else None
+    return max(whole, key=step_of, default=None)
 
 
 def sealed(folder: Path) -> Path | None:

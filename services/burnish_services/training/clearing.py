@@ -10,7 +10,13 @@ import threading
 import time
 from dataclasses import dataclass
 
-from burnish_services.engine.object_places import ObjectMalformed, ObjectMissing, ObjectPlace, is_object_uri
+from burnish_services.engine.object_places import (
+    ObjectError,
+    ObjectMalformed,
+    ObjectMissing,
+    ObjectPlace,
+    is_object_uri,
+)
 from burnish_services.engine.objects import list_objects
 from burnish_services.training import delivery
 from burnish_services.training.runs import Run
@@ -110,12 +116,9 @@ def clear(run: Run) -> bool:
         else:
             delivery.abandon(place, run_id)
         run.directory.placed.unlink(missing_ok=True)
-    except ObjectMissing as error:
-        if _is_gone(place):
-            return True
-        log.warning("what run %s left below %s cannot be removed yet: %s", run_id, place, error)
-        return False
     except Exception as error:  # whatever it is, the other places are cleared
+        if isinstance(error, ObjectMissing) and _is_gone(place):
+            return True
         log.warning("what run %s left below %s cannot be removed yet: %s", run_id, place, error)
         return False
     return True
@@ -125,8 +128,6 @@ def _is_gone(place: ObjectPlace) -> bool:
     """Whether there is no such bucket any more."""
     try:
         list_objects(place)
-    except ObjectMissing:
-        return True
-    except Exception:  # whatever it is, it is told the next time
-        return False
+    except ObjectError as error:
+        return isinstance(error, ObjectMissing)
     return False

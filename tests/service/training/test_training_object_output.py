@@ -40,6 +40,14 @@ def digest_there(uri: str, cache: Path) -> str:
         return model_digest(lease.path)
 
 
+async def created(client: Client, gate: Gate, held: str, request_id: str, asked: pb.RunSpec) -> pb.Run:
+    """The run, once a request of its worker waits at the gate."""
+    gate.hold(held)
+    run = await client.create(request_id, asked)
+    assert await asyncio.to_thread(gate.waiting.wait, 60)
+    return run
+
+
 async def test_what_is_published_there_is_what_would_be_published_here(
     store: str, client: Client, base: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -86,9 +94,7 @@ async def test_a_worker_and_a_server_that_are_killed_while_they_publish_publish_
 async def test_an_outage_when_it_publishes_is_waited_for(
     store: str, gate: Gate, client: Client, base: Path, data: Path
 ) -> None:
-    gate.hold("PUT .*outage/out/.burnish-publishing")
-    run = await client.create("outage", to(base, data, "outage/out"))
-    assert await asyncio.to_thread(gate.waiting.wait, 60)
+    run = await created(client, gate, "PUT .*outage/out/.burnish-publishing", "outage", to(base, data, "outage/out"))
     gate.refuse("outage", 503)
     gate._open.set()
     log = client.server.settings.state_dir / "training" / run.run_id / "worker.log"
@@ -100,9 +106,9 @@ async def test_an_outage_when_it_publishes_is_waited_for(
 async def test_a_run_that_is_cancelled_while_it_publishes_leaves_the_place_free(
     store: str, gate: Gate, client: Client, base: Path, data: Path
 ) -> None:
-    gate.hold("PUT .*cancelled/out/fake_model.json")
-    run = await client.create("cancelled", to(base, data, "cancelled/out"))
-    assert await asyncio.to_thread(gate.waiting.wait, 60)
+    run = await created(
+        client, gate, "PUT .*cancelled/out/fake_model.json", "cancelled", to(base, data, "cancelled/out")
+    )
     await client.stub.CancelRun(pb.CancelRunRequest(run_id=run.run_id))
     assert (await client.finished(run.run_id)).state == pb.STATE_CANCELLED
     gate.open()  # what the worker had sent comes to be after its end
@@ -114,9 +120,7 @@ async def test_a_run_that_is_cancelled_while_it_publishes_leaves_the_place_free(
 async def test_a_run_that_is_cancelled_once_its_model_is_there_has_made_it(
     store: str, gate: Gate, client: Client, base: Path, data: Path
 ) -> None:
-    gate.hold("PUT .*late/out/fake_model.json")
-    run = await client.create("late", to(base, data, "late/out"))
-    assert await asyncio.to_thread(gate.waiting.wait, 60)
+    run = await created(client, gate, "PUT .*late/out/fake_model.json", "late", to(base, data, "late/out"))
     gate.open()
     gate.hold("POST .*delete")  # of the claim
     assert await asyncio.to_thread(gate.waiting.wait, 60)

@@ -48,9 +48,10 @@ def as_values(values: Sequence[float | None]) -> Values:
 
 
 def outlier_line(values: Sequence[float], deviations: float) -> float | None:
-    """So many robust deviations below the median, each 1.4826 times the median distance from it, or where most values
-    are the same 1.2533 times the mean distance, which for normal values are their standard deviation; None without
-    values. (Iglewicz and Hoaglin, 1993: modified z-scores, of which those beyond 3.5 are called outliers.)"""
+    """The value that lies so many robust deviations (> 0) below the median of finite `values` (n,), in their unit; None
+    without values. A deviation is 1.4826 times the median distance from the median, or where most values are the same
+    1.2533 times the mean distance, which for normal values are their standard deviation. (Iglewicz and Hoaglin, 1993:
+    modified z-scores, of which those beyond 3.5 are called outliers.)"""
     if not len(values):
         return None
     middle = float(np.median(values))
