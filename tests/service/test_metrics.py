@@ -11,6 +11,7 @@ from pathlib import Path
 
 import grpc
 import grpc.aio
+import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pydantic import ValidationError
@@ -29,6 +30,7 @@ REQUEST = scoring_pb2.ScoreSamplesRequest(samples=[sample("a", "Hello", "Hi")])
 
 
 async def test_what_was_done_is_counted(tmp_path: Path) -> None:
+    others = len(psutil.Process().children(recursive=True))  # such as the fork server of other tests
     async with seen_services(tmp_path) as server:
         await work(server, tmp_path)
         text = await page_with(server, *WORKED)
@@ -55,7 +57,7 @@ async def test_what_was_done_is_counted(tmp_path: Path) -> None:
         assert value(text, "burnish_training_tokens_total") > 8
         assert value(text, "process_resident_memory_bytes") > 2**20
         assert value(text, "process_open_fds") > 3
-        assert value(text, "burnish_child_processes") == 0
+        assert value(text, "burnish_child_processes") == others
 
         # Streams last as long as somebody listens: their time says nothing of the service.
         assert value(text, "burnish_requests_total", method="WatchRun") == 1
