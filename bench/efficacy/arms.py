@@ -103,6 +103,20 @@ def _filter(
     return Arm(kind, "filter", lambda most: settings, trusted=trusted, trust=high(signal), work=work)
 
 
+def _covering(signal: str, trusted: bool = False) -> Arm:
+    """Of the rows that a signal trusts those that cover them best, counting by rank."""
+    return _filter(
+        signal,
+        *("base scores", "features"),
+        kind=Kind.COMBINATION,
+        trusted=trusted,
+        among=16,
+        keep=0.85,
+        hold_size=0.7,
+        weighted=True,
+    )
+
+
 def _middo(work: Work, **more: str) -> Arm:
     def settings(most: Tokens) -> Mapping[str, Any]:
         return {"max_attempts": 1, "rewrite": {**_SAMPLED, "max_tokens": most.row}, **more}
@@ -167,9 +181,8 @@ ARMS: Mapping[str, Arm] = {
     ),
     "auto": _auto(work=Work((1.0, 0.85, 0.7, 0.7, 0.5), shared=("base scores", "features"))),
     "auto, one signal": _auto(work=Work((1.0, 0.85, 0.7, 0.5), shared=("base scores", "features")), rival="none"),
-    "confidence → coverage → weights": _filter(
-        "weakest", "base scores", "features", kind=Kind.COMBINATION, among=16, keep=0.85, hold_size=0.7, weighted=True
-    ),
+    "confidence → coverage → weights": _covering("weakest"),
+    "calibrated → coverage → weights": _covering("calibrated", trusted=True),
 }
 
 
