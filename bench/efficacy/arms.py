@@ -69,7 +69,8 @@ class Tokens:
 @dataclass(frozen=True)
 class Arm:
     """One arm. `data`: what the recipe is given. `trusted`: whether it is also given the clean set. `trust`: of a row's
-    signals in the ledger, what is the higher the more its recipe trusts the row."""
+    signals in the ledger, what is the higher the more its recipe trusts the row. `size`: what decides how many rows it
+    has in the end, a share or a rule; those with the same have one control."""
 
     kind: Kind
     recipe: str = PLAIN
@@ -78,6 +79,7 @@ class Arm:
     trusted: bool = False
     trust: Trust | None = None
     work: Work = Work()
+    size: str = "70%"
 
     @property
     def chooses(self) -> bool:
@@ -99,8 +101,10 @@ def _filter(
     **more: Any,
 ) -> Arm:
     settings = {"signal": signal, **more}
-    work = Work(helpers=helpers, score=float(len(helpers)), shared=shared)
-    return Arm(kind, "filter", lambda most: settings, trusted=trusted, trust=high(signal), work=work)
+    share = more.get("hold_size", more.get("keep", 0.7))
+    work = Work((share,), helpers, score=float(len(helpers)), shared=shared)
+    size = "outliers" if "outliers" in more else f"{share:.0%}"
+    return Arm(kind, "filter", lambda most: settings, trusted=trusted, trust=high(signal), work=work, size=size)
 
 
 def _covering(signal: str, trusted: bool = False) -> Arm:
@@ -121,19 +125,19 @@ def _middo(work: Work, **more: str) -> Arm:
     def settings(most: Tokens) -> Mapping[str, Any]:
         return {"max_attempts": 1, "rewrite": {**_SAMPLED, "max_tokens": most.row}, **more}
 
-    return Arm(Kind.RECIPE, "middo", settings, trust=low("loss_post"), work=work)
+    return Arm(Kind.RECIPE, "middo", settings, trust=low("loss_post"), work=work, size="middo")
 
 
 def _clear(work: Work, trust: Trust, **more: str) -> Arm:
     def settings(most: Tokens) -> Mapping[str, Any]:
         return {"propose": {**_GREEDY, "max_tokens": most.answer}, **more}
 
-    return Arm(Kind.RECIPE, "clear", settings, trust=trust, work=work)
+    return Arm(Kind.RECIPE, "clear", settings, trust=trust, work=work, size="clear")
 
 
 def _auto(work: Work, **more: str) -> Arm:
     # Trusted by one measure whichever signal it took, so that seeds can be averaged.
-    return Arm(Kind.RECIPE, "auto", lambda most: more, trusted=True, trust=low("max_nll"), work=work)
+    return Arm(Kind.RECIPE, "auto", lambda most: more, trusted=True, trust=low("max_nll"), work=work, size="auto")
 
 
 ARMS: Mapping[str, Arm] = {

@@ -136,12 +136,11 @@ class Estimate:
 def estimate(
     task: str, arms: Sequence[str], rows: Fitting, given: Size | Namespace, num_rows: int | None = None
 ) -> Estimate:
-    """Of one cell. Arms that keep as many rows are taken to share their control; those of which nobody knows before how
-    many they will keep, to have one each."""
+    """Of one cell."""
     count, held_out = num_rows or given.rows, given.held_out_rows
     chosen = [ARMS[name] for name in arms]
     shared = {name for arm in chosen for name in arm.work.shared}
-    sizes = {arm.recipe if arm.recipe in ("middo", "clear", "auto") else "kept" for arm in chosen if arm.chooses}
+    sizes = {arm.size for arm in chosen if arm.chooses} - {"100%"}
     controls = [Work()] * (given.random_subsets * len(sizes))
     work = [*(arm.work for arm in chosen), *controls, *(SHARED[name] for name in shared)]
     trainings = [share for one in work for share in one.trainings]

@@ -571,10 +571,11 @@ class Hyperparameters(_message.Message):
     dtype: _builtins.str
     """Number formats while training. `float32` (default): all weights; on a GPU this is `mixed`. `mixed`: weights are
     float32, and rounded to bfloat16 where they are multiplied, which is faster where the device can do it (on CPUs:
-    AVX-512 BF16 or AMX) and slower where it cannot; a weight that has moved by less than a 500th is seen as it was, so
-    that a few steps at a low learning rate teach less. `bfloat16`: weights too, which takes half the memory and loses
-    updates that are small against the weights. The model is published in its base's format either way; from
-    float32 to bfloat16 it is rounded stochastically, by `seed`, so that the many small updates survive on average.
+    AVX-512 BF16 or AMX) and where it cannot up to 50 times slower (a CPU that has AVX2 only; the worker's log warns of
+    it); a weight that has moved by less than a 500th is seen as it was, so that a few steps at a low learning rate
+    teach less. `bfloat16`: weights too, which takes half the memory and loses updates that are small against the
+    weights. The model is published in its base's format either way; from float32 to bfloat16 it is rounded
+    stochastically, by `seed`, so that the many small updates survive on average.
     """
     seed: _builtins.int
     """Seed of shuffling and dropout; default 0."""
