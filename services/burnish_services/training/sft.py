@@ -46,7 +46,7 @@ def train(job: Job) -> Result | None:
     record, plan = job.record, job.record.resolved.plan
     base = record.resolved.base
     _prepare_torch(job.threads)
-    _check_format(plan.dtype)
+    check_format(plan.dtype)
     job.check_base()
     tokenizer = HfTokenizer(base, record.resolved.chat_template)
     max_tokens = min(plan.max_sequence_tokens, _context(base))
@@ -152,15 +152,20 @@ def _prepare_torch(threads: int) -> None:
     torch.set_float32_matmul_precision("medium")
 
 
-def _check_format(dtype: str) -> None:
-    """Warns of a CPU that can multiply a number format by emulation only."""
-    if dtype == "float32" or torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported():
+def check_format(dtype: str) -> None:
+    """Warns of a CPU that can only emulate products in a number format."""
+    if dtype == "float32" or torch.cuda.is_available() or _multiplies_bfloat16():
         return
     log.warning(
         "dtype is %s, and this CPU has no instructions for bfloat16, which makes it up to 50 times slower than"
         " float32; train in float32 here, or on a CPU with AVX-512 BF16 or AMX, or on a GPU",
         dtype,
     )
+
+
+def _multiplies_bfloat16() -> bool:
+    """Whether oneDNN, which does torch's products on CPUs, takes bfloat16 here: from AVX-512 on."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _context(base: Path) -> int:

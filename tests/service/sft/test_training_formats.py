@@ -1,0 +1,29 @@
+"""A number format that a CPU can only emulate is told of before anything is trained in it."""
+
+from __future__ import annotations
+
+import pytest
+
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.light]
+
+
+@pytest.mark.parametrize("dtype", ["mixed", "bfloat16", "float32"])
+@pytest.mark.parametrize("has_instructions", [False, True])
+def test_a_format_without_instructions_is_warned_of(
+    dtype: str, has_instructions: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import torch
+
+    from burnish_services.training.sft import check_format
+
+    monkeypatch.setattr("burnish_services.training.sft._multiplies_bfloat16", lambda: has_instructions)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    check_format(dtype)
+    warned = "no instructions for bfloat16" in caplog.text
+    assert warned == (dtype != "float32" and not has_instructions)
+
+
+def test_torch_says_whether_there_are_instructions() -> None:
+    from burnish_services.training.sft import _multiplies_bfloat16
+
+    assert _multiplies_bfloat16() in (True, False)
