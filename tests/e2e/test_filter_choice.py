@@ -13,7 +13,7 @@ from burnish.coordinator.arms import arm_of
 from burnish.coordinator.errors import InputError, StepFailed
 from burnish.coordinator.loop import run_recipe
 from burnish.coordinator.recipes.auto.settings import AutoSettings
-from burnish.coordinator.recipes.filter.loop import FOLD, RIVAL, TRIED, TRUSTED
+from burnish.coordinator.recipes.filter.loop import COVERING, FOLD, RIVAL, TRIED, TRUSTED
 from burnish.coordinator.recipes.filter.settings import FilterSettings
 from burnish.report.collect import collect
 from burnish.report.render import render
@@ -99,11 +99,14 @@ def test_auto_tries_shares_where_there_are_trusted_rows_to_judge_by(
         (step,) = (one for one in h.steps() if one.name == "choose")
         page = render(collect(h))
     tried: Any = step.detail["tried"]
-    assert [one["share"] for one in tried] == list(SHARES)
+    assert [(one["share"], one["held"]) for one in tried] == [
+        (1.0, None), (0.85, None), (0.7, None), (0.85, 0.7), (0.5, None)
+    ]  # fmt: skip
     # Too few to calibrate by are enough to choose a share by.
     assert "Signal calibrated ranks too few of the rows; only weakest is tried." in watcher.notes
     assert "Signal calibrated was to be tried as well, and was not" in page
     assert {one["signal"] for one in tried} == {"weakest"}
+    assert "held" not in step.detail
     assert rows_out == {1.0: 39, 0.85: 34, 0.7: 28, 0.5: 20}[float(str(step.detail["share"]))]
     assert "Which share was taken" in page
 
@@ -130,7 +133,7 @@ def test_the_signal_whose_middle_share_is_better_is_tried_on_the_others(
 ) -> None:
     own_losses, rival_losses = (1.0, 0.95, own, 1.2), (0.0, 0.95, rivals, 1.2)
     by_round = {TRIED + place: loss for place, loss in enumerate(own_losses)}
-    by_round |= {RIVAL + place: loss for place, loss in enumerate(rival_losses) if place}
+    by_round |= {RIVAL + place: loss for place, loss in enumerate(rival_losses) if place} | {COVERING: 1.2}
     fakes.change_reply("ScoreSamples", judged_by_rounds(by_round))
     out, watcher = tmp_path / "out", Watcher()
     settings = AutoSettings(data=str(data), model="base", trusted=str(many_trusted))
@@ -145,9 +148,9 @@ def test_the_signal_whose_middle_share_is_better_is_tried_on_the_others(
     signal, share = taken
     other = "weakest" if signal == "calibrated" else "calibrated"
     assert (step.detail["signal"], step.detail["share"]) == taken
-    middle = [(one["signal"], one["share"]) for one in tried if one["share"] == 0.7]
-    assert middle == [(signal, 0.7), (other, 0.7)], "the better one first"
-    assert [one["signal"] for one in tried if one["share"] in (0.85, 0.5)] == [signal] * 2
+    middle = [(one["signal"], one["share"]) for one in tried if 0.7 in (one["share"], one["held"])]
+    assert middle == [(signal, 0.7), (signal, 0.85), (other, 0.7)], "the better one first, and what covers"
+    assert [one["signal"] for one in tried if one["share"] in (0.85, 0.5)] == [signal] * 3
     own_round = (RIVAL if signal == "calibrated" else TRIED) + SHARES.index(share)
     assert models[2] == models[own_round], "trained on the same rows"
     assert {row["id"] for row in lines(out / f"data/round-{own_round}.jsonl")}.isdisjoint(dropped)
@@ -157,11 +160,54 @@ def test_the_signal_whose_middle_share_is_better_is_tried_on_the_others(
     assert arm_of("auto", config, TRIED + 1).name == "the best 85%, to try it"
 
 
+def test_what_covers_the_largest_share_is_taken_where_it_is_better(
+    fakes: FakeServices, client: Client, data: Path, trusted: Path, holdout: Path, tmp_path: Path
+) -> None:
+    losses = {TRIED: 1.0, TRIED + 1: 0.9, TRIED + 2: 0.9, TRIED + 3: 1.2, COVERING: 0.7}
+    fakes.change_reply("ScoreSamples", judged_by_rounds(losses))
+    out, watcher = tmp_path / "out", Watcher()
+    settings = AutoSettings(
+        data=str(data), model="base", trusted=str(trusted), holdout=str(holdout), rival=None, random_subsets=1
+    )
+    summary = run_recipe(settings, client, out, observer=watcher)
+    tried, made = lines(out / f"data/round-{COVERING}.jsonl"), lines(out / "data/round-2.jsonl")
+    assert made == tried, "trained on the same rows, which count as much"
+    assert summary.rows_out == len(made) == len(lines(out / f"data/round-{TRIED + 2}.jsonl")) == 28
+    assert made[0]["weight"] != made[1]["weight"]
+    with history(out) as h:
+        (step,) = (one for one in h.steps() if one.name == "choose")
+        models = {model.round: model.digest for model in h.models()}
+        kept = {one.row_id for one in h.decisions(1) if one.actions == ("keep",)}
+        left_out = {one.row_id for one in h.held(1) if not one.kept}
+        config = h.run.config
+        page = render(collect(h))
+    assert (step.detail["share"], step.detail["held"]) == (0.85, 0.7)
+    assert models[2] == models[COVERING]
+    assert {row["id"] for row in made} == kept - left_out
+    assert (len(kept), len(left_out)) == (34, 6)
+    assert "Of the best 85%, 70% of all rows are kept, which cover them best" in " ".join(watcher.notes)
+    assert "70.0%, which cover the best 85.0% <span" in page or "70%, which cover the best 85% <span" in page
+    assert arm_of("auto", config, COVERING).name == "what covers the best 85%, to try it"
+
+
+def test_nothing_covers_a_single_share(data: Path) -> None:
+    given = {"data": str(data), "model": "base", "trusted": "t"}
+    assert AutoSettings.parse(given).covers()
+    assert not AutoSettings.parse({**given, "shares": "0.7"}).covers()
+    with pytest.raises(InputError, match="cover is of the largest one of the shares, and there are none"):
+        FilterSettings.parse({"data": "d", "model": "m", "cover": True})
+    # What a ledger has from before anything covered is the same run.
+    old = AutoSettings.stored({**given, "signal": "weakest"})
+    assert not old.cover
+    assert "cover" not in old.identity({})
+    assert AutoSettings.parse(given).identity({})["cover"] is True
+
+
 def test_nothing_is_left_out_where_no_signal_helps(
     fakes: FakeServices, client: Client, data: Path, many_trusted: Path, tmp_path: Path
 ) -> None:
     by_round = {TRIED + place: 1.0 + place for place in range(4)}
-    fakes.change_reply("ScoreSamples", judged_by_rounds({**by_round, RIVAL + 2: 1.5}))
+    fakes.change_reply("ScoreSamples", judged_by_rounds({**by_round, RIVAL + 2: 1.5, COVERING: 1.5}))
     settings = AutoSettings(data=str(data), model="base", trusted=str(many_trusted))
     assert run_recipe(settings, client, tmp_path / "out").rows_out == 43
     with history(tmp_path / "out") as h:

@@ -13,7 +13,7 @@ _TRAIN = "Training on what is kept"
 _COMPARE = "Comparing"
 
 
-def _table(signal: Signal, rival: Signal | str, among: int, shares: str) -> Table:
+def _table(signal: Signal, rival: Signal | str, among: int, shares: str, cover: str) -> Table:
     """The options of filtering, by these defaults."""
     return {
         "signal": (
@@ -127,6 +127,16 @@ def _table(signal: Signal, rival: Signal | str, among: int, shares: str) -> Tabl
                 metavar="SIGNAL",
             ),
         ),
+        "cover": (
+            "cover",
+            option(
+                bool,
+                "--cover/--no-cover",
+                "Of the largest one of --shares, try as well what covers it best, as many rows as the middle one has,"
+                f" counting by rank; default: {cover}.",
+                _FILTER,
+            ),
+        ),
         "errors": (
             "errors",
             option(
@@ -165,5 +175,5 @@ def _table(signal: Signal, rival: Signal | str, among: int, shares: str) -> Tabl
     }
 
 
-FILTER = _table(Signal.CROSS_WEAKEST, "none", 0, "none")
-AUTO = _table(Signal.WEAKEST, Signal.CALIBRATED, 16, "0.85,0.7,0.5")
+FILTER = _table(Signal.CROSS_WEAKEST, "none", 0, "none", "no")
+AUTO = _table(Signal.WEAKEST, Signal.CALIBRATED, 16, "0.85,0.7,0.5", "yes")

@@ -13,7 +13,7 @@ from enum import StrEnum
 from burnish.coordinator.recipes.bds.loop import DIRECT, VALIDATION_ONLY
 from burnish.coordinator.recipes.bds.loop import RANDOM as BDS_RANDOM
 from burnish.coordinator.recipes.bds.loop import D as BDS_D
-from burnish.coordinator.recipes.filter.loop import FOLD, RIVAL, TRIED, TRUSTED
+from burnish.coordinator.recipes.filter.loop import COVERING, FOLD, RIVAL, TRIED, TRUSTED
 from burnish.coordinator.recipes.filter.loop import RANDOM as FILTER_RANDOM
 from burnish.coordinator.recipes.filter.loop import D as FILTER_D
 from burnish.coordinator.recipes.filter.settings import MOST_FOLDS, MOST_PASSES, MOST_SHARES
@@ -68,8 +68,9 @@ _FILTER = ArmRounds(
         **_TRIED,
         TRUSTED: "the trusted rows alone",
         **_BY_RIVAL,
+        COVERING: "what covers the best {largest:.0%}, to try it",
     },
-    needed=[*range(FOLD, FILTER_RANDOM), *_BY_RIVAL],
+    needed=[*range(FOLD, FILTER_RANDOM), *_BY_RIVAL, COVERING],
 )
 ARM_ROUNDS: Mapping[str, ArmRounds] = {
     "middo": ArmRounds(all_rows=1),
@@ -109,7 +110,7 @@ def _tried(config: Mapping[str, object], round_number: int) -> dict[str, object]
     shares = settings.get("shares", ())
     place = round_number - (RIVAL if round_number > RIVAL else TRIED) - 1
     share = float(shares[place]) if 0 <= place < len(shares) else 1.0
-    return {"share": share, "rival": settings.get("rival")}
+    return {"share": share, "largest": max(map(float, shares), default=1.0), "rival": settings.get("rival")}
 
 
 def arm_of(recipe: str, config: Mapping[str, object], round_number: int) -> ArmPlace:

@@ -292,11 +292,12 @@ class BdsRound(Round):
 @dataclass(frozen=True, slots=True)
 class TriedShare:
     """One share of the rows, the best by `signal`, that a model was trained on to see whether it is better than all of
-    them: the loss on the
-    trusted rows, its difference from that of all rows and the standard error of that, nats per response token."""
+    them: the loss on the trusted rows, its difference from that of all rows and the standard error of that, nats per
+    response token. `held`: of the share only so many of all rows, which cover it best."""
 
-    signal: str
+    signal: str | None
     share: float
+    held: float | None
     loss: float
     difference: float
     error: float

@@ -81,11 +81,11 @@ def _settings(history: RunHistory) -> FilterSettings:
 
 def _tried(steps: Sequence[StepRecord]) -> list[TriedShare]:
     """What came of each share, all rows first; nothing where none were to be tried, or it is not known yet. Ledgers of
-    before there were rivals name no signal."""
+    before there were rivals name no signal, those of before something covered no share that is held."""
     detail: dict[str, Any] = next((dict(one.detail) for one in steps if one.name == "choose"), {})
-    best = (detail.get("signal", ""), detail.get("share"))
-    found = [{"signal": "", **one} for one in detail.get("tried", [])]
-    return [TriedShare(**one, taken=(one["signal"], one["share"]) == best) for one in found]
+    best = tuple(detail.get(name) for name in ("signal", "share", "held"))
+    found = [{"signal": None, "held": None, **one} for one in detail.get("tried", [])]
+    return [TriedShare(**one, taken=(one["signal"], one["share"], one["held"]) == best) for one in found]
 
 
 def _going_on(history: RunHistory, number: int, decisions: Sequence[DecisionRecord]) -> Iterator[tuple[str, str]]:

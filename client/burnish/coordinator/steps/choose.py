@@ -14,6 +14,7 @@ from burnish.coordinator.policy.choice import Tried, choose
 from burnish.coordinator.policy.contrast import Scores, contrast
 from burnish.coordinator.policy.signals import Signal, value_of
 from burnish.coordinator.recipes.filter.settings import FilterSettings
+from burnish.coordinator.steps.hold import covering
 from burnish.coordinator.steps.measure import score_in_detail
 from burnish.coordinator.steps.rank import FilterRun, Measured, rank, weights_by
 from burnish.coordinator.steps.train import prune, train
@@ -21,10 +22,17 @@ from burnish.coordinator.steps.train import prune, train
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The best `share` of the rows, 1 for all of them, by `signal`."""
+    """The best `share` of the rows, 1 for all of them, by `signal`; with `held`, of these only that share of all rows,
+    those that cover them best, counting by rank."""
 
     signal: Signal
     share: float
+    held: float | None = None
+
+    def held_rows(self, num_rows: int) -> int | None:
+        """Of `num_rows` rows those that go on, where coverage says which: as many as the best share of that size has
+        (`policy/signals.rank_rows`)."""
+        return None if self.held is None else max(1, num_rows - int((1 - self.held) * num_rows + 1e-9))
 
 
 async def choose_share(
@@ -38,7 +46,7 @@ async def choose_share(
 ) -> Part:
     """What is trained on: what the settings say, or, where several shares are tried, what the trusted rows do
     (`policy/choice.py`): the largest whose model does as well on them as the best. With a rival, the middle share is
-    tried by both signals; the other shares by the rival where it is better there by more than one standard error.
+    tried by both signals; what else is tried by the rival where it is better there by more than one standard error.
     `round_of`: where what is tried is trained. Raises StepFailed where fewer than two different trusted rows could be
     scored."""
     settings = run.settings
@@ -50,7 +58,7 @@ async def choose_share(
     losses: dict[Part, Scores] = {}
 
     async def judge(one: Part) -> Scores:
-        rows, weights = _of_share(run, training, found, one)
+        rows, weights = await _of_part(run, round_number, base, training, found, one)
         model = await train(run, round_of(one), base, rows, weights=weights)
         losses[one] = await _on_trusted(run, round_of(one), model, trusted)
         return losses[one]
@@ -65,12 +73,16 @@ async def choose_share(
             signal = settings.rival
     elif settings.rival is not None:
         run.observer.noted(f"Signal {settings.rival} ranks too few of the rows; only {signal} is tried.")
-    for share in settings.tried():
-        if Part(signal, share) not in losses:
-            await judge(Part(signal, share))
+    parts = [Part(signal, share) for share in settings.tried()]
+    if settings.covers():
+        parts.append(Part(signal, max(settings.shares), settings.middle()))
+    for one in parts:
+        if one not in losses:
+            await judge(one)
     with stage.working():
         stage.expect(len(losses))
-        tried = sorted(losses, key=lambda one: (-one.share, one.signal is not signal))
+        # Of several of one size the plain one of the better signal first, then what covers.
+        tried = sorted(losses, key=lambda one: (-(one.held or one.share), one.signal is not signal, one.held or 0.0))
         try:
             choice = choose(nothing, [losses[one] for one in tried[1:]], settings.errors)
         except ValueError as error:
@@ -93,7 +105,9 @@ def taken(run: FilterRun, round_number: int) -> Part:
     if not settings.tried():
         return Part(settings.signal, settings.keep)
     detail = run.stage(round_number, "choose").detail
-    return Part(Signal(str(detail.get("signal", settings.signal))), float(str(detail["share"])))
+    held = detail.get("held")
+    signal, share = Signal(str(detail.get("signal", settings.signal))), float(str(detail["share"]))
+    return Part(signal, share, None if held is None else float(str(held)))
 
 
 def does_nothing(run: FilterRun, round_number: int) -> bool:
@@ -121,21 +135,33 @@ def _said(best: Part, found: Tried, settings: FilterSettings) -> str:
             " all rows are kept."
         )
     by = "" if settings.rival is None else f" by {best.signal}"
+    kept = f"The best {best.share:.0%}{by} are kept"
+    if best.held is not None:
+        kept = f"Of the best {best.share:.0%}{by}, {best.held:.0%} of all rows are kept, which cover them best"
     return (
-        f"The best {best.share:.0%}{by} are kept: on the trusted rows the loss is {-found.difference:.4f} ±"
-        f" {found.error:.4f} below that of all rows."
+        f"{kept}: on the trusted rows the loss is {-found.difference:.4f} ± {found.error:.4f} below that of all rows."
     )
 
 
-def _of_share(
-    run: FilterRun, training: Sequence[DataRow], found: Measured, one: Part
+async def _of_part(
+    run: FilterRun,
+    round_number: int,
+    base: ModelRef,
+    training: Sequence[DataRow],
+    found: Measured,
+    one: Part,
 ) -> tuple[Sequence[DataRow], Mapping[str, float] | None]:
-    """The rows of a share, and what each counts while it is trained on. Of all rows they count alike; those that have
-    no value are not among them where they are to go."""
+    """The rows of a part, and what each counts while it is trained on. Of all rows they count alike; those that have no
+    value are not among them where they are to go."""
     _, ranked = rank(run, training, found, one.signal, one.share)
     weights = weights_by(one.signal, ranked)
-    rows = [row for row in training if row.row_id in weights]
-    return rows, weights if run.settings.weighted and one.share < 1.0 else None
+    rows: Sequence[DataRow] = [row for row in training if row.row_id in weights]
+    size = one.held_rows(len(training))
+    if size is None:
+        return rows, weights if run.settings.weighted and one.share < 1.0 else None
+    rows = await covering(run, round_number, base, rows, size)
+    going_on = {row.row_id for row in rows}
+    return rows, weights_by(one.signal, [verdict for verdict in ranked if verdict.row_id in going_on])
 
 
 async def _on_trusted(run: FilterRun, round_number: int, model: ModelRef, trusted: Sequence[DataRow]) -> Scores:

@@ -18,18 +18,24 @@ HoldRun = RunContext[HoldSettings]
 
 
 async def hold_size(
-    run: HoldRun, round_number: int, base: ModelRef, following: Sequence[DataRow], *, draw: bool = False
+    run: HoldRun,
+    round_number: int,
+    base: ModelRef,
+    following: Sequence[DataRow],
+    size: int | None = None,
+    *,
+    draw: bool = False,
 ) -> Sequence[DataRow]:
-    """The rows of `following` that go on; written down once. All of them where they are few enough, or any number may
-    go on. With `draw` the vectors that are made for it make the round's picture, too."""
-    source = run.book.rows(1)
-    size = run.settings.held_rows(len(source))
+    """The rows of `following` that go on, `size` of them or as the settings say; written down once. All of them where
+    they are few enough, or any number may go on. With `draw` the vectors that are made for it make the round's picture,
+    too."""
+    size = size or run.settings.held_rows(len(run.book.rows(1)))
     if size is None or len(following) <= size:
         return following
     stage = run.stage(round_number, "hold")
     held = run.book.held(round_number)
     if not held:
-        collection, hashes = await _features(run, round_number, base, source, following)
+        collection, hashes = await _features(run, round_number, base, following)
         if draw:
             await project(run, round_number, collection, hashes)
         with stage.working():
@@ -44,17 +50,32 @@ async def hold_size(
     elif not stage.done:
         with stage.working():  # killed between the rows and the note that the step is done
             pass
+    return _going_on(following, held)
+
+
+async def covering(
+    run: HoldRun, round_number: int, base: ModelRef, following: Sequence[DataRow], size: int
+) -> Sequence[DataRow]:
+    """Those that `hold_size` would let go on; nothing is written down but the vectors."""
+    if len(following) <= size:
+        return following
+    collection, hashes = await _features(run, round_number, base, following)
+    return _going_on(following, await _choose(run, round_number, collection, hashes, following, size))
+
+
+def _going_on(following: Sequence[DataRow], held: Sequence[Held]) -> list[DataRow]:
     kept = {one.row_id for one in held if one.kept}
     return [row for row in following if row.row_id in kept]
 
 
 async def _features(
-    run: HoldRun, round_number: int, base: ModelRef, source: Sequence[DataRow], following: Sequence[DataRow]
+    run: HoldRun, round_number: int, base: ModelRef, following: Sequence[DataRow]
 ) -> tuple[str, list[str]]:
     """The collection with the features of all different samples of `following`, and these. Calibrated on the source, so
     that every round counts in the same features, and reads only what is new."""
     choice = run.settings.hold_features()
-    calibration = await calibrate(run, round_number, base, choice, [row.sample_hash for row in source])
+    source = [row.sample_hash for row in run.book.rows(1)]
+    calibration = await calibrate(run, round_number, base, choice, source)
     hashes = list(dict.fromkeys(row.sample_hash for row in following))
     return await compute_features(run, round_number, base, choice, calibration, hashes), hashes
 

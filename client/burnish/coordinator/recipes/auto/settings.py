@@ -25,6 +25,7 @@ class AutoSettings(FilterSettings):
     rival: Signal | None = Field(Signal.CALIBRATED, description="see FilterSettings")
     among: int = Field(16, ge=0, le=100, description="see FilterSettings")
     shares: tuple[float, ...] = Field((0.85, 0.7, 0.5), min_length=1, description="see FilterSettings")
+    cover: bool = Field(True, description="see FilterSettings")
 
     @model_validator(mode="before")
     @classmethod
@@ -36,4 +37,4 @@ class AutoSettings(FilterSettings):
     @classmethod
     def stored(cls, values: Mapping[str, Any]) -> Self:
         """See RecipeSettings."""
-        return super().stored({"rival": None, **values})  # where none is named there were none yet
+        return super().stored({"rival": None, "cover": False, **values})  # of before there were any

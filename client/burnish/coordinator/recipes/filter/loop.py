@@ -13,12 +13,14 @@ Cross-fitting may be done again with fold models that learn from what the pass b
 2019, arXiv 1905.05040, iterative noisy cross-validation); the first pass may be one model of the trusted rows alone.
 Where several shares are given, a model is trained on each and on all of D, and the trusted rows say which is S: D
 itself, unless a share is better beyond chance (`policy/choice.py`); no model that measures rows learns from those of
-them that judge. With a rival signal, the middle share is tried by both, the others by the better one. The recipe `auto`
+them that judge. With a rival signal, the middle share is tried by both, the others by the better one. Of the largest
+share may be tried as well what covers it best, as many rows as the middle one has, counting by rank. The recipe `auto`
 is this one with other defaults.
 
 The rounds of the ledger: 1 is D, whose model is only compared with, 2 is S, from 3 on fold models, ten rounds for each
 pass, from 33 on the shares that were tried, all of D first, 42 the model of trusted rows alone, from 43 on random
-subsets, from 64 on the shares that were tried by the rival; those from 3 on have models but no data set of their own.
+subsets, from 64 on the shares that were tried by the rival, 73 what covers; those from 3 on have models but no data set
+of their own.
 """
 
 from __future__ import annotations
@@ -54,6 +56,7 @@ TRIED = FOLD + MOST_PASSES * MOST_FOLDS
 TRUSTED = TRIED + 1 + MOST_SHARES
 RANDOM = TRUSTED + 1
 RIVAL = RANDOM + MOST_SUBSETS  # before the first share that is tried by it
+COVERING = RIVAL + 1 + MOST_SHARES
 
 
 async def filter_by_signal(run: FilterRun) -> None:
@@ -65,13 +68,14 @@ async def filter_by_signal(run: FilterRun) -> None:
     await evaluate(run, 0, base)
     if not run.stage(D, "assemble").done:
         await select(run, base, rows, split.training, trusted)
-    weighted = run.settings.weighted and not does_nothing(run, D)
-    weights = weights_of(run, D, taken(run, D).signal, run.book.rows(S)) if weighted else None
+    part = taken(run, D)
+    weighted = part.held is not None or (run.settings.weighted and not does_nothing(run, D))
+    weights = weights_of(run, D, part.signal, run.book.rows(S)) if weighted else None
     model = await train(run, S, base, weights=weights)
     await evaluate(run, S, model)
     await compare(run, base, split.training)
     tried = range(1 + len(run.settings.tried()))
-    prune_tried(run, [first + place for first in (TRIED, RIVAL) for place in tried], model)
+    prune_tried(run, [*(first + place for first in (TRIED, RIVAL) for place in tried), COVERING], model)
 
 
 async def select(
@@ -85,7 +89,8 @@ async def select(
     found = await measured(run, base, training, learnt)
     best = await choose_share(run, D, partial(tried_in, run.settings), base, training, judged, found)
     decide_rows(run, D, rows, training, found, best.signal, best.share)
-    following = await hold_size(run, D, base, kept_rows(run, D, rows), draw=True)
+    kept = kept_rows(run, D, rows)
+    following = await hold_size(run, D, base, kept, best.held_rows(len(training)), draw=True)
     assemble_kept(run, D, rows, following)
 
 
@@ -110,6 +115,8 @@ def tried_in(settings: FilterSettings, one: Part) -> int:
     """The round of the model that is trained on it, to see what it is worth."""
     if one.share == 1.0:
         return TRIED
+    if one.held is not None:
+        return COVERING
     first = RIVAL if one.signal is settings.rival else TRIED
     return first + 1 + settings.tried().index(one.share)
 

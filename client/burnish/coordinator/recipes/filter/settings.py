@@ -58,6 +58,11 @@ class FilterSettings(HoldSettings):
     rival: Signal | None = Field(
         None, description="another signal that is tried on the middle one of the shares; the better one goes on"
     )
+    cover: bool = Field(
+        False,
+        description="also tried, of the largest share: what covers it best, as many rows as the middle share has,"
+        " counting by rank",
+    )
     outliers: float | None = Field(
         None,
         gt=0,
@@ -113,6 +118,8 @@ class FilterSettings(HoldSettings):
             raise ValueError(f"passes are of fold models, and signal {self.signal} needs none; leave passes out")
         if self.rival is not None and not self.tried():
             raise ValueError("a rival is tried on the middle one of the shares, and there are none; give some (shares)")
+        if self.cover and not self.tried():
+            raise ValueError("cover is of the largest one of the shares, and there are none; give some (shares)")
         if self.rival is not None and (self.rival.needs_folds or self.rival is self.signal):
             raise ValueError(
                 f"the rival is {self.rival}; expected another signal than {self.signal}, of those of the base model"
@@ -147,6 +154,10 @@ class FilterSettings(HoldSettings):
         """The shares that a model is trained for each; none where `keep` says how many rows stay."""
         return self.shares
 
+    def covers(self) -> bool:
+        """Whether what covers the largest share is tried; where there is but one, it has nothing to leave out."""
+        return self.cover and len(self.shares) > 1
+
     def middle(self) -> float:
         """The share that both signals are tried on: the middle one by size, of two the smaller."""
         return sorted(self.shares)[(len(self.shares) - 1) // 2]
@@ -157,7 +168,7 @@ class FilterSettings(HoldSettings):
 
     def services(self) -> tuple[str, ...]:
         """See RecipeSettings."""
-        covering = self.hold_size is not None or self.among > 0
+        covering = self.hold_size is not None or self.among > 0 or self.covers()
         return ("scoring", "embedding", "training") if covering else ("scoring", "training")
 
     def files(self) -> dict[str, tuple[str, ...]]:
@@ -165,8 +176,8 @@ class FilterSettings(HoldSettings):
         return super().files() | {"trusted": self.trusted}
 
     def identity(self, digests: Mapping[str, str]) -> dict[str, Any]:
-        """See RecipeSettings. Without a rival or outliers, runs from before there were any are still the same."""
-        unused = {name for name in ("rival", "outliers") if getattr(self, name) is None}
+        """See RecipeSettings. Runs from before there were rivals, outliers and what covers are still the same."""
+        unused = {name for name in ("rival", "outliers", "cover") if not getattr(self, name)}
         return {name: value for name, value in super().identity(digests).items() if name not in unused}
 
     def hyperparameters(self, round_number: int) -> Hyperparameters:
