@@ -135,7 +135,7 @@ def _clear(work: Work, trust: Trust, **more: str) -> Arm:
     return Arm(Kind.RECIPE, "clear", settings, trust=trust, work=work, size="clear")
 
 
-def _auto(work: Work, **more: str) -> Arm:
+def _auto(work: Work, **more: Any) -> Arm:
     # Trusted by one measure whichever signal it took, so that seeds can be averaged.
     return Arm(Kind.RECIPE, "auto", lambda most: more, trusted=True, trust=low("max_nll"), work=work, size="auto")
 
@@ -184,7 +184,9 @@ ARMS: Mapping[str, Arm] = {
         work=Work(learn=6.5, generate=1.2),
     ),
     "auto": _auto(work=Work((1.0, 0.85, 0.7, 0.7, 0.7, 0.5), shared=("base scores", "features"))),
-    "auto, one signal": _auto(work=Work((1.0, 0.85, 0.7, 0.7, 0.5), shared=("base scores", "features")), rival="none"),
+    "auto, one signal": _auto(
+        work=Work((1.0, 0.85, 0.7, 0.5), shared=("base scores", "features")), rival="none", cover=False
+    ),
     "confidence → coverage → weights": _covering("weakest"),
     "calibrated → coverage → weights": _covering("calibrated", trusted=True),
 }

@@ -21,7 +21,7 @@ from burnish.cli.sweep import setting_paths, varied
 from burnish.coordinator.errors import DataError, InputError, StepFailed
 from burnish.coordinator.loop import run_recipe
 from burnish.coordinator.progress import StepProgress
-from burnish.coordinator.recipes.filter.loop import FOLD, RANDOM, RIVAL, TRIED, TRUSTED
+from burnish.coordinator.recipes.filter.loop import COVERING, FOLD, RANDOM, RIVAL, TRIED, TRUSTED
 from burnish.coordinator.recipes.filter.settings import MOST_FOLDS, FilterSettings
 from burnish.coordinator.story import story_of
 from burnish.coordinator.sweep import Point, grid, sweep
@@ -367,6 +367,7 @@ def test_a_killed_choice_ends_as_an_undisturbed_one(
         "shares": [0.8, 0.5],
         "passes": 2,
         "errors": 0,
+        "cover": False,
     }
     steps = (
         *(("train", TRUSTED), ("score_cross", FOLD + MOST_FOLDS), ("train", TRIED), ("score_trusted", TRIED + 1)),
@@ -401,7 +402,11 @@ def test_a_killed_choice_between_two_signals_ends_as_an_undisturbed_one(
         "errors": 0,
     }
     middle = RIVAL + 2
-    steps = (("score_trusted", 1), ("train", middle), ("score_trusted", middle), ("choose", 1), ("decide", 1))
+    steps = (
+        *(("score_trusted", 1), ("train", middle), ("score_trusted", middle)),
+        *((step, COVERING) for step in ("calibrate", "features", "hold", "train", "score_trusted")),
+        *(("choose", 1), ("decide", 1)),
+    )
     kill_after(services, "auto", asked, steps, tmp_path)
     with history(tmp_path / "rough") as h:
         (only,) = collect(h).rounds

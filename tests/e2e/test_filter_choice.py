@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from burnish import Client
@@ -188,6 +189,50 @@ def test_what_covers_the_largest_share_is_taken_where_it_is_better(
     assert "Of the best 85%, 70% of all rows are kept, which cover them best" in " ".join(watcher.notes)
     assert "70.0%, which cover the best 85.0% <span" in page or "70%, which cover the best 85% <span" in page
     assert arm_of("auto", config, COVERING).name == "what covers the best 85%, to try it"
+
+
+@pytest.mark.parametrize("unscored", ["keep", "drop"])
+def test_what_covers_is_as_many_rows_as_the_middle_share_where_some_have_no_value(
+    fakes: FakeServices, client: Client, data: Path, trusted: Path, tmp_path: Path, unscored: str
+) -> None:
+    def too_long(reply: Any) -> None:
+        judged_by_rounds({COVERING: 0.5, **{TRIED + place: 1.0 for place in range(4)}})(reply)
+        for score in reply.scores:
+            if Path(reply.model.uri).name == "base" and int(score.sample_id[-2:], 16) < 60:
+                name = score.sample_id
+                score.Clear()
+                score.sample_id, score.status.code, score.status.reason = name, 3, "TOO_LONG"
+
+    fakes.change_reply("ScoreSamples", too_long)
+    settings = AutoSettings(data=str(data), model="base", trusted=str(trusted), rival=None, unscored=unscored)
+    out = tmp_path / "out"
+    run_recipe(settings, client, out)
+    with history(out) as h:
+        (line,) = h.thresholds(1)
+    assert line.num_excluded > 5
+    assert {row["id"] for row in lines(out / f"data/round-{COVERING}.jsonl")} < {
+        row["id"] for row in lines(out / f"data/round-{TRIED + 1}.jsonl")
+    }
+    middle = len(lines(out / f"data/round-{TRIED + 2}.jsonl"))
+    assert len(lines(out / f"data/round-{COVERING}.jsonl")) == len(lines(out / "data/round-2.jsonl")) == middle
+
+
+def test_auto_does_without_what_covers_where_neurons_cannot_be_read(
+    fakes: FakeServices, client: Client, data: Path, trusted: Path, tmp_path: Path
+) -> None:
+    message = "the calibration has measured 0 samples, expected at least 2"
+    fakes.fail_next(
+        "FinishCalibration", grpc.StatusCode.FAILED_PRECONDITION, message, reason="CALIBRATION_TOO_SMALL", times=9
+    )
+    watcher, out = Watcher(), tmp_path / "out"
+    run_recipe(AutoSettings(data=str(data), model="base", trusted=str(trusted)), client, out, observer=watcher)
+    assert any("What covers the best 85% cannot be told, and is not tried" in note for note in watcher.notes)
+    with history(out) as h:
+        (step,) = (one for one in h.steps() if one.name == "choose")
+        page = render(collect(h))
+    tried: Any = step.detail["tried"]
+    assert [one["share"] for one in tried] == list(SHARES)
+    assert "which cover the best" not in page
 
 
 def test_nothing_covers_a_single_share(data: Path) -> None:

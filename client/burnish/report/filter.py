@@ -66,7 +66,7 @@ def filter_notes(history: RunHistory, rounds: Sequence[FilterRound]) -> list[str
             f"The line is {settings.outliers:g} robust deviations below the median (docs/filter.md): what stands out"
             " is left out, and no share."
         )
-    if settings.weighted:
+    if settings.weighted or any(share.taken and share.held for one in rounds for share in one.tried):
         notes.append("What was kept counts by its rank while it is trained on: our derivation, no published method's.")
     if not settings.holdout:
         notes.append("No held-out data were given, so what was kept is compared with nothing.")

@@ -157,15 +157,15 @@ def check_format(dtype: str) -> None:
     if dtype == "float32" or torch.cuda.is_available() or _multiplies_bfloat16():
         return
     log.warning(
-        "dtype is %s, and this CPU has no instructions for bfloat16, which makes it up to 50 times slower than"
-        " float32; train in float32 here, or on a CPU with AVX-512 BF16 or AMX, or on a GPU",
+        "dtype is %s, and this CPU cannot multiply bfloat16 itself, which makes it up to 50 times slower than float32;"
+        " train in float32 here, or on a CPU with AVX-512 BF16 or AMX, or on a GPU",
         dtype,
     )
 
 
 def _multiplies_bfloat16() -> bool:
-    """Whether oneDNN, which does torch's products on CPUs, takes bfloat16 here: from AVX-512 on."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    """Whether torch has oneDNN multiply bfloat16 on this CPU, which it does from AVX-512 on, rather than itself."""
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _context(base: Path) -> int:

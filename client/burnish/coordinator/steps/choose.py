@@ -6,17 +6,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from burnish._errors import PreconditionFailed
 from burnish._types import ModelRef
 from burnish.coordinator.errors import StepFailed
 from burnish.coordinator.findings import Parts
 from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.choice import Tried, choose
 from burnish.coordinator.policy.contrast import Scores, contrast
+from burnish.coordinator.policy.coverage import Verdict
 from burnish.coordinator.policy.signals import Signal, value_of
 from burnish.coordinator.recipes.filter.settings import FilterSettings
-from burnish.coordinator.steps.hold import covering
+from burnish.coordinator.steps.hold import cover
 from burnish.coordinator.steps.measure import score_in_detail
-from burnish.coordinator.steps.rank import FilterRun, Measured, rank, weights_by
+from burnish.coordinator.steps.rank import KEPT, FilterRun, Measured, rank, weights_by
 from burnish.coordinator.steps.train import prune, train
 
 
@@ -28,11 +30,6 @@ class Part:
     signal: Signal
     share: float
     held: float | None = None
-
-    def held_rows(self, num_rows: int) -> int | None:
-        """Of `num_rows` rows those that go on, where coverage says which: as many as the best share of that size has
-        (`policy/signals.rank_rows`)."""
-        return None if self.held is None else max(1, num_rows - int((1 - self.held) * num_rows + 1e-9))
 
 
 async def choose_share(
@@ -58,7 +55,7 @@ async def choose_share(
     losses: dict[Part, Scores] = {}
 
     async def judge(one: Part) -> Scores:
-        rows, weights = await _of_part(run, round_number, base, training, found, one)
+        rows, weights = await _of_part(run, round_of(one), base, training, found, one)
         model = await train(run, round_of(one), base, rows, weights=weights)
         losses[one] = await _on_trusted(run, round_of(one), model, trusted)
         return losses[one]
@@ -73,12 +70,12 @@ async def choose_share(
             signal = settings.rival
     elif settings.rival is not None:
         run.observer.noted(f"Signal {settings.rival} ranks too few of the rows; only {signal} is tried.")
-    parts = [Part(signal, share) for share in settings.tried()]
-    if settings.covers():
-        parts.append(Part(signal, max(settings.shares), settings.middle()))
-    for one in parts:
-        if one not in losses:
-            await judge(one)
+    for share in settings.tried():
+        if Part(signal, share) not in losses:
+            await judge(Part(signal, share))
+    covering = Part(signal, max(settings.shares), settings.middle())
+    if settings.covers() and await _can_cover(run, round_of(covering), base, training, found, covering):
+        await judge(covering)
     with stage.working():
         stage.expect(len(losses))
         # Of several of one size the plain one of the better signal first, then what covers.
@@ -144,24 +141,44 @@ def _said(best: Part, found: Tried, settings: FilterSettings) -> str:
 
 
 async def _of_part(
-    run: FilterRun,
-    round_number: int,
-    base: ModelRef,
-    training: Sequence[DataRow],
-    found: Measured,
-    one: Part,
+    run: FilterRun, round_number: int, base: ModelRef, training: Sequence[DataRow], found: Measured, one: Part
 ) -> tuple[Sequence[DataRow], Mapping[str, float] | None]:
     """The rows of a part, and what each counts while it is trained on. Of all rows they count alike; those that have no
-    value are not among them where they are to go."""
-    _, ranked = rank(run, training, found, one.signal, one.share)
-    weights = weights_by(one.signal, ranked)
-    rows: Sequence[DataRow] = [row for row in training if row.row_id in weights]
-    size = one.held_rows(len(training))
-    if size is None:
-        return rows, weights if run.settings.weighted and one.share < 1.0 else None
-    rows = await covering(run, round_number, base, rows, size)
-    going_on = {row.row_id for row in rows}
-    return rows, weights_by(one.signal, [verdict for verdict in ranked if verdict.row_id in going_on])
+    value are not among them where they are to go. What covers is written down at `round_number`."""
+    ranked = _best(run, training, found, one.signal, one.share)
+    rows: Sequence[DataRow] = [row for row in training if row.row_id in ranked]
+    if one.held is not None:
+        size = len(_best(run, training, found, one.signal, one.held))
+        rows = await cover(run, round_number, base, rows, size)
+    elif not run.settings.weighted or one.share == 1.0:
+        return rows, None
+    return rows, weights_by(one.signal, [ranked[row.row_id] for row in rows])
+
+
+async def _can_cover(
+    run: FilterRun, round_number: int, base: ModelRef, training: Sequence[DataRow], found: Measured, one: Part
+) -> bool:
+    """Whether there is something to leave out, and the model's neurons can be read."""
+    assert one.held is not None
+    largest, middle = (len(_best(run, training, found, one.signal, share)) for share in (one.share, one.held))
+    if largest <= middle:
+        return False
+    try:
+        await _of_part(run, round_number, base, training, found, one)
+    except PreconditionFailed as error:
+        if error.reason != "CALIBRATION_TOO_SMALL":
+            raise
+        run.observer.noted(f"What covers the best {one.share:.0%} cannot be told, and is not tried: {error}")
+        return False
+    return True
+
+
+def _best(
+    run: FilterRun, training: Sequence[DataRow], found: Measured, signal: Signal, share: float
+) -> dict[str, Verdict]:
+    """The rows of a share, by id."""
+    _, ranked = rank(run, training, found, signal, share)
+    return {one.row_id: one for one in ranked if one.actions[0] in KEPT}
 
 
 async def _on_trusted(run: FilterRun, round_number: int, model: ModelRef, trusted: Sequence[DataRow]) -> Scores:

@@ -18,20 +18,34 @@ HoldRun = RunContext[HoldSettings]
 
 
 async def hold_size(
+    run: HoldRun, round_number: int, base: ModelRef, following: Sequence[DataRow], *, draw: bool = False
+) -> Sequence[DataRow]:
+    """The rows of `following` that go on. All of them where they are few enough, or any number may go on. `draw`: see
+    `cover`."""
+    size = run.settings.held_rows(len(run.book.rows(1)))
+    if size is None or len(following) <= size:
+        return following
+    known = bool(run.book.held(round_number))
+    held = await cover(run, round_number, base, following, size, draw=draw)
+    if not known:
+        run.observer.noted(
+            f"Round {round_number}: {len(following)} rows would go on; {size} do, which cover them best."
+        )
+    return held
+
+
+async def cover(
     run: HoldRun,
     round_number: int,
     base: ModelRef,
     following: Sequence[DataRow],
-    size: int | None = None,
+    size: int = 0,
     *,
     draw: bool = False,
+    as_in: int | None = None,
 ) -> Sequence[DataRow]:
-    """The rows of `following` that go on, `size` of them or as the settings say; written down once. All of them where
-    they are few enough, or any number may go on. With `draw` the vectors that are made for it make the round's picture,
-    too."""
-    size = size or run.settings.held_rows(len(run.book.rows(1)))
-    if size is None or len(following) <= size:
-        return following
+    """The `size` rows of `following` that cover all of them best, or those that did in the round `as_in`; written down
+    once. With `draw` the vectors that are made for it make the round's picture, too."""
     stage = run.stage(round_number, "hold")
     held = run.book.held(round_number)
     if not held:
@@ -40,30 +54,16 @@ async def hold_size(
             await project(run, round_number, collection, hashes)
         with stage.working():
             stage.expect(len(following))
-            held = await _choose(run, round_number, collection, hashes, following, size)
+            if as_in is not None:
+                held = run.book.held(as_in)
+            else:
+                held = await _choose(run, round_number, collection, hashes, following, size)
             with run.book.transaction():
                 run.book.add_held(round_number, held)
                 stage.advance(len(following))
-        run.observer.noted(
-            f"Round {round_number}: {len(following)} rows would go on; {size} do, which cover them best."
-        )
     elif not stage.done:
         with stage.working():  # killed between the rows and the note that the step is done
             pass
-    return _going_on(following, held)
-
-
-async def covering(
-    run: HoldRun, round_number: int, base: ModelRef, following: Sequence[DataRow], size: int
-) -> Sequence[DataRow]:
-    """Those that `hold_size` would let go on; nothing is written down but the vectors."""
-    if len(following) <= size:
-        return following
-    collection, hashes = await _features(run, round_number, base, following)
-    return _going_on(following, await _choose(run, round_number, collection, hashes, following, size))
-
-
-def _going_on(following: Sequence[DataRow], held: Sequence[Held]) -> list[DataRow]:
     kept = {one.row_id for one in held if one.kept}
     return [row for row in following if row.row_id in kept]
 

@@ -30,7 +30,7 @@ from burnish.coordinator.steps.measure import neighbors, score_in_detail
 from burnish.coordinator.steps.stage import RunContext
 
 FilterRun = RunContext[FilterSettings]
-_KEPT = (Action.KEEP, Action.UNSCORED)
+KEPT = (Action.KEEP, Action.UNSCORED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ def decide_rows(
 def kept_by(run: FilterRun, training: Sequence[DataRow], found: Measured) -> set[str]:
     """The ids of the rows that would be kept by what is known so far."""
     _, ranked = rank(run, training, found, run.settings.signal, run.settings.keep)
-    return {one.row_id for one in ranked if one.actions[0] in _KEPT}
+    return {one.row_id for one in ranked if one.actions[0] in KEPT}
 
 
 def rank(
@@ -149,7 +149,7 @@ def weights_of(run: FilterRun, round_number: int, signal: Signal, rows: Sequence
 
 def weights_by(signal: Signal, decided: Sequence[Verdict | DecisionRecord]) -> dict[str, float]:
     """What each row that is kept counts by its rank among them, by id."""
-    kept = [one for one in decided if one.actions[0] in _KEPT]
+    kept = [one for one in decided if one.actions[0] in KEPT]
     return rank_weights({one.row_id: one.signals.get(signal.value) for one in kept})
 
 

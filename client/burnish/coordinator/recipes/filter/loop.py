@@ -19,7 +19,7 @@ is this one with other defaults.
 
 The rounds of the ledger: 1 is D, whose model is only compared with, 2 is S, from 3 on fold models, ten rounds for each
 pass, from 33 on the shares that were tried, all of D first, 42 the model of trusted rows alone, from 43 on random
-subsets, from 64 on the shares that were tried by the rival, 73 what covers; those from 3 on have models but no data set
+subsets, from 64 on the shares that were tried by the rival, 72 what covers; those from 3 on have models but no data set
 of their own.
 """
 
@@ -44,7 +44,7 @@ from burnish.coordinator.steps.arm import measure_arm, measure_draws
 from burnish.coordinator.steps.assemble import assemble_kept, kept_rows
 from burnish.coordinator.steps.choose import Part, choose_share, does_nothing, prune_tried, taken
 from burnish.coordinator.steps.crossfit import by_trusted, crossfit
-from burnish.coordinator.steps.hold import hold_size
+from burnish.coordinator.steps.hold import cover, hold_size
 from burnish.coordinator.steps.measure import base_model, evaluate, prompts_of
 from burnish.coordinator.steps.rank import FilterRun, Measured, decide_rows, kept_by, measure, weights_of
 from burnish.coordinator.steps.read import read
@@ -90,7 +90,10 @@ async def select(
     best = await choose_share(run, D, partial(tried_in, run.settings), base, training, judged, found)
     decide_rows(run, D, rows, training, found, best.signal, best.share)
     kept = kept_rows(run, D, rows)
-    following = await hold_size(run, D, base, kept, best.held_rows(len(training)), draw=True)
+    if best.held is None:
+        following = await hold_size(run, D, base, kept, draw=True)
+    else:
+        following = await cover(run, D, base, kept, draw=True, as_in=COVERING)
     assemble_kept(run, D, rows, following)
 
 

@@ -177,7 +177,8 @@ class FilterSettings(HoldSettings):
 
     def identity(self, digests: Mapping[str, str]) -> dict[str, Any]:
         """See RecipeSettings. Runs from before there were rivals, outliers and what covers are still the same."""
-        unused = {name for name in ("rival", "outliers", "cover") if not getattr(self, name)}
+        used = {"rival": self.rival is not None, "outliers": self.outliers is not None, "cover": self.covers()}
+        unused = {name for name, is_used in used.items() if not is_used}
         return {name: value for name, value in super().identity(digests).items() if name not in unused}
 
     def hyperparameters(self, round_number: int) -> Hyperparameters:
