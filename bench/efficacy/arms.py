@@ -100,7 +100,7 @@ def _filter(
     helpers: tuple[float, ...] = (),
     **more: Any,
 ) -> Arm:
-    settings = {"signal": signal, **more}
+    settings = {"signal": signal, "among": 0, "weighted": False, **more}
     share = more.get("hold_size", more.get("keep", 0.7))
     work = Work((share,), helpers, score=float(len(helpers)), shared=shared)
     size = "outliers" if "outliers" in more else f"{share:.0%}"

@@ -13,8 +13,10 @@ from tests.e2e.support import Watcher
 
 
 def filtered(client: Client, data: Path, out: Path, watcher: Watcher | None = None, **more: Any) -> RunSummary:
+    """By a signal of fold models unless `more` says otherwise."""
     keep = more.pop("keep_models", "all")
-    settings = FilterSettings(**({"data": str(data), "model": "base", "seed": 7} | more))
+    asked = {"data": str(data), "model": "base", "seed": 7, "signal": "cross_weakest"}
+    settings = FilterSettings(**(asked | more))
     options = RunOptions(batch_size=10, keep_models=keep)
     return run_recipe(settings, client, out, options=options, observer=watcher)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from burnish import Client
 from burnish.coordinator.errors import InputError, StepFailed
+from burnish.coordinator.loop import run_recipe
 from burnish.coordinator.recipes.filter.loop import TRIED
 from burnish.coordinator.recipes.filter.settings import FilterSettings
 from burnish.coordinator.steps import measure as measuring
@@ -100,3 +102,54 @@ def test_outliers_and_a_share_are_refused(tmp_path: Path) -> None:
     for more, other in (({"keep": 0.5}, "keep"), ({"shares": "0.5", "trusted": ["t.jsonl"]}, "shares")):
         with pytest.raises(InputError, match=f"outliers say which rows go, and {other} how many"):
             FilterSettings.parse({"data": "d.jsonl", "model": "m", "outliers": 3.5, **more})
+
+
+def test_without_a_share_what_stands_out_goes_and_the_others_count_by_rank(
+    client: Client, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    run_recipe(FilterSettings(data=str(data), model="base"), client, out)
+    with history(out) as h:
+        (line,) = h.thresholds(1)
+        decided = {one.row_id: one for one in h.decisions(1)}
+        page = render(collect(h))
+    assert (line.signal, line.share) == ("weakest", None)
+    kept = [json.loads(text) for text in (out / "data/round-2.jsonl").read_text().splitlines()]
+    assert {row["id"] for row in kept} == {name for name, one in decided.items() if one.actions == ("keep",)}
+    best, worst = (
+        of(kept, key=lambda row: decided[row["id"]].signals["weakest"])  # type: ignore[arg-type, return-value]
+        for of in (max, min)
+    )
+    assert (best["weight"], worst["weight"]) == (pytest.approx(1.6), pytest.approx(0.4))
+    assert "The line is 3.5 robust deviations below the median" in page
+    assert "counts by its rank" in page
+
+
+@pytest.mark.parametrize(
+    ("given", "keep", "outliers", "among", "weighted"),
+    [
+        ({}, 0.7, 3.5, 16, True),
+        ({"keep": 0.7}, 0.7, None, 16, False),
+        ({"keep": 0.5, "weighted": True}, 0.5, None, 16, True),
+        ({"outliers": 2, "weighted": False, "among": 0}, 0.7, 2.0, 0, False),
+        ({"shares": "0.7,0.5", "trusted": "t"}, 0.7, None, 16, False),
+        # Published methods are as published.
+        ({"signal": "ifd"}, 0.7, None, 0, False),
+        ({"signal": "cross_weakest"}, 0.7, None, 0, False),
+        ({"signal": "calibrated", "trusted": "t"}, 0.7, None, 16, False),
+    ],
+)
+def test_what_is_not_given_is_as_it_was_measured(
+    given: dict[str, Any], keep: float, outliers: float | None, among: int, weighted: bool
+) -> None:
+    settings = FilterSettings.parse({"data": "d", "model": "m", **given})
+    assert (settings.keep, settings.outliers, settings.among, settings.weighted) == (keep, outliers, among, weighted)
+    # What a ledger has is the same run.
+    again = FilterSettings.stored(settings.model_dump(mode="json"))
+    assert again == settings
+
+
+def test_a_run_of_a_release_without_outliers_still_has_its_share() -> None:
+    settings = FilterSettings.parse({"data": "d", "model": "m", "signal": "weakest", "keep": 0.7})
+    old = {name: value for name, value in settings.model_dump(mode="json").items() if name != "outliers"}
+    assert FilterSettings.stored(old) == settings

@@ -13,17 +13,20 @@ _TRAIN = "Training on what is kept"
 _COMPARE = "Comparing"
 
 
-def _table(signal: Signal, rival: Signal | str, among: int, shares: str, cover: str) -> Table:
+def _table(rival: Signal | str, keep: str, outliers: str, among: str, shares: str, cover: str) -> Table:
     """The options of filtering, by these defaults."""
     return {
         "signal": (
             "signal",
-            option(Signal, "--signal", f"What rows are ranked by; default {signal}.", _FILTER),
+            option(Signal, "--signal", "What rows are ranked by; default weakest.", _FILTER),
         ),
         "keep": (
             "keep",
             option(
-                float, "--keep", "Share of the rows that is kept, of those that have a value; default 0.7.", _FILTER
+                float,
+                "--keep",
+                f"Share of the rows that is kept, of those that have a value; default {keep}.",
+                _FILTER,
             ),
         ),
         "among": (
@@ -31,8 +34,8 @@ def _table(signal: Signal, rival: Signal | str, among: int, shares: str, cover: 
             option(
                 int,
                 "--among",
-                "Compare a row's value with so many neighbours by prompt (such as 16) instead of with all rows, so that"
-                f" what is hard does not go as a whole; default {among}.",
+                "Compare a row's value with so many neighbours by prompt instead of with all rows, so that what is hard"
+                f" does not go as a whole; 0: with all rows. Default {among}.",
                 _FILTER,
                 min=0,
                 max=100,
@@ -43,8 +46,8 @@ def _table(signal: Signal, rival: Signal | str, among: int, shares: str, cover: 
             option(
                 float,
                 "--outliers",
-                "Instead of a share: drop the rows that lie more than so many robust deviations (such as 3.5) below the"
-                " median, be they none or many.",
+                "Drop the rows that lie more than so many robust deviations below the median, be they none or many;"
+                f" default {outliers}.",
                 _FILTER,
             ),
         ),
@@ -151,8 +154,9 @@ def _table(signal: Signal, rival: Signal | str, among: int, shares: str, cover: 
             "weighted",
             option(
                 bool,
-                "--weighted",
-                "Have what is kept count by its rank while it is trained on, the last row a quarter of the first.",
+                "--weighted/--no-weighted",
+                "Have what is kept count by its rank while it is trained on, the last row a quarter of the first;"
+                " default: with --outliers.",
                 _TRAIN,
             ),
         ),
@@ -175,5 +179,12 @@ def _table(signal: Signal, rival: Signal | str, among: int, shares: str, cover: 
     }
 
 
-FILTER = _table(Signal.CROSS_WEAKEST, "none", 0, "none", "no")
-AUTO = _table(Signal.WEAKEST, Signal.CALIBRATED, 16, "0.85,0.7,0.5", "yes")
+FILTER = _table(
+    "none",
+    "0.7, but for weakest what --outliers leave",
+    "3.5 by weakest, where neither --keep nor --shares is given",
+    "16 by weakest and calibrated, else 0",
+    "none",
+    "no",
+)
+AUTO = _table(Signal.CALIBRATED, "0.7, for the second of --passes", "none", "16", "0.85,0.7,0.5", "yes")

@@ -21,9 +21,8 @@ class AutoSettings(FilterSettings):
 
     RECIPE: ClassVar[str] = "auto"
 
-    signal: Signal = Field(Signal.WEAKEST, description="see FilterSettings")
-    rival: Signal | None = Field(Signal.CALIBRATED, description="see FilterSettings")
     among: int = Field(16, ge=0, le=100, description="see FilterSettings")
+    rival: Signal | None = Field(Signal.CALIBRATED, description="see FilterSettings")
     shares: tuple[float, ...] = Field((0.85, 0.7, 0.5), min_length=1, description="see FilterSettings")
     cover: bool = Field(True, description="see FilterSettings")
 

@@ -18,7 +18,7 @@ from burnish.coordinator.policy.signals import Signal
 from burnish.coordinator.recipes.base import HoldSettings
 
 MOST_FOLDS, MOST_PASSES, MOST_SUBSETS, MOST_SHARES = 10, 3, 20, 8
-_KEEP = 0.7
+_KEEP, _OUTLIERS, _AMONG = 0.7, 3.5, 16
 
 
 class Start(StrEnum):
@@ -50,8 +50,8 @@ class FilterSettings(HoldSettings):
     )
 
     rounds: int = Field(1, ge=1, le=1)
-    signal: Signal = Signal.CROSS_WEAKEST
-    keep: float = Field(_KEEP, ge=0.001, le=1, description="share of the rows that have a value")
+    signal: Signal = Signal.WEAKEST
+    keep: float = Field(_KEEP, ge=0.001, le=1, description="share of the rows that have a value, where it is given")
     shares: tuple[float, ...] = Field(
         (), description="shares to try instead of `keep`, beside all rows; trusted rows say which is taken"
     )
@@ -67,11 +67,15 @@ class FilterSettings(HoldSettings):
         None,
         gt=0,
         allow_inf_nan=False,
-        description="instead of a share: robust deviations below the median from where on rows go",
+        description="robust deviations below the median from where on rows go; by weakest 3.5 where no share is given",
     )
     errors: float = Field(2.0, ge=0, description="standard errors that a share must be better by than all rows")
     among: int = Field(
-        0, ge=0, le=100, description="neighbours by prompt that a row's value is compared with; 0: with all rows"
+        0,
+        ge=0,
+        le=100,
+        description="neighbours by prompt that a row's value is compared with; 0: with all rows; by weakest and"
+        " calibrated 16 unless it is given",
     )
     unscored: Unscored = Field(Unscored.KEEP, description="what happens to rows without a value")
     folds: int = Field(2, ge=2, le=MOST_FOLDS, description="models that rows are measured by which they did not train")
@@ -83,10 +87,27 @@ class FilterSettings(HoldSettings):
     trusted_epochs: float = Field(
         3.0, gt=0, description="passes over trusted rows, of a model that learns from no others"
     )
-    weighted: bool = Field(False, description="what is kept counts by its rank while it is trained on")
+    weighted: bool = Field(
+        False,
+        description="what is kept counts by its rank while it is trained on; unless it is given, where outliers go",
+    )
 
     compare: bool = Field(True, description="train on what there is to compare with, where there is held-out data")
     random_subsets: int = Field(3, ge=0, le=MOST_SUBSETS, description="of them, random subsets of the same size")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_measured(cls, values: Any) -> Any:
+        """What is not given, of the signals that were measured to work so (docs/efficacy.md); the published ones are as
+        published. A share that nobody knows is a bet on how many rows are wrong (docs/decisions/0012)."""
+        if not isinstance(values, dict):
+            return values
+        signal = values.get("signal", cls.model_fields["signal"].default)
+        shares = values.get("shares", cls.model_fields["shares"].default)
+        filled = {"among": _AMONG, **values} if signal in (Signal.WEAKEST, Signal.CALIBRATED) else dict(values)
+        if signal == Signal.WEAKEST and not (shares or {"keep", "outliers"} & values.keys()):
+            filled["outliers"] = _OUTLIERS
+        return {"weighted": filled.get("outliers") is not None, **filled}
 
     @field_validator("trusted", mode="before")
     @classmethod
