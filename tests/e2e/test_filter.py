@@ -422,7 +422,7 @@ def test_a_killed_run_ends_as_an_undisturbed_one(
     services: FakeEngineServices, data: Path, holdout: Path, trusted: Path, tmp_path: Path
 ) -> None:
     files = {"data": str(data), "holdout": str(holdout), "trusted": str(trusted), "model": str(services.model)}
-    asked = {**files, "seed": 3, "random_subsets": 1, "hold_size": 20, "weighted": True}
+    asked = {**files, "signal": "cross_weakest", "seed": 3, "random_subsets": 1, "hold_size": 20, "weighted": True}
     steps = (("split", 1), ("train", 3), ("score_cross", 4), ("decide", 1), ("hold", 1), ("train", 2))
     kill_after(services, "filter", asked, steps, tmp_path)
     told = write_jsonl(

@@ -233,6 +233,7 @@ def test_auto_does_without_what_covers_where_neurons_cannot_be_read(
     tried: Any = step.detail["tried"]
     assert [one["share"] for one in tried] == list(SHARES)
     assert "which cover the best" not in page
+    assert "What covers the largest share was to be tried as well, and was not" in page
 
 
 def test_nothing_covers_a_single_share(data: Path) -> None:

@@ -33,7 +33,7 @@ MORE: dict[str, dict[str, Any]] = {
         "random_subsets": 1,
         "training": {"per_device_batch_size": 4, "gradient_accumulation_steps": 2},
     },
-    "filter": {"compare": False, "weighted": True},
+    "filter": {"signal": "cross_weakest", "compare": False, "weighted": True},
     "mads": {"random_subsets": 2, "calibration_size": 30, "optimizer": "stochastic"},
 }
 

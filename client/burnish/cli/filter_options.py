@@ -13,7 +13,7 @@ _TRAIN = "Training on what is kept"
 _COMPARE = "Comparing"
 
 
-def _table(rival: Signal | str, keep: str, outliers: str, among: str, shares: str, cover: str) -> Table:
+def _table(rival: Signal | str, keep: str, among: str, shares: str, cover: str) -> Table:
     """The options of filtering, by these defaults."""
     return {
         "signal": (
@@ -25,7 +25,7 @@ def _table(rival: Signal | str, keep: str, outliers: str, among: str, shares: st
             option(
                 float,
                 "--keep",
-                f"Share of the rows that is kept, of those that have a value; default {keep}.",
+                keep,
                 _FILTER,
             ),
         ),
@@ -47,7 +47,7 @@ def _table(rival: Signal | str, keep: str, outliers: str, among: str, shares: st
                 float,
                 "--outliers",
                 "Drop the rows that lie more than so many robust deviations below the median, be they none or many;"
-                f" default {outliers}.",
+                " default 3.5 by weakest, where neither --keep nor --shares is given, else none.",
                 _FILTER,
             ),
         ),
@@ -154,9 +154,8 @@ def _table(rival: Signal | str, keep: str, outliers: str, among: str, shares: st
             "weighted",
             option(
                 bool,
-                "--weighted/--no-weighted",
-                "Have what is kept count by its rank while it is trained on, the last row a quarter of the first;"
-                " default: with --outliers.",
+                "--weighted",
+                "Have what is kept count by its rank while it is trained on, the last row a quarter of the first.",
                 _TRAIN,
             ),
         ),
@@ -181,10 +180,16 @@ def _table(rival: Signal | str, keep: str, outliers: str, among: str, shares: st
 
 FILTER = _table(
     "none",
-    "0.7, but for weakest what --outliers leave",
-    "3.5 by weakest, where neither --keep nor --shares is given",
+    "Share of the rows that is kept, of those that have a value; default 0.7, by weakest all but --outliers.",
     "16 by weakest and calibrated, else 0",
     "none",
     "no",
 )
-AUTO = _table(Signal.CALIBRATED, "0.7, for the second of --passes", "none", "16", "0.85,0.7,0.5", "yes")
+_AUTO = _table(
+    Signal.CALIBRATED,
+    "Share of the rows that fold models of a second pass learn from; default 0.7.",
+    "16",
+    "0.85,0.7,0.5",
+    "yes",
+)
+AUTO = {name: one for name, one in _AUTO.items() if name != "outliers"}  # shares say how many go

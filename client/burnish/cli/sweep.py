@@ -88,8 +88,8 @@ _EXAMPLES = {
     " response-weighting=self_normalized,uniform --vary online-share=0.05,0.2.",
     "bds": "A grid of bilevel selections, such as its variants: --vary weighting=sigmoid,softmax --vary keep=0.6,0.8.",
     "auto": "A grid of such runs, such as seeds: --vary seed=0,1,2.",
-    "filter": "A grid of filters, such as all signals: --vary"
-    " signal=length,loss,total_loss,weakest,ifd,pmi,cross_loss,cross_gain,cross_weakest,calibrated.",
+    "filter": "A grid of filters, such as signals by the same share: --keep 0.7 --among 0 --vary"
+    " signal=length,loss,total_loss,weakest,ifd,pmi,cross_loss,cross_gain,cross_weakest.",
 }
 for _name, (_kind, _table, _) in RECIPES.items():
     sweep_app.command(_name)(sweep_command(_kind, _table, _EXAMPLES[_name]))

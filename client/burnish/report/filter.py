@@ -56,6 +56,11 @@ def filter_notes(history: RunHistory, rounds: Sequence[FilterRound]) -> list[str
         kept = "They were kept." if settings.unscored == "keep" else "They were dropped."
         notes.append(f"{line.num_excluded} of {all_rows} rows have no {line.signal} and could not be ranked. {kept}")
     tried = [share.signal for one in rounds for share in one.tried]
+    if tried and settings.covers() and not any(share.held for one in rounds for share in one.tried):
+        notes.append(
+            "What covers the largest share was to be tried as well, and was not: the model's neurons could not"
+            " be read, or there was nothing to leave out."
+        )
     if tried and settings.rival is not None and settings.rival not in tried:
         notes.append(
             f"Signal {settings.rival} was to be tried as well, and was not: too few rows have it (of calibrated, too"
@@ -67,7 +72,10 @@ def filter_notes(history: RunHistory, rounds: Sequence[FilterRound]) -> list[str
             " is left out, and no share."
         )
     if settings.weighted or any(share.taken and share.held for one in rounds for share in one.tried):
-        notes.append("What was kept counts by its rank while it is trained on: our derivation, no published method's.")
+        notes.append(
+            "What was kept counts by its rank while it is trained on: our derivation, no published method's. The models"
+            " that it is compared with count all rows alike, and the final data have no weights."
+        )
     if not settings.holdout:
         notes.append("No held-out data were given, so what was kept is compared with nothing.")
     return notes

@@ -21,6 +21,8 @@ from burnish.coordinator.steps.measure import score_in_detail
 from burnish.coordinator.steps.rank import KEPT, FilterRun, Measured, rank, weights_by
 from burnish.coordinator.steps.train import prune, train
 
+_NO_NEURONS = "CALIBRATION_TOO_SMALL"  # of not one sample: those of a mixture of experts are not to be read
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -74,8 +76,13 @@ async def choose_share(
         if Part(signal, share) not in losses:
             await judge(Part(signal, share))
     covering = Part(signal, max(settings.shares), settings.middle())
-    if settings.covers() and await _can_cover(run, round_of(covering), base, training, found, covering):
-        await judge(covering)
+    if settings.covers() and _leaves_out(run, training, found, covering):
+        try:
+            await judge(covering)
+        except PreconditionFailed as error:
+            if error.reason != _NO_NEURONS:
+                raise
+            run.observer.noted(f"What covers the best {covering.share:.0%} cannot be told, and is not tried: {error}")
     with stage.working():
         stage.expect(len(losses))
         # Of several of one size the plain one of the better signal first, then what covers.
@@ -155,22 +162,11 @@ async def _of_part(
     return rows, weights_by(one.signal, [ranked[row.row_id] for row in rows])
 
 
-async def _can_cover(
-    run: FilterRun, round_number: int, base: ModelRef, training: Sequence[DataRow], found: Measured, one: Part
-) -> bool:
-    """Whether there is something to leave out, and the model's neurons can be read."""
+def _leaves_out(run: FilterRun, training: Sequence[DataRow], found: Measured, one: Part) -> bool:
+    """Whether a share has more rows than would be held of it."""
     assert one.held is not None
-    largest, middle = (len(_best(run, training, found, one.signal, share)) for share in (one.share, one.held))
-    if largest <= middle:
-        return False
-    try:
-        await _of_part(run, round_number, base, training, found, one)
-    except PreconditionFailed as error:
-        if error.reason != "CALIBRATION_TOO_SMALL":
-            raise
-        run.observer.noted(f"What covers the best {one.share:.0%} cannot be told, and is not tried: {error}")
-        return False
-    return True
+    largest, held = (len(_best(run, training, found, one.signal, share)) for share in (one.share, one.held))
+    return largest > held
 
 
 def _best(

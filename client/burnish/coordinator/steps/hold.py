@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from burnish._coverage_types import CoverageCandidate, CoverageSettings
 from burnish._types import ModelRef
 from burnish.coordinator.content import derive_seed
+from burnish.coordinator.errors import StepFailed
 from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.coverage import Held, Nearest, hold
 from burnish.coordinator.recipes.base import HoldSettings
@@ -56,6 +57,8 @@ async def cover(
             stage.expect(len(following))
             if as_in is not None:
                 held = run.book.held(as_in)
+                if not held:
+                    raise StepFailed(f"Which rows cover the others best is not in round {as_in}; begin a new run.")
             else:
                 held = await _choose(run, round_number, collection, hashes, following, size)
             with run.book.transaction():

@@ -1,13 +1,13 @@
-"""Filtering by one signal on one page: from the data set as it came to its best share, and the model trained on it.
+"""Filtering by one signal on one page: from the data set as it came to its best rows, and the model trained on them.
 
 D is the data set. Every row of it gets one number, the signal: what the base model makes of it, or what models make of
 it that were trained on other rows of D (cross-fitting: no row is measured by a model that saw it). S is the share of D
-where it is highest; where its size is held, of that the rows that cover all of it best. The base model is trained on S,
-rows counting alike or by their rank, and that is compared with what else could have been done: training on all of D,
-and on random subsets of the size of S. From trusted rows, where some are given, those models learn as well
-that only measure; the last one does not, nor from any row with the same prompt. What a step does is in
-`steps/`, what is decided in `policy/signals.py`. Every step does only what the ledger lacks, so that a run may be
-killed at any moment and gone on with.
+where it is highest, or D without its outliers; where its size is held, of that what covers it best. The base model is
+trained on S, rows counting alike or by their rank, and that is compared with what else could have been done: training
+on all of D, and on random subsets of the size of S. From trusted rows, where some are given, those models learn as well
+that only measure; the last one does not, nor from any row with the same prompt. What a step does is in `steps/`, what
+is decided in `policy/signals.py`. Every step does only what the ledger lacks, so that a run may be killed at any moment
+and gone on with.
 
 Cross-fitting may be done again with fold models that learn from what the pass before would keep (after Chen et al.,
 2019, arXiv 1905.05040, iterative noisy cross-validation); the first pass may be one model of the trusted rows alone.

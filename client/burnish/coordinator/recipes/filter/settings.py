@@ -18,7 +18,7 @@ from burnish.coordinator.policy.signals import Signal
 from burnish.coordinator.recipes.base import HoldSettings
 
 MOST_FOLDS, MOST_PASSES, MOST_SUBSETS, MOST_SHARES = 10, 3, 20, 8
-_KEEP, _OUTLIERS, _AMONG = 0.7, 3.5, 16
+_OUTLIERS, _AMONG = 3.5, 16
 
 
 class Start(StrEnum):
@@ -51,7 +51,7 @@ class FilterSettings(HoldSettings):
 
     rounds: int = Field(1, ge=1, le=1)
     signal: Signal = Signal.WEAKEST
-    keep: float = Field(_KEEP, ge=0.001, le=1, description="share of the rows that have a value, where it is given")
+    keep: float = Field(0.7, ge=0.001, le=1, description="share of the rows that have a value, where it is given")
     shares: tuple[float, ...] = Field(
         (), description="shares to try instead of `keep`, beside all rows; trusted rows say which is taken"
     )
@@ -103,11 +103,14 @@ class FilterSettings(HoldSettings):
         if not isinstance(values, dict):
             return values
         signal = values.get("signal", cls.model_fields["signal"].default)
-        shares = values.get("shares", cls.model_fields["shares"].default)
+        how_many = {"shares": cls.model_fields["shares"].default, **values}
+        given = [name for name in ("keep", "shares", "outliers") if how_many.get(name)]
+        if "outliers" in given and len(given) > 1:
+            raise ValueError(f"outliers say which rows go, and {given[0]} how many; give one of them")
         filled = {"among": _AMONG, **values} if signal in (Signal.WEAKEST, Signal.CALIBRATED) else dict(values)
-        if signal == Signal.WEAKEST and not (shares or {"keep", "outliers"} & values.keys()):
+        if signal == Signal.WEAKEST and not given and "outliers" not in values:
             filled["outliers"] = _OUTLIERS
-        return {"weighted": filled.get("outliers") is not None, **filled}
+        return filled
 
     @field_validator("trusted", mode="before")
     @classmethod
@@ -136,7 +139,10 @@ class FilterSettings(HoldSettings):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.passes > 1 and not self.signal.needs_folds:
-            raise ValueError(f"passes are of fold models, and signal {self.signal} needs none; leave passes out")
+            raise ValueError(
+                f"passes are of fold models, and signal {self.signal} needs none; leave passes out, or give a signal of"
+                " fold models (such as cross_weakest)"
+            )
         if self.rival is not None and not self.tried():
             raise ValueError("a rival is tried on the middle one of the shares, and there are none; give some (shares)")
         if self.cover and not self.tried():
@@ -147,7 +153,8 @@ class FilterSettings(HoldSettings):
             )
         if self.trusted and not (self.signal.learns_from_trusted or self.tried()):
             raise ValueError(
-                f"signal {self.signal} makes no use of trusted rows; leave them out, or give shares to try"
+                f"signal {self.signal} makes no use of trusted rows; leave them out, give shares to try, or another"
+                " signal (such as calibrated)"
             )
         if self.tried() and not self.trusted:
             raise ValueError(
@@ -163,13 +170,16 @@ class FilterSettings(HoldSettings):
                 "start trusted measures rows by a model of the trusted ones; give some (trusted), and a signal of"
                 " models that did not see a row (such as cross_weakest)"
             )
-        if self.outliers is not None and (self.tried() or self.keep != _KEEP):
-            raise ValueError(
-                f"outliers say which rows go, and {'shares' if self.tried() else 'keep'} how many; give one of them"
-            )
         if self.tried() and self.hold_size is not None:
             raise ValueError("shares and hold_size both say how many rows go on; give one of them")
         return self
+
+    @classmethod
+    def stored(cls, values: Mapping[str, Any]) -> Self:
+        """See RecipeSettings. What is not there had not been thought of."""
+        unset = {"among": 0, "outliers": None, "weighted": False}
+        known = {name: value for name, value in values.items() if name != "keep" or not values.get("outliers")}
+        return super().stored({**unset, **known})
 
     def tried(self) -> tuple[float, ...]:
         """The shares that a model is trained for each; none where `keep` says how many rows stay."""
