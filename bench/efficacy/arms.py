@@ -184,6 +184,7 @@ ARMS: Mapping[str, Arm] = {
         work=Work(learn=6.5, generate=1.2),
     ),
     "auto": _auto(work=Work((1.0, 0.85, 0.7, 0.7, 0.7, 0.5), shared=("base scores", "features"))),
+    "auto, two signals": _auto(work=Work((1.0, 0.85, 0.7, 0.7, 0.5), shared=("base scores", "features")), cover=False),
     "auto, one signal": _auto(
         work=Work((1.0, 0.85, 0.7, 0.5), shared=("base scores", "features")), rival="none", cover=False
     ),
