@@ -70,7 +70,7 @@ def test_every_command_runs(folder: Path, environment: dict[str, str]) -> None:
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         ran.append(command.split()[1])
-    assert ran == ["run", "status", "report", "explain", "export", "run", "select"]
+    assert ran == ["run", "run", "status", "report", "explain", "export", "run", "select"]
     assert (folder / "runs" / "first" / "report.html").is_file()
     assert (folder / "polished" / "dataset_info.json").is_file()
 
