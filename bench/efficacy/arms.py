@@ -183,11 +183,9 @@ ARMS: Mapping[str, Arm] = {
         trust=high("logit"),
         work=Work(learn=6.5, generate=1.2),
     ),
-    "auto": _auto(work=Work((1.0, 0.85, 0.7, 0.7, 0.7, 0.5), shared=("base scores", "features"))),
-    "auto, two signals": _auto(work=Work((1.0, 0.85, 0.7, 0.7, 0.5), shared=("base scores", "features")), cover=False),
-    "auto, one signal": _auto(
-        work=Work((1.0, 0.85, 0.7, 0.5), shared=("base scores", "features")), rival="none", cover=False
-    ),
+    "auto": _auto(work=Work((1.0, 0.85, 0.7, 0.7, 0.5), shared=("base scores", "features"))),
+    "auto, one signal": _auto(work=Work((1.0, 0.85, 0.7, 0.5), shared=("base scores", "features")), rival="none"),
+    "auto, covering": _auto(work=Work((1.0, 0.85, 0.7, 0.7, 0.7, 0.5), shared=("base scores", "features")), cover=True),
     "confidence → coverage → weights": _covering("weakest"),
     "calibrated → coverage → weights": _covering("calibrated", trusted=True),
 }

@@ -367,7 +367,6 @@ def test_a_killed_choice_ends_as_an_undisturbed_one(
         "shares": [0.8, 0.5],
         "passes": 2,
         "errors": 0,
-        "cover": False,
     }
     steps = (
         *(("train", TRUSTED), ("score_cross", FOLD + MOST_FOLDS), ("train", TRIED), ("score_trusted", TRIED + 1)),
@@ -400,6 +399,7 @@ def test_a_killed_choice_between_two_signals_ends_as_an_undisturbed_one(
         "shares": [0.8, 0.5],
         "weighted": True,
         "errors": 0,
+        "cover": True,
     }
     middle = RIVAL + 2
     steps = (

@@ -100,9 +100,7 @@ def test_auto_tries_shares_where_there_are_trusted_rows_to_judge_by(
         (step,) = (one for one in h.steps() if one.name == "choose")
         page = render(collect(h))
     tried: Any = step.detail["tried"]
-    assert [(one["share"], one["held"]) for one in tried] == [
-        (1.0, None), (0.85, None), (0.7, None), (0.85, 0.7), (0.5, None)
-    ]  # fmt: skip
+    assert [one["share"] for one in tried] == list(SHARES)
     # Too few to calibrate by are enough to choose a share by.
     assert "Signal calibrated ranks too few of the rows; only weakest is tried." in watcher.notes
     assert "Signal calibrated was to be tried as well, and was not" in page
@@ -137,7 +135,7 @@ def test_the_signal_whose_middle_share_is_better_is_tried_on_the_others(
     by_round |= {RIVAL + place: loss for place, loss in enumerate(rival_losses) if place} | {COVERING: 1.2}
     fakes.change_reply("ScoreSamples", judged_by_rounds(by_round))
     out, watcher = tmp_path / "out", Watcher()
-    settings = AutoSettings(data=str(data), model="base", trusted=str(many_trusted))
+    settings = AutoSettings(data=str(data), model="base", trusted=str(many_trusted), cover=True)
     run_recipe(settings, client, out, observer=watcher)
     with history(out) as h:
         (step,) = (one for one in h.steps() if one.name == "choose")
@@ -168,8 +166,9 @@ def test_what_covers_the_largest_share_is_taken_where_it_is_better(
     fakes.change_reply("ScoreSamples", judged_by_rounds(losses))
     out, watcher = tmp_path / "out", Watcher()
     settings = AutoSettings(
-        data=str(data), model="base", trusted=str(trusted), holdout=str(holdout), rival=None, random_subsets=1
-    )
+        data=str(data), model="base", trusted=str(trusted), holdout=str(holdout), rival=None, cover=True,
+        random_subsets=1,
+    )  # fmt: skip
     summary = run_recipe(settings, client, out, observer=watcher)
     tried, made = lines(out / f"data/round-{COVERING}.jsonl"), lines(out / "data/round-2.jsonl")
     assert made == tried, "trained on the same rows, which count as much"
@@ -204,7 +203,9 @@ def test_what_covers_is_as_many_rows_as_the_middle_share_where_some_have_no_valu
                 score.sample_id, score.status.code, score.status.reason = name, 3, "TOO_LONG"
 
     fakes.change_reply("ScoreSamples", too_long)
-    settings = AutoSettings(data=str(data), model="base", trusted=str(trusted), rival=None, unscored=unscored)
+    settings = AutoSettings(
+        data=str(data), model="base", trusted=str(trusted), rival=None, cover=True, unscored=unscored
+    )
     out = tmp_path / "out"
     run_recipe(settings, client, out)
     with history(out) as h:
@@ -225,7 +226,8 @@ def test_auto_does_without_what_covers_where_neurons_cannot_be_read(
         "FinishCalibration", grpc.StatusCode.FAILED_PRECONDITION, message, reason="CALIBRATION_TOO_SMALL", times=9
     )
     watcher, out = Watcher(), tmp_path / "out"
-    run_recipe(AutoSettings(data=str(data), model="base", trusted=str(trusted)), client, out, observer=watcher)
+    settings = AutoSettings(data=str(data), model="base", trusted=str(trusted), cover=True)
+    run_recipe(settings, client, out, observer=watcher)
     assert any("What covers the best 85% cannot be told, and is not tried" in note for note in watcher.notes)
     with history(out) as h:
         (step,) = (one for one in h.steps() if one.name == "choose")
@@ -237,16 +239,14 @@ def test_auto_does_without_what_covers_where_neurons_cannot_be_read(
 
 
 def test_nothing_covers_a_single_share(data: Path) -> None:
-    given = {"data": str(data), "model": "base", "trusted": "t"}
+    given = {"data": str(data), "model": "base", "trusted": "t", "cover": True}
     assert AutoSettings.parse(given).covers()
     assert not AutoSettings.parse({**given, "shares": "0.7"}).covers()
     with pytest.raises(InputError, match="cover is of the largest one of the shares, and there are none"):
         FilterSettings.parse({"data": "d", "model": "m", "cover": True})
-    # What a ledger has from before anything covered is the same run.
-    old = AutoSettings.stored({**given, "signal": "weakest"})
-    assert not old.cover
-    assert "cover" not in old.identity({})
+    # Where it is not asked for, runs from before there was such a setting are the same.
     assert AutoSettings.parse(given).identity({})["cover"] is True
+    assert "cover" not in AutoSettings.parse({**given, "cover": False}).identity({})
 
 
 def test_nothing_is_left_out_where_no_signal_helps(
@@ -254,7 +254,7 @@ def test_nothing_is_left_out_where_no_signal_helps(
 ) -> None:
     by_round = {TRIED + place: 1.0 + place for place in range(4)}
     fakes.change_reply("ScoreSamples", judged_by_rounds({**by_round, RIVAL + 2: 1.5, COVERING: 1.5}))
-    settings = AutoSettings(data=str(data), model="base", trusted=str(many_trusted))
+    settings = AutoSettings(data=str(data), model="base", trusted=str(many_trusted), cover=True)
     assert run_recipe(settings, client, tmp_path / "out").rows_out == 43
     with history(tmp_path / "out") as h:
         assert all(one.actions == ("keep",) for one in h.decisions(1))

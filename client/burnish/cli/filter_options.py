@@ -13,7 +13,7 @@ _TRAIN = "Training on what is kept"
 _COMPARE = "Comparing"
 
 
-def _table(rival: Signal | str, keep: str, among: str, shares: str, cover: str) -> Table:
+def _table(rival: Signal | str, keep: str, among: str, shares: str) -> Table:
     """The options of filtering, by these defaults."""
     return {
         "signal": (
@@ -134,9 +134,9 @@ def _table(rival: Signal | str, keep: str, among: str, shares: str, cover: str) 
             "cover",
             option(
                 bool,
-                "--cover/--no-cover",
+                "--cover",
                 "Of the largest one of --shares, try as well what covers it best, as many rows as the middle one has,"
-                f" counting by rank; default: {cover}.",
+                " counting by rank.",
                 _FILTER,
             ),
         ),
@@ -183,13 +183,11 @@ FILTER = _table(
     "Share of the rows that is kept, of those that have a value; default 0.7, by weakest all but --outliers.",
     "16 by weakest and calibrated, else 0",
     "none",
-    "no",
 )
 _AUTO = _table(
     Signal.CALIBRATED,
     "Share of the rows that fold models of a second pass learn from; default 0.7.",
     "16",
     "0.85,0.7,0.5",
-    "yes",
 )
 AUTO = {name: one for name, one in _AUTO.items() if name != "outliers"}  # shares say how many go

@@ -100,8 +100,7 @@ RECIPES: dict[str, tuple[type[RecipeSettings], Table, str]] = {
         AUTO,
         "Leave out what looks wrong, if that helps: rank rows by the token that the model finds least likely, and by"
         " how much they are like trusted rows (--trusted, needed), compared with their neighbours'; train on several"
-        " shares of the best, on what covers the largest one, and on all rows, and let the trusted rows say which model"
-        " is taken.\n\n"
+        " shares of the best and on all rows, and let the trusted rows say which model is taken.\n\n"
         "All rows are kept unless another share is better. docs/filter.md has the method, docs/efficacy.md what it was"
         " measured to do. Interrupted or killed, the same command goes on where it stopped.",
     ),

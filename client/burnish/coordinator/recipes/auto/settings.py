@@ -1,6 +1,6 @@
 """The recipe that chooses by itself, as settings: filtering (`recipes/filter`) compared with the neighbours', with what
 rows are ranked by (the base model's least likely token, or several measures weighed by trusted rows) and the share that
-is kept, what covers the largest share, or all rows, chosen by trusted ones. It has no way without them: what of the
+is kept, or all rows, chosen by trusted ones. It has no way without them: what of the
 data is wrong, and whether leaving it out makes a better model, cannot be told from the data alone (docs/efficacy.md).
 No model learns from them here: one that did would find those rows best that are like them, and what is trained on these
 would do well on them (docs/decisions/0009)."""
@@ -24,7 +24,6 @@ class AutoSettings(FilterSettings):
     among: int = Field(16, ge=0, le=100, description="see FilterSettings")
     rival: Signal | None = Field(Signal.CALIBRATED, description="see FilterSettings")
     shares: tuple[float, ...] = Field((0.85, 0.7, 0.5), min_length=1, description="see FilterSettings")
-    cover: bool = Field(True, description="see FilterSettings")
 
     @model_validator(mode="before")
     @classmethod
@@ -36,4 +35,4 @@ class AutoSettings(FilterSettings):
     @classmethod
     def stored(cls, values: Mapping[str, Any]) -> Self:
         """See RecipeSettings."""
-        return super().stored({"rival": None, "cover": False, **values})  # of before there were any
+        return super().stored({"rival": None, **values})  # where none is named there were none yet
