@@ -129,7 +129,7 @@ def test_without_a_share_what_stands_out_goes(fakes: FakeServices, client: Clien
     assert gone == odd
     kept = {row["id"] for row in lines(out / "data/round-2.jsonl")}
     assert kept == {name for name, one in decided.items() if one.actions == ("keep",)}
-    assert "The line is 3.5 robust deviations below the median" in page
+    assert "The line is 3.5 robust deviations, and at least 4.6, below the median" in page
 
 
 @pytest.mark.parametrize(

@@ -176,9 +176,9 @@ def test_another_seed_makes_other_folds() -> None:
 
 
 def test_outliers_go_however_many_there_are() -> None:
-    def kept(values: list[float | None]) -> tuple[float | None, list[bool]]:
+    def kept(values: list[float | None], signal: Signal = Signal.LENGTH) -> tuple[float | None, list[bool]]:
         rows = [Scored(str(place), value, Features()) for place, value in enumerate(values)]
-        line, verdicts = rank_rows(Signal.WEAKEST, rows, keep=0.7, seed=0, outliers=3.5)
+        line, verdicts = rank_rows(signal, rows, keep=0.7, seed=0, outliers=3.5)
         return line.tau, [one.actions != (Action.DROP,) for one in verdicts]
 
     usual = [float(value) for value in range(-5, 6)]  # median 0, median distance 3
@@ -190,3 +190,9 @@ def test_outliers_go_however_many_there_are() -> None:
     assert kept([1.0, 1.0, 1.0, 0.0]) == (pytest.approx(1 - 3.5 * 1.2533 / 4), [True] * 4)
     assert kept([1.0] * 99 + [0.0])[1] == [True] * 99 + [False]
     assert kept([None]) == (None, [True])
+    # A token that stands out is a hundred times less likely, however close together the others are.
+    assert kept([*[1.0] * 99, 0.0, 1 - 4.7], Signal.WEAKEST) == (
+        pytest.approx(1 - math.log(100)),
+        [True] * 100 + [False],
+    )
+    assert kept([*usual, -16.0, -17.0, None], Signal.WEAKEST)[0] == line

@@ -67,9 +67,11 @@ def filter_notes(history: RunHistory, rounds: Sequence[FilterRound]) -> list[str
             " few trusted rows could be scored)."
         )
     if settings.outliers is not None:
+        least = settings.signal.least_apart
+        at_least = f", and at least {least:.1f}," if least else ""
         notes.append(
-            f"The line is {settings.outliers:g} robust deviations below the median (docs/filter.md): what stands out"
-            " is left out, and no share."
+            f"The line is {settings.outliers:g} robust deviations{at_least} below the median (docs/filter.md): what"
+            " stands out is left out, and no share."
         )
     if settings.weighted or any(share.taken and share.held for one in rounds for share in one.tried):
         notes.append(

@@ -63,6 +63,12 @@ class Signal(StrEnum):
         return self in (Signal.CROSS_LOSS, Signal.CROSS_GAIN, Signal.CROSS_WEAKEST)
 
     @property
+    def least_apart(self) -> float:
+        """How far below the median an outlier is at least: where a token is measured, it is a hundred times less
+        likely. Of clean rows some lie many deviations below the others, for these deviations are small."""
+        return math.log(100) if self in (Signal.WEAKEST, Signal.CROSS_WEAKEST) else 0.0
+
+    @property
     def learns_from_trusted(self) -> bool:
         """Whether trusted rows, where there are some, have a part in what rows are measured by."""
         return self.needs_folds or self is Signal.CALIBRATED
@@ -180,7 +186,8 @@ def rank_rows(
     ids = [row.row_id for row in rows]
     threshold = None
     if outliers is not None:
-        threshold = outlier_line([row.value for row in rows if row.value is not None], outliers)
+        known_values = [row.value for row in rows if row.value is not None]
+        threshold = outlier_line(known_values, outliers, signal.least_apart)
     rule = FilterRule(threshold, 1 - keep, Ties.RANK, seed=seed)
     line, passed = filter_rows(signal.value, ids, [row.value for row in rows], rule, axis=AXIS)
     have = [row for row in rows if row.value is not None]

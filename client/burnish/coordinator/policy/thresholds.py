@@ -47,17 +47,17 @@ def as_values(values: Sequence[float | None]) -> Values:
     return array
 
 
-def outlier_line(values: Sequence[float], deviations: float) -> float | None:
-    """The value that lies so many robust deviations (> 0) below the median of finite `values` (n,), in their unit; None
-    without values. A deviation is 1.4826 times the median distance from the median, or where most values are the same
-    1.2533 times the mean distance, which for normal values are their standard deviation. (Iglewicz and Hoaglin, 1993:
-    modified z-scores, of which those beyond 3.5 are called outliers.)"""
+def outlier_line(values: Sequence[float], deviations: float, least: float = 0.0) -> float | None:
+    """The value that lies so many robust deviations (> 0) below the median of finite `values` (n,), in their unit, and
+    no less than `least` (>= 0); None without values. A deviation is 1.4826 times the median distance from the median,
+    or where most values are the same 1.2533 times the mean distance, which for normal values are their standard
+    deviation. (Iglewicz and Hoaglin, 1993: modified z-scores, of which those beyond 3.5 are called outliers.)"""
     if not len(values):
         return None
     middle = float(np.median(values))
     distances = np.abs(np.asarray(values) - middle)
     deviation = 1.4826 * float(np.median(distances)) or 1.2533 * float(distances.mean())
-    return middle - deviations * deviation
+    return middle - max(deviations * deviation, least)
 
 
 def above_all(axis: str, signals: dict[str, Values], rule: Rule) -> tuple[list[Threshold], NDArray[np.bool_]]:
