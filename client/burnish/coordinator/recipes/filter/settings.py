@@ -87,10 +87,7 @@ class FilterSettings(HoldSettings):
     trusted_epochs: float = Field(
         3.0, gt=0, description="passes over trusted rows, of a model that learns from no others"
     )
-    weighted: bool = Field(
-        False,
-        description="what is kept counts by its rank while it is trained on; unless it is given, where outliers go",
-    )
+    weighted: bool = Field(False, description="what is kept counts by its rank while it is trained on")
 
     compare: bool = Field(True, description="train on what there is to compare with, where there is held-out data")
     random_subsets: int = Field(3, ge=0, le=MOST_SUBSETS, description="of them, random subsets of the same size")
