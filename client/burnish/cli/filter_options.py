@@ -22,12 +22,7 @@ def _table(rival: Signal | str, keep: str, among: str, shares: str) -> Table:
         ),
         "keep": (
             "keep",
-            option(
-                float,
-                "--keep",
-                keep,
-                _FILTER,
-            ),
+            option(float, "--keep", keep, _FILTER),
         ),
         "among": (
             "among",
