@@ -33,7 +33,7 @@ def merged(documents: Sequence[Record]) -> Record:
         "gap": gaps(complete),
         "machine": _together([document.get("machine") or {} for document in documents]),
         "options": _together([document.get("options") or {} for document in documents]),
-        "command": "; ".join(_distinct(document["command"] for document in documents if document.get("command"))),
+        "command": "\n".join(_distinct(document["command"] for document in documents if document.get("command"))),
         "problems": _distinct(one for document in documents for one in document.get("problems") or ()),
         "left_out": _distinct(one for document in documents for one in document.get("left_out") or ()),
     }

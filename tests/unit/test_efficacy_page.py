@@ -216,7 +216,7 @@ def test_files_of_other_tasks_are_one_page(document: dict[str, Any]) -> None:
     about = dict(tables.about(together))
     assert (about["Held-out rows"], about["Clean rows to learn from"]) == ("100, 200, 300", "100")
     assert about["The base model trained first, on clean rows, for"] == "60 steps at 0.0, 0.0001, 0.0002"
-    assert about["Command"].count("--tasks") == 3
+    assert together.commands == [f"python -m bench.efficacy --tasks {number}" for number in range(3)]
     render(together)
 
 
@@ -552,7 +552,8 @@ def test_the_documentation_has_the_figures_of_the_page(document: dict[str, Any])
     assert told_about["Machine"] == "Some CPU"
     assert told_about["Date"] == "2026-11-29"
     assert told_about["Model"] == "tiny-model"
-    assert told_about["Command"] == "`make bench-efficacy`"
+    assert "```\nmake bench-efficacy\n```" in text
+    assert "<pre>make bench-efficacy</pre>" in render(found)
     assert told_about["Rows to train on"] == "400"
 
 

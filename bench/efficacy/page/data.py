@@ -108,7 +108,7 @@ class Efficacy:
     noise: float
     machine: Record
     options: Record
-    command: str
+    commands: Sequence[str]
     problems: Sequence[str] = field(default_factory=tuple)
 
     @property
@@ -143,7 +143,7 @@ def read(document: Record) -> Efficacy:
         _told_first([panel.noise for panel in panels]),
         document.get("machine") or {},
         document.get("options") or {},
-        _command(document),
+        _commands(document),
         (
             *(document.get("problems") or ()),
             *(f"{arm}, which this build cannot do" for arm in document.get("left_out") or ()),
@@ -151,10 +151,11 @@ def read(document: Record) -> Efficacy:
     )
 
 
-def _command(document: Record) -> str:
-    """As it is told; else as far as the size tells it."""
+def _commands(document: Record) -> list[str]:
+    """As they are told, one a line; else as far as the size tells it."""
     size = (document.get("options") or {}).get("size")
-    return str(document.get("command") or f"make bench-efficacy{f' SIZE={size}' if size else ''}")
+    told = str(document.get("command") or f"make bench-efficacy{f' SIZE={size}' if size else ''}")
+    return told.splitlines()
 
 
 def _told_first(noises: Sequence[float]) -> float:

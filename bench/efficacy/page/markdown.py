@@ -26,7 +26,6 @@ def put(document: str, found: Efficacy) -> str:
 def figures(found: Efficacy) -> str:
     """All of it."""
     parts = [
-        _table(["", ""], [[name, f"`{value}`" if name == "Command" else value] for name, value in about(found)]),
         f"**{conclusion(found)}**",
         _answers(found),
         RULE,
@@ -35,6 +34,7 @@ def figures(found: Efficacy) -> str:
     ]
     for panel in found.panels:
         parts += [f"### {headline(panel)}", before(panel), _everything(panel)]
+    parts += ["### How it was measured", _table(["", ""], about(found)), "```\n" + "\n".join(found.commands) + "\n```"]
     return "\n\n".join(part for part in parts if part)
 
 

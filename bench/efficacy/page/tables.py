@@ -65,7 +65,7 @@ def cells_of(panel: Panel) -> list[tuple[Arm, list[str]]]:
 
 
 def about(found: Efficacy) -> list[tuple[str, str]]:
-    """What was measured on what, how much of it, and by which command; what is not told is left out."""
+    """What was measured on what, and how much of it; what is not told is left out."""
     machine, options = found.machine, found.options
     length = [(options.get("steps"), "steps"), (options.get("epochs"), "passes over the rows")]
     told = [
@@ -85,7 +85,6 @@ def about(found: Efficacy) -> list[tuple[str, str]]:
         ),
         ("Each model trains for", next((f"{number} {unit}" for number, unit in length if number), "")),
         ("Learning rate", options.get("learning_rate")),
-        ("Command", found.command),
     ]
     return [(name, str(value)) for name, value in told if value]
 
