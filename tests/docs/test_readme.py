@@ -27,19 +27,21 @@ def blocks(language: str) -> list[str]:
 
 
 def commands() -> list[str]:
-    lines = [line.split(" #")[0].strip() for block in blocks("") for line in block.splitlines()]
+    lines = [re.split(r"(?:^| )#", line)[0].strip() for block in blocks("") for line in block.splitlines()]
     return [line for line in lines if line]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the README assumes: a data set, some checked rows and a model in the current folder."""
+    """What the README assumes: a data set, rows that are right, rows to judge by and a model in the current folder."""
     folder = tmp_path_factory.mktemp("newcomer")
     write_fake_model(folder / "my-model", name="readme", seed=7, skill=0.5)
     rows = [{"instruction": f"Say the word number {n}", "input": "", "output": f"word {n}"} for n in range(24)]
     (folder / "alpaca.json").write_text(json.dumps(rows))
     checked = [{**row, "instruction": f"{row['instruction']}, please"} for row in rows]
     (folder / "checked.json").write_text(json.dumps(checked))
+    held_out = [{**row, "instruction": f"{row['instruction']} now"} for row in rows]
+    (folder / "held-out.json").write_text(json.dumps(held_out))
     return folder
 
 
@@ -70,7 +72,7 @@ def test_every_command_runs(folder: Path, environment: dict[str, str]) -> None:
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         ran.append(command.split()[1])
-    assert ran == ["run", "run", "status", "report", "explain", "export", "run", "select"]
+    assert ran == ["run", "status", "resume", "report", "explain", "export", "run", "run", "run"]
     assert (folder / "runs" / "first" / "report.html").is_file()
     assert (folder / "polished" / "dataset_info.json").is_file()
 

@@ -13,8 +13,8 @@ _TRAIN = "Training on what is kept"
 _COMPARE = "Comparing"
 
 
-def _table(rival: Signal | str, keep: str, among: str, shares: str) -> Table:
-    """The options of filtering, by these defaults."""
+def _table(rival: Signal | str, keep: str, among: str, shares: str, trusted: str) -> Table:
+    """The options of filtering, by these defaults, and what trusted rows are for."""
     return {
         "signal": (
             "signal",
@@ -66,10 +66,9 @@ def _table(rival: Signal | str, keep: str, among: str, shares: str) -> Table:
             option(
                 list[str],
                 "--trusted",
-                "Rows that can be trusted: a file, folder or glob; may be repeated. Models that did not see a row learn"
-                " from them, and with --shares they say which is taken; where both, half of them each. Rows of the"
-                " data with the same prompts are left out.",
-                _CROSS,
+                f"Rows that are right: a file, folder or glob; may be repeated{trusted} Rows of the data with the same"
+                " prompts are left out.",
+                _FILTER,
                 metavar="PATH",
             ),
         ),
@@ -178,11 +177,15 @@ FILTER = _table(
     "Share of the rows that is kept, of those that have a value; default 0.7, by weakest all but --outliers.",
     "16 by weakest and calibrated, else 0",
     "none",
+    ". With --shares they say which is taken, calibrated learns from them what right rows are like, and models that did"
+    " not see a row learn from them; where these and shares, half of them each.",
 )
 _AUTO = _table(
     Signal.CALIBRATED,
     "Share of the rows that fold models of a second pass learn from; default 0.7.",
     "16",
     "0.85,0.7,0.5",
+    "; needed. They say which share is taken, and calibrated learns from them what right rows are like.",
 )
-AUTO = {name: one for name, one in _AUTO.items() if name != "outliers"}  # shares say how many go
+# Shares say how many go.
+AUTO = {name: one for name, one in _AUTO.items() if name not in ("outliers", "hold_size")}

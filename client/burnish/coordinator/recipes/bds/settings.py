@@ -25,7 +25,9 @@ class BdsSettings(RecipeSettings):
     STEPS: ClassVar[tuple[str, ...]] = ("read", "split", "train", "evaluate", "weigh", "decide", "assemble")
 
     rounds: int = Field(1, ge=1, le=1)
-    validation: tuple[str, ...] = Field((), description="files with samples that can be trusted; never trained on")
+    validation: tuple[str, ...] = Field(
+        (), description="files with samples that can be trusted; never part of the data that come out"
+    )
     validation_split: float | None = Field(
         None, gt=0, description="rows held out of the data as validation set: below 1 a share, else a number"
     )
