@@ -26,6 +26,9 @@ Arms (`arms.py` has the settings):
     longest, perplexity,     the simple filters: most tokens, least loss, instruction-following difficulty, and how much
     ifd, pmi                 the prompt tells of the response
     weakest, among           the base model's loss of the least likely token, compared with the neighbours'
+    outliers                 those rows less that stand out by it, be they none or many: filter's default
+    weakest, outliers, all,  the same, counting by their rank while they are trained on
+    each "weighted"
     cross loss, cross gain   the loss under a model that did not see the row, and what that gained over the base model
     cross weakest            by the least likely token under a model trained on the other half; "among": and
                              that compared with its neighbours'
@@ -45,7 +48,7 @@ them sees once. All arms of a cell are runs of one ledger, so
 that scores and models are paid for once; what an arm costs is told as if it had been alone.
 
 Gap recovered = (all rows - arm) / (all rows - right rows only), of held-out loss and of the score of greedy answers to
-held-out rows (exact match, token F1, same number), with 95% bootstrap intervals over held-out rows and seeds. Recipes
+held-out rows (exact match, token F1, same number), with 95% intervals over seeds (Fieller's). Recipes
 are given the training rows, the clean set where they ask for one and, to be measured by, the held-out rows; the truth
 is read here only, when a run has ended.
 
@@ -69,11 +72,12 @@ import argparse
 import json
 import shlex
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
 
-from bench.efficacy.arms import ARMS, NOISY, ORACLE, there
+from bench.efficacy.arms import ARMS, NOISY, ORACLE, there, unfit
 from bench.efficacy.cell import Cell
 from bench.efficacy.flaws import DUPLICATE, VAGUE
 from bench.efficacy.grid import cells, expected_of, rows_of, with_base, without_known, work
@@ -147,6 +151,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, default=Path("build/efficacy"))
     given = parser.parse_args()
+    epochs = given.epochs is not None
     for option in fields(Size):
         if getattr(given, option.name) is None:
             setattr(given, option.name, getattr(SIZES[given.size], option.name))
@@ -158,8 +163,13 @@ def arguments() -> argparse.Namespace:
         parser.error("--keep must be above 0 and below 1")
     if given.data and len(given.tasks) > 1:
         parser.error("--data is of one task: name it with --tasks")
+    if epochs and given.steps:
+        parser.error(f"--epochs is of trainings without --steps, and there are {given.steps}; give --steps 0 with it")
     if unknown := given.settings.keys() - ARMS.keys():
         parser.error(f"--settings names {', '.join(sorted(unknown))}; expected arms: {', '.join(ARMS)}")
+    for name, more in given.settings.items():
+        if problem := unfit(name, more):
+            parser.error(f"--settings of {name}: {problem}")
     return given
 
 
@@ -179,10 +189,10 @@ def main() -> None:
         say(f"{task}: {len(rows.rows)} rows of at most {given.max_tokens} tokens, {rows.tokens:.0f} on average")
     expected = expected_of(given, tasks, arms, by_cell)
     say(f"{expected}")
-    asked: list[Cell] = []
+    asked, until = list[Cell](), time.time() + given.max_seconds
     for task, there_are in tasks.items():
         model, rows = with_base(given, task, there_are)
-        asked += [without_known(cell, by_cell) for cell in cells(given, task, rows.rows, arms, model)]
+        asked += [without_known(cell, by_cell) for cell in cells(given, task, rows.rows, arms, model, until)]
     with ThreadPoolExecutor(given.jobs) as pool:
         problems = [problem for problem in pool.map(work, asked) if problem]
     ended = [read_cell(cell) for cell in asked]

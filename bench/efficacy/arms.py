@@ -88,6 +88,8 @@ class Arm:
 
 
 NOISY, ORACLE = "all rows", "right rows only"
+# Settings that all arms of a cell have alike.
+ALIKE = frozenset({"data", "holdout", "model", "seed", "training", "columns", "skip_bad_rows"})
 _GREEDY = {"temperature": 0.0, "top_p": 1.0, "top_k": 0}
 _SAMPLED = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
 
@@ -136,8 +138,8 @@ def _clear(work: Work, trust: Trust, **more: str) -> Arm:
 
 
 def _auto(work: Work, **more: Any) -> Arm:
-    # Trusted by one measure whichever signal it took, so that seeds can be averaged.
-    return Arm(Kind.RECIPE, "auto", lambda most: more, trusted=True, trust=low("max_nll"), work=work, size="auto")
+    # By which signal it goes differs from seed to seed, so that a mean of what that finds would say nothing.
+    return Arm(Kind.RECIPE, "auto", lambda most: more, trusted=True, work=work, size="auto")
 
 
 ARMS: Mapping[str, Arm] = {
@@ -200,7 +202,7 @@ def there(names: Sequence[str]) -> tuple[list[str], list[str]]:
     """Of these arms, in the table's order, those that this build can do, and those whose recipe it lacks, or whose
     recipe does not know their settings."""
     asked = [name for name in ARMS if name in names]
-    known = [name for name in asked if _is_there(ARMS[name])]
+    known = [name for name in asked if _is_there(name)]
     return known, [name for name in asked if name not in known]
 
 
@@ -224,17 +226,28 @@ def _values(arm: Arm, kind: type[RecipeSettings], clean: Sequence[str], keep: fl
     return {key: value for key, value in offered.items() if key in kind.model_fields} | own
 
 
-def _is_there(arm: Arm) -> bool:
+def _is_there(name: str) -> bool:
+    arm = ARMS[name]
     if not arm.chooses:
         return True
-    if arm.recipe not in METHODS:
-        return False
+    return arm.recipe in METHODS and not unfit(name, {})
+
+
+def unfit(name: str, more: Mapping[str, Any]) -> str:
+    """Why an arm cannot have more settings; empty for nothing."""
+    arm = ARMS[name]
+    if not arm.chooses:
+        return "it has none of its own; expected those of an arm that is a recipe's"
+    if alike := ALIKE & more.keys():
+        return (
+            f"{', '.join(sorted(alike))} is the same for all arms, which could not be compared otherwise; leave it out"
+        )
     kind = settings_of(arm.recipe)
     try:
-        kind.parse({"data": "-", "model": "-", **_values(arm, kind, ["-"], 0.5, Tokens(100, 100))})
-    except InputError:
-        return False
-    return True
+        kind.parse({"data": "-", "model": "-", **_values(arm, kind, ["-"], 0.5, Tokens(100, 100)), **more})
+    except InputError as error:
+        return str(error)
+    return ""
 
 
 def plain_settings(cell: Cell, data: Path) -> PlainSettings:

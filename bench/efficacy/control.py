@@ -11,12 +11,12 @@ from burnish.coordinator.content import derive_seed
 
 def draws(cell: Cell, rows: int) -> list[Path]:
     """The files of `rows` random training rows each, in the data's order, the same bytes each time; as many as
-    the cell's `random_subsets`. All rows, once, where no fewer are asked for."""
+    the cell's `random_subsets`. None where no fewer than all are asked for: nothing is left to chance then."""
     training = cell.files.training
     with training.open(encoding="utf-8") as stream:
         lines = list(stream)
     if rows >= len(lines):
-        return [training]
+        return []
     found = []
     for number in range(cell.random_subsets):
         path = training.with_name(f"random-{rows}-{number}.jsonl")

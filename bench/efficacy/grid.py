@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -30,7 +29,7 @@ Known = Mapping[tuple[str, float, int], Record]  # cells by task, share of noise
 
 
 def rows_of(given: argparse.Namespace) -> Iterator[tuple[str, Fitting]]:
-    """The rows of each task whose data are there. Raises SystemExit where there are none."""
+    """The rows of each task whose data are there. Raises SystemExit where there are none, or a flaw is unknown."""
     found = False
     for name in given.tasks:
         data = given.data or TASKS[name].data
@@ -38,7 +37,12 @@ def rows_of(given: argparse.Namespace) -> Iterator[tuple[str, Fitting]]:
             say(f"{name} is left out: {data} is not there; it is on this project's machines only (see --data)")
             continue
         found = True
-        yield name, fitting(TASKS[name].read(data or Path()), given.model, given.max_tokens)
+        rows = fitting(TASKS[name].read(data or Path()), given.model, given.max_tokens)
+        try:
+            TASKS[name].kinds(rows.rows, given.flaws)
+        except UnknownFlaw as error:
+            raise SystemExit(f"--flaws: {error}") from error
+        yield name, rows
     if not found:
         raise SystemExit("skipped: no task is left; --tasks procedural needs no file")
 
@@ -125,11 +129,11 @@ def with_base(given: argparse.Namespace, task: str, rows: Fitting) -> tuple[Mode
 
 
 def cells(
-    given: argparse.Namespace, task: str, rows: Sequence[Any], arms: Sequence[str], model: ModelRef
+    given: argparse.Namespace, task: str, rows: Sequence[Any], arms: Sequence[str], model: ModelRef, until: float
 ) -> list[Cell]:
-    """Those of one task, with their data written. Raises SystemExit where there are too few rows."""
+    """Those of one task, with their data written; after `until` none of their arms is begun. Raises SystemExit where
+    there are too few rows."""
     training = training_of(given, given.steps, given.learning_rate)
-    until = time.time() + given.max_seconds
     kinds = partial(TASKS[task].kinds, names=given.flaws)
     found = []
     for noise in given.noise:
@@ -146,8 +150,6 @@ def cells(
                 dataset = divide(rows, kinds, sizes, seed)
             except TooFew as error:
                 raise SystemExit(f"{task}, rows of at most {given.max_tokens} tokens: {error}") from error
-            except UnknownFlaw as error:
-                raise SystemExit(f"--flaws: {error}") from error
             cell = Cell(
                 **common(given, task),
                 noise=noise,
@@ -177,16 +179,17 @@ def without_known(cell: Cell, known: Known) -> Cell:
             f"--known: {cell} is of other data, another model or other hyperparameters there; give the options that it"
             " was measured with (its `command`), or leave --known out"
         )
+    runs = list(arm_runs(cell))
     for (task, noise, _), other in known.items():
-        if (task, noise) == (cell.task, cell.noise) and (
-            problem := unlike(other, {"setting": cell.setting, "arms": {}})
-        ):
+        if (task, noise) != (cell.task, cell.noise):
+            continue
+        if problem := unlike(other, {"setting": cell.setting, "arms": {}}):
             raise SystemExit(f"--known: {problem}; give the options that those were measured with (their `command`)")
+        for run in runs:
+            if run.name in other["arms"] and (problem := differs(other, run.told, run.name)):
+                raise SystemExit(f"--known: {problem}; give the --settings that it was measured with, or leave it out")
     if there is None:
         return cell
-    for run in arm_runs(cell):
-        if run.name in there["arms"] and (problem := differs(there, run.told, run.name)):
-            raise SystemExit(f"--known: {problem}; give the --settings that it was measured with, or leave it out")
     rows = {int(one["rows"]) for one in there["arms"].values() if one["kind"] == Kind.CONTROL}
     arms = tuple(name for name in cell.arms if name not in there["arms"])
     return replace(cell, arms=arms, known_rows=tuple(sorted(rows)))

@@ -15,8 +15,6 @@ def merged(documents: Sequence[Record]) -> Record:
     told once where it is the same, else one after the other. Raises ValueError where two have the same task, noise and
     seed, made of other data, model or hyperparameters: their arms cannot be compared; or one arm with other
     settings, or seeds of one task and share of noise are of different experiments."""
-    if len(documents) == 1:
-        return documents[0]
     cells: dict[tuple[str, float, int], Record] = {}
     known: dict[tuple[str, float], Record] = {}
     for cell in (cell for document in documents for cell in document.get("cells", ())):
@@ -27,6 +25,7 @@ def merged(documents: Sequence[Record]) -> Record:
             raise ValueError(problem)
         known[key[:2]] = {**others, "arms": {**cell["arms"], **others["arms"]}}
     complete = [_with_controls(cell) for cell in cells.values()]
+    left_out = _distinct(one for document in documents for one in document.get("left_out") or ())
     return {
         **documents[-1],
         "cells": complete,
@@ -35,7 +34,7 @@ def merged(documents: Sequence[Record]) -> Record:
         "options": _together([document.get("options") or {} for document in documents]),
         "command": "\n".join(_distinct(document["command"] for document in documents if document.get("command"))),
         "problems": _distinct(one for document in documents for one in document.get("problems") or ()),
-        "left_out": _distinct(one for document in documents for one in document.get("left_out") or ()),
+        "left_out": [one for one in left_out if not any(one in cell["arms"] for cell in complete)],
     }
 
 
@@ -95,10 +94,12 @@ def _both(first: Record, second: Record) -> Record:
 
 
 def _with_controls(cell: Record) -> Record:
-    """Arms of as many rows share their control, in whichever file it is."""
-    by_rows = {one["rows"]: one for one in cell["arms"].values() if one["kind"] == Kind.CONTROL}
+    """Arms of as many rows share their control, in whichever file it is. Of all rows, which older files have, it is
+    none."""
+    controls = {name: one for name, one in cell["arms"].items() if one["kind"] == Kind.CONTROL}
+    by_rows = {one["rows"]: one for one in controls.values() if one["rows"] < cell["rows"]}
     alone = (Kind.NOTHING, Kind.ORACLE, Kind.CONTROL)
-    arms = dict(cell["arms"])
+    arms = {name: one for name, one in cell["arms"].items() if name not in controls or one["rows"] in by_rows}
     for name, one in cell["arms"].items():
         if one["kind"] not in alone and one["rows"] in by_rows:
             arms.setdefault(control_of(name), by_rows[one["rows"]])

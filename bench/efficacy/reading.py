@@ -85,9 +85,9 @@ def _add_controls(found: Found, reader: _Reader) -> None:
 
 
 def _control(cell: Cell, reader: _Reader, rows: int) -> Measured | None:
-    """The mean over the draws; None where one has not ended."""
+    """The mean over the draws; None where one has not ended, or there is none."""
     runs = list(control_runs(cell, rows))
-    if any(made(run.folder) is None for run in runs):
+    if not runs or any(made(run.folder) is None for run in runs):
         return None
     drawn = [reader.read(run, None) for run in runs]
     scores = [one.scores for one in drawn if one.scores is not None]

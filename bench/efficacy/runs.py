@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.efficacy.arms import ARMS, NOISY, plain_settings, run_folder, settings_for
+from bench.efficacy.arms import ALIKE, ARMS, NOISY, plain_settings, run_folder, settings_for
 from bench.efficacy.cell import Cell
 from bench.efficacy.control import draws
 from burnish import ModelRef
@@ -36,8 +36,7 @@ class Planned:
     @property
     def told(self) -> dict[str, Any]:
         """Its recipe's settings, but for what all arms of a cell have alike and where files are."""
-        alike = {"model", "seed", "training", "columns", "skip_bad_rows", *self.settings.files()}
-        return self.settings.model_dump(mode="json", exclude=alike)
+        return self.settings.model_dump(mode="json", exclude={*ALIKE, *self.settings.files()})
 
     @classmethod
     def of(cls, cell: Cell, name: str, settings: RecipeSettings) -> Planned:

@@ -47,13 +47,14 @@ def _won_back(name: str, seeds: Sequence[Record]) -> dict[str, Any]:
 
 
 def _gap(name: str, seeds: Sequence[Record], what: str) -> Interval | None:
-    """Of the seeds that have all three models; None where there is none."""
+    """Of the seeds that have all three models; None where there is none, and of scores where there is one: what noise
+    costs may be a single answer there."""
     names = (NOISY, ORACLE, name)
     there = [cell["arms"] for cell in seeds if all(one in cell["arms"] for one in names)]
     measured = [
         [arms[one][what] for one in names] for arms in there if all(arms[one][what] is not None for one in names)
     ]
-    if not measured:
+    if len(measured) < (2 if what == SCORE else 1):
         return None
     noisy, oracle, arm = zip(*measured, strict=True)
     return recovered(noisy, oracle, arm, higher_is_better=what == SCORE)

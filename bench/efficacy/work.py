@@ -67,7 +67,7 @@ async def work(cell: Cell) -> list[str]:
 def tidy(cell: Cell) -> None:
     """Removes the models of a cell that is done, unless they are to be kept. All of a run's at once, so that a kill
     leaves none that is there in part, which an arm that is added later would take for whole."""
-    if cell.keep_models:
+    if cell.keep_models or not cell.runs.is_dir():
         return
     for folder in cell.runs.iterdir():
         models, gone = folder / "models", folder / "models.gone"

@@ -174,6 +174,10 @@ def test_arms_that_are_known_are_not_measured_again_and_share_their_controls(cel
     differently = {**whole, "arms": {"bds": {**whole["arms"]["bds"], "settings": settings}}}
     with pytest.raises(ValueError, match="two files differ: bds of"):
         merged([{"cells": [whole]}, {"cells": [differently]}])
+    with pytest.raises(
+        SystemExit, match=r"--known: bds of .*, seed 9 has other settings .*: penalty_start 0.9 and 0.8"
+    ):
+        without_known(cell, {(cell.task, cell.noise, 9): {**differently, "seed": 9}})
     assert without_known(cell, {}) == cell
     elsewhere = {**whole, "seed": 9, "setting": "other"}
     with pytest.raises(SystemExit, match=r"--known: procedural at noise 0.3, seed 9 was measured with other sizes"):

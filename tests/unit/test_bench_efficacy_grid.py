@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
-from bench.efficacy.arms import ARMS, NOISY, ORACLE, Arm, Kind, control_of, run_folder, settings_for, there
+from bench.efficacy.arms import ARMS, NOISY, ORACLE, Arm, Kind, control_of, run_folder, settings_for, there, unfit
 from bench.efficacy.cell import Cell
 from bench.efficacy.control import draws
 from bench.efficacy.costs import cost, rates
@@ -27,6 +28,7 @@ from bench.efficacy.task import Sizes, divide, write
 from bench.efficacy.tasks import procedural
 from bench.efficacy.tell import table
 from bench.efficacy.won import gaps
+from bench.efficacy.work import work
 from burnish.coordinator.recipes.registry import METHODS
 from burnish.coordinator.records import ModelRecord, StepRecord
 
@@ -95,6 +97,29 @@ def test_every_arm_of_this_build_has_settings_that_its_recipe_takes(cell: Cell, 
     assert made.model_dump().get("random_subsets", 0) == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "more", "problem"),
+    [
+        ("bds", {"kepp": 0.5}, "kepp"),
+        ("bds", {"keep": 2}, "keep"),
+        ("bds", {"training": {"learning_rate": 1e-3}, "seed": 1}, "seed, training is the same for all arms"),
+        (ORACLE, {"keep": 0.5}, "it has none of its own"),
+        ("bds", {"keep": 0.5}, ""),
+        ("outliers", {"outliers": 3.0}, ""),
+    ],
+)
+def test_settings_that_an_arm_cannot_have_are_told_before_anything_runs(
+    name: str, more: dict[str, Any], problem: str
+) -> None:
+    found = unfit(name, more)
+    assert problem in found
+    assert bool(problem) == bool(found)
+
+
+def test_a_cell_in_which_nothing_is_to_be_done_is_done(tmp_path: Path) -> None:
+    assert asyncio.run(work(cell_in(tmp_path, arms=()))) == []
+
+
 def test_only_arms_that_are_trusted_with_it_get_the_clean_set(cell: Cell) -> None:
     clean = (str(cell.files.validation),)
     assert settings_for(cell, "bds").files()["validation"] == clean
@@ -121,7 +146,7 @@ def test_a_control_is_rows_of_the_data_in_their_order_drawn_anew_each_time(cell:
         assert drawn == [line for line in lines if line in drawn]
     assert one != other
     assert [path.read_text().splitlines() for path in draws(cell, 12)] == [one, other]
-    assert draws(cell, 20) == draws(cell, 25) == [cell.files.training]
+    assert draws(cell, 20) == draws(cell, 25) == [], "all rows are no random ones"
 
 
 # --- scores
@@ -270,6 +295,9 @@ def test_the_report_says_what_was_won_back_and_at_what_price(tmp_path: Path) -> 
     assert gap["bds"][SCORE]["mean"] == pytest.approx(0.75)
     assert gap["bds"]["seconds_per_point"] == pytest.approx(1.0)
     assert gap[control_of("bds")]["seconds_per_point"] is None
+    alone = gaps(cells[:1])["procedural"]["0.3"]["bds"]
+    assert alone[LOSS]["mean"] == pytest.approx(0.5)
+    assert alone[SCORE] is None, "one answer more or less would be the whole of it"
     first = cells[0]
     assert first["signals"] == {"bds": {**first["signals"]["bds"], "auroc": 1.0, "precision": 1.0, "recall": 1.0}}
     assert first["arms"]["bds"]["kind"] == "recipe"

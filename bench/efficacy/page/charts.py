@@ -26,9 +26,8 @@ def headline(panel: Panel) -> str:
 
 def gap_chart(panel: Panel) -> Markup | None:
     """The gap recovered by arm; None where there is none."""
-    lost = -panel.lost.mean if panel.lost else 0.0  # what chance's differences are shares of
     dots = [
-        Dot(arm.name, arm.kind, arm.gap.mean, arm.gap.low, arm.gap.high, _range(arm.chance, lost), share(arm.gap))
+        Dot(arm.name, arm.kind, arm.gap.mean, arm.gap.low, arm.gap.high, _range(arm.gaps_of_chance), share(arm.gap))
         for arm in panel.shown
         if arm.gap is not None
     ]
@@ -76,9 +75,8 @@ def _spread_dot(arm: Arm, one: Spread, shade: tuple[float, float] | None, told: 
     return Dot(arm.name, arm.kind, one.mean, low, high, shade, told)
 
 
-def _range(values: Sequence[float], unit: float = 1.0) -> tuple[float, float] | None:
-    shares = [value / unit for value in values] if unit else []
-    return (min(shares), max(shares)) if shares else None
+def _range(values: Sequence[float]) -> tuple[float, float] | None:
+    return (min(values), max(values)) if values else None
 
 
 def signal_map(found: Efficacy) -> Markup | None:

@@ -38,7 +38,8 @@ class Signal:
 class Arm:
     """One arm on one task at one share of noise. Losses are nats per response token. `above`: its loss less that of all
     rows, seed by seed; `over_chance`: less that of its random control; `chance`: the control's loss less that of all
-    rows, by seed. `gap` is of losses, `gap_of_scores` of scores."""
+    rows, by seed, and `gaps_of_chance` as shares of what noise costs in these seeds. `gap` is of losses,
+    `gap_of_scores` of scores."""
 
     name: str
     kind: str
@@ -52,7 +53,7 @@ class Arm:
     chance: tuple[float, ...]
     gap: Interval | None
     gap_of_scores: Interval | None
-    gap_of_chance: float | None
+    gaps_of_chance: tuple[float, ...]
     signal: Signal | None
 
 
@@ -89,7 +90,7 @@ class Panel:
     @property
     def has_gaps(self) -> bool:
         """Whether noise cost enough for shares of it to be told."""
-        return any(arm.gap is not None for arm in self.shown)
+        return ORACLE in self.arms and self.arms[ORACLE].gap is not None
 
     def best(self, kinds: Sequence[str] = RECIPES) -> Arm | None:
         """The arm of these kinds that is most below all rows, seed by seed; of those that most seeds have, since means
@@ -187,8 +188,9 @@ def _arm(name: str, cells: Sequence[Record], gaps: Record) -> Arm:
     found = [cell["arms"][name] for cell in cells if name in cell["arms"]]
     loss = spread(float(one["loss"]) for one in found)
     assert loss is not None
-    control, told, lost = control_of(name), gaps.get(name) or {}, _paired(cells, NOISY, ORACLE)
+    control, told = control_of(name), gaps.get(name) or {}
     chance = _paired(cells, control, NOISY)
+    lost = _paired([cell for cell in cells if control in cell["arms"]], NOISY, ORACLE)
     gap = _interval(told.get("loss"))
     return Arm(
         name=name,
@@ -203,7 +205,7 @@ def _arm(name: str, cells: Sequence[Record], gaps: Record) -> Arm:
         chance=chance.values if chance else (),
         gap=gap,
         gap_of_scores=_interval(told.get("score")),
-        gap_of_chance=-chance.mean / lost.mean if gap and chance and lost else None,
+        gaps_of_chance=tuple(-one / lost.mean for one in chance.values) if gap and chance and lost else (),
         signal=_signal([cell["signals"][name] for cell in cells if name in (cell.get("signals") or {})]),
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import fmean
+
 from markupsafe import Markup
 
 from bench.efficacy.page.data import Arm
@@ -27,8 +29,8 @@ def strip(arm: Arm) -> Markup | None:
     ]
     if gap.low is not None and gap.high is not None:
         parts.append(line(scale(gap.low), MIDDLE, scale(gap.high), MIDDLE, f"{arm.kind} line"))
-    if arm.gap_of_chance is not None:
-        at = scale(arm.gap_of_chance)
+    if arm.gaps_of_chance:
+        at = scale(fmean(arm.gaps_of_chance))
         parts += [
             line(at, MIDDLE - 9, at, MIDDLE + 9, "chance line"),
             text(at, MIDDLE - 13, "chance", "word", "middle"),

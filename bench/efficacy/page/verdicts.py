@@ -131,7 +131,8 @@ def _not_above_chance(main: Sequence[Panel], name: str) -> str:
 
 
 def _harm(found: Efficacy, name: str) -> list[str]:
-    """Where a model is worse with a recipe than without. If nothing is wrong, one standard error is enough to say."""
+    """Where a model is worse with a recipe than without. Where nothing is wrong one standard error is told, of at least
+    as many seeds: a cautious reader's rule, by which one recipe in five without any effect is told of."""
     panels = [panel for panel in found.panels if name in panel.arms]
     worse = [panel for panel in panels if panel.noise > 0 and verdict(panel.arms[name].above) is Verdict.WORSE]
     clean = [panel.title for panel in panels if panel.noise == 0 and _by_an_error(panel.arms[name].above)]
@@ -139,7 +140,7 @@ def _harm(found: Efficacy, name: str) -> list[str]:
     if worse:
         said.append(f"worse than doing nothing on {listed([f'{p.title} at {p.noise:.0%}' for p in worse])}")
     if clean:
-        said.append(f"harms by more than one standard error where nothing is wrong, on {listed(clean)}")
+        said.append(f"worse by more than one standard error where nothing is wrong, on {listed(clean)}")
     return said
 
 
@@ -162,7 +163,7 @@ def _of_no_use(panel: Panel) -> str:
 
 
 def _by_an_error(one: Spread | None) -> bool:
-    return one is not None and one.error is not None and one.mean > one.error
+    return one is not None and len(one.values) >= SEEDS and one.error is not None and one.mean > one.error
 
 
 def _unseen(main: Sequence[Panel]) -> list[str]:
