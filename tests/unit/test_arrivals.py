@@ -51,6 +51,20 @@ async def test_no_more_than_there_are_places_for() -> None:
     assert await two.arrived("a", at_once) == "here"
 
 
+async def test_who_comes_while_another_times_out_waits_for_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrivals, "PATIENCE", 0)
+    one = Places(1, 60)
+    first = asyncio.ensure_future(one.arrived("a", never))
+    await asyncio.sleep(0.01)
+    second = asyncio.ensure_future(one.arrived("b", at_once))
+    one._arriving[0].timeout._on_timeout()  # type: ignore[attr-defined]  # as the loop does before the second enters
+    assert await second == "here"
+    with pytest.raises(Stalled):
+        await first
+    assert await one.arrived("c", at_once) == "here"
+    assert not one._held.total()
+
+
 async def test_the_peer_with_the_fewest_is_next() -> None:
     two = Places(2, 60)
     busy = [Sender(two, "busy") for _ in range(4)]

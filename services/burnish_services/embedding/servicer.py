@@ -14,7 +14,6 @@ from burnish_services.embedding.calibrations import CalibrationStore
 from burnish_services.embedding.config import EmbeddingSettings
 from burnish_services.embedding.fields import checked_name
 from burnish_services.embedding.filling import Filler
-from burnish_services.embedding.lock import DirectoryLocked
 from burnish_services.embedding.neighbors import Metric, Propose, nearest_neighbors, propose_by_tiles
 from burnish_services.embedding.projecting import Method, check_size, project
 from burnish_services.embedding.selecting import read_stored, rows_of, select
@@ -27,6 +26,7 @@ from burnish_services.engine.hosting import ModelHost
 from burnish_services.runtime import wire
 from burnish_services.runtime.calls import current_call
 from burnish_services.runtime.config import ServerSettings
+from burnish_services.runtime.directory_lock import DirectoryLocked
 from burnish_services.runtime.errors import InvalidRequest
 from burnish_services.runtime.role import Role, RoleContext, RoleUnavailable
 

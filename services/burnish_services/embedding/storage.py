@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 
-from burnish_services.embedding.lock import DirectoryLock
+from burnish_services.runtime.directory_lock import DirectoryLock
 
 # Connects to the database at a path or URI, with these options of LanceDB's for object stores.
 Connect = Callable[[str, dict[str, str] | None], Any]
@@ -92,7 +92,7 @@ class LocalDirectory:
         self._directory = directory
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            self._lock = DirectoryLock(directory)
+            self._lock = DirectoryLock(directory, "the vector store")
         except OSError as error:
             raise StoreUnavailable(
                 f"the vector store in {directory} cannot be opened: {error}; expected a directory that this server "

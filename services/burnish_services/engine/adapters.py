@@ -6,8 +6,10 @@ itself is in `merging.py`, which brings torch.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+import time
 import uuid
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from burnish_services.engine.models import adapter_base, model_digest
 from burnish_services.engine.places import Roots
 
 _KEPT = 2  # merged models, each as large as its base
+_SETTLED = 60.0  # seconds after which a folder is locked if anybody works on it
 
 
 class MergedModels:
@@ -42,9 +45,12 @@ class MergedModels:
     def _merge(self, base: Path, adapter: Path, made: Path) -> None:
         from burnish_services.engine.merging import merge
 
+        self._sweep_unfinished()
         beside = self._folder / f".{uuid.uuid4().hex}"
         beside.mkdir(parents=True)
+        held = os.open(beside, os.O_RDONLY)
         try:
+            fcntl.flock(held, fcntl.LOCK_EX)  # for as long as this process lives
             merge(base, adapter, beside)
             if not made.is_dir():  # another process may have been faster
                 beside.rename(made)
@@ -52,6 +58,22 @@ class MergedModels:
             raise ModelLoadError(f"{adapter} cannot be merged into {base}: {error}") from error
         finally:
             shutil.rmtree(beside, ignore_errors=True)
+            os.close(held)
+
+    def _sweep_unfinished(self) -> None:
+        """Removes what processes that died were merging."""
+        for path in self._folder.glob(".*"):
+            try:
+                if time.time() - path.stat().st_mtime < _SETTLED:
+                    continue
+                held = os.open(path, os.O_RDONLY)
+                try:
+                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(path, ignore_errors=True)
+                finally:
+                    os.close(held)
+            except OSError:
+                pass  # somebody merges into it, or has removed it
 
     def _sweep(self) -> None:
         found = [path for path in self._folder.iterdir() if not path.name.startswith(".")]

@@ -68,11 +68,13 @@ class ModelStore:
         found = await asyncio.to_thread(self._find, place, uri, digest)
         if found is not None:
             return found
+        self._check_open(uri)
         # In threads of their own: where the store does not answer, nobody else waits for one.
         loop = asyncio.get_running_loop()
         there = await loop.run_in_executor(self._looking, self._there, place, uri)
         if isinstance(there, Lease):
             return there
+        self._check_open(uri)
         # What is being fetched is joined only where it is what the store lists now.
         key = (str(place), there.key)
         fetch = self._fetches.get(key)
@@ -94,6 +96,10 @@ class ModelStore:
         self._stopped.set()
         for pool in (self._looking, self._fetching):
             pool.shutdown(wait=False, cancel_futures=True)
+
+    def _check_open(self, uri: str) -> None:
+        if self._stopped.is_set():
+            raise ModelUnreachable(f"{uri} is not looked for any more: this server is shutting down; ask another one")
 
     # --- blocking ----------------------------------------------------------------------------------------------
 

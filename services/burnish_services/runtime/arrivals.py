@@ -39,6 +39,11 @@ class _Arrival:
     begin: float = field(default_factory=time.monotonic)
     displaced: bool = False
 
+    @property
+    def is_leaving(self) -> bool:
+        """Whether its place is as good as free: it was displaced, or its own time is up."""
+        return self.displaced or self.timeout.expired()
+
 
 @dataclass(eq=False, slots=True)
 class _Waiter:
@@ -117,9 +122,9 @@ class Places:
         """Ends as many arrivals as others wait for their places: first those of peers that stalled before, then those
         that have had their time."""
         self._next_look = None
-        wanted = len(self._waiting) - sum(one.displaced for one in self._arriving)
+        slow = [one for one in self._arriving if not one.is_leaving]
+        wanted = len(self._waiting) - (len(self._arriving) - len(slow))
         first = sum(waiter.peer not in self._stalled for waiter in self._waiting)
-        slow = [one for one in self._arriving if not one.displaced]
         known = [one for one in slow if one.peer in self._stalled][: min(first, wanted)]
         had_their_time = time.monotonic() - PATIENCE
         others = [one for one in slow if one not in known and one.begin <= had_their_time]
@@ -129,7 +134,7 @@ class Places:
         self._look_again()
 
     def _look_again(self) -> None:
-        oldest = next((one for one in self._arriving if not one.displaced), None)
+        oldest = next((one for one in self._arriving if not one.is_leaving), None)
         if self._waiting and oldest is not None and self._next_look is None:
             left = max(0.0, oldest.begin + PATIENCE - time.monotonic())
             self._next_look = asyncio.get_running_loop().call_later(left + 0.001, self._make_room)

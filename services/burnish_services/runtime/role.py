@@ -38,8 +38,9 @@ class RoleContext:
     version: str  # of Burnish, for ServerInfo
 
     def state_directory(self, role: str) -> Path:
-        """Where role `role` keeps what must outlive the process; created if missing."""
-        directory = self.settings.state_dir / role
+        """Where role `role` keeps what must outlive the process, and the directory that it is in now; created if
+        missing."""
+        directory = self.settings.state_dir.absolute() / role
         directory.mkdir(parents=True, exist_ok=True)
         return directory
 

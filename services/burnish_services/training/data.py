@@ -116,7 +116,7 @@ def read_data(path: Path, tokenizer: ChatTokenizer, max_tokens: int) -> Training
         name = f"line {number}"
         try:
             value = parse_object(line)
-            name = str(value.get("id") or name)[:_MAX_NAME]
+            name = sample_name(value) or name
             weight, messages = parse_weight(value), parse_messages(value)
             samples.append(TrainingSample(name, tokenize_sample(tokenizer, messages, max_tokens=max_tokens), weight))
         except SampleError as error:
@@ -143,6 +143,13 @@ def parse_object(line: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise SampleError(NOT_A_SAMPLE, f"a JSON {type(value).__name__}, expected an object with `messages`")
     return value
+
+
+def sample_name(value: dict[str, Any]) -> str:
+    """The sample's own name, as far as it can be told to anybody: at most 256 characters, all of which UTF-8 has. Empty
+    where it has none."""
+    name = value.get("id")
+    return "" if name is None else str(name)[:_MAX_NAME].encode(errors="replace").decode()
 
 
 def parse_weight(value: dict[str, Any]) -> float:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from burnish_services.runtime.disks import is_disk_full
+from burnish_services.training.core import is_digest
 from burnish_services.training.runs import sync_directory
 from burnish_services.training.state import RunError
 
@@ -89,6 +90,7 @@ class DataStore:
                 log.info("removed %s: no run needs it", path)
 
     def _path(self, digest: str) -> Path:
+        assert is_digest(digest), "callers' digests are looked at where they come in"
         return self._root / f"{digest.removeprefix('sha256:')}.jsonl"
 
     def _keep(self, written: Path, digest: str) -> Path:

@@ -15,7 +15,7 @@ from burnish_services.engine.models import model_digest
 from burnish_services.training import delivery
 from burnish_services.training.checkpoints import sync_tree
 from burnish_services.training.job import Job
-from burnish_services.training.runs import RunDirectory, sync_directory, write_durably
+from burnish_services.training.runs import RunDirectory, copy_durably, sync_directory, write_durably
 from burnish_services.training.state import Pause
 
 SCHEDULE, STALE = "schedule", "stale"
@@ -29,14 +29,17 @@ class PausedRun(Exception):
         self.pause = pause
 
 
-def write_pool(directory: RunDirectory, step: int, content: bytes, *, last: bool) -> None:
-    """Ends the pause after `step`: the run goes on with these responses, and never pauses again if they are the `last`.
-    Raises OSError."""
+def write_pool(directory: RunDirectory, step: int, responses: Path | None, *, last: bool) -> None:
+    """Ends the pause after `step`: the run goes on with a copy of these responses, or with none, and never pauses again
+    if they are the `last`. Raises OSError."""
     path = directory.pool(step)
     path.parent.mkdir(exist_ok=True)
     if last:
         write_durably(directory.no_more, b"")
-    write_durably(path, content)
+    if responses is None:
+        write_durably(path, b"")
+    else:
+        copy_durably(responses, path)
 
 
 def newest_pool(directory: RunDirectory, step: int) -> Path | None:

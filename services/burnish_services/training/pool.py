@@ -26,6 +26,7 @@ from burnish_services.training.data import (
     lines_of,
     parse_messages,
     parse_object,
+    sample_name,
 )
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ def read_pool(path: Path, tokenizer: ChatTokenizer, max_tokens: int, names: Sequ
     for number, line in lines_of(path.read_bytes()):
         try:
             value = parse_object(line)
-            name = str(value.get("id"))
+            name = sample_name(value)
             if name not in place:
                 raise SampleError(NOT_A_SAMPLE, f"{name!r} is no sample that is trained on")
             prompt = prompt_ids(tokenizer, parse_messages(value))

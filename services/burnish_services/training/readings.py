@@ -13,17 +13,21 @@ from burnish_services.training.state import Progress, RunState
 
 @dataclass(slots=True)
 class Tally:
-    """What has been worked since the server began. Work that is done again after a crash counts once."""
+    """What has been worked since the server began. Work that is done again after a crash counts once. `furthest`: the
+    steps and tokens that each run has come to."""
 
     steps: int = 0
     tokens: int = 0
     crashes: int = 0
     ended: Counter[RunState] = field(default_factory=Counter)
+    furthest: dict[str, tuple[int, int]] = field(default_factory=dict)
 
-    def advance(self, before: Progress, after: Progress) -> None:
+    def advance(self, run_id: str, before: Progress, after: Progress) -> None:
         """A run went from `before` to `after`."""
-        self.steps += max(0, after.step - before.step)
-        self.tokens += max(0, after.num_tokens - before.num_tokens)
+        steps, tokens = self.furthest.get(run_id, (before.step, before.num_tokens))
+        self.steps += max(0, after.step - steps)
+        self.tokens += max(0, after.num_tokens - tokens)
+        self.furthest[run_id] = max(steps, after.step), max(tokens, after.num_tokens)
 
 
 def read_training(store: RunStore, tally: Tally) -> Iterator[Reading]:

@@ -11,6 +11,7 @@
       checkpoints/    the last whole checkpoint; removed when the run has ended, unless the next may go on from it
       best.safetensors  the best weights so far, if the run may publish them; removed with the checkpoint
       result.json     what the worker is about to publish, so that a crash in that moment is no loss
+      cancelled       there once the run is to end as cancelled, whatever becomes of this server
       placed          there while object storage may hold something of the run that is not its model, whole
       model/          the trained model, unless the caller named another directory; on its way to object storage, too
     STATE/training/data/   copies of data that was uploaded or fetched (`data_store.py`)
@@ -39,6 +40,8 @@ from burnish_services.training.events import Event, EventLog
 from burnish_services.training.state import Result, Snapshot
 
 log = logging.getLogger(__name__)
+
+_CHUNK = 1 << 20  # bytes that are copied at a time
 
 
 class RequestConflict(ValueError):
@@ -175,6 +178,11 @@ class RunDirectory:
     def placed(self) -> Path:
         """There while anything in object storage may be this run's that is not yet its model, whole."""
         return self.path / "placed"
+
+    @property
+    def cancelled(self) -> Path:
+        """There once somebody was told that the run is cancelled, which the server may not live to see."""
+        return self.path / "cancelled"
 
     def note_placed(self) -> None:
         """Before anything is put there."""
@@ -323,6 +331,17 @@ def write_durably(path: Path, content: bytes) -> None:
     beside = unfinished(path)
     with beside.open("wb") as file:
         file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+    sync_directory(path.parent)
+
+
+def copy_durably(source: Path, path: Path) -> None:
+    """As `write_durably`, what another file has, however large."""
+    beside = unfinished(path)
+    with source.open("rb") as given, beside.open("wb") as file:
+        shutil.copyfileobj(given, file, _CHUNK)
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Iterable
@@ -18,6 +20,7 @@ import grpc.aio
 from burnish.api.training.v1 import training_pb2, training_pb2_grpc
 from burnish_services.engine.places import Roots
 from burnish_services.runtime import wire
+from burnish_services.runtime.directory_lock import DirectoryLock, DirectoryLocked
 from burnish_services.runtime.errors import (
     AlreadyExists,
     InvalidRequest,
@@ -30,7 +33,8 @@ from burnish_services.runtime.readings import Reading
 from burnish_services.runtime.role import Role, RoleContext, RoleUnavailable
 from burnish_services.training import convert, state, uploads
 from burnish_services.training.config import TrainingSettings
-from burnish_services.training.core import MAX_REQUEST_ID, RunSpec, SpecError, check_spec
+from burnish_services.training.core import MAX_REQUEST_ID, RunSpec, SpecError, check_spec, is_digest
+from burnish_services.training.data import file_digest
 from burnish_services.training.data_store import DataStore
 from burnish_services.training.followers import Followers
 from burnish_services.training.nodes import Board
@@ -40,15 +44,18 @@ from burnish_services.training.remote import why_not_readable
 from burnish_services.training.resolve import Site, resolve
 from burnish_services.training.runs import RequestConflict, Resolved, Run, RunStore
 from burnish_services.training.sample_weights import read_snapshots
-from burnish_services.training.sources import LOCAL, Sources
+from burnish_services.training.sources import LOCAL, Located, Sources
 from burnish_services.training.state import RunError, RunState
 from burnish_services.training.supervisor import Supervisor
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
+log = logging.getLogger(__name__)
+
 _DEFAULT_PAGE = 100
 _MAX_PAGE = 1000
 _EVENTS_AT_A_TIME = 64
+_NOTHING = f"sha256:{hashlib.sha256().hexdigest()}"  # of no responses
 
 
 class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
@@ -168,27 +175,39 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         if pause is None or pause.step != request.step:
             where = "has never paused" if pause is None else f"paused after step {pause.step} last"
             raise PreconditionFailed("NOT_PAUSED", f"run {run.record.run_id} {where}, not after step {request.step}")
-        content = await self._responses(request)
+        responses = await self._responses(request)
+        given = run.directory.pool(pause.step)
         if run.snapshot.state is RunState.PAUSED:
-            await asyncio.to_thread(write_pool, run.directory, pause.step, content, last=request.last)
+            path = None if responses is None else responses.path
+            await asyncio.to_thread(write_pool, run.directory, pause.step, path, last=request.last)
             run.update(state.resumed(run.snapshot), time.time())
             self._supervisor.submit(run)
-        elif await asyncio.to_thread(run.directory.pool(pause.step).read_bytes) != content:
+        elif not given.is_file():
+            raise PreconditionFailed(
+                "NOT_PAUSED", f"run {run.record.run_id} is {run.snapshot.state}, and waits for no responses any more"
+            )
+        elif await asyncio.to_thread(file_digest, given) != (_NOTHING if responses is None else responses.digest):
             raise PreconditionFailed(
                 "NOT_PAUSED", f"run {run.record.run_id} went on from step {pause.step} with other responses already"
             )
 
-    async def _responses(self, request: training_pb2.ResumeRunRequest) -> bytes:
+    async def _responses(self, request: training_pb2.ResumeRunRequest) -> Located | None:
+        """The file of the responses; None where the run goes on without any."""
         if not request.responses_uri:
-            return b""
+            return None
+        if request.responses_digest and not is_digest(request.responses_digest):
+            raise InvalidRequest(
+                "BAD_SPEC",
+                f"responses_digest is {request.responses_digest[:100]!r}, expected sha256: and 64 hexadecimal digits",
+                field="responses_digest",
+            )
         asked = (request.responses_uri, request.responses_digest, "responses_uri", threading.Event())
         try:
-            located = await asyncio.to_thread(self._site.sources.locate, *asked)
+            return await asyncio.to_thread(self._site.sources.locate, *asked)
         except SpecError as error:
             raise InvalidRequest("BAD_SPEC", str(error), field=error.field) from error
         except RunError as error:
             raise _refusal(error) from error
-        return await asyncio.to_thread(located.path.read_bytes)
 
     def _get(self, run_id: str) -> Run:
         run = self._store.get(run_id)
@@ -242,7 +261,8 @@ def _before(page_token: str) -> int | None:
 
 
 class TrainingRole(Role):
-    """The training service in a server process."""
+    """The training service in a server process. Takes its state at once: that another server has it should be known
+    before an engine is started."""
 
     name = "training"
     service_full_name: str = training_pb2.DESCRIPTOR.services_by_name["TrainingService"].full_name
@@ -261,6 +281,7 @@ class TrainingRole(Role):
             processes=1 if fake else settings.worker_processes * settings.nodes,
             nodes=1 if fake else settings.nodes,
         )
+        self._lock = None if settings.nodes > 1 else _locked(state)
         self._store = RunStore(state)
         followers = Followers(Board(state), context.version, settings.endpoint, settings.lease_seconds)
         worker_options = context.settings.model_cache_options
@@ -295,6 +316,19 @@ class TrainingRole(Role):
     async def close(self) -> None:
         """Stops the worker; its run goes on with the next server."""
         await self._supervisor.close()
+        if self._lock is not None:
+            self._lock.release()
+
+
+def _locked(state: Path) -> DirectoryLock | None:
+    """None where there are no locks, as on what several machines may share."""
+    try:
+        return DirectoryLock(state, "the state of training")
+    except DirectoryLocked as error:
+        raise RoleUnavailable(str(error)) from error
+    except OSError as error:
+        log.warning("%s cannot be locked, so that nothing keeps a second server away: %s", state, error)
+        return None
 
 
 def _sources(settings: TrainingSettings, store: DataStore, roots: Roots) -> Sources:

@@ -34,7 +34,7 @@ from burnish_services.training.messages import (
 from burnish_services.training.nodes import WorkerOptions
 from burnish_services.training.process import Place, WorkerProcess, describe_exit
 from burnish_services.training.readings import Tally
-from burnish_services.training.runs import Run, RunStore, unfinished
+from burnish_services.training.runs import Run, RunStore, unfinished, write_durably
 from burnish_services.training.state import Failure, RestartLimits, Result, RunState, Snapshot
 
 log = logging.getLogger(__name__)
@@ -111,7 +111,12 @@ class Supervisor:
         what it left, if it failed."""
         if run is self._current and not run.snapshot.state.ended:
             self._cancelling = True
-            if self._worker is not None:
+            # Before anybody is told: what comes may take long, where a store does not answer, and this server may die.
+            await asyncio.shield(asyncio.to_thread(_note_cancelled, run))
+            now = run.snapshot
+            if now.state.ended:  # meanwhile
+                _unlink(run.directory.cancelled)
+            elif self._worker is not None and run is self._current:
                 self._worker.kill()
             return
         if not run.snapshot.state.ended:
@@ -143,9 +148,12 @@ class Supervisor:
         await self._sweep()
         await self.clearer.cleared(run.record.resolved.publish_to)
         while run.snapshot.state is RunState.PENDING and not self._closing.is_set():
-            self._current, self._cancelling = run, False
+            self._current, self._cancelling = run, run.directory.cancelled.is_file()
             try:
-                await self._attempt(run)
+                if self._cancelling:  # an earlier server promised it
+                    self._update(run, await self._cleaned_up(run, await _cancelled(run), nothing_kept=True))
+                else:
+                    await self._attempt(run)
             except Exception as error:
                 log.exception("run %s could not be worked", run.record.run_id)
                 failure = Failure("INTERNAL", "WORKER_NOT_STARTED", f"the worker could not be started: {error!r}")
@@ -241,7 +249,7 @@ class Supervisor:
 
     def _take(self, run: Run, message: Message) -> None:
         if isinstance(message, Progressed):
-            self.tally.advance(run.snapshot.progress, message.progress)
+            self.tally.advance(run.record.run_id, run.snapshot.progress, message.progress)
             run.update(state.progressed(run.snapshot, message.progress), time.time())
         elif isinstance(message, Checkpointed):
             run.update(state.checkpointed(run.snapshot), time.time())
@@ -260,9 +268,7 @@ class Supervisor:
         elif isinstance(last, Failed):
             after = state.failed(run.snapshot, now, _with_log(last.failure, worker))
         elif self._cancelling:
-            # It may have published in its last moment; what is published is published.
-            result = await asyncio.to_thread(_published, run)
-            after = state.cancelled(run.snapshot, now) if result is None else state.succeeded(run.snapshot, now, result)
+            after = await _cancelled(run)
         elif isinstance(last, Stopped) or self._closing.is_set():
             after = state.interrupted(run.snapshot, now)
         elif not met:
@@ -285,6 +291,8 @@ class Supervisor:
         if after.state.ended and not run.snapshot.state.ended:
             self.tally.ended[after.state] += 1
         run.update(after, time.time())
+        if after.state.ended and run.events.flush():
+            _unlink(run.directory.cancelled)
 
     async def _sweep(self) -> None:
         """Removes copies of data that were only needed by runs that have ended, and what failed runs left long ago."""
@@ -346,6 +354,20 @@ def _with_log(failure: Failure, worker: WorkerProcess) -> Failure:
     return Failure(failure.code, failure.reason, f"{failure.message}. The worker's log ends: {worker.last_words()}")
 
 
+def _note_cancelled(run: Run) -> None:
+    try:
+        write_durably(run.directory.cancelled, b"")
+    except OSError as error:
+        log.warning("run %s is being cancelled; should this server die now, it goes on: %s", run.record.run_id, error)
+
+
+async def _cancelled(run: Run) -> Snapshot:
+    """A run that is cancelled. It may have published in its last moment; what is published is published."""
+    result = await asyncio.to_thread(_published, run)
+    now = time.time()
+    return state.cancelled(run.snapshot, now) if result is None else state.succeeded(run.snapshot, now, result)
+
+
 def _published(run: Run) -> Result | None:
     try:
         return publish.published(run.directory, run.record)
@@ -364,6 +386,8 @@ def _remove(run: Run) -> None:
 def _remove_passing(run: Run) -> None:
     """Of that, what the next attempt makes anew."""
     shutil.rmtree(run.directory.paused, ignore_errors=True)
+    if run.record.resolved.place is not None:  # the model is there, or not wanted here
+        shutil.rmtree(run.record.resolved.output, ignore_errors=True)
     _unlink(unfinished(run.directory.best))
     shutil.rmtree(publish.staging_path(run.record.resolved.output, run.record.run_id), ignore_errors=True)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shutil
+import threading
 from pathlib import Path
 
 import grpc
@@ -16,7 +18,10 @@ from burnish.api.training.v1 import training_pb2
 from burnish_services.engine.fake import write_fake_model
 from burnish_services.engine.models import model_digest
 from burnish_services.runtime.config import ServerSettings
+from burnish_services.runtime.role import RoleUnavailable
+from burnish_services.training import supervisor
 from burnish_services.training.data import file_digest
+from burnish_services.training.runs import Run
 from tests.service.training_support import Client, client_of, sample, spec, worker_process, write_jsonl
 from tests.waiting import until
 
@@ -123,6 +128,64 @@ async def test_a_running_run_is_cancelled_at_once_and_leaves_nothing(
 
         again = await client.stub.CancelRun(training_pb2.CancelRunRequest(run_id=first.run_id))
         assert again.run == ended
+
+
+async def test_a_cancelled_run_stays_so_whatever_becomes_of_the_server(
+    settings: ServerSettings, base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CancelRun has answered, and the server dies while it still asks a store whether the model is there."""
+    monkeypatch.setenv("BURNISH_TRAINING_FAKE_STEP_SECONDS", "0.05")
+    died, asking = tmp_path / "died", threading.Event()
+
+    def asked(run: Run) -> None:
+        if not died.exists():
+            shutil.copytree(settings.state_dir, died)
+        asking.set()
+
+    monkeypatch.setattr(supervisor, "_published", asked)
+    async with client_of(settings) as client:
+        run = await client.create("cancelled", spec(base, data, num_epochs=20, checkpoint_steps=1))
+        await client.until_step(run.run_id, 2)
+        await client.stub.CancelRun(training_pb2.CancelRunRequest(run_id=run.run_id))
+        assert (await client.finished(run.run_id)).state == training_pb2.STATE_CANCELLED
+    monkeypatch.undo()
+    assert asking.is_set()
+    async with client_of(settings.model_copy(update={"state_dir": died})) as client:
+        ended = await client.finished(run.run_id)
+    assert ended.state == training_pb2.STATE_CANCELLED
+    left = {path.name for path in (died / "training" / run.run_id).iterdir()}
+    assert left == {"spec.json", "events.jsonl", "worker.log"}
+
+
+async def test_one_server_at_a_time_has_a_state_directory(settings: ServerSettings, client: Client) -> None:
+    with pytest.raises(RoleUnavailable, match=r"the state of training in .* is in use by this very process"):
+        async with client_of(settings):
+            pass
+
+
+async def test_a_model_is_named_by_its_whole_path(
+    settings: ServerSettings, base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with client_of(settings.model_copy(update={"state_dir": Path("here")})) as client:
+        run = await client.finished((await client.create("relative", spec(base, data))).run_id)
+    assert Path(run.result.model.uri).parents[2] == tmp_path / "here"
+
+
+async def test_steps_that_are_worked_again_are_counted_once(
+    settings: ServerSettings, base: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BURNISH_TRAINING_FAKE_STEP_SECONDS", "0.05")
+    async with client_of(settings) as client:
+        how = {"per_device_batch_size": 2, "gradient_accumulation_steps": 2, "num_epochs": 2}  # 20 steps
+        run = await client.create("again", spec(base, data, checkpoint_steps=8, **how))
+        await client.until_step(run.run_id, 13)
+        (await worker_process()).kill()
+        ended = await client.finished(run.run_id)
+        (role,) = client.server.roles
+        told = {reading.name: reading.value for reading in role.readings()}
+    assert (ended.state, ended.num_resumes) == (training_pb2.STATE_SUCCEEDED, 1)
+    assert told["training_steps"] == ended.progress.step
 
 
 async def test_a_killed_worker_goes_on_from_its_checkpoint_to_the_same_model(
@@ -260,6 +323,13 @@ async def test_samples_that_cannot_be_trained_on_are_left_out_and_named(
     assert list(run.result.skipped) == ["long", "empty", "roles", "line 5", "line 6", "odd", "line 8"]
 
 
+async def test_an_id_that_no_utf8_has_costs_nothing(client: Client, base: Path, tmp_path: Path) -> None:
+    rows = [sample(1), {**sample(2), "id": "half a \ud83d", "weight": 0}, {**sample(3), "id": 0, "weight": 0}]
+    run = await client.finished((await client.create("odd", spec(base, write_jsonl(tmp_path / "odd", rows)))).run_id)
+    assert run.state == training_pb2.STATE_SUCCEEDED, run.error
+    assert list(run.result.skipped) == ["half a ?", "0"]
+
+
 @pytest.mark.parametrize(
     ("lines", "words"),
     [("", "has no samples"), ('{"id": "a", "messages": []}\n', "none of the 1 samples.*1 BAD_ROLES")],
@@ -391,3 +461,28 @@ async def test_a_run_that_refines_itself_pauses_and_a_kill_changes_nothing(
         steps = [part.step async for part in call]
     assert digests[0] == digests[1]
     assert steps == [3, 7, 10], "at each pause, and in the end"
+
+
+async def test_responses_that_cannot_be_taken_are_refused(
+    client: Client, base: Path, data: Path, tmp_path: Path
+) -> None:
+    asked = spec(base, data, per_device_batch_size=2, gradient_accumulation_steps=2)
+    asked.bilevel.validation_data_uri = str(write_jsonl(tmp_path / "validation.jsonl", [sample(99)]))
+    asked.refinement.warmup_steps, asked.refinement.refresh_steps = 3, 4
+    run = await client.create("refused", asked)
+    call = client.stub.WatchRun(training_pb2.WatchRunRequest(run_id=run.run_id))
+    async for event in call:
+        if event.run.state == training_pb2.STATE_PAUSED:
+            break
+    call.cancel()
+    secret = write_jsonl(tmp_path / "secret.jsonl", [sample(1)])
+    request = training_pb2.ResumeRunRequest(run_id=run.run_id, step=3, responses_uri="s3://allowed/responses.jsonl")
+    for digest in (str(secret.with_suffix("")), "../../secret", "sha256:12", "\0"):
+        request.responses_digest = digest
+        with pytest.raises(grpc.aio.AioRpcError, match=r"responses_digest is .*, expected sha256: and 64") as error:
+            await client.stub.ResumeRun(request)
+        assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    await client.stub.CancelRun(training_pb2.CancelRunRequest(run_id=run.run_id))
+    with pytest.raises(grpc.aio.AioRpcError, match="is cancelled, and waits for no responses any more") as error:
+        await client.stub.ResumeRun(training_pb2.ResumeRunRequest(run_id=run.run_id, step=3))
+    assert error.value.code() is grpc.StatusCode.FAILED_PRECONDITION

@@ -111,6 +111,7 @@ async def test_a_run_that_is_cancelled_while_it_publishes_leaves_the_place_free(
     )
     await client.stub.CancelRun(pb.CancelRunRequest(run_id=run.run_id))
     assert (await client.finished(run.run_id)).state == pb.STATE_CANCELLED
+    assert not (client.server.settings.state_dir / "training" / run.run_id / "model").exists()
     gate.open()  # what the worker had sent comes to be after its end
     again = await client.create("again", to(base, data, "cancelled/out"))
     assert (await client.finished(again.run_id)).state == pb.STATE_SUCCEEDED
