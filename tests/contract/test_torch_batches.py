@@ -59,3 +59,25 @@ def test_sequences_are_scored_together_as_alone_where_that_is_asked_for(tmp_path
     for one, other in found:
         assert one.logprobs == pytest.approx(other.logprobs, abs=1e-5)
         assert one.entropies == pytest.approx(other.entropies, abs=1e-5)
+
+
+def test_a_row_that_has_ended_is_not_computed_beyond_the_context(tmp_path: Path) -> None:
+    """Learned positions have no more places than the context; the shorter rows go on without it."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from burnish_services.engine.torch_model import TorchModel
+
+    config = GPT2Config(vocab_size=64, n_positions=32, n_embd=16, n_layer=1, n_head=2)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    model = TorchModel(tmp_path, "float32")
+    model.batch_tokens = 256
+    requests = [GenerateRequest(list(range(length)), Sampling(temperature=0.0, max_tokens=12)) for length in (30, 20)]
+    said: list[list[int]] = [[], []]
+
+    def take(place: int, token: int) -> bool:
+        said[place].append(token)
+        return len(said[place]) < (2, 12)[place]
+
+    takes = [lambda token, _, place=place: take(place, token) for place in range(2)]
+    assert model.sample(requests, takes, threading.Event()) == set()
+    assert [len(one) for one in said] == [2, 12]

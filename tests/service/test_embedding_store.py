@@ -183,6 +183,16 @@ def test_what_is_stored_is_read_again_after_a_write_whose_outcome_is_unknown(sto
     assert store.put("notes", WEIGHTS, texts("b") | texts("a", revision=1)) == 0
 
 
+def test_what_was_computed_for_another_collection_of_the_name_is_refused(store: VectorStore) -> None:
+    before = store.create("notes", Source.USER).create_time
+    assert store.put("notes", WEIGHTS, texts("a"), created=before) == 1
+    store.delete("notes")
+    store.create("notes", Source.RESPONSE)
+    with pytest.raises(PreconditionFailed, match="was deleted and made anew"):
+        store.put("notes", WEIGHTS, texts("b"), created=before)
+    assert store.put("notes", WEIGHTS, texts("b"), created=store.get("notes").create_time) == 1
+
+
 def test_a_second_store_on_the_directory_is_refused(tables: Tables, tmp_path: Path) -> None:
     with pytest.raises(DirectoryLocked, match="this very process"):
         Tables(tmp_path)

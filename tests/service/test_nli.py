@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from functools import partial
 from pathlib import Path
 
@@ -108,3 +110,25 @@ async def test_a_server_with_a_bad_model_does_not_start(tmp_path: Path, monkeypa
     with pytest.raises(RoleUnavailable, match="BURNISH_SCORING_NLI_MODEL"):
         async with running(server_settings(tmp_path), partial(create_engine, "fake")):
             pass
+
+
+async def test_a_call_that_is_gone_keeps_no_other_waiting(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = NliModel(model, batch_size=1)
+    begun, batches = asyncio.Event(), []
+    loop, forward = asyncio.get_running_loop(), found._model.forward
+
+    def slow(*arguments: object, **more: object) -> object:
+        batches.append(1)
+        loop.call_soon_threadsafe(begun.set)
+        time.sleep(0.05)
+        return forward(*arguments, **more)
+
+    monkeypatch.setattr(found._model, "forward", slow)
+    call = asyncio.ensure_future(found.contradictions([("the sky", "the sea")] * 100))
+    await begun.wait()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert len(await found.contradictions([("the sky", "the sea")])) == 1
+    assert len(batches) < 10
+    found.close()

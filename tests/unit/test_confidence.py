@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -10,10 +11,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from burnish_services.engine.base import EngineFailure
-from burnish_services.engine.tokenizer import ChatMessage
+from burnish_services.engine.tokenizer import ChatMessage, Encoding
 from burnish_services.scoring.answering import Answer
 from burnish_services.scoring.answers import extract, overlap, same
-from burnish_services.scoring.choosing import Choice, choice_of
+from burnish_services.scoring.choosing import Choice, _option_tokens, choice_of
 from burnish_services.scoring.comparing import Pair, Rules, Winner, decide, flip_rate
 from burnish_services.scoring.confidence import (
     Weights,
@@ -178,3 +179,35 @@ def test_the_longer_response_cannot_win_beyond_the_guard() -> None:
 
 def test_the_same_response_twice_is_a_tie() -> None:
     assert verdict((0.0, 1.0, 0.0), (1.0, 0.0, 0.0), Pair(PAIR.prompt, "So.", " So. ")).winner is Winner.TIE
+
+
+class PutsABlankFirst:
+    """Writes a blank before every text, as tokenizers of sentencepiece's kind do."""
+
+    def encode(self, text: str) -> Encoding:
+        pieces = re.findall("▁?[A-Za-z]+|▁|[0-9]|[^▁]", "▁" + text.replace(" ", "▁"))
+        ids = [sum(ord(letter) << 8 * place for place, letter in enumerate(piece)) for piece in pieces]
+        self.texts = {**getattr(self, "texts", {}), **dict(zip(ids, pieces, strict=True))}
+        return Encoding(ids, [(0, 0)] * len(ids))
+
+    def decode(self, ids: list[int]) -> str:
+        return "".join(self.texts[one] for one in ids).replace("▁", " ")
+
+
+def test_an_option_is_looked_for_as_it_stands_after_the_lead_in() -> None:
+    tokenizer = PutsABlankFirst()
+    found = _option_tokens(tokenizer, "Answer: (", "A")  # type: ignore[arg-type]
+    assert tokenizer.encode("Answer: (A").ids[-1] in found
+    assert tokenizer.encode("A").ids[0] in found, "and as it stands by itself"
+    (digit,) = _option_tokens(tokenizer, "Rating: (", "7")  # type: ignore[arg-type]
+    assert tokenizer.decode([digit]) == "7"
+
+
+def test_exactly_the_ratio_is_not_beyond_it() -> None:
+    for one, other in ((3, 1), (6, 2), (9, 3)):
+        pair = Pair((), " a" * other, " a" * one)
+        told = decide(pair, Choice((0.1, 0.8, 0.1), 1.0), Choice((0.8, 0.1, 0.1), 1.0), Rules(3.0))
+        assert (told.winner, told.length_guarded) == (Winner.SECOND, False)
+    pair = Pair((), "a", "a a a a")
+    told = decide(pair, Choice((0.1, 0.8, 0.1), 1.0), Choice((0.8, 0.1, 0.1), 1.0), Rules(3.0))
+    assert (told.winner, told.length_guarded) == (Winner.TIE, True)

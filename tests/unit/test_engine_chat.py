@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from burnish_services.engine.chat import (
     tokenize_sample,
 )
 from burnish_services.engine.fake import FakeTokenizer
-from burnish_services.engine.tokenizer import ChatMessage
+from burnish_services.engine.tokenizer import ChatMessage, Encoding
 
 END = "<|im_end|>"
 CHATML = FakeTokenizer()
@@ -236,3 +237,52 @@ def test_a_prompt_ends_where_the_answer_begins() -> None:
     text = CHATML.render(conversation("Q"), add_generation_prompt=True)
     assert text.endswith("<|im_start|>assistant\n")
     assert prompt_ids(CHATML, conversation("Q")) == CHATML.encode(text).ids
+
+
+class TakesSpace:
+    """A byte-wise tokenizer whose control tokens take in the white space after them, as Phi-3's do."""
+
+    template_digest = "phi"
+    end_tokens = frozenset({"<|end|>"})
+    special_texts = ("<|user|>", "<|assistant|>", "<|end|>")
+
+    def __init__(self) -> None:
+        from tokenizers import AddedToken, Tokenizer, models
+
+        letters = {chr(code): number for number, code in enumerate(range(32, 127))} | {"\n": 95}
+        self._backend = Tokenizer(models.BPE(vocab=letters, merges=[]))
+        self._backend.add_special_tokens(
+            [AddedToken(text, rstrip=True, normalized=False) for text in self.special_texts]
+        )
+
+    def render(self, messages: Sequence[ChatMessage], *, add_generation_prompt: bool) -> str:
+        said = "".join(f"<|{message.role}|>\n{message.content}<|end|>\n" for message in messages)
+        return said + ("<|assistant|>\n" if add_generation_prompt else "")
+
+    def encode(
+        self, text: str, *, add_special_tokens: bool = False, literals: Mapping[str, str] | None = None
+    ) -> Encoding:
+        found = self._backend.encode(text, add_special_tokens=add_special_tokens)
+        return Encoding(found.ids, found.offsets)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._backend.decode(list(ids))
+
+
+def test_a_header_that_takes_in_a_blank_is_no_response() -> None:
+    tokenizer = TakesSpace()
+    plain, blank = (tokenize_sample(tokenizer, conversation("Hello?", text)) for text in ("Hi", " Hi"))
+    assert plain.ids == blank.ids
+    assert plain.turns == blank.turns
+    (turn,) = blank.turns
+    assert tokenizer.encode("Hi<|end|>").ids == blank.ids[turn.start : turn.end]
+
+
+@pytest.mark.parametrize("content", ["start", "end", "is", "assistant", "user", "im_end", "What is it?"])
+def test_the_users_words_are_not_looked_for_in_what_the_template_writes(content: str) -> None:
+    sample = tokenize_sample(CHATML, conversation(content, "user", content, "user"))
+    assert len(sample.user) == 2
+    for start, end in sample.user:
+        assert CHATML.decode(sample.ids[start:end]).strip() == content
+        before = CHATML.decode(sample.ids[:start])
+        assert before.endswith("user\n"), before

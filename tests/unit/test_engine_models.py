@@ -13,7 +13,9 @@ from safetensors.numpy import save_file
 
 from burnish_services.engine.base import ModelLoadError, ModelMismatch, ModelNotFound
 from burnish_services.engine.models import (
+    built_in_of,
     check_model_directory,
+    check_same_built_in,
     check_same_shape,
     model_digest,
     model_digests,
@@ -125,3 +127,19 @@ def test_weights_of_another_shape_are_refused_before_anything_is_touched(tmp_pat
     check_same_shape(shape_of(held), write_model(tmp_path / "same", rope_theta=3.0))
     with pytest.raises(ModelMismatch, match="hidden_size is 8, expected 4"):
         check_same_shape(shape_of(held), write_model(tmp_path / "other", hidden_size=8))
+
+
+def test_a_model_that_computes_otherwise_is_refused(tmp_path: Path) -> None:
+    held = built_in_of(write_model(tmp_path / "held", rope_theta=1e6, rms_norm_eps=1e-6))
+    check_same_built_in(held, write_model(tmp_path / "says less"))
+    check_same_built_in(
+        held, write_model(tmp_path / "newer", rope_parameters={"rope_theta": 1000000, "rope_type": "default"})
+    )
+    with pytest.raises(ModelMismatch, match=r"rope_theta is 10000, expected 1000000\.0"):
+        check_same_built_in(held, write_model(tmp_path / "other", rope_theta=10000))
+    inner = {"rope_parameters": {"rope_theta": 1e6, "rope_type": "yarn", "factor": 4}, "rms_norm_eps": 1e-5}
+    with pytest.raises(ModelMismatch, match="rms_norm_eps is 1e-05, expected 1e-06"):
+        check_same_built_in(held, write_model(tmp_path / "inner", text_config=inner))
+    longer = built_in_of(write_model(tmp_path / "longer", rope_scaling={"rope_type": "yarn", "factor": 2}))
+    with pytest.raises(ModelMismatch, match=r"rope_scaling is \{'rope_type': 'yarn', 'factor': 4\}, expected"):
+        check_same_built_in(longer, tmp_path / "inner")

@@ -155,3 +155,7 @@ def test_vllms_own_tracing_stays_off(monkeypatch: pytest.MonkeyPatch) -> None:
     with environment.for_children(None):
         assert name not in os.environ
     assert os.environ[name] == "http://collector:4317"
+
+
+def test_the_coldest_temperatures_take_the_likeliest_token() -> None:
+    assert choose_token(torch.tensor([1.0, 2.0]), [], Sampling(temperature=1e-40), new_generator(1)) == 1

@@ -109,10 +109,18 @@ class CalibrationStore:
         """Removes the calibration; nothing happens where there is none."""
         self._tables.delete(name + SUFFIX)
 
-    def add(self, name: str, weights: Weights, measured: Mapping[str, Measured]) -> None:
+    def add(
+        self, name: str, weights: Weights, measured: Mapping[str, Measured], created: datetime | None = None
+    ) -> None:
         """Takes in samples, by id; those that were measured before, by another request at the same time say, count
-        once. Durable on return. Raises PreconditionFailed where the calibration is finished or of other weights."""
+        once. `created`: when the calibration was made that they were measured for. Durable on return. Raises
+        PreconditionFailed where the calibration is finished, of other weights, or made anew meanwhile."""
         found, before = self.progress(name)
+        if created not in (None, found.create_time):
+            raise PreconditionFailed(
+                "CALIBRATION_CHANGED",
+                f"calibration {name!r} was deleted and made anew while samples were measured for it; measure them again",
+            )
         self.check_open(found, weights)
         fresh = {item: one for item, one in measured.items() if item not in before}
         if not fresh:

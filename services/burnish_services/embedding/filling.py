@@ -100,7 +100,8 @@ class Filler:
         embedded = await self._embedded(answers, binariser)
         fresh = {item: answer for item, answer in embedded.items() if isinstance(answer, EmbeddedText)}
         layout = None if binariser is None else binariser.layout
-        num_stored = await self._storing.run(self._store.put, name, weights, fresh, layout) if fresh else 0
+        put = (self._store.put, name, weights, fresh, layout, collection.create_time)
+        num_stored = await self._storing.run(*put) if fresh else 0
         vectors = _vectors(embedded) | await self._stored_vectors(name, known) if return_vectors else {}
         return _filled(weights, known, embedded, vectors, num_stored)
 
@@ -128,7 +129,7 @@ class Filler:
             results[item] = answer.num_pooled
             measured[item] = Measured(answer.activations, answer.num_pooled)
         if measured:
-            await self._storing.run(self._calibrations.add, name, weights, measured)
+            await self._storing.run(self._calibrations.add, name, weights, measured, calibration.create_time)
         return Calibrated(weights, {**results, **failures})
 
     async def _read(

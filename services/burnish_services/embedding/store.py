@@ -81,14 +81,26 @@ class VectorStore:
         return self.get(name), {item: index[item] for item in ids if item in index}
 
     def put(
-        self, name: str, weights: Weights, texts: Mapping[str, EmbeddedText], layout: FeatureLayout | None = None
+        self,
+        name: str,
+        weights: Weights,
+        texts: Mapping[str, EmbeddedText],
+        layout: FeatureLayout | None = None,
+        created: datetime | None = None,
     ) -> int:
         """Stores vectors and features by id, in one commit, and returns how many that were: ids stored with the same
-        text are left alone, those stored with another text are replaced. `layout` is that of the features.
+        text are left alone, those stored with another text are replaced. `layout` is that of the features,
+        `created` when the collection was made that they were computed for.
 
-        Durable on return. Raises NotFound, and PreconditionFailed where other weights filled the collection.
+        Durable on return. Raises NotFound, and PreconditionFailed where other weights filled the collection, or it was
+        made anew meanwhile.
         """
         collection = self.get(name)
+        if created not in (None, collection.create_time):
+            raise PreconditionFailed(
+                "COLLECTION_CHANGED",
+                f"collection {name!r} was deleted and made anew while samples were embedded for it; embed them again",
+            )
         check_weights(collection, weights)
         index = self._index(name)
         changed = {item for item in texts if item in index and index[item].digest != texts[item].record.digest}

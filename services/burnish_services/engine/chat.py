@@ -20,6 +20,7 @@ EMPTY_PROMPT = "EMPTY_PROMPT"
 EMPTY_RESPONSE = "EMPTY_RESPONSE"
 TEMPLATE_FAILED = "TEMPLATE_FAILED"
 TOO_LONG = "TOO_LONG"
+_MARK = "\U0010fffd"  # of a private-use plane that no placeholder is of
 
 
 class TemplateError(ValueError):
@@ -118,6 +119,9 @@ def tokenize_sample(
     turns = []
     for index, start, end in regions:
         first, last = positions(start, end)
+        # A header's token that takes in the white space after it is the header's all the same.
+        while first < last and starts[first] < start and text.startswith(tokenizer.special_texts, starts[first]):
+            first += 1
         if not 1 <= first < last:
             raise SampleError(
                 TEMPLATE_FAILED,
@@ -125,7 +129,7 @@ def tokenize_sample(
                 "template must write something before the response",
             )
         turns.append(Turn(index, first, last))
-    user = (positions(*region) for region in _user_regions(messages, text, regions))
+    user = (positions(*region) for region in _user_regions(tokenizer, messages, text, regions))
     return TokenizedSample(encoding.ids, tuple(turns), tuple(user))
 
 
@@ -178,17 +182,29 @@ def _response_regions(
 
 
 def _user_regions(
-    messages: Sequence[ChatMessage], text: str, responses: Sequence[tuple[int, int, int]]
+    tokenizer: ChatTokenizer, messages: Sequence[ChatMessage], text: str, responses: Sequence[tuple[int, int, int]]
 ) -> Iterator[tuple[int, int]]:
-    """The characters [start, end) of `text` that each user message's content takes: the last place where it stands
-    before the answer to it."""
+    """The characters [start, end) of `text` that each user message's content takes."""
     after = 0
     for index, begin, end in responses:
         content = messages[index - 1].content.strip()
         at = text.rfind(content, after, begin)
         if content and at >= 0:
+            if text.find(content, after, begin) != at:  # as of “user”, which the template writes too
+                at = _place_of(tokenizer, messages[:index], content, text, begin, at)
             yield at, at + len(content)
         after = end
+
+
+def _place_of(
+    tokenizer: ChatTokenizer, messages: Sequence[ChatMessage], content: str, text: str, end: int, otherwise: int
+) -> int:
+    """Where the content of the last message, which stands in `text` before `end` several times, begins: where the
+    template writes another content in its place. `otherwise` if it does not tell."""
+    marked = [*messages[:-1], ChatMessage(messages[-1].role, _MARK)]
+    before, found, _ = _render(tokenizer, marked, add_generation_prompt=True).partition(_MARK)
+    at = text.find(content, len(before), end) if found and text.startswith(before) else -1
+    return at if at >= 0 else otherwise
 
 
 def _end_of_response(tokenizer: ChatTokenizer, tail: str, start: int, index: int, content: str) -> int:

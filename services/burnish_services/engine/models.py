@@ -52,6 +52,12 @@ _SHAPE_KEYS = (
     "model_type", "architectures", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
     "num_key_value_heads", "head_dim", "vocab_size", "tie_word_embeddings", "num_experts", "num_local_experts",
 )  # fmt: skip
+# What, beside the weights, an engine may build in once; where both of two models say it, they must say the same.
+_BUILT_IN = (
+    "rope_theta", "rope_scaling", "partial_rotary_factor", "rms_norm_eps", "layer_norm_eps", "norm_eps", "hidden_act",
+    "hidden_activation", "sliding_window", "use_sliding_window", "layer_types", "query_pre_attn_scalar",
+    "attn_logit_softcapping", "final_logit_softcapping",
+)  # fmt: skip
 _CHUNK = 1 << 24
 # What taking JSON apart raises that is not as it should be.
 _MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
@@ -217,6 +223,32 @@ def check_same_shape(held: Mapping[str, Any], wanted: Path) -> None:
         raise ModelMismatch(
             f"weights in {wanted} do not fit the running engine: {'; '.join(differences)}. "
             "Start another server for this architecture"
+        )
+
+
+def built_in_of(directory: Path) -> dict[str, Any]:
+    """What a model's configuration says of how it computes, beside its weights, as far as it says anything. Raises
+    ModelLoadError where it cannot be read."""
+    config = read_json(directory / "config.json")
+    inner = config.get("text_config")
+    text = config | inner if isinstance(inner, dict) else config
+    rope = text.get("rope_parameters")
+    if isinstance(rope, dict):  # as transformers 5 writes it
+        scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
+        plain = scaling.get("rope_type", "default") == "default"
+        text = {"rope_theta": rope.get("rope_theta"), "rope_scaling": None if plain else scaling} | text
+    return {key: text[key] for key in _BUILT_IN if text.get(key) is not None}
+
+
+def check_same_built_in(held: Mapping[str, Any], wanted: Path) -> None:
+    """Raises ModelMismatch where the model in `wanted` computes otherwise than an engine that has `held` built in."""
+    new = built_in_of(wanted)
+    both = [key for key in _BUILT_IN if key in held and key in new]
+    differences = [f"{key} is {new[key]!r}, expected {held[key]!r}" for key in both if held[key] != new[key]]
+    if differences:
+        raise ModelMismatch(
+            f"the model in {wanted} computes otherwise than the running engine, which changes weights alone:"
+            f" {'; '.join(differences)}. Start another server for this model"
         )
 
 

@@ -7,6 +7,7 @@ in batches of similar length. Checkpoints differ in which class means contradict
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -57,18 +58,25 @@ class NliModel:
 
     async def contradictions(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         """See `Contradictions`."""
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._compute, pairs)
+        unwanted = threading.Event()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, self._compute, pairs, unwanted)
+        except asyncio.CancelledError:
+            unwanted.set()
+            raise
 
     def close(self) -> None:
         """Ends the thread once its work is done."""
         self._executor.shutdown(cancel_futures=True)
 
     @torch.inference_mode()
-    def _compute(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+    def _compute(self, pairs: Sequence[tuple[str, str]], unwanted: threading.Event) -> list[float]:
         order = sorted(range(len(pairs)), key=lambda index: sum(map(len, pairs[index])))
         found = [0.0] * len(pairs)
         limit = min(_MAX_TOKENS, int(self._tokenizer.model_max_length))
         for start in range(0, len(order), self._batch_size):
+            if unwanted.is_set():
+                break
             part = order[start : start + self._batch_size]
             inputs = self._tokenizer(
                 [pairs[index][0] for index in part],

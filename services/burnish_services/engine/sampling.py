@@ -12,6 +12,8 @@ import torch
 
 from burnish_services.engine.base import Sampling
 
+_COLDEST = 1e-5  # below it the likeliest token, as in vLLM; logits over less would be infinite
+
 
 def new_generator(seed: int | None) -> torch.Generator:
     """A generator for one sequence; without a seed, one that no one can repeat."""
@@ -27,7 +29,7 @@ def choose_token(logits: torch.Tensor, seen: Sequence[int], sampling: Sampling, 
         values = logits[index]
         penalty = sampling.repetition_penalty
         logits = logits.index_copy(0, index, torch.where(values < 0, values * penalty, values / penalty))
-    if sampling.temperature == 0.0:
+    if sampling.temperature < _COLDEST:
         return int(logits.argmax())
     logits = logits / sampling.temperature
     if 0 < sampling.top_k < logits.numel():

@@ -138,14 +138,15 @@ class TorchModel:
         while going:
             _raise_if(cancel)
             if any(padding):
-                positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -step.shape[1] :]
+                # Rows that have ended are computed along, and may have no place left.
+                positions = (mask.cumsum(-1) - 1).clamp(min=0, max=self.context - 1)[:, -step.shape[1] :]
                 places = {"attention_mask": mask, "position_ids": positions}
             output = self._model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1, **places)
             cache = output.past_key_values
             logits = output.logits[:, -1].float().cpu()
             chosen = [0] * len(requests)
             for row in sorted(going):
-                if logits[row].isnan().any():
+                if (logits[row].isnan() | logits[row].isposinf()).any():
                     broken.add(row)
                     going.remove(row)
                     continue

@@ -112,7 +112,14 @@ class Rewriter:
         works = await asyncio.to_thread(lambda: [self._begin(item) for item in items])
         # A later question has about as many tokens as the first, and replaces it.
         with self.record.admitted(sum(work.tokens for work in works if isinstance(work, _Work))):
-            return await asyncio.gather(*map(self._outcome, works))
+            tasks = [asyncio.ensure_future(self._outcome(work)) for work in works]
+            try:
+                return await asyncio.gather(*tasks)
+            except BaseException:  # nothing of this call may go on in the engine, whose weights may change then
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                raise
 
     def _begin(self, item: Item | EngineFailure) -> _Work | EngineFailure:
         if isinstance(item, EngineFailure):

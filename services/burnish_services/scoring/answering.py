@@ -40,9 +40,11 @@ async def sample_answers(
     distinct = dict(zip(keys, conversations, strict=True))
     requests = await asyncio.to_thread(
         lambda: [
-            _request(engine.tokenizer, engine.model.max_model_len, prompts, messages[:-1], sampling, key, number)
+            request
             for key, messages in distinct.items()
-            for number in range(count)
+            for request in _requests(
+                engine.tokenizer, engine.model.max_model_len, prompts, messages[:-1], sampling, key, count
+            )
         ]
     )
     wanted = [request for request in requests if isinstance(request, GenerateRequest)]
@@ -71,24 +73,27 @@ def _answer(reply: Generation | EngineFailure) -> Answer:
     return Answer("", reply.text, failure)
 
 
-def _request(
+def _requests(
     tokenizer: ChatTokenizer,
     context: int,
     prompts: PromptFiles,
     prompt: Sequence[ChatMessage],
     sampling: Sampling,
     key: str,
-    number: int,
-) -> GenerateRequest | EngineFailure:
+    count: int,
+) -> list[GenerateRequest | EngineFailure]:
+    """One for each answer, all with the very same tokens, or why there is none."""
     asked = [*prompt[:-1], replace(prompt[-1], content=prompts.render("answer", content=prompt[-1].content))]
     try:
         ids = prompt_ids(tokenizer, asked)
     except SampleError as error:
-        return EngineFailure(error.reason, error.message)
+        return [EngineFailure(error.reason, error.message)] * count
     room = context - len(ids)
     if room < _LEAST_REPLY_TOKENS:
-        return EngineFailure(
+        failure = EngineFailure(
             TOO_LONG, f"the prompt takes {len(ids)} of {context} tokens and leaves no room for an answer; shorten it"
         )
-    seed = derive_seed(sampling.seed, key, "answer", number)
-    return GenerateRequest(ids, replace(sampling, max_tokens=min(sampling.max_tokens, room), seed=seed))
+        return [failure] * count
+    fitting = replace(sampling, max_tokens=min(sampling.max_tokens, room))
+    seeds = (derive_seed(sampling.seed, key, "answer", number) for number in range(count))
+    return [GenerateRequest(ids, replace(fitting, seed=seed)) for seed in seeds]

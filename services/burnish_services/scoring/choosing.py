@@ -79,23 +79,24 @@ class _Prepared:
 def _prepare(
     tokenizer: ChatTokenizer, context: int, questions: Sequence[Question | EngineFailure]
 ) -> list[_Prepared | EngineFailure]:
-    tokens: dict[str, list[int]] = {}
+    tokens: dict[tuple[str, str], list[int]] = {}
     prepared: list[_Prepared | EngineFailure] = []
     for question in questions:
         if isinstance(question, EngineFailure):
             prepared.append(question)
             continue
         for option in question.options:
-            if option not in tokens:
-                tokens[option] = _option_tokens(tokenizer, option)
+            if (question.lead_in, option) not in tokens:
+                tokens[question.lead_in, option] = _option_tokens(tokenizer, question.lead_in, option)
         prepared.append(_request(tokenizer, context, question, tokens))
     return prepared
 
 
 def _request(
-    tokenizer: ChatTokenizer, context: int, question: Question, tokens: Mapping[str, Sequence[int]]
+    tokenizer: ChatTokenizer, context: int, question: Question, tokens: Mapping[tuple[str, str], Sequence[int]]
 ) -> _Prepared | EngineFailure:
-    missing = [option for option in question.options if not tokens[option]]
+    of_options = [tokens[question.lead_in, option] for option in question.options]
+    missing = [option for option, found in zip(question.options, of_options, strict=True) if not found]
     if missing:
         return EngineFailure(
             NO_TOKEN,
@@ -110,15 +111,19 @@ def _request(
             TOO_LONG,
             f"the question takes {len(ids)} of {context} tokens; shorten the sample or take a longer context",
         )
-    candidates = [token for option in question.options for token in tokens[option]]
-    return _Prepared(RankRequest(ids, candidates), tuple(len(tokens[option]) for option in question.options))
+    candidates = [token for found in of_options for token in found]
+    return _Prepared(RankRequest(ids, candidates), tuple(map(len, of_options)))
 
 
-def _option_tokens(tokenizer: ChatTokenizer, option: str) -> list[int]:
-    """The tokens that write the option alone, with or without a blank before it, in either case."""
+def _option_tokens(tokenizer: ChatTokenizer, lead_in: str, option: str) -> list[int]:
+    """The tokens that write the option alone, with or without a blank before it, in either case: after the lead-in,
+    where a tokenizer that puts a blank before all texts writes it otherwise, and by itself."""
     found: list[int] = []
+    before = tokenizer.encode(lead_in).ids
     for text in dict.fromkeys((option, option.lower(), f" {option}", f" {option.lower()}")):
-        ids = tokenizer.encode(text).ids
-        if len(ids) == 1 and ids[0] not in found and tokenizer.decode(ids).strip() == text.strip():
-            found.append(ids[0])
+        after = tokenizer.encode(lead_in + text).ids
+        goes_on = [after[-1:]] if after[:-1] == before else []
+        for ids in (*goes_on, tokenizer.encode(text).ids):
+            if len(ids) == 1 and ids[0] not in found and tokenizer.decode(ids).strip() == text.strip():
+                found.append(ids[0])
     return found

@@ -82,9 +82,12 @@ def decide(pair: Pair, shown_first: Choice, shown_second: Choice, rules: Rules) 
     leads = [order.probabilities[1] - order.probabilities[0] for order in orders]
     flipped = min(leads) < 0 < max(leads)
     winner = Winner.SECOND if min(leads) > 0 else Winner.FIRST if max(leads) < 0 else Winner.TIE
-    ratio = math.log(max(words(pair.second), 1) / max(words(pair.first), 1))
-    longer = Winner.SECOND if ratio > 0 else Winner.FIRST
-    guarded = 1.0 <= rules.max_length_ratio < math.exp(abs(ratio)) and winner is longer
+    first_words, second_words = max(words(pair.first), 1), max(words(pair.second), 1)
+    ratio = math.log(second_words / first_words)
+    longer = Winner.SECOND if second_words > first_words else Winner.FIRST
+    # Not by the logarithm, which rounds: exactly the ratio is not beyond it.
+    beyond = max(first_words, second_words) / min(first_words, second_words)
+    guarded = 1.0 <= rules.max_length_ratio < beyond and winner is longer
     if pair.first.strip() == pair.second.strip():
         winner = Winner.TIE
     return Preference(p_second, Winner.TIE if guarded else winner, orders, flipped, ratio, guarded)

@@ -36,7 +36,9 @@ from burnish_services.engine.failures import (
 )
 from burnish_services.engine.hf_tokenizer import HfTokenizer
 from burnish_services.engine.models import (
+    built_in_of,
     check_model_directory,
+    check_same_built_in,
     check_same_shape,
     model_digest,
     read_json,
@@ -247,7 +249,7 @@ class VllmEngine:
         digest = model_digest(path)
         self._tokenizer = HfTokenizer(path, self._settings.chat_template)
         config = read_json(path / "config.json")
-        self._shape = shape_of(path)
+        self._shape, self._built_in = shape_of(path), built_in_of(path)
         context = context_length(self._settings.max_model_len, model_context(config))
         architecture = str((config.get("architectures") or [""])[0])
         cache_bytes = cache_bytes_per_token(config, self._settings.dtype)
@@ -259,6 +261,7 @@ class VllmEngine:
     def _prepare_swap(self, path: Path) -> HfTokenizer:
         check_model_directory(path)
         check_same_shape(self._shape, path)
+        check_same_built_in(self._built_in, path)
         return HfTokenizer(path, self._settings.chat_template)
 
 
