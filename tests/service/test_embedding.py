@@ -378,7 +378,7 @@ async def test_a_second_server_on_the_same_state_is_told_so_before_it_loads_a_mo
 ) -> None:
     flags = ["--roles", "embedding", "--engine", "fake", "--model", settings.model]
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "burnish_services", *flags, "--state-dir", str(settings.state_dir),
+        sys.executable, "-m", "burnish_services", *flags, "--state-dir", str(settings.state_dir), "--grace", "0.2",
         stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     _, error = await asyncio.wait_for(process.communicate(), 60)

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -21,8 +22,7 @@ from burnish_services.embedding.settings import FeatureSettings, Rule, Source
 from burnish_services.embedding.storage import LocalDirectory
 from burnish_services.embedding.store import VectorStore
 from burnish_services.embedding.tables import Tables
-from burnish_services.runtime import directory_lock
-from burnish_services.runtime.directory_lock import DirectoryLocked
+from burnish_services.runtime.directory_lock import DirectoryLocked, patiently
 from burnish_services.runtime.errors import AlreadyExists, NotFound, PreconditionFailed
 from tests.service.test_embedding_crash import WRITER, start_writer
 from tests.service.vector_writer import WEIGHTS, read_state, text_of
@@ -209,20 +209,18 @@ def start_process(directory: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_another_process_is_named_and_its_death_frees_the_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_process_is_named_and_its_death_frees_the_directory(tmp_path: Path) -> None:
     writer = start_writer(tmp_path, seed=1)
     assert writer.stdout is not None
     try:
         writer.stdout.readline()
-        with monkeypatch.context() as hurried:
-            hurried.setattr(directory_lock, "PATIENCE", 0.3)
-            with pytest.raises(DirectoryLocked, match=f"process {writer.pid}"):
-                Tables(tmp_path)
+        with pytest.raises(DirectoryLocked, match=f"process {writer.pid}"):
+            Tables(tmp_path)
+        with pytest.raises(DirectoryLocked, match=f"process {writer.pid}"):
+            patiently(partial(Tables, tmp_path), 0.2)
         # What a killed command leaves behind ends a while later; its successor waits.
         threading.Timer(0.5, writer.kill).start()
-        Tables(tmp_path).close()
+        patiently(partial(Tables, tmp_path), 60).close()
         assert writer.wait(10) < 0
     finally:
         writer.kill()

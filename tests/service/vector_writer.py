@@ -17,7 +17,6 @@ from burnish_services.embedding.collection import EmbeddedText, TextRecord, Weig
 from burnish_services.embedding.settings import Source
 from burnish_services.embedding.store import VectorStore
 from burnish_services.embedding.tables import Tables
-from burnish_services.runtime import directory_lock
 
 State = dict[str, dict[str, int]]
 
@@ -92,5 +91,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    directory_lock.PATIENCE = 0.5  # a test waits for the refusal
     main()

@@ -119,7 +119,8 @@ class CalibrationStore:
         if created not in (None, found.create_time):
             raise PreconditionFailed(
                 "CALIBRATION_CHANGED",
-                f"calibration {name!r} was deleted and made anew while samples were measured for it; measure them again",
+                f"calibration {name!r} was deleted and made anew while samples were measured for it; measure them"
+                " again",
             )
         self.check_open(found, weights)
         fresh = {item: one for item, one in measured.items() if item not in before}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,8 +101,8 @@ class Filler:
         embedded = await self._embedded(answers, binariser)
         fresh = {item: answer for item, answer in embedded.items() if isinstance(answer, EmbeddedText)}
         layout = None if binariser is None else binariser.layout
-        put = (self._store.put, name, weights, fresh, layout, collection.create_time)
-        num_stored = await self._storing.run(*put) if fresh else 0
+        put = partial(self._store.put, name, weights, fresh, layout, collection.create_time)
+        num_stored = await self._storing.run(put) if fresh else 0
         vectors = _vectors(embedded) | await self._stored_vectors(name, known) if return_vectors else {}
         return _filled(weights, known, embedded, vectors, num_stored)
 

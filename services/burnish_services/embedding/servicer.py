@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import grpc.aio
@@ -26,7 +27,7 @@ from burnish_services.engine.hosting import ModelHost
 from burnish_services.runtime import wire
 from burnish_services.runtime.calls import current_call
 from burnish_services.runtime.config import ServerSettings
-from burnish_services.runtime.directory_lock import DirectoryLocked
+from burnish_services.runtime.directory_lock import DirectoryLocked, patiently
 from burnish_services.runtime.errors import InvalidRequest
 from burnish_services.runtime.role import Role, RoleContext, RoleUnavailable
 
@@ -299,7 +300,8 @@ class EmbeddingRole(Role):
         self.max_tokens_in_flight = settings.max_tokens_in_flight
         propose = _propose(context.settings.engine, settings.search_device)
         place = settings.store_uri or context.state_directory(self.name)
-        self._tables = Tables(place, compact_after=settings.compact_after, cache_mib=settings.cache_mib)
+        tables = partial(Tables, place, compact_after=settings.compact_after, cache_mib=settings.cache_mib)
+        self._tables = patiently(tables, context.patience)
         self._storing, self._searching = Worker("vector-store"), Worker("neighbor-search")
         self._servicer = EmbeddingServicer(
             context.engines.host(Task.POOL),

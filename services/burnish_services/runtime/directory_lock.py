@@ -7,22 +7,46 @@ import fcntl
 import logging
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 60.0  # seconds; a server's grace, and then the time of a worker to write a checkpoint
+T = TypeVar("T")
 
 
 class DirectoryLocked(RuntimeError):
-    """Another server has the directory."""
+    """Another server has the directory; `is_own`: one of this very process."""
+
+    def __init__(self, what: str, directory: Path, owner: str, *, is_own: bool = False) -> None:
+        super().__init__(
+            f"{what} in {directory} is in use by {owner}, and only one server may write to it; stop that one, or give"
+            " this server a --state-dir of its own"
+        )
+        self.is_own = is_own
+
+
+def patiently(take: Callable[[], T], seconds: float) -> T:
+    """What `take` returns, for so long tried again where another process has the directory: whoever was killed may have
+    left a server behind that finishes what it was asked for. Blocking. Raises DirectoryLocked, and what `take` does."""
+    end = time.monotonic() + seconds
+    told = False
+    while True:
+        try:
+            return take()
+        except DirectoryLocked as error:
+            if error.is_own or time.monotonic() >= end:
+                raise
+            if not told:
+                log.warning("waiting up to %.0f s: %s", seconds, error)
+            told = True
+            time.sleep(0.1)
 
 
 class DirectoryLock:
     """Holds the lock from construction to `release`. Raises DirectoryLocked where somebody else has it, which says that
-    `what` (such as “the vector store”) is in the directory; OSError where there can be no lock. Another process has
-    PATIENCE to end: whoever was killed may have left a server behind that finishes what it was asked for."""
+    `what` (such as “the vector store”) is in the directory; OSError where there can be no lock."""
 
     # Record locks are a process's own: an engine's child never inherits them, so a dead server's orphans can't keep
     # its successor out. Within this process they exclude nobody, hence the set.
@@ -31,42 +55,22 @@ class DirectoryLock:
     def __init__(self, directory: Path, what: str) -> None:
         self._path = directory.resolve() / ".lock"
         if self._path in self._held:
-            raise DirectoryLocked(_complaint(directory, what, "this very process"))
+            raise DirectoryLocked(what, directory, "this very process", is_own=True)
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            self._wait(directory, what)
-        except BaseException:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            owner = os.read(self._file, 32).decode(errors="replace").strip()
             os.close(self._file)
-            raise
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise
+            raise DirectoryLocked(what, directory, f"process {owner or 'unknown'}") from error
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
         self._held.add(self._path)
-
-    def _wait(self, directory: Path, what: str) -> None:
-        begin = None
-        while True:
-            try:
-                return fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno not in (errno.EACCES, errno.EAGAIN):
-                    raise
-                owner = f"process {os.pread(self._file, 32, 0).decode(errors='replace').strip() or 'unknown'}"
-                if begin is None:
-                    begin = time.monotonic()
-                    log.info("%s in %s is in use by %s; waiting for its end", what, directory, owner)
-                if time.monotonic() - begin >= PATIENCE:
-                    raise DirectoryLocked(_complaint(directory, what, owner)) from error
-                time.sleep(0.1)
 
     def release(self) -> None:
         """Frees the directory; safe to call twice."""
         if self._path in self._held:
             self._held.discard(self._path)
             os.close(self._file)
-
-
-def _complaint(directory: Path, what: str, owner: str) -> str:
-    return (
-        f"{what} in {directory} is in use by {owner}, and only one server may write to it; stop that one, or give this"
-        " server a --state-dir of its own"
-    )

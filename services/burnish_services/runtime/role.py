@@ -37,6 +37,12 @@ class RoleContext:
     models: ModelStore  # finds the models that callers name
     version: str  # of Burnish, for ServerInfo
 
+    @property
+    def patience(self) -> float:
+        """Seconds that an earlier server on the same state may take to end: for the calls in hand, and for a worker's
+        last checkpoint."""
+        return 2 * self.settings.grace
+
     def state_directory(self, role: str) -> Path:
         """Where role `role` keeps what must outlive the process, and the directory that it is in now; created if
         missing."""

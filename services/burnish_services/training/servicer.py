@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Iterable
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import grpc.aio
 from burnish.api.training.v1 import training_pb2, training_pb2_grpc
 from burnish_services.engine.places import Roots
 from burnish_services.runtime import wire
-from burnish_services.runtime.directory_lock import DirectoryLock, DirectoryLocked
+from burnish_services.runtime.directory_lock import DirectoryLock, DirectoryLocked, patiently
 from burnish_services.runtime.errors import (
     AlreadyExists,
     InvalidRequest,
@@ -281,7 +282,7 @@ class TrainingRole(Role):
             processes=1 if fake else settings.worker_processes * settings.nodes,
             nodes=1 if fake else settings.nodes,
         )
-        self._lock = None if settings.nodes > 1 else _locked(state)
+        self._lock = None if settings.nodes > 1 else _locked(state, context.patience)
         self._store = RunStore(state)
         followers = Followers(Board(state), context.version, settings.endpoint, settings.lease_seconds)
         worker_options = context.settings.model_cache_options
@@ -320,10 +321,10 @@ class TrainingRole(Role):
             self._lock.release()
 
 
-def _locked(state: Path) -> DirectoryLock | None:
+def _locked(state: Path, patience: float) -> DirectoryLock | None:
     """None where there are no locks, as on what several machines may share."""
     try:
-        return DirectoryLock(state, "the state of training")
+        return patiently(partial(DirectoryLock, state, "the state of training"), patience)
     except DirectoryLocked as error:
         raise RoleUnavailable(str(error)) from error
     except OSError as error:
