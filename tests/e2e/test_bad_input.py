@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from burnish.cli.app import app
-from burnish.coordinator.ledger import Ledger
+from burnish.coordinator.ledger import Ledger, locked
 from burnish.coordinator.paths import RunPaths
 from tests.e2e.conftest import FakeEngineServices
 from tests.e2e.support import alpaca, history, write_jsonl
@@ -151,3 +151,22 @@ def test_settings_out_of_range(services: FakeEngineServices, tmp_path: Path) -> 
     complained(
         run(services, data, tmp_path / "out", "--compat", "--max-rows", "3"), 2, ["compat", "max_rows", "leave out"]
     )
+
+
+@pytest.mark.parametrize("place", ["", "nowhere/out.jsonl"])
+def test_results_that_could_not_be_put_there_are_not_begun(tmp_path: Path, place: str) -> None:
+    data = write_jsonl(tmp_path / "data.jsonl", alpaca(3))
+    done = burnish("score", "--data", data, "--model", "base", "--endpoint", "127.0.0.1:1", "--out", tmp_path / place)
+    assert done.exit_code == 2
+    assert "expected a file in a folder that is there" in " ".join(done.stderr.replace("│", " ").split())
+
+
+def test_a_command_beside_another_ends_before_it_starts_services(tmp_path: Path) -> None:
+    data, out = write_jsonl(tmp_path / "data.jsonl", alpaca(3)), tmp_path / "out"
+    out.mkdir()
+    for recipe, words in (("run", []), ("sweep", ["--vary", "keep=0.5,0.7"])):
+        with locked(out / "ledger.duckdb"):
+            done = burnish(recipe, "filter", "--data", data, "--model", "base", "--out", out, *words)
+        assert done.exit_code == 1, done.stderr
+        assert "is being written by process" in " ".join(done.stderr.split())
+        assert not (out / "services").exists()

@@ -16,7 +16,7 @@ import pytest
 
 from burnish import Client
 from burnish.coordinator.errors import InputError
-from burnish.coordinator.export import ExportFormat, export
+from burnish.coordinator.export import ExportFormat, _write_list, export
 from burnish.coordinator.formats import load
 from burnish.coordinator.loop import run_recipe
 from burnish.testing import FakeServices
@@ -226,3 +226,25 @@ def test_conversations_of_several_turns_come_back_and_go_out_to_every_tool(clien
     exported(tmp_path / "out", "alpaca", tmp_path / "alpaca")
     exported(tmp_path / "out", "messages", tmp_path / "messages")
     assert load(tmp_path / "alpaca/data.json").samples == load(tmp_path / "messages/data.jsonl").samples
+
+
+def test_odd_values_of_unknown_columns_come_back_or_become_text(client: Client, tmp_path: Path) -> None:
+    odd = [{"x": 1, "note": "half \ud800"}, {"x": "a", "origin": "web"}, {"x": None, "meta": {}}, {"meta": {}}]
+    rows = [{**row, **odd[number % 4]} for number, row in enumerate(alpaca(12))]
+    run(client, tmp_path / "out", write_jsonl(tmp_path / "data.jsonl", rows))
+    with history(tmp_path / "out") as h:
+        (path,) = export(h, "parquet", tmp_path / "parquet")[:1]
+        untouched = {row.row.row_id: row.record for row in h.final_rows(2) if row.row.origin == "source"}
+    assert untouched
+    for row in exported(tmp_path / "out", "source", tmp_path / "source"):
+        if row.get("id") in untouched:
+            assert row == untouched[row["id"]]
+    table = {row["id"]: row for row in pq.read_table(path).to_pylist()}
+    for row_id, record in untouched.items():
+        found = table[row_id]
+        assert (found["origin"], found["source_origin"]) == ("source", record.get("origin"))
+        assert found["x"] == (None if record.get("x") is None else str(record["x"]))
+
+
+def test_a_set_without_rows_is_an_empty_list(tmp_path: Path) -> None:
+    assert json.loads(_write_list(tmp_path / "data.json", []).read_text()) == []

@@ -299,6 +299,17 @@ def test_middo_holds_the_sets_size_and_reads_only_what_is_new(
     assert dropped[gone]["reasons"][0].startswith("Left out to hold")
 
 
+def test_the_id_of_a_row_that_left_is_not_given_again(client: Client, tmp_path: Path) -> None:
+    rows = [{**row, "id": number} for number, row in enumerate(alpaca(12))]
+    data, out = write_jsonl(tmp_path / "data.jsonl", rows), tmp_path / "out"
+    for seed in range(3):  # in some, the row with the highest id leaves in the first round
+        settings = MiddoSettings(data=(str(data),), model="base", seed=seed, rounds=3, hold_size=3, axes=("sparse",))
+        run_recipe(settings, client, out / str(seed))
+        with history(out / str(seed)) as h:
+            all_of_them = {(row.row_id, row.sample_hash) for number in range(1, 5) for row in h.rows(number)}
+        assert len({row_id for row_id, _ in all_of_them}) == len(all_of_them)
+
+
 def test_clear_holds_the_sets_size(client: Client, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     settings = ClearSettings(data=(str(data),), model="base", seed=7, filter_only=True, hold_size=10)

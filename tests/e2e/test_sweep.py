@@ -16,6 +16,7 @@ from burnish.cli.sweep import asked, setting_paths, varied
 from burnish.coordinator.errors import InputError, Interrupted, RunMismatch
 from burnish.coordinator.history import RunHistory
 from burnish.coordinator.loop import RunOptions, resume, run_recipe
+from burnish.coordinator.paths import RunPaths
 from burnish.coordinator.progress import Observer, StepProgress, read_status
 from burnish.coordinator.recipes.clear.settings import ClearSettings
 from burnish.coordinator.recipes.middo.settings import MiddoSettings
@@ -114,6 +115,21 @@ def test_an_interrupted_sweep_goes_on(fakes: FakeServices, client: Client, data:
     before = len(fakes.requests("EstimateConfidence")), len(fakes.requests("CreateRun"))
     assert len(sweep(grid_of, client, tmp_path / "out")) == 2
     assert (len(fakes.requests("EstimateConfidence")), len(fakes.requests("CreateRun"))) == before
+
+
+def test_what_a_point_is_compared_with_is_added_in_the_sweeps_ledger(
+    fakes: FakeServices, client: Client, data: Path, tmp_path: Path
+) -> None:
+    held_out = write_jsonl(tmp_path / "held-out.jsonl", alpaca(34)[30:])
+    values = {"data": str(data), "holdout": str(held_out), "model": "base", "seed": 7}
+    settings = ClearSettings.parse(values)
+    (result,) = sweep([Point({"seed": "7"}, settings)], client, tmp_path / "sweep")
+    before = len(fakes.requests("EstimateConfidence"))
+    run_recipe(settings, client, result.out, options=RunOptions(compare=True))
+    assert len(fakes.requests("EstimateConfidence")) == before
+    assert not (result.out / "ledger.duckdb").exists()
+    assert RunPaths.find(result.out).ledger == tmp_path / "sweep" / "ledger.duckdb"
+    assert RunPaths.find(result.out).services == tmp_path / "sweep" / "services"
 
 
 def test_another_run_in_a_points_folder_is_refused(client: Client, data: Path, tmp_path: Path) -> None:

@@ -93,6 +93,13 @@ def test_alpaca_with_system_and_history() -> None:
     assert [m.content for m in messages] == ["Be kind.", "Now?", "No.", "And now?", "Later."]
 
 
+def test_an_empty_history_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text("instruction,output,history\nHi,Hello,\n", encoding="utf-8")
+    (sample,) = load(path).samples
+    assert len(sample.messages) == 2
+
+
 def test_columns_may_be_called_something_else(tmp_path: Path) -> None:
     path = write(tmp_path / "q.jsonl", [{"question": "2+2?", "answer": "4", "level": 1}])
     data = load(path, columns=Columns(instruction="question", output="answer"))
@@ -226,6 +233,7 @@ BAD_ROWS = [
         "turn 1: the speaker is 'robot'; expected one of human, gpt",
     ),
     ({"conversations": [{"from": "human", "value": None}]}, "turn 1: the text is missing or null; expected text"),
+    ({"instruction": "a", "output": "b", "history": 1}, '"history" must be a list of [prompt, response] pairs of text'),
     ({"conversations": "Hi"}, "is text that is not JSON (Expecting value at column 1); expected a list of turns"),
 ]
 

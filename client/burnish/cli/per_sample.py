@@ -23,6 +23,13 @@ def _absolute(model: str) -> str:
     return str(Path(model).resolve()) if Path(model).is_dir() else model
 
 
+def _writable(path: Path | None) -> Path | None:
+    """Where a file can be put: told before hours of work would be lost for it."""
+    if path is not None and (path.is_dir() or not path.parent.is_dir()):
+        raise typer.BadParameter(f"{path} cannot be written; expected a file in a folder that is there")
+    return path
+
+
 ModelOption = Annotated[
     str,
     typer.Option(
@@ -30,7 +37,8 @@ ModelOption = Annotated[
     ),
 ]
 OutOption = Annotated[
-    Path | None, typer.Option("--out", help="File to write; default: standard output.", metavar="FILE")
+    Path | None,
+    typer.Option("--out", help="File to write; default: standard output.", metavar="FILE", callback=_writable),
 ]
 LimitOption = Annotated[int | None, typer.Option("--limit", help="Only the first N samples.", min=1)]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of sampling.", min=0)]

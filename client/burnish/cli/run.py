@@ -25,6 +25,7 @@ from burnish.cli.recipe_options import Table, with_tables, work_of
 from burnish.cli.run_progress import RunBars
 from burnish.cli.services import ServiceChoice, with_services
 from burnish.coordinator.history import RunHistory
+from burnish.coordinator.ledger import check_free
 from burnish.coordinator.loop import RunSummary, finished, resume, run_recipe
 from burnish.coordinator.paths import RunPaths
 from burnish.coordinator.progress import Observer
@@ -227,6 +228,7 @@ def _run(
     *,
     json_output: bool,
 ) -> None:
+    check_free(RunPaths.find(out).ledger)  # before services are started for nothing
     settings = parse(kind, values)
     options = worked(work, settings, services)
     done = finished(settings, out, options)
@@ -255,7 +257,7 @@ def observed(
     """The services that a run needs, and bars that show how far it is."""
     with (
         services.client(
-            settings.services(), settings.model, RunPaths(out).services, models=settings.models(), quiet=quiet
+            settings.services(), settings.model, RunPaths.find(out).services, models=settings.models(), quiet=quiet
         ) as client,
         RunBars(visible=not quiet) as observer,
     ):

@@ -18,7 +18,7 @@ import typer
 
 from burnish._client import Client
 from burnish._endpoints import SERVICES, Endpoints
-from burnish._errors import UsageError
+from burnish._errors import StartFailed, Unreachable, UsageError
 from burnish._security import Security
 from burnish._settings import Settings, load_settings
 from burnish.cli.output import errors
@@ -124,13 +124,21 @@ class ServiceChoice:
                 )
         with ExitStack() as stack:
             addresses: dict[str, str] = {}
+            running: list[LocalServices] = []
             shared = divided(self.settings.engine_options, list(groups.values()))
             for first, group in groups.items():
                 started = stack.enter_context(self._local(group, first, state_dir, shared, quiet=quiet))
+                running.append(started)
                 addresses |= {role: started.endpoints.address(role) for role in group}
             # These are on this machine, and ask nobody who they are.
             options = replace(self.settings.client_options, security=Security())
-            yield stack.enter_context(Client(Endpoints(**addresses), options=options))
+            try:
+                yield stack.enter_context(Client(Endpoints(**addresses), options=options))
+            except Unreachable as error:
+                dead = [said for one in running if (said := one.failure())]
+                if dead:
+                    raise StartFailed("\n".join(dead)) from error
+                raise
 
     def _local(
         self, roles: Sequence[str], model: str, state_dir: Path, options: EngineOptions, *, quiet: bool

@@ -24,7 +24,9 @@ from burnish.cli.run_progress import RunBars
 from burnish.cli.services import ServiceChoice, with_services
 from burnish.coordinator.atomic import write_json
 from burnish.coordinator.history import RunHistory
+from burnish.coordinator.ledger import check_free
 from burnish.coordinator.loop import finished
+from burnish.coordinator.paths import LEDGER, RunPaths
 from burnish.coordinator.recipes.base import RecipeSettings
 from burnish.coordinator.sweep import Point, PointResult, grid, result_of, sweep
 from burnish.report.collect import collect
@@ -106,6 +108,7 @@ def _sweep(
     *,
     json_output: bool,
 ) -> None:
+    check_free(out / LEDGER)  # before services are started for nothing
     paths = setting_paths(table)
     points = [Point(v, parse(kind, varied(values, paths, v))) for v in grid(asked(vary, paths))]
     roles = [role for role in kind.ALL_SERVICES if any(role in point.settings.services() for point in points)]
@@ -115,7 +118,7 @@ def _sweep(
             services.client(
                 roles,
                 points[0].settings.model,
-                out / "services",
+                RunPaths(out).services,
                 models=points[0].settings.models(),
                 quiet=json_output,
             ) as client,

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -23,7 +22,7 @@ import pyarrow.parquet as pq
 
 from burnish._types import Role
 from burnish.coordinator.atomic import write_json, writing_whole
-from burnish.coordinator.content import message_list
+from burnish.coordinator.content import as_json, message_list
 from burnish.coordinator.errors import InputError
 from burnish.coordinator.formats import Columns, Container, IdKind, Layout, rewritten_record
 from burnish.coordinator.formats.arrow import arrow_batch, decode_schema, writable_schema
@@ -146,7 +145,7 @@ def _alpaca(source: _Source, row: FinalRow) -> Record:
 
 
 def _messages(source: _Source, row: FinalRow) -> Record:
-    return {"messages": message_list(row.messages)} | _extras(source, row, ("messages",))
+    return {"messages": message_list(row.messages)} | _extras(source, row, ("messages", "origin"))
 
 
 def _trl(source: _Source, row: FinalRow) -> Record:
@@ -198,7 +197,8 @@ def _write_llamafactory(source: _Source, rows: Any, folder: Path) -> list[Path]:
 
 def _write_list(path: Path, records: Iterable[Record]) -> Path:
     with writing_whole(path) as stream:
-        separator = b"[\n"
+        stream.write(b"[")
+        separator = b"\n"
         for record in records:
             stream.write(separator + _json(record))
             separator = b",\n"
@@ -255,15 +255,22 @@ def _write_parquet(source: _Source, rows: Iterable[FinalRow], folder: Path) -> P
 def _inferred(values: Sequence[Any]) -> pa.DataType:
     """The Arrow type of JSON values; text, holding JSON, where they have none in common."""
     try:
-        kind = pa.infer_type(values)
-    except pa.ArrowException:
+        kind = pa.array(values).type  # infer_type says int64 of 1 and "a"
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError):
         return pa.string()
-    return pa.string() if pa.types.is_null(kind) else kind
+    return pa.string() if _has_nothing(kind) else kind
+
+
+def _has_nothing(kind: pa.DataType) -> bool:
+    """Whether a type is, or holds, one that Parquet has no values of: null, or a struct without fields."""
+    if pa.types.is_struct(kind):
+        return kind.num_fields == 0 or any(_has_nothing(kind.field(place).type) for place in range(kind.num_fields))
+    return pa.types.is_null(kind) or (pa.types.is_list(kind) and _has_nothing(kind.value_type))
 
 
 def _json(record: Mapping[str, Any]) -> bytes:
-    return json.dumps(record, ensure_ascii=False).encode("utf-8")
+    return as_json(record).encode("utf-8")
 
 
 def _cell(value: Any) -> Any:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
+    return as_json(value) if isinstance(value, list | dict) else value

@@ -232,6 +232,13 @@ def lock_holder(path: Path) -> int | None:
         return None
 
 
+def check_free(path: Path) -> None:
+    """Raises LedgerBusy where another process writes to the ledger at `path` now."""
+    holder = lock_holder(path)
+    if holder is not None:
+        raise _busy(path, holder)
+
+
 def _lock_file(path: Path) -> Path:
     return path.with_name(path.name + ".lock")
 

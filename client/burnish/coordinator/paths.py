@@ -108,5 +108,5 @@ class RunPaths:
 
     @property
     def services(self) -> Path:
-        """Logs and state of services started on this machine for the run."""
-        return self.out / "services"
+        """Logs and state of services started on this machine for the run; a sweep's runs share them as its ledger."""
+        return self.ledger.parent / "services"

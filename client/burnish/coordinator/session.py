@@ -62,14 +62,15 @@ async def opened(
     stop: asyncio.Event | None,
     ledger: Path | None = None,
 ) -> AsyncIterator[RunContext[Any]]:
-    """The run of `settings` in `out_dir`, new or gone on with, in the ledger there or in `ledger`, which several runs
+    """The run of `settings` in `out_dir`, new or gone on with, in its ledger or in `ledger`, which several runs
     may share. Raises InputError, RunMismatch, LedgerBusy."""
-    paths = RunPaths(out_dir, ledger)
+    paths = RunPaths.find(out_dir) if ledger is None else RunPaths(out_dir, ledger)
     check_options(settings, options or RunOptions())
-    settings = settings.absolute().with_copies(paths.source)
-    identity = _identity(settings)
-    run_id = f"{settings.RECIPE}-{digest_of(identity)[:12]}"
     with Ledger.open(paths.ledger) as opened_ledger:
+        # Nobody else copies what is in object storage meanwhile.
+        settings = settings.absolute().with_copies(paths.source)
+        identity = _identity(settings)
+        run_id = f"{settings.RECIPE}-{digest_of(identity)[:12]}"
         there = runs_in(opened_ledger, paths)
         if there and run_id not in there:
             before = RunBook(opened_ledger, there[0])

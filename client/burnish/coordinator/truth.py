@@ -70,6 +70,8 @@ def checked(told: str, settings: RecipeSettings) -> str:
             deque(reader.rows(), maxlen=0)
             _expect_some(path, known, reader.ids())
         return str(path.absolute())
+    if any(is_remote(one) for one in settings.data):
+        return told  # nothing of them is here yet
     first = next(iter(DataReader(settings.data, settings.columns, settings.skip_bad_rows).rows()), None)
     if first is not None and told not in first.record:
         raise _nowhere(told, "the data", first.record)

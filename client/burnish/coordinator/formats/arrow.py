@@ -59,7 +59,7 @@ def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
     if _is_binary(kind):
         return pa.array([None if value is None else base64.b64decode(value) for value in values], kind)
     if pa.types.is_string(kind):
-        values = [v if v is None or isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values]
+        values = [v if v is None else _writable(v) for v in values]
     if pa.types.is_dictionary(kind):
         return pa.array(values, kind.value_type).dictionary_encode().cast(kind)
     return pa.array(values, kind)
@@ -74,6 +74,12 @@ def _odd(kind: pa.DataType) -> bool:
 
 def _is_binary(kind: pa.DataType) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+
+
+def _writable(value: object) -> str:
+    """Text as it is, others as JSON; halves of surrogate pairs, which Arrow's text does not have, become “?”."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text.encode(errors="replace").decode()
 
 
 def _text(value: object) -> str:

@@ -137,7 +137,9 @@ def _from_alpaca(record: Mapping[str, Any], columns: Columns) -> list[Message]:
     messages = [Message(Role.SYSTEM, system)] if system else []
     history = record.get(columns.history)
     if isinstance(history, str):
-        history = _json_list(history, columns.history)
+        history = _json_list(history, columns.history) if history.strip() else []
+    if history and not isinstance(history, list):
+        raise RowProblem(f'"{columns.history}" must be a list of [prompt, response] pairs of text')
     for pair in history or []:
         if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
             raise RowProblem(f'"{columns.history}" must be a list of [prompt, response] pairs of text')

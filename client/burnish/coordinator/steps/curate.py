@@ -55,6 +55,11 @@ def filter_round(
             passed = dict(zip(ids, results, strict=True))
             for note in _notes(line, results, list(evidence.values()), run.settings):
                 run.observer.noted(f"Round {round_number}: {note}")
+        if rows and not staying(rows, passed, run.settings) and all(value is None for value in passed.values()):
+            raise StepFailed(
+                f"Not one of {len(rows)} rows could be scored, and rows without a {name} are dropped (--unscored drop),"
+                " so that no row is left. Begin a new run with --unscored keep, or look at why (`burnish explain`)."
+            )
         if passed and not any(value is not False for value in passed.values()):
             (line,) = run.book.thresholds(round_number)
             raise StepFailed(

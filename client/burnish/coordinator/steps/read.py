@@ -10,7 +10,7 @@ from itertools import islice
 from typing import TypeVar
 
 from burnish.coordinator.atomic import writing_whole
-from burnish.coordinator.content import message_list, sample_hash
+from burnish.coordinator.content import as_json, message_list, sample_hash
 from burnish.coordinator.errors import StepFailed
 from burnish.coordinator.formats import DataReader
 from burnish.coordinator.formats.arrow import encode_schema
@@ -58,7 +58,7 @@ async def _read_data(run: AnyRun, stage: Stage) -> tuple[dict[str, object], set[
     for rows in _chunks(reader.rows(), _CHUNK):
         names = [sample_hash(row.messages) for row in rows]
         book.add_samples({name: row.messages for name, row in zip(names, rows, strict=True)})
-        book.add_source_rows(rows[0].position, [json.dumps(row.record, ensure_ascii=False) for row in rows])
+        book.add_source_rows(rows[0].position, [as_json(row.record) for row in rows])
         hashes += names
         stage.advance(len(rows), total=len(hashes))
         stage.show()

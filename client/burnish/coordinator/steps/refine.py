@@ -151,7 +151,10 @@ def following_rows(
     assert record is not None
     assert record.source is not None
     outcomes = book.outcomes(round_number)
-    ids = RowIds((row.row_id for row in rows), numbers=record.source["ids"] == IdKind.NUMBER.value)
+    # Of rows that have left, too: whose id is given again, nobody could tell apart.
+    taken = {row.row_id for earlier in range(1, round_number + 1) for row in book.rows(earlier)}
+    taken |= {one.row_id for earlier in range(1, round_number) for one in book.held(earlier)}
+    ids = RowIds(taken, numbers=record.source["ids"] == IdKind.NUMBER.value)
     if run.settings.compat:
         keys = _compat_keys(run, round_number, rows)
         return assemble_compat(rows, decisions, outcomes, ids, round_number=round_number, keys=keys)

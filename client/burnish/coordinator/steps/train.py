@@ -189,7 +189,9 @@ async def _create(run: AnyRun, round_number: int, spec: RunSpec) -> AsyncRun:
     attempt = 1
     while True:
         training = await run.client.training.create(spec, f"{name}-a{attempt}", upload=True)
-        if not run.book.training_ended_badly(round_number, training.run_id):
+        # What was stopped for its template has not told the ledger so, and the template may be another one now.
+        stopped = training.snapshot.state is RunState.CANCELLED and bool(_other_template(run, training.snapshot))
+        if not stopped and not run.book.training_ended_badly(round_number, training.run_id):
             return training
         attempt += 1
 
