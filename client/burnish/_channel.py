@@ -227,11 +227,17 @@ def _is_loopback(host: str) -> bool:
 
 
 class Deadline:
-    """A moment until which something may take."""
+    """A moment until which something may take. `renewable`: nobody asked for it, so that it counts from the moment on
+    at which the service is there."""
 
-    def __init__(self, seconds: float | None) -> None:
+    def __init__(self, seconds: float | None, *, renewable: bool = False) -> None:
         self.seconds = seconds
+        self.renewable = renewable
         self._end = None if seconds is None else time.monotonic() + seconds
+
+    def renew(self) -> None:
+        """Counts anew from now on."""
+        self._end = None if self.seconds is None else time.monotonic() + self.seconds
 
     def left(self) -> float | None:
         """Seconds left, at least 0; None where there is no end."""
@@ -311,7 +317,8 @@ class ServiceLink:
         timeout: float | None,  # noqa: ASYNC109
     ) -> ReplyT:
         """The reply to a call that is attempted, with the seconds left, under the policy."""
-        deadline = Deadline(self._seconds(method, timeout))
+        defaulted = timeout is None and self.options.request_timeout is None
+        deadline = Deadline(self._seconds(method, timeout), renewable=defaulted)
         with outgoing(self.service, method, self.address) as call:
             retry = _Retry(self, method, deadline, call)
             while True:
@@ -465,7 +472,8 @@ class _Retry:
         wait = self._next_wait(status)
         happened = {"rpc.grpc.status": status.code.name, "burnish.reason": status.reason}
         self._call.span.event("attempt failed", happened)
-        if not self._may_retry(status, wait) or not self._deadline.allows(wait):
+        waits_for_service = status.away and self._deadline.renewable
+        if not self._may_retry(status, wait) or not (waits_for_service or self._deadline.allows(wait)):
             request_id = self._call.request_id
             raise self._link.error(status, self._method, self._deadline.seconds, request_id) from None
         if status.away:
@@ -481,6 +489,8 @@ class _Retry:
             self._call.request_id,
         )
         await asyncio.sleep(wait)
+        if waits_for_service:
+            self._deadline.renew()
 
     def _next_wait(self, status: CallStatus) -> float:
         options = self._link.options

@@ -15,6 +15,7 @@ import pytest
 
 import burnish
 from burnish import AsyncClient, Client, ClientOptions, Endpoints, Limits, Message, ModelRef, Role, RunSpec, Sample
+from burnish._channel import DEFAULT_DEADLINES
 from burnish.api.common.v1 import common_pb2
 from burnish.testing import FakeServices
 
@@ -209,6 +210,20 @@ async def test_no_retry_goes_past_the_deadline(fakes: FakeServices) -> None:
             await c.scoring.score(samples(2), timeout=2)
     assert time.monotonic() - began < 1
     assert caught.value.retryable
+
+
+async def test_a_default_deadline_waits_for_a_service_that_comes_back(
+    fakes: FakeServices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(DEFAULT_DEADLINES, "GetInfo", 0.3)
+    async with client(fakes) as c:
+        await c.scoring.info()
+        for times in (2, 20):
+            fakes.fail_next("GetInfo", grpc.StatusCode.UNAVAILABLE, times=times, retry_after=0.1)
+            assert (await c.scoring.info()).limits == LIMITS
+        fakes.fail_next("GetInfo", grpc.StatusCode.UNAVAILABLE, times=20, retry_after=0.1)
+        with pytest.raises(burnish.Unreachable):
+            await c.scoring.info(timeout=0.3)  # whoever names a deadline means it
 
 
 async def test_a_service_that_answered_is_given_time_to_come_back(fakes: FakeServices) -> None:
