@@ -9,7 +9,8 @@ Every RPC of the API is safe to repeat (writes carry an id or are keyed by conte
   help, after the wait it asks for;
 
 with exponential backoff and jitter, and never past the call's deadline. Any other failure is final at once.
-Each call has a deadline: the caller's `timeout`, else `request_timeout` of the options, else the table below.
+Each call has a deadline: the caller's `timeout`, else `request_timeout` of the options, else the table below. That of
+the table, which nobody asked for, begins anew once a service that was away is back.
 """
 
 from __future__ import annotations

@@ -230,7 +230,8 @@ def test_conversations_of_several_turns_come_back_and_go_out_to_every_tool(clien
 
 def test_odd_values_of_unknown_columns_come_back_or_become_text(client: Client, tmp_path: Path) -> None:
     odd = [{"x": 1, "note": "half \ud800"}, {"x": "a", "origin": "web"}, {"x": None, "meta": {}}, {"meta": {}}]
-    rows = [{**row, **odd[number % 4]} for number, row in enumerate(alpaca(12))]
+    nested = {"nested": {"source": "x", "url": None}}
+    rows = [{**row, **odd[number % 4], **nested} for number, row in enumerate(alpaca(12))]
     run(client, tmp_path / "out", write_jsonl(tmp_path / "data.jsonl", rows))
     with history(tmp_path / "out") as h:
         (path,) = export(h, "parquet", tmp_path / "parquet")[:1]
@@ -244,6 +245,10 @@ def test_odd_values_of_unknown_columns_come_back_or_become_text(client: Client, 
         found = table[row_id]
         assert (found["origin"], found["source_origin"]) == ("source", record.get("origin"))
         assert found["x"] == (None if record.get("x") is None else str(record["x"]))
+        assert found["nested"] == {"source": "x", "url": None}
+    for row in exported(tmp_path / "out", "messages", tmp_path / "messages"):
+        if row["id"] in untouched:
+            assert row.get("origin") == untouched[row["id"]].get("origin")
 
 
 def test_a_set_without_rows_is_an_empty_list(tmp_path: Path) -> None:

@@ -65,6 +65,21 @@ async def test_who_comes_while_another_times_out_waits_for_its_place(monkeypatch
     assert not one._held.total()
 
 
+async def test_who_comes_while_several_time_out_costs_nobody_else_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrivals, "PATIENCE", 0)
+    eight = Places(8, 60)
+    others = [asyncio.ensure_future(eight.arrived(f"peer {number}", never)) for number in range(8)]
+    await asyncio.sleep(0.01)
+    late = asyncio.ensure_future(eight.arrived("late", at_once))
+    for one in eight._arriving[:3]:
+        one.timeout._on_timeout()  # type: ignore[attr-defined]
+    assert await late == "here"
+    assert [one.done() for one in others] == [True] * 3 + [False] * 5
+    for one in others:
+        one.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
+
 async def test_the_peer_with_the_fewest_is_next() -> None:
     two = Places(2, 60)
     busy = [Sender(two, "busy") for _ in range(4)]

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -129,17 +130,56 @@ def test_weights_of_another_shape_are_refused_before_anything_is_touched(tmp_pat
         check_same_shape(shape_of(held), write_model(tmp_path / "other", hidden_size=8))
 
 
-def test_a_model_that_computes_otherwise_is_refused(tmp_path: Path) -> None:
-    held = built_in_of(write_model(tmp_path / "held", rope_theta=1e6, rms_norm_eps=1e-6))
-    check_same_built_in(held, write_model(tmp_path / "says less"))
-    check_same_built_in(
-        held, write_model(tmp_path / "newer", rope_parameters={"rope_theta": 1000000, "rope_type": "default"})
-    )
-    with pytest.raises(ModelMismatch, match=r"rope_theta is 10000, expected 1000000\.0"):
-        check_same_built_in(held, write_model(tmp_path / "other", rope_theta=10000))
-    inner = {"rope_parameters": {"rope_theta": 1e6, "rope_type": "yarn", "factor": 4}, "rms_norm_eps": 1e-5}
-    with pytest.raises(ModelMismatch, match="rms_norm_eps is 1e-05, expected 1e-06"):
-        check_same_built_in(held, write_model(tmp_path / "inner", text_config=inner))
-    longer = built_in_of(write_model(tmp_path / "longer", rope_scaling={"rope_type": "yarn", "factor": 2}))
-    with pytest.raises(ModelMismatch, match=r"rope_scaling is \{'rope_type': 'yarn', 'factor': 4\}, expected"):
-        check_same_built_in(longer, tmp_path / "inner")
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"rope_theta": 1e6}, {}),
+        (
+            {"rope_theta": 1e6, "rope_scaling": None},
+            {"rope_parameters": {"rope_theta": 1000000, "rope_type": "default"}},
+        ),
+        (
+            {"use_sliding_window": False, "sliding_window": 32768},
+            {"use_sliding_window": False, "sliding_window": 131072},
+        ),
+        (
+            {"rope_theta": 1e6, "rope_scaling": {"type": "yarn", "factor": 4.0}},
+            {"rope_parameters": {"rope_theta": 1e6, "rope_type": "yarn", "type": "yarn", "factor": 4.0}},
+        ),
+        (
+            {"rope_scaling": {"type": "longrope", "long_factor": [1.5]}},
+            {"rope_parameters": {"rope_type": "longrope", "long_factor": [1.5], "partial_rotary_factor": 1.0}},
+        ),
+    ],
+)
+def test_models_that_compute_alike_are_taken(tmp_path: Path, one: dict[str, Any], other: dict[str, Any]) -> None:
+    first, second = write_model(tmp_path / "one", **one), write_model(tmp_path / "other", **other)
+    check_same_built_in(built_in_of(first), second)
+    check_same_built_in(built_in_of(second), first)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "said"),
+    [
+        ({"rope_theta": 1e6}, {"rope_theta": 10000}, r"rope_theta is 10000, expected 1000000\.0"),
+        ({"rope_theta": 1e6}, {"rope_parameters": {"rope_theta": 5e5}}, r"rope_theta is 500000\.0"),
+        ({}, {"rope_scaling": {"type": "yarn", "factor": 4}}, "rope type is 'yarn', expected 'default'"),
+        (
+            {"rope_scaling": {"rope_type": "yarn", "factor": 2}},
+            {"text_config": {"rope_parameters": {"rope_type": "yarn", "factor": 4}}},
+            "rope factor is 4, expected 2",
+        ),
+        (
+            {"rope_parameters": {"full_attention": {"rope_theta": 1e6}}},
+            {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}},
+            "rope full_attention rope_theta",
+        ),
+        ({"rms_norm_eps": 1e-6}, {"text_config": {"rms_norm_eps": 1e-5}}, "rms_norm_eps is 1e-05, expected 1e-06"),
+    ],
+)
+def test_a_model_that_computes_otherwise_is_refused(
+    tmp_path: Path, one: dict[str, Any], other: dict[str, Any], said: str
+) -> None:
+    held = built_in_of(write_model(tmp_path / "held", **one))
+    with pytest.raises(ModelMismatch, match=said):
+        check_same_built_in(held, write_model(tmp_path / "other", **other))

@@ -205,7 +205,9 @@ def _arm(name: str, cells: Sequence[Record], gaps: Record) -> Arm:
         chance=chance.values if chance else (),
         gap=gap,
         gap_of_scores=_interval(told.get("score")),
-        gaps_of_chance=tuple(-one / lost.mean for one in chance.values) if gap and chance and lost else (),
+        gaps_of_chance=tuple(-one / lost.mean for one in chance.values)
+        if gap and chance and lost and lost.mean > 0
+        else (),
         signal=_signal([cell["signals"][name] for cell in cells if name in (cell.get("signals") or {})]),
     )
 

@@ -144,8 +144,8 @@ def _alpaca(source: _Source, row: FinalRow) -> Record:
     return kept | _extras(source, row, tuple(record))
 
 
-def _messages(source: _Source, row: FinalRow) -> Record:
-    return {"messages": message_list(row.messages)} | _extras(source, row, ("messages", "origin"))
+def _messages(source: _Source, row: FinalRow, *taken: str) -> Record:
+    return {"messages": message_list(row.messages)} | _extras(source, row, ("messages", *taken))
 
 
 def _trl(source: _Source, row: FinalRow) -> Record:
@@ -240,15 +240,16 @@ def _write_batches(path: Path, schema: pa.Schema, records: Iterable[Record]) -> 
 
 def _write_parquet(source: _Source, rows: Iterable[FinalRow], folder: Path) -> Path:
     """`messages`, `id`, `origin` and the columns that Burnish does not know, in their own types where they had some."""
-    records = [_messages(source, row) | {"origin": row.row.origin} for row in rows]
+    records = [_messages(source, row, "origin") | {"origin": row.row.origin} for row in rows]
     turn = pa.struct([("role", pa.string()), ("content", pa.string())])
     fields = [pa.field("messages", pa.list_(turn)), pa.field("id", pa.string()), pa.field("origin", pa.string())]
     own = {field.name: field for field in writable_schema(source.schema)} if source.schema is not None else {}
+    own = {("source_origin" if name == "origin" else name): field for name, field in own.items()}
     names = dict.fromkeys(name for record in records for name in record)
     for name in names:
         if name not in ("messages", "id", "origin"):
             values = [record.get(name) for record in records]
-            fields.append(own[name] if name in own else pa.field(name, _inferred(values)))
+            fields.append(own[name].with_name(name) if name in own else pa.field(name, _inferred(values)))
     return _write_batches(folder / "data.parquet", pa.schema(fields), records)
 
 
@@ -258,14 +259,15 @@ def _inferred(values: Sequence[Any]) -> pa.DataType:
         kind = pa.array(values).type  # infer_type says int64 of 1 and "a"
     except (pa.ArrowException, OverflowError, UnicodeEncodeError):
         return pa.string()
-    return pa.string() if _has_nothing(kind) else kind
+    return pa.string() if pa.types.is_null(kind) or _has_empty_struct(kind) else kind
 
 
-def _has_nothing(kind: pa.DataType) -> bool:
-    """Whether a type is, or holds, one that Parquet has no values of: null, or a struct without fields."""
+def _has_empty_struct(kind: pa.DataType) -> bool:
+    """Whether a type is, or holds, a struct without fields, which Parquet cannot write."""
     if pa.types.is_struct(kind):
-        return kind.num_fields == 0 or any(_has_nothing(kind.field(place).type) for place in range(kind.num_fields))
-    return pa.types.is_null(kind) or (pa.types.is_list(kind) and _has_nothing(kind.value_type))
+        inner = [kind.field(place).type for place in range(kind.num_fields)]
+        return not inner or any(map(_has_empty_struct, inner))
+    return pa.types.is_list(kind) and _has_empty_struct(kind.value_type)
 
 
 def _json(record: Mapping[str, Any]) -> bytes:

@@ -54,10 +54,12 @@ _SHAPE_KEYS = (
 )  # fmt: skip
 # What, beside the weights, an engine may build in once; where both of two models say it, they must say the same.
 _BUILT_IN = (
-    "rope_theta", "rope_scaling", "partial_rotary_factor", "rms_norm_eps", "layer_norm_eps", "norm_eps", "hidden_act",
+    "rope_theta", "partial_rotary_factor", "rms_norm_eps", "layer_norm_eps", "norm_eps", "hidden_act",
     "hidden_activation", "sliding_window", "use_sliding_window", "layer_types", "query_pre_attn_scalar",
     "attn_logit_softcapping", "final_logit_softcapping",
 )  # fmt: skip
+# Rotary positions that are called otherwise elsewhere.
+_SAME_ROPE = {"su": "longrope", "mrope": "default"}
 _CHUNK = 1 << 24
 # What taking JSON apart raises that is not as it should be.
 _MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
@@ -232,18 +234,31 @@ def built_in_of(directory: Path) -> dict[str, Any]:
     config = read_json(directory / "config.json")
     inner = config.get("text_config")
     text = config | inner if isinstance(inner, dict) else config
-    rope = text.get("rope_parameters")
-    if isinstance(rope, dict):  # as transformers 5 writes it
-        scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
-        plain = scaling.get("rope_type", "default") == "default"
-        text = {"rope_theta": rope.get("rope_theta"), "rope_scaling": None if plain else scaling} | text
-    return {key: text[key] for key in _BUILT_IN if text.get(key) is not None}
+    found = {key: text[key] for key in _BUILT_IN if text.get(key) is not None}
+    if found.get("use_sliding_window") is False:
+        found.pop("sliding_window", None)
+    told = text.get("rope_parameters") or text.get("rope_scaling")
+    return found | _rope_of(told if isinstance(told, dict) else {})
+
+
+def _rope_of(told: Mapping[str, Any]) -> dict[str, Any]:
+    """What a configuration says of rotary positions, in transformers' older way or in that of its version 5; by type of
+    layer, where layers have their own."""
+    if any(isinstance(one, dict) for one in told.values()):
+        layers = {layer: one for layer, one in told.items() if isinstance(one, dict)}
+        return {f"rope {layer} {key}": one[key] for layer, one in layers.items() for key in one if key != "type"}
+    kind = told.get("rope_type") or told.get("type") or "default"
+    apart = ("rope_theta", "partial_rotary_factor")  # which stand outside in the older way
+    named = {key: value for key, value in told.items() if value is not None and key not in ("type", "rope_type")}
+    return {"rope type": _SAME_ROPE.get(kind, kind)} | {
+        key if key in apart else f"rope {key}": value for key, value in named.items()
+    }
 
 
 def check_same_built_in(held: Mapping[str, Any], wanted: Path) -> None:
     """Raises ModelMismatch where the model in `wanted` computes otherwise than an engine that has `held` built in."""
     new = built_in_of(wanted)
-    both = [key for key in _BUILT_IN if key in held and key in new]
+    both = sorted(held.keys() & new.keys())
     differences = [f"{key} is {new[key]!r}, expected {held[key]!r}" for key in both if held[key] != new[key]]
     if differences:
         raise ModelMismatch(

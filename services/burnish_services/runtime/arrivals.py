@@ -123,7 +123,7 @@ class Places:
         that have had their time."""
         self._next_look = None
         slow = [one for one in self._arriving if not one.is_leaving]
-        wanted = len(self._waiting) - (len(self._arriving) - len(slow))
+        wanted = max(0, len(self._waiting) - (len(self._arriving) - len(slow)))
         first = sum(waiter.peer not in self._stalled for waiter in self._waiting)
         known = [one for one in slow if one.peer in self._stalled][: min(first, wanted)]
         had_their_time = time.monotonic() - PATIENCE

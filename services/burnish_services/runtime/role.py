@@ -39,8 +39,7 @@ class RoleContext:
 
     @property
     def patience(self) -> float:
-        """Seconds that an earlier server on the same state may take to end: for the calls in hand, and for a worker's
-        last checkpoint."""
+        """Seconds that an earlier server on the same state may take to end, beside what a role itself needs for it."""
         return 2 * self.settings.grace
 
     def state_directory(self, role: str) -> Path:

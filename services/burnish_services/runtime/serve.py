@@ -41,6 +41,7 @@ def burnish_version() -> str:
 
 async def serve(settings: ServerSettings) -> int:
     """Serves until stopped and returns the exit code; problems are told on standard error."""
+    _end_on_signals()
     try:
         server = Server(settings, partial(create_engine, settings.engine), version=burnish_version())
     except (AccessError, ModelLoadError, EngineUnavailable, RoleUnavailable) as error:
@@ -89,6 +90,13 @@ def _complain(error: BaseException, code: int) -> int:
     sys.stderr.write(f"burnish services: {kind}: {str(error) or type(error).__name__}\n")
     sys.stderr.flush()
     return code
+
+
+def _end_on_signals() -> None:
+    """While roles wait for an earlier server's end, where nothing is to be stopped yet; also as the first process of a
+    container, which the kernel sends no signal that nobody handles."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: os._exit(128 + number))
 
 
 def _stop_on_signals(lifecycle: Lifecycle) -> None:

@@ -282,7 +282,7 @@ class TrainingRole(Role):
             processes=1 if fake else settings.worker_processes * settings.nodes,
             nodes=1 if fake else settings.nodes,
         )
-        self._lock = None if settings.nodes > 1 else _locked(state, context.patience)
+        self._lock = None if settings.nodes > 1 else _locked(state, context.patience + settings.stop_seconds)
         self._store = RunStore(state)
         followers = Followers(Board(state), context.version, settings.endpoint, settings.lease_seconds)
         worker_options = context.settings.model_cache_options

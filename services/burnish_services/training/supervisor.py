@@ -77,6 +77,8 @@ class Supervisor:
         for run in self._store.oldest_first():
             if run.snapshot.state is RunState.RUNNING:
                 after = state.orphaned(run.snapshot, run.last.time, self._limits)
+                if after.state.ended and run.directory.cancelled.is_file():
+                    after = await _cancelled(run)
                 self._update(run, await self._cleaned_up(run, after) if after.state.ended else after)
             elif run.snapshot.state.ended:
                 await self._cleaned_up(run, run.snapshot)
@@ -111,13 +113,13 @@ class Supervisor:
         what it left, if it failed."""
         if run is self._current and not run.snapshot.state.ended:
             self._cancelling = True
+            if self._worker is not None:
+                self._worker.kill()
             # Before anybody is told: what comes may take long, where a store does not answer, and this server may die.
             await asyncio.shield(asyncio.to_thread(_note_cancelled, run))
             now = run.snapshot
-            if now.state.ended:  # meanwhile
+            if now.state.ended and run.events.flush():  # meanwhile
                 _unlink(run.directory.cancelled)
-            elif self._worker is not None and run is self._current:
-                self._worker.kill()
             return
         if not run.snapshot.state.ended:
             self._update(run, state.cancelled(run.snapshot, time.time()))
