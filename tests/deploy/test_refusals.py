@@ -75,6 +75,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"scoring": {"state": {"kind": "claim"}}}, "replicas cannot share a state directory"),
     ({"scoring": {"state": {"kind": "runs"}}}, "only training may write"),
     ({"scoring": {"strategy": {"maxUnavailable": 0}}}, "no pod could ever be replaced"),
+    ({"scoring": {"strategy": {"maxSurge": "0%", "maxUnavailable": "0%"}}}, "no pod could ever be replaced"),
     ({"scoring": {"autoscaling": {"kind": "keda"}}}, "monitoring.keda.prometheus"),
     ({"scoring": {"autoscaling": {"kind": "hpa", "minReplicas": 0}}}, "cannot begin from nothing"),
     ({"scoring": {"autoscaling": {"kind": "hpa", "minReplicas": 5}}}, "less than minReplicas"),

@@ -93,6 +93,8 @@ def selectors(node: Any) -> Iterator[tuple[Any, bool]]:
         case promql.BinaryExpr():
             yield from selectors(node.lhs)
             yield from selectors(node.rhs)
+        case promql.Call() if node.func.name.endswith("_over_time"):  # of a gauge, as it was
+            yield from ((selector, False) for argument in node.args for selector, _ in selectors(argument))
         case promql.Call():
             for argument in node.args:
                 yield from selectors(argument)

@@ -72,7 +72,7 @@ def test_actions_are_held_against_the_truth() -> None:
     assert (found.harmed, found.num_right) == (2, 3), "one dropped, one replaced by something else"
     by_flaw = {one.flaw: one for one in found.by_truth}
     assert by_flaw["wrong"].actions == {"keep": 1, "correct": 1, "unscored": 1}
-    assert by_flaw["wrong"].equal == 1
+    assert (by_flaw["wrong"].equal, by_flaw["wrong"].told) == (1, 1)
     assert by_flaw["none"].equal == 0
     assert calibrate(DECISIONS, {}, "confidence", {}) is None
 

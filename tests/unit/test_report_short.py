@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -17,12 +18,13 @@ from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.contrast import Scores, contrast
 from burnish.coordinator.recipes.registry import METHODS, SETTINGS
 from burnish.coordinator.records import StepRecord
+from burnish.report.arms import in_common
 from burnish.report.bars import NARROW, flow_bar, loss_bars
 from burnish.report.cost import OTHER, cost_of, work_of
 from burnish.report.flow import flow_of
 from burnish.report.gap import gap_recovered
 from burnish.report.next_step import next_step
-from burnish.report.render import render
+from burnish.report.render import _compare, render
 from burnish.report.short_data import Arm, Cost, Flow, Gap, InShort, Outcome
 from burnish.report.verdict import verdict
 from tests.unit.test_report import DATA
@@ -61,6 +63,19 @@ def test_a_contrast_of_little() -> None:
     same = contrast(scores(1.0, 2.0), scores(1.0, 2.0))
     assert same is not None
     assert (same.difference, same.error, same.told) == (0.0, 0.0, False)
+
+
+def test_arms_are_judged_by_the_rows_that_all_of_them_have_a_loss_on() -> None:
+    easy, hard = {f"e{i}": (1.0, 1) for i in range(9)}, {f"h{i}": (9.0, 1) for i in range(3)}
+    worse = {name: (loss + 0.05 + 0.001 * number, 1) for number, (name, (loss, _)) in enumerate(easy.items())}
+    arms = [arm(ArmKind.RUN, worse), arm(ArmKind.ALL, easy | hard), arm(ArmKind.RANDOM, easy | hard, easy | hard)]
+    assert arms[0].losses[0] < arms[1].losses[0], "of other rows"
+    judged = in_common(arms)
+    assert [one.losses[0] for one in judged[1:]] == [1.0, 1.0]
+    assert judged[0].losses[0] == pytest.approx(arms[0].losses[0])
+    assert verdict(judged, held_out=True, finished=True).outcome is Outcome.WORSE
+    same = [arm(ArmKind.RUN, easy), arm(ArmKind.ALL, easy)]
+    assert in_common(same) is same
 
 
 def test_the_gap_by_hand() -> None:
@@ -390,3 +405,13 @@ def test_an_unfinished_run_has_no_rows_out() -> None:
 @pytest.mark.parametrize("recipe", sorted(METHODS))
 def test_every_recipe_has_the_first_page(recipe: str) -> None:
     assert "In short" in render(replace(DATA, recipe=recipe, rounds=[], flaws=[], short=SHORT))
+
+
+def test_long_texts_are_compared_in_good_time() -> None:
+    words = [f"word{number}" for number in range(3000)]
+    changed = [word if number % 10 else f"{word}x" for number, word in enumerate(words)]
+    began = time.process_time()
+    before, after = _compare(" ".join(words), " ".join(changed))
+    assert time.process_time() - began < 5  # with what stands everywhere looked for, minutes
+    assert before.count("<del>") > 200
+    assert after.count("<ins>") > 200

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
 from burnish.coordinator.arms import ALL_ROWS, ArmKind, ArmPlace, arm_of
 from burnish.coordinator.history import RunHistory
@@ -32,7 +33,26 @@ def arms_of(history: RunHistory) -> list[Arm]:
         )
         for (kind, name), found in members.items()
     ]
-    return sorted(arms, key=lambda arm: _ORDER.index(arm.kind))
+    return in_common(sorted(arms, key=lambda arm: _ORDER.index(arm.kind)))
+
+
+def in_common(arms: list[Arm]) -> list[Arm]:
+    """The arms, judged by the held-out samples that all of their models have a loss on: where one could not be scored
+    under one of them, means over other samples could not be compared."""
+    compared = [arm for arm in arms if arm.kind is not ArmKind.OTHER]
+    all_scores = [scores for arm in compared for scores in arm.scores]
+    if not all_scores or not all(arm.scores for arm in compared):
+        return arms
+    names = set.intersection(*map(set, all_scores))
+    if not names or all(len(scores) == len(names) for scores in all_scores):
+        return arms
+    return [arm if arm.kind is ArmKind.OTHER else _by(arm, names) for arm in arms]
+
+
+def _by(arm: Arm, names: Collection[str]) -> Arm:
+    scores = [{name: one for name, one in scores.items() if name in names} for scores in arm.scores]
+    losses = [sum(nats for nats, _ in one.values()) / sum(tokens for _, tokens in one.values()) for one in scores]
+    return replace(arm, scores=scores, losses=losses)
 
 
 def _place(run: RunRecord, rounds: Collection[int], number: int) -> ArmPlace:

@@ -92,7 +92,8 @@ def _equal(row_id: str, known: Known, corrected: Mapping[str, str]) -> bool:
 
 def _actions(flaw: str, rows: Sequence[tuple[DecisionRecord, Known]], corrected: Mapping[str, str]) -> ActionsByTruth:
     members = [(d, one) for d, one in rows if one.flaw == flaw]
-    told = any(one.response is not None for _, one in members)
-    equal = sum(d.actions[0] == Action.CORRECT and _equal(d.row_id, one, corrected) for d, one in members)
+    told = [(d, one) for d, one in members if d.actions[0] == Action.CORRECT and one.response is not None]
+    equal = sum(_equal(d.row_id, one, corrected) for d, one in told)
     counts = Counter(d.actions[0] for d, _ in members)
-    return ActionsByTruth(flaw or "none", len(members), counts, equal if told else None)
+    known = any(one.response is not None for _, one in members)
+    return ActionsByTruth(flaw or "none", len(members), counts, equal if known else None, len(told))

@@ -184,12 +184,13 @@ class ReliabilityBin:
 @dataclass(frozen=True, slots=True)
 class ActionsByTruth:
     """What became of the rows with one kind of flaw; `equal` counts corrections that say what is right, None where that
-    is not known."""
+    is not known of any row, and `told` those of which it is known."""
 
     flaw: str  # none: rows without one
     rows: int
     actions: Mapping[str, int]
     equal: int | None
+    told: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,7 +97,7 @@ def flaw_table(number: int, decisions: Sequence[DecisionRecord], known: Mapping[
 
     flaws = sorted(set(planted.values()))
     rates = [rate(flaw, [d for d in rows if planted.get(d.row_id) == flaw]) for flaw in flaws]
-    clean = rate("none", [d for d in rows if d.row_id not in planted])
+    clean = rate("none", [d for d in rows if d.row_id in known and not known[d.row_id].flaw])
     gone = len(decisions) - len(rows)
     expected = f"{gone} rows that earlier rounds rewrote or added are not counted here." if gone else ""
     return FlawTable(number, rates, clean, expected)

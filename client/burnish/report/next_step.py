@@ -35,15 +35,17 @@ def next_step(verdict: Verdict, arms: list[Arm], *, recipe: str, held_out: int, 
     if verdict.outcome is Outcome.WORSE:
         fewer = {arm.kind: arm for arm in arms if arm.losses}
         everything = fewer.get(ArmKind.ALL)
-        if everything is not None and between(fewer[ArmKind.RUN], everything).difference < 0:
+        apart = None if everything is None else between(fewer[ArmKind.RUN], everything)
+        if apart is not None and apart.told and apart.difference < 0:
             return (
                 "Do not use this result: as many rows drawn at random make a better model. All rows make a worse one:"
                 " fewer help here, and which ones does not matter. See whether fewer steps, or a lower --learning-rate,"
                 " do as well."
             )
-        return (
-            "Do not use this result: train on all rows as they came. Below, see what was dropped or rewritten, and why."
-        )
+        instead = "train on all rows as they came"
+        if apart is not None and not apart.told:
+            instead = "all rows as they came, or random ones, do as well or better"
+        return f"Do not use this result: {instead}. Below, see what was dropped or rewritten, and why."
     if ArmKind.RANDOM not in kinds:
         return f"Repeat the same command {control}: models trained on random rows show what chance does."
     if verdict.outcome is Outcome.BETTER:

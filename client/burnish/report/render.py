@@ -229,11 +229,16 @@ def _controls(arms: Sequence[Arm]) -> str:
     return f"show what chance does: as many rows as came out, drawn blindly from those that went in, {times}"
 
 
+_LONG = 600  # words
+
+
 def _compare(old_text: str, new_text: str) -> tuple[Markup, Markup]:
     """Both texts with the words that went and came marked."""
     before, after = _words(old_text), _words(new_text)
     left, right = [], []
-    for tag, i1, i2, j1, j2 in difflib.SequenceMatcher(a=before, b=after, autojunk=False).get_opcodes():
+    # In long texts what stands everywhere is not looked for: with it, two thousand words took half a minute.
+    is_long = max(len(before), len(after)) > _LONG
+    for tag, i1, i2, j1, j2 in difflib.SequenceMatcher(a=before, b=after, autojunk=is_long).get_opcodes():
         old, new = escape("".join(before[i1:i2])), escape("".join(after[j1:j2]))
         left.append(old if tag == "equal" else Markup("<del>{}</del>").format(old) if old else old)
         right.append(new if tag == "equal" else Markup("<ins>{}</ins>").format(new) if new else new)

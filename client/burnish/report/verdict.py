@@ -103,7 +103,7 @@ def _against_chance(run: Arm, chance: Arm, everything: Arm | None, drawn: str) -
             f"Its loss of {loss:.4f} lies within the range of {controls}, {low:.4f} to {high:.4f}."
             + _beside(run, everything),
         )
-    if not nearest.told:
+    if not nearest.told or (nearest.difference < 0) != (loss < low):
         return Verdict(
             Outcome.CHANCE,
             f"Not to be told from chance: this run's model is about as good as models trained on {drawn}.",

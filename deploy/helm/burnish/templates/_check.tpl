@@ -73,7 +73,8 @@
 {{- if and (eq $name "embedding") (ne $role.state.kind "claim") (not (contains "://" $values.embedding.storeUri)) -}}
 {{- fail (printf "embedding.state.kind is %s: its vectors would go with the pod; take claim, or keep them in object storage by embedding.storeUri" $role.state.kind) -}}
 {{- end -}}
-{{- if and (eq (int $role.strategy.maxSurge) 0) (eq (int $role.strategy.maxUnavailable) 0) (kindIs "float64" $role.strategy.maxSurge) -}}
+{{- $none := list "0" "0%" -}}
+{{- if and (has (toString $role.strategy.maxSurge) $none) (has (toString $role.strategy.maxUnavailable) $none) -}}
 {{- fail (printf "%s.strategy: maxSurge and maxUnavailable are both 0, so that no pod could ever be replaced" $name) -}}
 {{- end -}}
 {{- with $role.autoscaling -}}

@@ -272,7 +272,9 @@ metadata:
 spec:
   {{- include "burnish.podBasics" (dict "root" .root "pod" .role) | nindent 2 }}
   {{- include "burnish.server.placing" . | nindent 2 }}
-  terminationGracePeriodSeconds: {{ add .role.drainSeconds (ceil .role.grace | int) .role.closeSeconds }}
+  {{- /* A worker's last checkpoint, where it is given longer than usual, and what is closed after it. */}}
+  {{- $close := max (int .role.closeSeconds) (add 25 (get .role.settings "stop_seconds" | default 0 | ceil | int)) }}
+  terminationGracePeriodSeconds: {{ add .role.drainSeconds (ceil .role.grace | int) $close }}
   {{- with .role.initContainers }}
   initContainers:
     {{- toYaml . | nindent 4 }}

@@ -79,7 +79,7 @@
 {{/* Not empty where the coordinator itself reads in object storage: its data. Models it only names. */}}
 {{- define "burnish.coordinator.usesObjects" -}}
 {{- $coordinator := .Values.coordinator -}}
-{{- $places := concat $coordinator.data (list (get $coordinator.options "holdout") (get $coordinator.options "validation")) -}}
+{{- $places := concat $coordinator.data (list (get $coordinator.options "holdout") (get $coordinator.options "validation") (get $coordinator.options "trusted")) -}}
 {{- if contains "://" (toString $places) }}yes{{ end -}}
 {{- end -}}
 
