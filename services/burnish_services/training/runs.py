@@ -29,8 +29,10 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from pydantic import TypeAdapter
 
@@ -40,8 +42,6 @@ from burnish_services.training.events import Event, EventLog
 from burnish_services.training.state import Result, Snapshot
 
 log = logging.getLogger(__name__)
-
-_CHUNK = 1 << 20  # bytes that are copied at a time
 
 
 class RequestConflict(ValueError):
@@ -327,21 +327,22 @@ def unfinished(path: Path) -> Path:
 
 
 def write_durably(path: Path, content: bytes) -> None:
-    """Writes a file so that a reader, or the next process after a crash, sees all of it or none."""
-    beside = unfinished(path)
-    with beside.open("wb") as file:
+    """Writes a file so that a reader, or the next process after a crash, sees all of it or none. Raises OSError."""
+    with _durable(path) as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-    sync_directory(path.parent)
 
 
 def copy_durably(source: Path, path: Path) -> None:
-    """As `write_durably`, what another file has, however large."""
+    """As `write_durably`, what another file has, however large. Raises OSError."""
+    with source.open("rb") as given, _durable(path) as file:
+        shutil.copyfileobj(given, file)
+
+
+@contextmanager
+def _durable(path: Path) -> Iterator[BinaryIO]:
     beside = unfinished(path)
-    with source.open("rb") as given, beside.open("wb") as file:
-        shutil.copyfileobj(given, file, _CHUNK)
+    with beside.open("wb") as file:
+        yield file
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)

@@ -422,21 +422,28 @@ async def test_get_info_says_that_training_is_pretended(client: Client) -> None:
     assert any("pretends" in note for note in info.notes)
 
 
-async def test_a_run_that_refines_itself_pauses_and_a_kill_changes_nothing(
-    settings: ServerSettings, base: Path, data: Path, tmp_path: Path
-) -> None:
+@pytest.fixture
+def refining(base: Path, data: Path, tmp_path: Path) -> training_pb2.RunSpec:
+    """A run of ten steps that pauses after three and after seven."""
     asked = spec(base, data, per_device_batch_size=2, gradient_accumulation_steps=2)
     asked.bilevel.validation_data_uri = str(write_jsonl(tmp_path / "validation.jsonl", [sample(99)]))
     asked.refinement.warmup_steps, asked.refinement.refresh_steps = 3, 4
-    responses = write_jsonl(tmp_path / "responses.jsonl", [{"id": "s1", "messages": [], "responses": []}])
+    return asked
 
-    async def paused(client: Client, run_id: str, step: int) -> training_pb2.Run:
-        call = client.stub.WatchRun(training_pb2.WatchRunRequest(run_id=run_id))
-        async for event in call:
-            if event.run.state == training_pb2.STATE_PAUSED and event.run.pause.step == step:
-                call.cancel()
-                return event.run
-        raise AssertionError("it ended without a pause")
+
+async def paused(client: Client, run_id: str, step: int) -> training_pb2.Run:
+    call = client.stub.WatchRun(training_pb2.WatchRunRequest(run_id=run_id))
+    async for event in call:
+        if event.run.state == training_pb2.STATE_PAUSED and event.run.pause.step == step:
+            call.cancel()
+            return event.run
+    raise AssertionError("it ended without a pause")
+
+
+async def test_a_run_that_refines_itself_pauses_and_a_kill_changes_nothing(
+    settings: ServerSettings, refining: training_pb2.RunSpec, tmp_path: Path
+) -> None:
+    responses = write_jsonl(tmp_path / "responses.jsonl", [{"id": "s1", "messages": [], "responses": []}])
 
     async def go_on(client: Client, run: training_pb2.Run, *, last: bool = False) -> None:
         request = training_pb2.ResumeRunRequest(run_id=run.run_id, step=run.pause.step, last=last)
@@ -446,7 +453,7 @@ async def test_a_run_that_refines_itself_pauses_and_a_kill_changes_nothing(
     digests = []
     for name in ("calm", "killed"):
         async with client_of(settings) as client:
-            run = await client.create(name, asked)
+            run = await client.create(name, refining)
             first = await paused(client, run.run_id, 3)
             assert first.pause.model.digest == model_digest(Path(first.pause.model.uri))
             if name == "calm":
@@ -464,17 +471,10 @@ async def test_a_run_that_refines_itself_pauses_and_a_kill_changes_nothing(
 
 
 async def test_responses_that_cannot_be_taken_are_refused(
-    client: Client, base: Path, data: Path, tmp_path: Path
+    client: Client, refining: training_pb2.RunSpec, tmp_path: Path
 ) -> None:
-    asked = spec(base, data, per_device_batch_size=2, gradient_accumulation_steps=2)
-    asked.bilevel.validation_data_uri = str(write_jsonl(tmp_path / "validation.jsonl", [sample(99)]))
-    asked.refinement.warmup_steps, asked.refinement.refresh_steps = 3, 4
-    run = await client.create("refused", asked)
-    call = client.stub.WatchRun(training_pb2.WatchRunRequest(run_id=run.run_id))
-    async for event in call:
-        if event.run.state == training_pb2.STATE_PAUSED:
-            break
-    call.cancel()
+    run = await client.create("refused", refining)
+    await paused(client, run.run_id, 3)
     secret = write_jsonl(tmp_path / "secret.jsonl", [sample(1)])
     request = training_pb2.ResumeRunRequest(run_id=run.run_id, step=3, responses_uri="s3://allowed/responses.jsonl")
     for digest in (str(secret.with_suffix("")), "../../secret", "sha256:12", "\0"):
