@@ -71,7 +71,7 @@ def exported(text: str) -> Exported:
                 labels.setdefault(label, set()).add(word)
             if family.type == "counter" or (family.type == "histogram" and one.name != family.name):
                 counters.add(one.name)
-    return Exported(values, counters)
+    return Exported(values | {"up": {}}, counters)  # Prometheus's own, of everything that it scrapes
 
 
 def expression(text: str) -> Any:
@@ -116,6 +116,11 @@ def labels_of(node: Any, exported: Exported) -> set[str]:
             kept = set(node.modifier.labels) if node.modifier is not None else set()
             assert kept <= inside, f"grouped by {kept - inside}, which is not among {inside}: {node.prettify()}"
             return kept
+        case promql.BinaryExpr() if node.modifier is not None and node.modifier.matching is not None:
+            left, right = labels_of(node.lhs, exported), labels_of(node.rhs, exported)
+            matched = set(node.modifier.matching.labels)
+            assert matched <= left & right, f"matched by {matched}, of {left} and {right}: {node.prettify()}"
+            return left
         case promql.BinaryExpr():
             sides = [labels_of(one, exported) for one in (node.lhs, node.rhs) if list(selectors(one))]
             assert all(side == sides[0] for side in sides), f"the sides never match: {sides} in {node.prettify()}"
@@ -224,6 +229,7 @@ def test_every_metric_is_on_the_dashboard(exported: Exported) -> None:
         ("burnish_requests_total", "counters want rate"),
         ("rate(burnish_serving[5m])", "nothing else does"),
         ("burnish_concurrent_requests / burnish_model_waiting_requests", "never match"),
+        ("up == 0 and on (service) burnish_serving", "matched by"),
         ("histogram_quantile(0.5, sum by (service) (rate(burnish_request_duration_seconds_bucket[5m])))", "no buckets"),
     ],
 )

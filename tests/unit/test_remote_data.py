@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from burnish.coordinator.errors import DataError
+from burnish.coordinator.errors import DataAway, DataError
 from burnish.coordinator.formats import find_files
 from burnish.coordinator.formats.remote import local_copies
 from tests.service.object_store import BUCKET, point_at, put, s3_server
@@ -54,7 +54,7 @@ def test_a_run_goes_on_without_the_store(store: str, tmp_path: Path, monkeypatch
     copies = local_copies([uri], tmp_path)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     assert local_copies([uri], tmp_path) == copies
-    with pytest.raises(DataError, match=r"s3://burnish/one.jsonl: cannot be read: .*AWS_ENDPOINT_URL"):
+    with pytest.raises(DataAway, match=r"s3://burnish/one.jsonl: cannot be read: .*AWS_ENDPOINT_URL"):
         local_copies([uri], tmp_path / "other")
 
 
@@ -68,7 +68,7 @@ def test_a_copy_stays_until_the_new_one_is_whole(store: str, tmp_path: Path, mon
 
     with monkeypatch.context() as patched:
         patched.setattr("burnish.coordinator.formats.remote.shutil.copyfileobj", cut_off)
-        with pytest.raises(DataError, match=r"one.jsonl cannot be copied to .*: connection reset"):
+        with pytest.raises(DataAway, match=r"one.jsonl cannot be copied to .*: connection reset"):
             local_copies([uri], tmp_path)
     assert Path(copy).read_bytes() == b"1\n"
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
@@ -94,5 +94,6 @@ def test_other_schemes_are_refused(tmp_path: Path) -> None:
     [("none.jsonl", "no such file or folder"), ("*.jsonl", "no pattern"), ("", r"expected s3://BUCKET/PATH")],
 )
 def test_names_of_nothing_are_refused(store: str, name: str, complaint: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=complaint):
+    with pytest.raises(DataError, match=complaint) as raised:
         local_copies([f"s3://{BUCKET}/{name}"], tmp_path)
+    assert raised.value.exit_code == 2, "no later attempt finds it"

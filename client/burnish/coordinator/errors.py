@@ -4,6 +4,7 @@
     └── CoordinatorError          exit code 1
         ├── InputError            2    the data or the settings cannot be used
         │   ├── DataError         2    rows or files of a data set, with places
+        │   │   └── DataAway      3    ... in object storage that does not give them now
         │   └── RunMismatch       2    the run directory belongs to other data or settings
         ├── LedgerError           1    the ledger cannot be used
         │   ├── LedgerBusy        1    another process holds it
@@ -39,6 +40,12 @@ class DataError(InputError):
     def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.problems = tuple(problems)
+
+
+class DataAway(DataError):
+    """Object storage does not answer, or not with the data: the same command may find them later."""
+
+    exit_code = 3
 
 
 class RunMismatch(InputError):

@@ -80,11 +80,15 @@ def find_files(source: str | Path | Sequence[str | Path]) -> list[SourceFile]:
 
 
 def digest_files(files: Sequence[SourceFile]) -> str:
-    """`sha256:` and the digest over the files' bytes in order; names and places do not count."""
+    """`sha256:` and the digest over the files' bytes in order; names and places do not count. Raises DataError for one
+    that cannot be read."""
     whole = hashlib.sha256()
     for file in files:
-        with file.path.open("rb") as stream:
-            whole.update(hashlib.file_digest(stream, "sha256").digest())
+        try:
+            with file.path.open("rb") as stream:
+                whole.update(hashlib.file_digest(stream, "sha256").digest())
+        except OSError as error:
+            raise DataError(f"{file.path}: cannot be read: {error.strerror or error}") from error
     return f"sha256:{whole.hexdigest()}"
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from burnish.coordinator.atomic import writing_whole
-from burnish.coordinator.errors import DataError
+from burnish.coordinator.errors import DataAway, DataError
 from burnish.coordinator.paths import is_remote
 
 _SCHEMES = ("s3", "gs", "az")
@@ -23,7 +23,7 @@ _CHUNK = 1 << 22
 def local_copies(items: Sequence[str], into: Path) -> tuple[str, ...]:
     """`items`, with those in object storage replaced by their copies in the folder `into`. One that is there already
     and is what the store has, by names, sizes and times, is kept; so is one when the store cannot be asked. Raises
-    DataError."""
+    DataError, and DataAway where another time may be better."""
     return tuple(_local_copy(item, into) if is_remote(item) else item for item in items)
 
 
@@ -42,7 +42,8 @@ def _local_copy(uri: str, into: Path) -> str:
     except (OSError, ValueError) as error:
         if (there := _kept(note, folder)) is not None:
             return there
-        raise DataError(
+        failed = DataAway if isinstance(error, OSError) else DataError
+        raise failed(
             f"{uri}: cannot be read: {error}. Credentials, region and endpoint are taken from the environment (for s3://:"
             " AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL)."
         ) from error
@@ -100,7 +101,7 @@ def _fetch(store: Any, names: dict[str, str], folder: Path, uri: str) -> None:
             with store.open_input_stream(place, compression=None) as source, target.open("wb") as copy:
                 shutil.copyfileobj(source, copy, _CHUNK)
         except OSError as error:
-            raise DataError(f"{uri}: {name} cannot be copied to {target.parent}: {error}") from error
+            raise DataAway(f"{uri}: {name} cannot be copied to {target.parent}: {error}") from error
     folder.with_suffix(".json").unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
     draft.rename(folder)
