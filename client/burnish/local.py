@@ -40,8 +40,8 @@ def detect_engine() -> Engine:
     if _installed("torch") and _installed("transformers"):
         return "transformers"
     raise NotInstalled(
-        "no engine is installed to run services on this machine. Install one with `pip install 'burnish[cpu]'` "
-        "(or 'burnish[gpu]' where there is a CUDA device), or pass the endpoints of services that run elsewhere"
+        "no engine is installed to run services on this machine. Install one with `pip install '.[cpu]'` in a checkout "
+        "of Burnish ('.[gpu]' where there is a CUDA device), or pass the endpoints of services that run elsewhere"
     )
 
 

@@ -59,6 +59,12 @@ def test_what_is_shared_is_paid_for_once(fakes: FakeServices, client: Client, da
         assert not (result.out / "ledger.duckdb").exists()
 
 
+def test_one_value_written_in_two_ways_is_refused(client: Client, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"points eta=0\.5 and eta=0\.50 have the same settings"):
+        sweep(points(data, eta=["0.5", "0.50", "0.6"]), client, tmp_path / "sweep")
+    assert not (tmp_path / "sweep").exists()
+
+
 def test_a_model_is_trained_once_for_the_same_data(
     fakes: FakeServices, client: Client, data: Path, tmp_path: Path
 ) -> None:

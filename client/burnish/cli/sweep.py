@@ -28,7 +28,7 @@ from burnish.coordinator.ledger import check_free
 from burnish.coordinator.loop import finished
 from burnish.coordinator.paths import LEDGER, RunPaths
 from burnish.coordinator.recipes.base import RecipeSettings
-from burnish.coordinator.sweep import Point, PointResult, grid, result_of, sweep
+from burnish.coordinator.sweep import Point, PointResult, check_different, grid, result_of, sweep
 from burnish.report.collect import collect
 from burnish.report.data import ClearRound, FilterRound
 
@@ -111,6 +111,7 @@ def _sweep(
     check_free(out / LEDGER)  # before services are started for nothing
     paths = setting_paths(table)
     points = [Point(v, parse(kind, varied(values, paths, v))) for v in grid(asked(vary, paths))]
+    check_different(points)
     roles = [role for role in kind.ALL_SERVICES if any(role in point.settings.services() for point in points)]
     options = worked(work, points[0].settings, services)
     if any(finished(point.settings, out / point.name) is None for point in points):

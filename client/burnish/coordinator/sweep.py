@@ -66,6 +66,16 @@ def grid(varied: Mapping[str, Sequence[str]]) -> Iterator[dict[str, str]]:
         yield dict(zip(varied, values, strict=True))
 
 
+def check_different(points: Sequence[Point]) -> None:
+    """Raises InputError where two points have the same settings, written in two ways: they would be one run in two
+    folders."""
+    names: dict[str, str] = {}
+    for point in points:
+        first = names.setdefault(point.settings.model_dump_json(), point.name)
+        if first != point.name:
+            raise InputError(f"The points {first} and {point.name} have the same settings; give each value once.")
+
+
 def sweep(
     points: Sequence[Point],
     client: Client,
@@ -74,7 +84,9 @@ def sweep(
     options: RunOptions | None = None,
     observer: Observer | None = None,
 ) -> list[PointResult]:
-    """Runs all points that are not done yet; interrupted, the same call goes on. Raises what `run_recipe` does."""
+    """Runs all points that are not done yet; interrupted, the same call goes on. Raises what `run_recipe` and
+    `check_different` do."""
+    check_different(points)
     results = []
     for point in points:
         folder = out / point.name
