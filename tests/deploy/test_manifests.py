@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any
 
@@ -10,6 +11,7 @@ import promql_parser
 import pytest
 import yaml
 
+from burnish_services.rewriting.config import RewritingSettings
 from tests.deploy.support import EVERYTHING, LEAST, OBJECTS, SERVICES, Pod, of_kind, pods, selects
 from tools.chart.copies import written
 from tools.chart.rendering import CHART, PROFILES, ROOT, Manifest, laid, problems, profile, render
@@ -321,6 +323,19 @@ def test_autoscalers_ask_for_metrics_that_there_are(rendered: dict[str, list[Man
     }  # fmt: skip
     (coordinator,) = [pod for pod in pods(rendered["cluster"]) if pod.component == "coordinator"]
     assert dict(pair.split("=") for pair in clients.split(",")).items() <= coordinator.labels.items()
+
+
+def test_an_autoscaler_without_keda_asks_for_shares_of_the_servers_own_limits(
+    rendered: dict[str, list[Manifest]],
+) -> None:
+    (scaler,) = of_kind(rendered["everything"], "HorizontalPodAutoscaler")
+    metrics = {one["pods"]["metric"]["name"]: one["pods"]["target"] for one in scaler["spec"]["metrics"]}
+    limits = RewritingSettings()
+    expected = {
+        "burnish_concurrent_requests": math.floor(0.7 * limits.max_concurrent_requests),
+        "burnish_tokens_in_flight": math.floor(0.7 * limits.max_tokens_in_flight),
+    }
+    assert metrics == {name: {"type": "AverageValue", "averageValue": str(most)} for name, most in expected.items()}
 
 
 def test_the_manual_names_every_value() -> None:
