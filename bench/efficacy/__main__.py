@@ -23,8 +23,8 @@ Arms (`arms.py` has the settings):
     random, as X             as many rows as arm X has in the end, the mean over a few draws
     direct mix               all rows and the clean set
     validation alone         the clean set alone
-    longest, perplexity,     the simple filters: most tokens, least loss, instruction-following difficulty, and how much
-    ifd, pmi                 the prompt tells of the response
+    longest, perplexity,     the simple filters: most tokens, least loss, the same summed over the response,
+    total loss, ifd, pmi     instruction-following difficulty, and how much the prompt tells of the response
     weakest, among           the base model's loss of the least likely token, compared with the neighbours'
     outliers                 those rows less that stand out by it, be they none or many: filter's default
     weakest, outliers, all,  the same, counting by their rank while they are trained on

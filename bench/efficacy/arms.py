@@ -149,6 +149,7 @@ ARMS: Mapping[str, Arm] = {
     "validation alone": Arm(Kind.BASELINE, data=lambda files: [files.validation], work=Work((0.1,))),
     "longest": _filter("length"),
     "perplexity": _filter("loss", "base scores"),
+    "total loss": _filter("total_loss", "base scores"),
     "ifd": _filter("ifd", "base scores", "scores without prompts"),
     "pmi": _filter("pmi", "base scores", "scores without prompts"),
     "weakest, among": _filter("weakest", "base scores", "features", kind=Kind.RECIPE, among=16),
