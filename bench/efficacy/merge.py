@@ -90,6 +90,8 @@ def _both(first: Record, second: Record) -> Record:
         **first,
         "arms": {**second["arms"], **first["arms"]},
         "signals": {**second["signals"], **first["signals"]},
+        "measures": {**second.get("measures", {}), **first.get("measures", {})},
+        "base_score": first.get("base_score", second.get("base_score")),
     }
 
 

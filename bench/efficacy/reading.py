@@ -14,9 +14,12 @@ from bench.efficacy.cell import Cell
 from bench.efficacy.costs import cost, rates, seconds_of
 from bench.efficacy.measures import Detection, HeldOut, detection
 from bench.efficacy.runs import Planned, arm_runs, control_runs, last_model, made
-from bench.efficacy.trust import Trust
+from bench.efficacy.signals import measures
+from bench.efficacy.trust import Signals, Trust
+from burnish import Sample
 from burnish.coordinator.content import sample_hash
 from burnish.coordinator.history import RunHistory
+from burnish.coordinator.records import ModelRecord
 
 
 @dataclass(frozen=True)
@@ -36,14 +39,17 @@ class Measured:
 
 @dataclass(frozen=True)
 class Found:
-    """A cell. `rows`: to train on, `wrong` of them with a flaw; `base_loss`: held out, of the base model. `problems`:
-    why arms that have ended are not there."""
+    """A cell. `rows`: to train on, `wrong` of them with a flaw; `base_loss` and `base_score`: held out, of the base
+    model. `measures`: by signal, whether an arm went by it or not. `problems`: why arms that have ended are not
+    there."""
 
     cell: Cell
     rows: int
     wrong: int
     base_loss: float | None = None
+    base_score: float | None = None
     arms: dict[str, Measured] = field(default_factory=dict)
+    measures: Mapping[str, Detection] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
 
@@ -64,7 +70,12 @@ def read_cell(cell: Cell) -> Found:
             except Unscored as error:
                 found.problems.append(f"{cell}: {error}")
     _add_controls(found, reader)
-    return replace(found, base_loss=reader.base_loss)
+    return replace(
+        found,
+        base_loss=reader.base_loss,
+        base_score=reader.base_score,
+        measures=measures(reader.signals, flaws),
+    )
 
 
 def _add_controls(found: Found, reader: _Reader) -> None:
@@ -114,6 +125,8 @@ class _Reader:
     flaws: Mapping[str, str]
     per_item: Mapping[str, float]
     base_loss: float | None = None
+    base_score: float | None = None
+    signals: list[dict[str, Signals]] = field(default_factory=list)  # of each arm's decisions, by row
 
     @classmethod
     def of(cls, cell: Cell, flaws: Mapping[str, str]) -> _Reader:
@@ -131,10 +144,12 @@ class _Reader:
         """One run that has ended, of an arm or, for None, of random rows. Raises Unscored."""
         with RunHistory.open(run.folder) as history:
             models = history.models()
-            self.base_loss = next((one.eval_loss for one in models if one.role == "base"), self.base_loss)
             model = last_model(history)
             answered = asked(self.cell)
             scores = scored(self.cell, model.digest, answered)
+            self._note_base(next((one for one in models if one.role == "base"), None), answered)
+            if arm and arm.chooses:
+                self.signals.append({one.row_id: one.signals for one in history.decisions(1)})
             return Measured(
                 kind=arm.kind if arm else Kind.CONTROL,
                 losses=self._losses(history, run.name),
@@ -145,6 +160,12 @@ class _Reader:
                 detection=self._detection(history, arm.trust) if arm and arm.chooses else None,
                 settings=run.told if arm and arm.chooses else {},
             )
+
+    def _note_base(self, base: ModelRecord | None, answered: Sequence[Sample]) -> None:
+        if base is not None:
+            self.base_loss = self.base_loss if base.eval_loss is None else base.eval_loss
+            scores = scored(self.cell, base.digest, answered)
+            self.base_score = float(np.mean(scores)) if scores else self.base_score
 
     def _losses(self, history: RunHistory, name: str) -> HeldOut:
         hashes = list(dict.fromkeys(sample_hash(row.messages) for row in samples(self.cell.files.held_out)))

@@ -28,6 +28,7 @@ def record_of(found: Found) -> dict[str, Any]:
         "rows": found.rows,
         "wrong": found.wrong,
         "base_loss": found.base_loss,
+        "base_score": found.base_score,
         "held_out_tokens": [int(number) for number in tokens],
         "arms": {
             name: {
@@ -47,4 +48,5 @@ def record_of(found: Found) -> dict[str, Any]:
         },
         "score_name": score.name if score else None,
         "signals": {name: asdict(one.detection) for name, one in found.arms.items() if one.detection},
+        "measures": {name: asdict(one) for name, one in found.measures.items()},
     }

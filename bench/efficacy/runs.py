@@ -74,6 +74,17 @@ def made(folder: Path) -> Made | None:
         return None
 
 
+def base_of(runs: Iterable[Planned]) -> ModelRef | None:
+    """The base model of runs that have ended, by digest; None where none has."""
+    for run in runs:
+        if made(run.folder) is not None:
+            with RunHistory.open(run.folder) as history:
+                found = next((one for one in history.models() if one.role == "base"), None)
+            if found is not None:
+                return ModelRef(found.uri, found.digest)
+    return None
+
+
 def trained_by(cell: Cell) -> ModelRef:
     """The model of all rows. Raises SystemExit where it is gone."""
     found = made(run_folder(cell, settings_for(cell, NOISY)))

@@ -17,7 +17,7 @@ from pathlib import Path
 from bench.efficacy.answers import Unanswered, answer, answered, asked
 from bench.efficacy.cell import Cell
 from bench.efficacy.plain import PLAIN, plain
-from bench.efficacy.runs import Planned, arm_runs, control_runs, control_sizes, made
+from bench.efficacy.runs import Planned, arm_runs, base_of, control_runs, control_sizes, made
 from bench.embedding.setup import say
 from burnish import AsyncClient, ServiceError
 from burnish.coordinator.errors import InputError, StepFailed
@@ -46,7 +46,7 @@ def end_with_parent() -> None:
 async def work(cell: Cell) -> list[str]:
     """All arms, and then their controls. What went wrong; empty for nothing."""
     arms = list(arm_runs(cell))
-    if all(done(cell, run) for run in [*arms, *_controls(cell, arms)]):
+    if all(done(cell, run) for run in [*arms, *_controls(cell, arms)]) and _base_answered(cell, arms):
         tidy(cell)
         return []
     if time.time() > cell.until:
@@ -59,6 +59,7 @@ async def work(cell: Cell) -> list[str]:
                 problems += await run_one(cell, client, run)
             for run in _controls(cell, arms):
                 problems += await run_one(cell, client, run)
+            problems += await _answer_by_base(cell, client, arms)
     if not problems:
         tidy(cell)
     return problems
@@ -85,6 +86,22 @@ def done(cell: Cell, run: Planned) -> bool:
     """Whether a run has ended, and its model has answered."""
     found = made(run.folder)
     return found is not None and answered(cell, found.model.digest or "").keys() >= {row.id for row in asked(cell)}
+
+
+def _base_answered(cell: Cell, arms: list[Planned]) -> bool:
+    base = base_of(arms)
+    return base is not None and answered(cell, base.digest or "").keys() >= {row.id for row in asked(cell)}
+
+
+async def _answer_by_base(cell: Cell, client: AsyncClient, arms: list[Planned]) -> list[str]:
+    """What the base model answers, to tell what it can do. What went wrong."""
+    base = base_of(arms)
+    try:
+        if base is not None:
+            await answer(cell, client, base)
+    except (ServiceError, Unanswered) as error:
+        return [f"the base model's answers: {error}"]
+    return []
 
 
 async def run_one(cell: Cell, client: AsyncClient, run: Planned) -> list[str]:

@@ -151,6 +151,7 @@ def test_a_cell_that_is_done_needs_neither_services_nor_models(cell: Cell, found
     assert read_cell(cell).arms.keys() == found.arms.keys()
     cells = [record_of(found)]
     assert json.loads(json.dumps(cells)) == cells
+    assert 0 <= cells[0]["base_score"] <= 1, "the base has answered as well"
     assert control_of("mads") in table(cells, gaps(cells))
     assert {one.contender for one in results_of(cells)} == set(found.arms)
 

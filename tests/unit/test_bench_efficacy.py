@@ -12,6 +12,7 @@ import pytest
 
 from bench.efficacy.answers import samples
 from bench.efficacy.measures import Spread, detection, spread
+from bench.efficacy.signals import measures
 from bench.efficacy.task import Alone, Dataset, Sizes, TooFew, divide, plant, write
 from bench.efficacy.tasks import TASKS, instructions, maths, procedural
 from bench.efficacy.tasks.procedural import PROCEDURES, Exercise
@@ -291,6 +292,28 @@ def test_trust_and_what_was_dropped_are_judged_against_the_truth() -> None:
     assert judged.by_kind == {OTHER_SPAN: 0.0, WHOLE_SENTENCE: 1.0}
     nothing = detection({"a": 1.0}, set(), {})
     assert (nothing.auroc, nothing.precision, nothing.recall) == (None, None, None)
+
+
+def test_a_signal_is_judged_whether_an_arm_went_by_it_or_not() -> None:
+    """As many rows as are wrong are taken for wrong: of three right ones and two wrong ones, the two lowest."""
+    rows = {
+        "a": {"rank": 1.0, "max_nll": 1.0, "mean_nll": 0.5, "num_tokens": 9.0},
+        "b": {"max_nll": 2.0, "mean_nll": 0.6, "num_tokens": 2.0},
+        "c": {"max_nll": 3.0, "mean_nll": 0.7, "num_tokens": 3.0},
+        "x": {"max_nll": 8.0, "mean_nll": 0.1, "num_tokens": 1.0},
+        "y": {"max_nll": 2.5, "mean_nll": 0.2, "num_tokens": 1.0},
+    }
+    later = {"a": {"mean_nll": 0.9, "calibrated_odds": 2.0}, "x": {"calibrated_odds": None}}
+    flaws = {"x": OTHER_SPAN, "y": WHOLE_SENTENCE}
+    found = measures([rows, later], flaws)
+    assert found.keys() == {"calibrated", "length", "loss", "weakest"}
+    assert found["weakest"].auroc == pytest.approx(5 / 6)
+    assert found["weakest"].precision == found["weakest"].recall == 0.5
+    assert found["weakest"].auroc_by_kind == {OTHER_SPAN: 1.0, WHOLE_SENTENCE: pytest.approx(2 / 3)}
+    assert (found["length"].auroc, found["length"].recall) == (1.0, 1.0)
+    assert (found["loss"].auroc, found["loss"].recall) == (0.0, 0.0), "what the first run measured of a counts"
+    assert found["calibrated"].auroc is None
+    assert measures([rows], {}) == {}
 
 
 def test_numbers_over_seeds() -> None:

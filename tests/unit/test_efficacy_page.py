@@ -145,7 +145,12 @@ def results(
             }
     return {
         "bench": "efficacy",
-        "machine": {"cpu": "Some CPU", "cores": 2, "python": "3.12", "when": "2026-11-29T02:00:00+00:00"},
+        "machine": {
+            "cpu": "Some CPU",
+            "cores": 2,
+            "python": "3.12",
+            "when": "2026-11-29T02:00:00+00:00, 2026-11-28T23:00:00+00:00",
+        },
         "results": [],
         "ratios": {},
         "options": {"model": "models/tiny-model", "validation_rows": 100, "held_out_rows": 200, "seeds": seeds},
@@ -550,13 +555,14 @@ def test_the_documentation_has_the_figures_of_the_page(document: dict[str, Any])
     assert text.endswith(f"\n\n{END}\n\nAfter.\n")
     assert "outdated" not in text
     assert put(text, found) == text
+    heads = ("Arm", "Signal by itself", "---")
     in_page = [row for row in cells_in(render(found)) if len(row) > 6]
-    in_text = [row for row in tables_in(text) if len(row) > 6 and row[0] not in ("Arm", "---")]
+    in_text = [row for row in tables_in(text) if len(row) > 6 and row[0] not in heads]
     assert sorted(in_text) == sorted(in_page)
-    assert len(in_text) == sum(len(panel.arms) for panel in found.panels)
+    assert len(in_text) == sum(len(panel.arms) + len(panel.measures) for panel in found.panels)
     told_about = {row[0]: row[1] for row in tables_in(text) if len(row) == 2}
     assert told_about["Machine"] == "Some CPU"
-    assert told_about["Date"] == "2026-11-29"
+    assert told_about["Date"] == "2026-11-28 to 2026-11-29"
     assert told_about["Model"] == "tiny-model"
     assert "```\nmake bench-efficacy\n```" in text
     assert "<pre>make bench-efficacy</pre>" in render(found)
@@ -569,6 +575,24 @@ def test_the_figures_of_the_documentation_are_those_of_the_results_beside_it() -
     assert put(text, read(merged(read_files(files)))) == text, (
         "write them anew: python -m bench.efficacy.page docs/efficacy/*.json --markdown"
     )
+
+
+def test_signals_by_themselves_have_lines_the_best_first_and_places_in_the_map() -> None:
+    made = results(("procedural",), noises=(0.3,))
+    for number, one in enumerate(made["cells"]):
+        by_kind = {"slip": 0.7, "vague": 0.6}
+        one["measures"] = {
+            "loss": {"auroc": 0.6, "precision": 0.4, "recall": 0.4, "auroc_by_kind": by_kind},
+            "weakest": {"auroc": 0.8 + 0.1 * (number == 0), "precision": 0.5, "recall": 0.5, "auroc_by_kind": by_kind},
+        }
+        one["base_loss"], one["base_score"] = 1.0, 0.25
+    found = read(made)
+    mean = statistics.fmean([0.9, *[0.8] * (len(made["cells"]) - 1)])
+    lines = [row for row in tables_in(figures(found)) if row[0] in ("loss", "weakest")]
+    assert lines == [["weakest", f"{mean:.2f}", "0.50", "0.70", "0.60"], ["loss", "0.60", "0.40", "0.70", "0.60"]]
+    assert lines == [row for row in cells_in(render(found)) if row[:1] and row[0] in ("loss", "weakest")]
+    assert "by itself: weakest" in render(found)
+    assert "exact match 0.250" in figures(found)
 
 
 def test_a_document_without_a_place_for_figures_is_refused(document: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from bench.efficacy.arms import NOISY, ORACLE, control_of
 from bench.efficacy.measures import Spread
 from bench.efficacy.page.costs import Cost, cost_chart
-from bench.efficacy.page.data import Arm, Efficacy, Panel
+from bench.efficacy.page.data import Arm, Efficacy, Panel, Signal
 from bench.efficacy.page.dots import Dot, dot_chart
 from bench.efficacy.page.heat import Column, heat_map
 from bench.efficacy.page.lines import Line, line_chart
@@ -80,15 +80,20 @@ def _range(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def signal_map(found: Efficacy) -> Markup | None:
-    """AUROC of every signal against every kind of flaw, at the noise of the first screen."""
-    signals = list(dict.fromkeys(arm.name for panel in found.main for arm in panel.arms.values() if arm.signal))
+    """AUROC of every arm's value, and of every signal by itself, against every kind of flaw, at the noise of the first
+    screen."""
+    signals = list(dict.fromkeys(name for panel in found.main for name in _signals(panel)))
     columns = [column for panel in found.main for column in _columns(panel, signals)]
     return heat_map(f"AUROC at {found.noise:.0%} wrong rows", signals, columns) if columns else None
 
 
+def _signals(panel: Panel) -> dict[str, Signal]:
+    of_arms = {name: arm.signal for name, arm in panel.arms.items() if arm.signal is not None}
+    return of_arms | {f"by itself: {name}": signal for name, signal in panel.measures.items()}
+
+
 def _columns(panel: Panel, signals: Sequence[str]) -> list[Column]:
-    there = {name: panel.arms[name].signal for name in signals if name in panel.arms}
-    known = {name: signal for name, signal in there.items() if signal is not None}
+    known = _signals(panel)
     kinds = dict.fromkeys(kind for signal in known.values() for kind in signal.by_kind)
     of_all = [known[name].auroc if name in known else None for name in signals]
     made = [

@@ -39,7 +39,7 @@ class Arm:
     """One arm on one task at one share of noise. Losses are nats per response token. `above`: its loss less that of all
     rows, seed by seed; `over_chance`: less that of its random control; `chance`: the control's loss less that of all
     rows, by seed, and `gaps_of_chance` as shares of what noise costs in these seeds. `gap` is of losses,
-    `gap_of_scores` of scores."""
+    `gap_of_scores` of scores; `seconds_per_point`: for each hundredth of the former won back."""
 
     name: str
     kind: str
@@ -54,13 +54,15 @@ class Arm:
     gap: Interval | None
     gap_of_scores: Interval | None
     gaps_of_chance: tuple[float, ...]
+    seconds_per_point: float | None
     signal: Signal | None
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One task at one share of noise. `base`: the loss of the base model, before any training. `lost`: the loss of all
-    rows less that of the right rows only. `tokens`: of a held-out response, the mean."""
+    """One task at one share of noise. `base`: the loss of the base model, before any training, as `base_score` is its
+    score. `lost`: the loss of all rows less that of the right rows only. `tokens`: of a held-out response, the mean.
+    `measures`: signals by themselves, whether an arm went by them or not; as many rows are taken for wrong as are."""
 
     task: str
     title: str
@@ -71,8 +73,10 @@ class Panel:
     score_name: str
     arms: Mapping[str, Arm]
     base: Spread | None
+    base_score: Spread | None
     lost: Spread | None
     tokens: float | None
+    measures: Mapping[str, Signal] = field(default_factory=dict)
 
     @property
     def bound(self) -> float | None:
@@ -179,9 +183,19 @@ def _panel(task: str, noise: float, cells: Sequence[Record], gaps: Record) -> Pa
         str(ordered[0].get("score_name") or "score"),
         arms,
         spread(float(cell["base_loss"]) for cell in ordered if cell.get("base_loss") is not None),
+        spread(float(cell["base_score"]) for cell in ordered if cell.get("base_score") is not None),
         _paired(ordered, NOISY, ORACLE),
         _mean(ordered, lambda cell: statistics.fmean(cell["held_out_tokens"]) if cell.get("held_out_tokens") else None),
+        _measures(ordered),
     )
+
+
+def _measures(cells: Sequence[Record]) -> dict[str, Signal]:
+    """By signal, over the seeds that have it."""
+    names = sorted({name for cell in cells for name in cell.get("measures") or {}})
+    found = {name: [cell["measures"][name] for cell in cells if name in (cell.get("measures") or {})] for name in names}
+    told = {name: _signal(records) for name, records in found.items()}
+    return {name: signal for name, signal in told.items() if signal is not None}
 
 
 def _arm(name: str, cells: Sequence[Record], gaps: Record) -> Arm:
@@ -208,6 +222,7 @@ def _arm(name: str, cells: Sequence[Record], gaps: Record) -> Arm:
         gaps_of_chance=tuple(-one / lost.mean for one in chance.values)
         if gap and chance and lost and lost.mean > 0
         else (),
+        seconds_per_point=told.get("seconds_per_point"),
         signal=_signal([cell["signals"][name] for cell in cells if name in (cell.get("signals") or {})]),
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from bench.efficacy.page.charts import headline
 from bench.efficacy.page.data import Efficacy, Panel
-from bench.efficacy.page.tables import about, cells_of, columns_of
+from bench.efficacy.page.tables import about, cells_of, columns_of, measures_of
 from bench.efficacy.page.verdicts import RULE, before, conclusion, difference, mean, share, shortcomings
 from bench.efficacy.page.verdicts import answer as answer_of
 
@@ -33,7 +33,7 @@ def figures(found: Efficacy) -> str:
         "\n".join(f"- {sentence}" for sentence in shortcomings(found)),
     ]
     for panel in found.panels:
-        parts += [f"### {headline(panel)}", before(panel), _everything(panel)]
+        parts += [f"### {headline(panel)}", before(panel), _everything(panel), _measures(panel)]
     parts += ["### How it was measured", _table(["", ""], about(found)), "```\n" + "\n".join(found.commands) + "\n```"]
     return "\n\n".join(part for part in parts if part)
 
@@ -61,6 +61,11 @@ def _answers(found: Efficacy) -> str:
 def _everything(panel: Panel) -> str:
     headings = ["Arm", *columns_of(panel)]
     return _table(headings, [[arm.name, *cells] for arm, cells in cells_of(panel)], numbers=True)
+
+
+def _measures(panel: Panel) -> str:
+    headings, lines = measures_of(panel)
+    return _table(headings, lines, numbers=True) if lines else ""
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: bool = False) -> str:

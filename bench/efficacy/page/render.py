@@ -11,7 +11,7 @@ from bench.efficacy.page import charts, verdicts
 from bench.efficacy.page.data import Efficacy
 from bench.efficacy.page.marks import STYLES, key
 from bench.efficacy.page.strip import strip
-from bench.efficacy.page.tables import about, cells_of, columns_of
+from bench.efficacy.page.tables import about, cells_of, columns_of, measures_of
 from burnish.report.render import style
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -50,5 +50,6 @@ def render(found: Efficacy) -> str:
         before=verdicts.before,
         columns_of=columns_of,
         cells_of=cells_of,
+        measures_of=measures_of,
         special={"nothing": NOISY, "oracle": ORACLE},
     )

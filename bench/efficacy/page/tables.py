@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 from bench.efficacy.gap import Interval
@@ -42,6 +43,7 @@ _SIGNAL: Mapping[str, Cell] = {
 }
 _COST: Mapping[str, Cell] = {
     "Seconds": lambda arm: f"{arm.seconds:,.0f}",
+    "Seconds a point": lambda arm: "–" if arm.seconds_per_point is None else f"{arm.seconds_per_point:.1f}",
     "Seeds": lambda arm: str(len(arm.loss.values)),
 }
 
@@ -55,7 +57,19 @@ def columns_of(panel: Panel) -> dict[str, Cell]:
         columns |= scores if any(arm.gap_of_scores for arm in arms) else dict(list(scores.items())[:1])
     if any(arm.signal for arm in arms):
         columns |= _SIGNAL
-    return {**columns, **_COST}
+    pointless = () if any(arm.seconds_per_point is not None for arm in arms) else ("Seconds a point",)
+    return {**columns, **{name: cell for name, cell in _COST.items() if name not in pointless}}
+
+
+def measures_of(panel: Panel) -> tuple[list[str], list[list[str]]]:
+    """Headings, and a line for each signal by itself, the best first; no line where none was measured."""
+    kinds = list(dict.fromkeys(kind for one in panel.measures.values() for kind in one.by_kind))
+    best_first = sorted(panel.measures.items(), key=lambda item: -(item[1].auroc or 0.0))
+    lines = [
+        [name, _number(one.auroc), _number(one.recall), *(_number(one.by_kind.get(kind)) for kind in kinds)]
+        for name, one in best_first
+    ]
+    return ["Signal by itself", "AUROC", "Precision and recall", *(f"AUROC: {kind}" for kind in kinds)], lines
 
 
 def cells_of(panel: Panel) -> list[tuple[Arm, list[str]]]:
@@ -71,7 +85,7 @@ def about(found: Efficacy) -> list[tuple[str, str]]:
     told = [
         ("Machine", ", ".join(str(machine[key]) for key in ("gpu", "cpu") if machine.get(key))),
         ("Cores", machine.get("cores")),
-        ("Date", str(machine.get("when", ""))[:10]),
+        ("Date", _dates(str(machine.get("when", "")))),
         ("Model", str(options.get("model", "")).rstrip("/").rsplit("/", 1)[-1]),
         ("Engine", " ".join(str(options[key]) for key in ("engine", "dtype") if options.get(key))),
         ("Rows to train on", _span([panel.rows for panel in found.panels])),
@@ -87,6 +101,12 @@ def about(found: Efficacy) -> list[tuple[str, str]]:
         ("Learning rate", options.get("learning_rate")),
     ]
     return [(name, str(value)) for name, value in told if value]
+
+
+def _dates(when: str) -> str:
+    """The day, or the first and the last, of times that are listed."""
+    days = sorted(set(re.findall(r"\d{4}-\d{2}-\d{2}", when)))
+    return " to ".join(dict.fromkeys([days[0], days[-1]])) if days else ""
 
 
 def _span(numbers: Sequence[int]) -> str:

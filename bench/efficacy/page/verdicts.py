@@ -123,6 +123,8 @@ def _not_above_chance(main: Sequence[Panel], name: str) -> str:
     """Whether a recipe is better than its random control on fewer than two tasks; empty if it is not so."""
     told = {panel.title: verdict(panel.arms[name].over_chance) for panel in main if name in panel.arms}
     measured = {title: one for title, one in told.items() if one is not Verdict.MISSING}
+    if measured and all(one is Verdict.TOO_FEW for one in measured.values()):
+        return f"too few seeds to tell it from as many random rows, on {count(len(measured), 'task')}"
     better = [title for title, one in measured.items() if one is Verdict.BETTER]
     if len(better) >= min(2, len(measured)):
         return ""
@@ -147,8 +149,9 @@ def _harm(found: Efficacy, name: str) -> list[str]:
 def _not_measured(found: Efficacy) -> list[str]:
     """What these figures say nothing about."""
     tasks = [task.title for name, task in TASKS.items() if not found.of_task(name)]
-    recipes = [f"“{name}”" for name, arm in ARMS.items() if arm.kind in RECIPES and not found.has(name)]
-    return [f"Not measured: {listed(names)}." for names in (tasks, recipes) if names]
+    kinds = (*RECIPES, "baseline")
+    arms = [f"“{name}”" for name, arm in ARMS.items() if arm.kind in kinds and not found.has(name)]
+    return [f"Not measured: {listed(names)}." for names in (tasks, arms) if names]
 
 
 def _of_no_use(panel: Panel) -> str:
@@ -170,7 +173,8 @@ def _unseen(main: Sequence[Panel]) -> list[str]:
     """Kinds of flaws that no signal tells from right rows, each with its tasks."""
     most: dict[str, dict[str, float]] = {}
     for panel in main:
-        for signal in (arm.signal for arm in panel.arms.values() if arm.signal is not None):
+        signals = [arm.signal for arm in panel.arms.values() if arm.signal is not None]
+        for signal in [*signals, *panel.measures.values()]:
             for kind, value in signal.by_kind.items():
                 of_kind = most.setdefault(kind, {})
                 of_kind[panel.title] = max(value, of_kind.get(panel.title, 0.0))
@@ -187,7 +191,8 @@ def _unseen(main: Sequence[Panel]) -> list[str]:
 
 def before(panel: Panel) -> str:
     """What the base model could do, and what wrong rows can cost; empty where that was not measured."""
-    said = [f"The base model, before training: {mean(panel.base)} nats." if panel.base else ""]
+    score = f", {panel.score_name} {mean(panel.base_score)}" if panel.base_score else ""
+    said = [f"The base model, before training: {mean(panel.base)} nats{score}." if panel.base else ""]
     if panel.noise > 0 and panel.lost is not None:
         said.append(f"Wrong rows cost {difference(panel.lost)} nats{_at_most(panel)}.")
     return " ".join(filter(None, said))
