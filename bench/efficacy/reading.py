@@ -47,10 +47,10 @@ class Found:
     rows: int
     wrong: int
     base_loss: float | None = None
-    base_score: float | None = None
     arms: dict[str, Measured] = field(default_factory=dict)
-    measures: Mapping[str, Detection] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    base_score: float | None = None
+    measures: Mapping[str, Detection] = field(default_factory=dict)
 
 
 class Unscored(Exception):

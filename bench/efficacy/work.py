@@ -90,7 +90,7 @@ def done(cell: Cell, run: Planned) -> bool:
 
 def _base_answered(cell: Cell, arms: list[Planned]) -> bool:
     base = base_of(arms)
-    return base is not None and answered(cell, base.digest or "").keys() >= {row.id for row in asked(cell)}
+    return base is None or answered(cell, base.digest or "").keys() >= {row.id for row in asked(cell)}
 
 
 async def _answer_by_base(cell: Cell, client: AsyncClient, arms: list[Planned]) -> list[str]:
