@@ -11,7 +11,7 @@ import pytest
 
 from burnish import Client
 from burnish.coordinator.arms import arm_of
-from burnish.coordinator.errors import InputError, StepFailed
+from burnish.coordinator.errors import DataError, InputError
 from burnish.coordinator.loop import run_recipe
 from burnish.coordinator.recipes.auto.settings import AutoSettings
 from burnish.coordinator.recipes.filter.loop import COVERING, FOLD, RIVAL, TRIED, TRUSTED
@@ -286,8 +286,10 @@ def test_no_trusted_row_both_teaches_and_judges(
 
 def test_one_trusted_row_is_not_enough_to_choose_by(client: Client, data: Path, tmp_path: Path) -> None:
     alone = write_jsonl(tmp_path / "alone.jsonl", [{**ROWS[0], "instruction": "Else?"}] * 3)
-    with pytest.raises(StepFailed, match="1 different trusted rows were scored"):
+    with pytest.raises(DataError, match="judge which share is taken are 1 different ones; expected at least 2"):
         filtered(client, data, tmp_path / "out", trusted=str(alone), signal="loss", shares="0.5")
+    with history(tmp_path / "out") as book:
+        assert {model.role for model in book.models()} == {"base"}, "nothing is trained for nothing"
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,15 @@ def test_responses_of_a_pool_that_are_no_tokens(tmp_path: Path, ids: str, logpro
     assert len(read_pool(tmp_path / "pool.jsonl", FakeTokenizer(), 64, ["a"])) == 0
 
 
+def test_a_response_of_a_pool_that_is_too_long_costs_no_other(tmp_path: Path) -> None:
+    responses = [{"token_ids": [5] * 100, "logprobs": [-1.0] * 100}, {"token_ids": [5, 6], "logprobs": [-1.0, -1.0]}]
+    line = {"id": "a", "messages": [{"role": "user", "content": "What?"}], "responses": responses}
+    (tmp_path / "pool.jsonl").write_text(json.dumps(line) + "\n")
+    pool = read_pool(tmp_path / "pool.jsonl", FakeTokenizer(), 64, ["a"])
+    (taken,) = pool.responses[0]
+    assert len(taken.generator) == 2
+
+
 @pytest.mark.parametrize("index", ["[]", '{"weight_map": 7}', '{"weight_map": {"a": 7}}', f'{{"a": {DEEP}'])
 def test_an_index_of_weights_that_is_none(tmp_path: Path, index: str) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(index)

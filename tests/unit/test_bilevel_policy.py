@@ -33,6 +33,21 @@ def test_no_prompt_is_on_both_sides_of_a_split(size: int, seed: int) -> None:
     assert split_off(list(reversed(ROWS)), PROMPTS, set(), size, seed).validation == list(reversed(split.validation))
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_prompt_of_many_rows_does_not_make_the_validation_set_of_most(seed: int) -> None:
+    rows = [row(number) for number in range(100)]
+    prompts = {f"h{number}": "poem" if number < 90 else f"p{number}" for number in range(100)}
+    assert len(split_off(rows, prompts, set(), 10, seed).validation) == 10
+    assert len(split_off(rows, prompts, set(), 11, seed).validation) == 100, "there is no other way to have 11"
+
+
+def test_a_share_of_what_has_weights_is_what_it_says() -> None:
+    rows = [row(number) for number in range(100)]
+    weights = {one.row_id: Weight(0.5, float(number)) for number, one in enumerate(rows)}
+    verdicts = weigh_rows(rows, split_by(rows, {one.sample_hash: "p" for one in rows}, set()), weights, 0.29)
+    assert sum(one.actions[0] is Action.KEEP for one in verdicts) == 29
+
+
 def test_samples_that_the_result_is_judged_by_are_not_drawn() -> None:
     split = split_off(ROWS, PROMPTS, {"h3", "h4"}, 20, 0)
     assert {one.row_id for one in split.training} == {"r2", "r3", "r4", "r5"}, "nor others with their prompts"

@@ -33,7 +33,9 @@ from burnish.coordinator.policy.confidence import (
 )
 from burnish.coordinator.policy.control import Control
 from burnish.coordinator.policy.filtering import FilterRule, Ties, filter_rows
+from burnish.coordinator.policy.sameness import normal
 from burnish.coordinator.policy.thresholds import Threshold
+from burnish_services.scoring import answers as of_service
 
 A, B, C = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
 SURE = Preference(((0.05, 0.9, 0.05), (0.05, 0.9, 0.05)), (0.9, 0.9), 0.0)
@@ -218,6 +220,23 @@ def test_mass_and_length_guard_a_win() -> None:
 )
 def test_some_candidates_need_no_judge(candidate: str, truncated: bool, why: str) -> None:
     assert rejection_of("paris", candidate, truncated=truncated) == why
+
+
+@pytest.mark.parametrize(
+    ("response", "candidate"),
+    [("-5", "5"), ("−5", "5"), ("C#", "C++"), ("C", "C#"), ("50%", "50"), ("👍", "👎"), ("लड़का", "लड़की"), ("!", "?")],
+)
+def test_signs_symbols_and_the_marks_of_scripts_are_part_of_an_answer(response: str, candidate: str) -> None:
+    assert rejection_of(response, candidate, truncated=False) == ""
+    assert normal(response) == of_service.normal(response), "the services have the same rule"
+    assert not of_service.same(response, candidate)
+    assert of_service.overlap(response, candidate) == 0.0
+
+
+@pytest.mark.parametrize("text", [" paris.", "“Paris”", "(Paris)", "**Paris!**", "`paris`", "Paris。", "«Paris»"])
+def test_what_stands_around_an_answer_is_no_part_of_it(text: str) -> None:
+    assert normal(text) == of_service.normal(text) == "paris"
+    assert of_service.overlap(text, "paris") == 1.0
 
 
 # --- what becomes of rows ---------------------------------------------------------------------------------------------

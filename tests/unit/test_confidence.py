@@ -96,7 +96,8 @@ def test_overlap_is_jaccard_of_words() -> None:
     assert overlap("the red fox", "The fox, red") == 1.0
     assert overlap("a b c d", "c d e f") == pytest.approx(2 / 6)
     assert overlap("a", "b") == 0.0
-    assert (overlap("", ""), overlap("!", "?"), overlap("", "a")) == (1.0, 1.0, 0.0)
+    assert (overlap("", ""), overlap("!", "?"), overlap("", "a")) == (1.0, 0.0, 0.0)
+    assert overlap("of 3.5", "of 35") == pytest.approx(1 / 3)
 
 
 def test_answers_are_compared_and_failures_take_no_part() -> None:

@@ -91,6 +91,13 @@ def test_sparse_uses_the_population_and_quality_the_sample_deviation() -> None:
     assert decide(quality_rows([1, 9, 9, 9, 9]), population).thresholds[0].std == pytest.approx(3.2)
 
 
+def test_constant_values_select_nothing_at_any_m() -> None:
+    """Though the mean of three 0.1 is above 0.1 as a double, and so would the line be."""
+    for m in (0.0, 0.4, 1.0):
+        plan = decide(quality_rows([0.1] * 3), replace(ONLY_QUALITY, quality=Rule(m, None, 0)))
+        assert selected(plan.decisions, Axis.LOW_QUALITY) == []
+
+
 @pytest.mark.parametrize("bad", [None, math.nan, math.inf, -math.inf])
 def test_a_missing_value_is_counted_and_kept_out(bad: float | None) -> None:
     plan = decide(hard_rows([1, 1, 1, 1, 6, bad], [0.5, 0.5, 0.5, 0.5, 3, 9]), ONLY_HARD)
@@ -307,9 +314,8 @@ def test_sizes_and_ids_add_up_for_any_decisions(actions: list[tuple[Action, ...]
     keys = [(row.row_id, "") for row in rows]
     ids = RowIds((r.row_id for r in rows), numbers=False)
     theirs = assemble_compat(rows, decisions, outcomes, ids, round_number=2, keys=keys)
-    both = sum({S, I} <= set(d.actions) for d in decisions)
-    sparse = sum(D in d.actions for d in decisions)
-    assert len(theirs) == len(rows) + both + sparse - (len(outcomes) - made)
+    assert len(theirs) == len(rows) + made - replaced
+    assert {row.row_id for row in rows} <= {row.row_id for row in theirs}, "who has no replacement stays"
 
 
 def test_new_ids_follow_the_source() -> None:

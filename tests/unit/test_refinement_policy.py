@@ -55,7 +55,7 @@ def test_vitals_are_over_tokens_and_against_the_data() -> None:
         Answer("b", 1, "paris", 4, -0.5),
         Answer("c", 1, rejection="TOO_LONG"),
     ]
-    found = vitals(answers, {"a": "one", "b": "two", "c": "two"})
+    found = vitals(answers, {"a": "one", "b": "two", "c": "two"}, {"a": "A", "b": "B", "c": "C"})
     assert (found.num_questions, found.num_answers, found.num_accepted, found.num_answered) == (3, 4, 2, 2)
     assert found.entropy == pytest.approx((2 * 1.0 + 6 * 2.0 + 4 * 0.5) / 12)
     assert found.length == 4
@@ -63,8 +63,18 @@ def test_vitals_are_over_tokens_and_against_the_data() -> None:
     assert found.distinct == pytest.approx((1 / 2) / (2 / 3))
 
 
+def test_rows_with_one_prompt_are_one_question() -> None:
+    """Answers are asked for once a prompt: however many rows have it, and however different their own responses are,
+    that they get the same answers says nothing."""
+    rows = [f"r{number}" for number in range(10)]
+    answers = [Answer(row, 1, "Paris.", 2, -1.0) for row in rows]
+    now = vitals(answers, {row: f"poem {row}" for row in rows}, dict.fromkeys(rows, "Write a poem."))
+    assert now.distinct == 1.0
+    assert collapse(now, now, Limits()) == ""
+
+
 def test_nothing_is_said_of_no_answers() -> None:
-    found = vitals([Answer("a", 1, rejection="TOO_LONG")], {"a": "one"})
+    found = vitals([Answer("a", 1, rejection="TOO_LONG")], {"a": "one"}, {"a": "A"})
     assert (found.entropy, found.length, found.distinct) == (None, None, None)
     assert collapse(found, found, Limits()) == "not one answer passes the checks"
 

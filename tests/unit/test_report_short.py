@@ -228,6 +228,14 @@ def test_outside_the_range_of_chance_by_less_than_an_error(run: tuple[float, ...
     assert "too little to tell" in because
 
 
+def test_every_control_has_to_be_told_apart() -> None:
+    """The nearest of two is, by a hair on every row; of the other the rows differ so much that it is not."""
+    uneven = (2.5, 1.7, 1.9, 2.0)
+    outcome, _, because = said((2.0, 2.0, 2.0, 2.0), arm(ArmKind.RANDOM, scores(*[2.01] * 4), scores(*uneven)))
+    assert outcome is Outcome.CHANCE
+    assert "that of one of the two random controls" in because
+
+
 def test_worse_than_chance() -> None:
     outcome, sentence, because = said((3.5, 3.6, 3.4, 3.6), ALL, CHANCE)
     assert outcome is Outcome.WORSE

@@ -105,6 +105,7 @@ def test_a_specification_needs_a_base_and_data_and_whole_digests() -> None:
         (320, {"num_epochs": 3, "max_steps": 7}, 7),
         (320, {"max_steps": 700}, 10),
         (1, {"num_epochs": 0.01}, 1),
+        (320, {"num_epochs": 1.1}, 11),  # though 1.1 * 10 is above 11 as doubles
     ],
 )
 def test_steps_are_counted_as_the_trainer_does(samples: int, changes: dict[str, float], steps: int) -> None:

@@ -14,7 +14,7 @@ from burnish.coordinator.errors import DataError
 from burnish.coordinator.formats import DataReader
 from burnish.coordinator.history import RunHistory
 from burnish.coordinator.paths import is_remote
-from burnish.coordinator.policy.clear import normal
+from burnish.coordinator.policy.sameness import normal
 from burnish.coordinator.recipes.base import RecipeSettings
 
 FLAWED = "wrong"  # the flaw of a row of which only the right response is known

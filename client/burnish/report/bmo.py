@@ -8,7 +8,7 @@ from dataclasses import fields
 from burnish._types import Role
 from burnish.coordinator.history import RunHistory
 from burnish.coordinator.policy.bilevel import Action
-from burnish.coordinator.policy.clear import normal
+from burnish.coordinator.policy.sameness import normal
 from burnish.coordinator.records import DecisionRecord, StepRecord
 from burnish.coordinator.truth import Known
 from burnish.report.bds import bds_notes, bds_round

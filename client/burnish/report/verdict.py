@@ -95,7 +95,9 @@ def _against_chance(run: Arm, chance: Arm, everything: Arm | None, drawn: str) -
     loss, low, high = run.losses[0], min(chance.losses), max(chance.losses)
     count = len(chance.losses)
     controls = f"the {NUMBERS.get(count, count)} random controls" if count > 1 else "the random control"
-    nearest = between(run, chance, chance.losses.index(low if loss < low else high))
+    place = chance.losses.index(low if loss < low else high)
+    found = [between(run, chance, number) for number in range(count)]
+    nearest = found[place]
     if low <= loss <= high:
         return Verdict(
             Outcome.CHANCE,
@@ -103,11 +105,14 @@ def _against_chance(run: Arm, chance: Arm, everything: Arm | None, drawn: str) -
             f"Its loss of {loss:.4f} lies within the range of {controls}, {low:.4f} to {high:.4f}."
             + _beside(run, everything),
         )
-    if not nearest.told or (nearest.difference < 0) != (loss < low):
+    # The nearest first. One that is further off may be less sure: its rows differ more.
+    unclear = [one for one in (nearest, *found) if not one.told or (one.difference < 0) != (loss < low)]
+    if unclear:
+        which = "the nearest of" if unclear[0] is nearest else "one of"
         return Verdict(
             Outcome.CHANCE,
             f"Not to be told from chance: this run's model is about as good as models trained on {drawn}.",
-            f"{_apart(nearest, f'that of the nearest of {controls}')}: too little to tell." + _beside(run, everything),
+            f"{_apart(unclear[0], f'that of {which} {controls}')}: too little to tell." + _beside(run, everything),
         )
     if loss > high:
         return Verdict(

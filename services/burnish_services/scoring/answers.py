@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 MARKER = "Answer:"
 _MARKER = re.compile(r"\banswer\s*:", re.IGNORECASE)
 _WORD = re.compile(r"\w+")
-_EDGES = re.compile(r"^\W+|\W+$")
+# What stands around an answer and is no part of it: quotes, brackets, emphasis, the ends of sentences. Signs, symbols
+# and the marks of scripts are parts: -5 is not 5, C# not C, 50% not 50.
+_AROUND = frozenset(".,;:!?…。、，；：！？।؟،؛\"'`*")
+_PAIRED = frozenset(("Ps", "Pe", "Pi", "Pf"))
 
 
 def extract(reply: str) -> str:
@@ -19,14 +23,14 @@ def extract(reply: str) -> str:
 
 
 def same(first: str, second: str) -> bool:
-    """r: equal but for case, runs of whitespace, and punctuation at the ends."""
-    return _normal(first) == _normal(second)
+    """r: equal but for case, runs of whitespace, and what stands around them."""
+    return normal(first) == normal(second)
 
 
 def overlap(first: str, second: str) -> float:
-    """Jaccard index of the two sets of words, case aside, in [0, 1]; of two texts without words whether they are the
-    same."""
-    one, two = (set(_WORD.findall(text.casefold())) for text in (first, second))
+    """Jaccard index of the two sets of words, case and what stands around each aside, in [0, 1]; of two texts without
+    words whether they are the same."""
+    one, two = ({_bare(word) for word in text.casefold().split()} - {""} for text in (first, second))
     if not one and not two:
         return float(same(first, second))
     return len(one & two) / len(one | two)
@@ -37,5 +41,20 @@ def words(text: str) -> int:
     return len(_WORD.findall(text))
 
 
-def _normal(text: str) -> str:
-    return _EDGES.sub("", " ".join(text.casefold().split()))
+def normal(text: str) -> str:
+    """An answer as it is compared for being the same; where it is nothing but what stands around one, as it is."""
+    folded = " ".join(text.casefold().split())
+    return _bare(folded) or folded
+
+
+def _bare(text: str) -> str:
+    start, end = 0, len(text)
+    while start < end and _is_around(text[start]):
+        start += 1
+    while end > start and _is_around(text[end - 1]):
+        end -= 1
+    return text[start:end]
+
+
+def _is_around(sign: str) -> bool:
+    return sign == " " or sign in _AROUND or unicodedata.category(sign) in _PAIRED

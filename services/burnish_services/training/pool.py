@@ -70,13 +70,22 @@ def read_pool(path: Path, tokenizer: ChatTokenizer, max_tokens: int, names: Sequ
             responses = value.get("responses")
             if not isinstance(responses, list):
                 raise SampleError(NOT_A_SAMPLE, "expected a list `responses` of {token_ids, logprobs}")
-            for response in responses:
-                taken = _response(name, prompt, response, max_tokens)
-                found.setdefault(place[name], []).append(taken)
         except SampleError as error:
-            log.warning("pool, line %d: left out: %s", number, error.reason)
-            log.debug("pool, line %d: %s", number, error.message)  # may quote the sample
+            _left_out(f"line {number}", error)
+            continue
+        for place_of_response, response in enumerate(responses, start=1):
+            try:
+                taken = _response(name, prompt, response, max_tokens)
+            except SampleError as error:
+                _left_out(f"line {number}, response {place_of_response}", error)
+                continue
+            found.setdefault(place[name], []).append(taken)
     return Pool(found)
+
+
+def _left_out(where: str, error: SampleError) -> None:
+    log.warning("pool, %s: left out: %s", where, error.reason)
+    log.debug("pool, %s: %s", where, error.message)  # may quote the sample
 
 
 def _response(name: str, prompt: Sequence[int], value: Any, max_tokens: int) -> PooledResponse:

@@ -44,6 +44,7 @@ class RowIds:
         return row_id
 
 
+_REPLACING = (Action.SIMPLIFY, Action.IMPROVE)
 # What became of each rewrite that was asked for: the new sample's hash, or None where every attempt was rejected.
 Outcomes = Mapping[tuple[str, Action], str | None]
 
@@ -81,12 +82,15 @@ def assemble_compat(
     round_number: int,
     keys: Sequence[tuple[str, str]],
 ) -> list[DataRow]:
-    """The next data set in the published order; `keys` are the rows' (instruction, output), shape as `rows`."""
+    """The next data set in the published order; `keys` are the rows' (instruction, output), shape as `rows`. As in
+    `assemble`, a row all of whose replacements were rejected stays."""
     pairs = list(zip(rows, decisions, keys, strict=True))
     not_low = {key for _, decision, key in pairs if Axis.LOW_QUALITY not in decision.axes}
     remain: dict[tuple[str, str], DataRow] = {}
     for row, decision, key in pairs:
-        if Axis.HARD not in decision.axes and key in not_low:
+        ends = [outcomes.get((row.row_id, one)) for one in decision.actions if one in _REPLACING]
+        all_rejected = bool(ends) and not any(ends)
+        if all_rejected or (Axis.HARD not in decision.axes and key in not_low):
             remain.setdefault(key, row)
     result = list(remain.values())
     used = {row.row_id for row in result}

@@ -46,8 +46,9 @@ def split_size(asked: float, num_rows: int) -> int:
 
 def split_off(rows: Sequence[DataRow], prompts: Mapping[str, str], barred: set[str], size: int, seed: int) -> Split:
     """At least `size` rows drawn at random for validation, all rows with the same prompt together, so that nothing that
-    is validated by is trained on in another wording. `prompts`: a name for the prompt of each sample, by its hash.
-    Samples in `barred` are not drawn."""
+    is validated by is trained on in another wording; a prompt of so many rows that they would be more is drawn only
+    where there is no other, the smallest first. `prompts`: a name for the prompt of each sample, by its hash. Samples
+    in `barred` are not drawn."""
     groups: dict[str, int] = {}
     refused: set[str] = set()
     for row in rows:
@@ -59,7 +60,14 @@ def split_off(rows: Sequence[DataRow], prompts: Mapping[str, str], barred: set[s
     count = 0
     order = sorted(groups.keys() - refused)
     random.Random(derive_seed(seed, "validation split")).shuffle(order)
+    too_large = []
     for prompt in order:
+        if count + groups[prompt] > size:
+            too_large.append(prompt)
+        else:
+            drawn.add(prompt)
+            count += groups[prompt]
+    for prompt in sorted(too_large, key=lambda one: groups[one]):
         if count >= size:
             break
         drawn.add(prompt)
@@ -80,7 +88,7 @@ def weigh_rows(rows: Sequence[DataRow], split: Split, weights: Mapping[str, Weig
     kept, and at least one; among equals those that come first. `weights` are by row id."""
     place = {row.row_id: index for index, row in enumerate(rows)}
     ranked = sorted(weights, key=lambda row_id: (-weights[row_id].logit, place[row_id]))
-    num_kept = max(1, int(keep * len(ranked)))
+    num_kept = max(1, int(keep * len(ranked) + 1e-9))  # 0.29 of 100 is 29, whatever a double says
     rank = {row_id: number for number, row_id in enumerate(ranked, start=1)}
     validated = {row.row_id for row in split.validation}
     found = []

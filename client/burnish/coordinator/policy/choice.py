@@ -17,6 +17,8 @@ from burnish.coordinator.content import derive_seed
 from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.contrast import Scores, contrast
 
+LEAST_JUDGES = 2  # different trusted rows: one has no error that could be told
+
 
 @dataclass(frozen=True, slots=True)
 class Tried:
@@ -41,7 +43,7 @@ def choose(nothing: Scores, others: Sequence[Scores], errors: float) -> Choice:
     model could not score are left out for all. Better than doing nothing is by more than `errors` standard errors, >=
     0. Raises ValueError where fewer than two samples were scored by all: one has no error that could be told."""
     names = [name for name in nothing if all(name in one for one in others)]
-    if len(names) < 2:
+    if len(names) < LEAST_JUDGES:
         raise ValueError(f"{len(names)} different trusted rows were scored by all models that are to be compared")
     scores = [{name: one[name] for name in names} for one in (nothing, *others)]
     found = [_tried(scores[0], one) for one in scores]

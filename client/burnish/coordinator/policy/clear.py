@@ -12,17 +12,16 @@ that it swaps; judges prefer a place and what is longer, so we do, and `swap` tu
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from burnish.coordinator.policy.control import Control
 from burnish.coordinator.policy.filtering import AXIS
+from burnish.coordinator.policy.sameness import normal
 from burnish.coordinator.policy.thresholds import Threshold
 
 _MOST_FLIPS = 0.5  # share of comparisons whose winner hangs on the order, from which on they say little
-_EDGES = re.compile(r"^\W+|\W+$")
 
 
 class Action(StrEnum):
@@ -112,11 +111,6 @@ class Verdict:
     def action(self) -> Action:
         """The one action."""
         return self.actions[0]
-
-
-def normal(text: str) -> str:
-    """A response as it is compared for being the same: case, runs of whitespace and punctuation at the ends aside."""
-    return _EDGES.sub("", " ".join(text.casefold().split()))
 
 
 def rejection_of(response: str, candidate: str, *, truncated: bool) -> str:

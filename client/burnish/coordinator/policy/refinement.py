@@ -17,8 +17,8 @@ from enum import StrEnum
 from burnish.coordinator.content import derive_seed
 from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.bilevel import Action, Weight
-from burnish.coordinator.policy.clear import normal
 from burnish.coordinator.policy.coverage import Verdict
+from burnish.coordinator.policy.sameness import normal
 
 _MOST_LENGTH_CHANGE = 4.0  # times longer or shorter than what the first answers were
 _LEAST_DISTINCT = 0.25  # of how different the data's own responses to the same questions are
@@ -91,12 +91,15 @@ def question_seed(seed: int, step: int) -> int:
     return derive_seed(seed, "questions", step)
 
 
-def vitals(answers: Sequence[Answer], data_texts: Mapping[str, str]) -> Vitals:
-    """How the answers are; `data_texts` has the data's own response to every question, by row."""
+def vitals(answers: Sequence[Answer], data_texts: Mapping[str, str], prompts: Mapping[str, str]) -> Vitals:
+    """How the answers are; `data_texts` has the data's own response to every question, by row, and `prompts` what tells
+    its prompt from others: how many different answers there are is counted over these, since rows with the same prompt
+    are answered once."""
     said = [one for one in answers if one.tokens]
     tokens = sum(one.tokens for one in said)
-    first = {one.row_id: normal(one.text) for one in reversed(said)}
-    own = len({normal(text) for text in data_texts.values()}) / max(1, len(data_texts))
+    first = {prompts[one.row_id]: normal(one.text) for one in reversed(said)}
+    data_first = {prompts[row]: normal(data_texts[row]) for row in reversed(list(data_texts))}
+    own = len(set(data_first.values())) / max(1, len(data_first))
     return Vitals(
         num_questions=len(data_texts),
         num_answers=len(answers),
@@ -142,8 +145,8 @@ def _below(value: float | None, share: float, reference: float | None) -> bool:
 
 
 def consensus(answers: Sequence[Answer]) -> tuple[Answer, int] | None:
-    """Of the accepted answers to one question the one that most say, case and punctuation at the ends aside, and how
-    many do; of equals the one that its generator found likeliest. None where none is accepted."""
+    """Of the accepted answers to one question the one that most say (`sameness.normal`), and how many do; of equals the
+    one that its generator found likeliest. None where none is accepted."""
     accepted = [one for one in answers if not one.rejection]
     if not accepted:
         return None

@@ -95,6 +95,8 @@ def _moments(values: Values, ddof: int) -> tuple[float, float] | None:
     finite = values[np.isfinite(values)]
     if len(finite) <= ddof:
         return None
+    if finite.min() == finite.max():  # rounding would put the mean beside them
+        return float(finite[0]), 0.0
     return float(np.mean(finite)), float(np.std(finite, ddof=ddof))
 
 

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 
 from burnish._errors import PreconditionFailed
 from burnish._types import ModelRef
-from burnish.coordinator.errors import StepFailed
+from burnish.coordinator.errors import DataError, StepFailed
 from burnish.coordinator.findings import Parts
 from burnish.coordinator.policy.assembly import DataRow
-from burnish.coordinator.policy.choice import Tried, choose
+from burnish.coordinator.policy.choice import LEAST_JUDGES, Tried, choose
 from burnish.coordinator.policy.contrast import Scores, contrast
 from burnish.coordinator.policy.coverage import Verdict
 from burnish.coordinator.policy.signals import Signal, value_of
@@ -32,6 +32,17 @@ class Part:
     signal: Signal
     share: float
     held: float | None = None
+
+
+def check_judges(settings: FilterSettings, trusted: Sequence[DataRow]) -> None:
+    """Raises DataError where so few trusted rows judge that no share can be chosen, before anything is trained."""
+    different = len({row.sample_hash for row in trusted})
+    if settings.tried() and different < LEAST_JUDGES:
+        raise DataError(
+            f"The trusted rows that judge which share is taken are {different} different ones; expected at least"
+            f" {LEAST_JUDGES}, and a hundred tell more. Give more of them (--trusted), or say yourself how many rows"
+            " stay (recipe filter: --keep)."
+        )
 
 
 async def choose_share(

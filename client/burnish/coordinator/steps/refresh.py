@@ -73,7 +73,9 @@ class Refresher:
             run.book.add_samples(samples)
         base_losses = await self._probe(records, known)
         own = run.book.samples(row.sample_hash for row in asked)
-        now = vitals(answers, {row.row_id: own[row.sample_hash][-1].content for row in asked})
+        texts = {row.row_id: own[row.sample_hash][-1].content for row in asked}
+        prompts = prompts_of(run, [row.sample_hash for row in asked])
+        now = vitals(answers, texts, {row.row_id: prompts[row.sample_hash] for row in asked})
         now = replace(now, divergence=divergence(answers, base_losses))
         first = known[0].vitals if known else now
         stopped = collapse(now, first, settings.limits())

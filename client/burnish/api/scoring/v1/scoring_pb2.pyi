@@ -1025,7 +1025,9 @@ class SampledAnswer(_message.Message):
     reply: _builtins.str
     """Everything the model said."""
     exact_match: _builtins.bool
-    """r: whether answer and response are the same but for case, spaces and punctuation at the ends."""
+    """r: whether answer and response are the same but for case, spaces, and quotes, brackets and sentence
+    marks around them. Signs and symbols count: -5 is not 5, C# not C.
+    """
     similarity: _builtins.float
     """s, in [0, 1]: word overlap (Jaccard), or in the full tier 1 - p(contradiction) averaged over both orders."""
     agreement: _builtins.float

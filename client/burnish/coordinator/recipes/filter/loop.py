@@ -42,7 +42,7 @@ from burnish.coordinator.recipes.filter.settings import (
 )
 from burnish.coordinator.steps.arm import measure_arm, measure_draws
 from burnish.coordinator.steps.assemble import assemble_kept, kept_rows
-from burnish.coordinator.steps.choose import Part, choose_share, does_nothing, prune_tried, taken
+from burnish.coordinator.steps.choose import Part, check_judges, choose_share, does_nothing, prune_tried, taken
 from burnish.coordinator.steps.crossfit import by_trusted, crossfit
 from burnish.coordinator.steps.hold import cover, hold_size
 from burnish.coordinator.steps.measure import base_model, evaluate, prompts_of
@@ -86,6 +86,7 @@ async def select(
     if run.settings.tried() and run.settings.signal.needs_folds:
         prompts = prompts_of(run, [row.sample_hash for row in trusted])
         learnt, judged = halves(trusted, prompts, run.settings.seed)
+    check_judges(run.settings, judged)
     found = await measured(run, base, training, learnt)
     best = await choose_share(run, D, partial(tried_in, run.settings), base, training, judged, found)
     decide_rows(run, D, rows, training, found, best.signal, best.share)
