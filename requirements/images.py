@@ -24,7 +24,7 @@ PYTHON = "3.11"
 PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in range(36, 16, -1)] + ["manylinux2014_x86_64"]
 
 # What the services import of the client's dependencies; the ledger's and the command's are not among it.
-SHARED = ["googleapis-common-protos", "grpcio", "grpcio-health-checking", "grpcio-status", "jinja2", "numpy"]
+SHARED = ["googleapis-common-protos", "grpcio", "grpcio-health-checking", "jinja2", "numpy"]
 SHARED += ["protobuf", "pydantic", "pydantic-settings"]
 # The same of what `burnish[services]` lists. peft and accelerate: any role may be given an adapter, which it merges.
 SERVING = ["grpcio-reflection", "obstore", "prometheus-client", "psutil"]

@@ -27,7 +27,7 @@ ALSO_FOR_CPU = ["six>=1.16"]
 # Where the choice ends anyway: grpcio-tools caps protobuf and with it the grpc family, vLLM pins torch. Left to find
 # out by itself, pip was still trying combinations after ten minutes.
 SHORTCUTS = [
-    *[f"{name}<1.82" for name in ("grpcio", "grpcio-health-checking", "grpcio-reflection", "grpcio-status")],
+    *[f"{name}<1.82" for name in ("grpcio", "grpcio-health-checking", "grpcio-reflection")],
     "protobuf<7",
     "torch==2.13.0",
 ]

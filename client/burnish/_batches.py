@@ -115,7 +115,7 @@ class BatchCall(Generic[ItemT, ResultT]):
     """One kind of batched call: what its items are, how one request is made, and how results are named.
 
     `size` is an upper bound in bytes, `refuse` makes the result of an item that was not sent, `version` says which
-    model would have served where nothing could be sent at all.
+    model would have served where nothing could be sent at all, and `prompts` by which prompts, for calls that have any.
     """
 
     name: str
@@ -125,6 +125,7 @@ class BatchCall(Generic[ItemT, ResultT]):
     result_id: Callable[[ResultT], str]
     refuse: Callable[[str, ItemStatus], ResultT]
     version: Callable[[], Awaitable[ModelVersion]]
+    prompts: Callable[[], Awaitable[str]] | None = None
 
 
 async def send_batches(
@@ -141,7 +142,8 @@ async def send_batches(
     replies = [reply for part in parts for reply in part]
     if not replies:
         refusals = tuple(call.refuse(ids[index], chosen.refused[index]) for index in range(len(items)))
-        return Reply(await call.version(), refusals, Timing())
+        prompts = "" if call.prompts is None else await call.prompts()
+        return Reply(await call.version(), refusals, Timing(), prompts)
     _check_versions(link, call.name, replies)
     sent = iter(result for reply in replies for result in reply.results)
     results = tuple(

@@ -103,10 +103,13 @@ class AsyncRewriting(AsyncModelService):
             result_id=lambda rewrite: rewrite.sample_id,
             refuse=Rewrite,
             version=lambda: self._version_for(model),
+            prompts=lambda: self._prompts_of(Strategy(strategy)),
         )
         reply = await send_batches(self._link, call, items, self._allowed)
-        version = reply.prompts or (await self.info()).prompt_versions[Strategy(strategy)]
-        return RewriteBatch(reply.model, reply.results, version, reply.timing)
+        return RewriteBatch(reply.model, reply.results, reply.prompts, reply.timing)
+
+    async def _prompts_of(self, strategy: Strategy) -> str:
+        return (await self.info()).prompt_versions[strategy]
 
     async def respond(
         self,

@@ -63,7 +63,6 @@ class AsyncScoring(AsyncModelService):
             info.model,
             info.limits,
             info.notes,
-            judge_prompt_digest=reply.judge_prompt_digest,
             score_method=reply.score_method,
             prompt_digests=dict(reply.prompt_digests),
             nli_model_digest=reply.nli_model_digest,
@@ -170,10 +169,10 @@ class AsyncScoring(AsyncModelService):
             result_id=lambda judgment: judgment.sample_id,
             refuse=_refuse_judgment,
             version=lambda: self._version_for(model),
+            prompts=lambda: self._prompts_of("rate" if JudgeMode(mode) is JudgeMode.LOGIT else "judge"),
         )
         reply = await send_batches(self._link, call, samples, self._allowed)
-        digest = reply.prompts or (await self.info()).judge_prompt_digest
-        return JudgeBatch(reply.model, reply.results, digest, reply.timing)
+        return JudgeBatch(reply.model, reply.results, reply.prompts, reply.timing)
 
     async def confidence(
         self,
@@ -224,6 +223,7 @@ class AsyncScoring(AsyncModelService):
             result_id=lambda estimate: estimate.sample_id,
             refuse=ConfidenceEstimate,
             version=lambda: self._version_for(model),
+            prompts=lambda: self._prompts_of("confidence"),
         )
         reply = await send_batches(self._link, call, samples, self._allowed)
         return ConfidenceBatch(reply.model, reply.results, reply.prompts, reply.timing)
@@ -266,9 +266,13 @@ class AsyncScoring(AsyncModelService):
             result_id=lambda preference: preference.pair_id,
             refuse=Preference,
             version=lambda: self._version_for(model),
+            prompts=lambda: self._prompts_of("compare"),
         )
         reply = await send_batches(self._link, call, pairs, self._allowed)
         return CompareBatch(reply.model, reply.results, reply.prompts, reply.timing)
+
+    async def _prompts_of(self, kind: str) -> str:
+        return (await self.info()).prompt_digests.get(kind, "")
 
 
 def _as_messages(pair: ResponsePair) -> tuple[Message, Message]:

@@ -199,12 +199,10 @@ class ServerInfo:
 
 @dataclass(frozen=True, slots=True)
 class ScoringInfo(ServerInfo):
-    """What a scoring server is; `judge_prompt_digest` is what JudgeBatch.prompt_digest will be. `score_method` is how
-    scores are made: plugin, prompt_logprobs (slower, losses only), forward or fake. `prompt_digests` has those of
-    `judge`, `rate` (the judge's logit mode), `confidence` and `compare`; `nli_model_digest` is empty without an NLI
-    model."""
+    """What a scoring server is. `score_method` is how scores are made: plugin, prompt_logprobs (slower, losses only),
+    forward or fake. `prompt_digests` is what the `prompt_digest` of `judge`, `rate` (the judge's logit mode),
+    `confidence` and `compare` will be; `nli_model_digest` is empty without an NLI model."""
 
-    judge_prompt_digest: str = ""
     score_method: str = ""
     prompt_digests: Mapping[str, str] = field(default_factory=dict)
     nli_model_digest: str = ""

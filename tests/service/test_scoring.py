@@ -34,7 +34,7 @@ async def test_info_states_engine_model_and_limits(stub, model: Path) -> None:
     assert reply.info.limits.max_message_bytes == 64 * 2**20
     assert reply.info.limits.max_items > 0
     assert reply.info.limits.max_sequence_tokens == 8192
-    assert len(reply.judge_prompt_digest) == 16
+    assert len(reply.prompt_digests["judge"]) == 16
     assert reply.score_method == "fake"
 
 

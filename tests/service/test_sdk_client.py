@@ -177,7 +177,7 @@ async def test_judge(client: Any, fakes: FakeServices) -> None:
     )
     assert [[r.dimension for r in j.ratings] for j in batch.judgments] == [["clarity", "factuality"]] * 2
     assert {r.target for j in batch.judgments for r in j.ratings} == {Target.RESPONSE}
-    assert batch.prompt_digest == (await client.scoring.info()).judge_prompt_digest
+    assert batch.prompt_digest == (await client.scoring.info()).prompt_digests["judge"]
     (request,) = fakes.requests("JudgeSamples")
     assert request.sampling.HasField("temperature")
     assert not request.sampling.HasField("top_p")

@@ -74,12 +74,17 @@ async def test_items_that_cannot_be_sent_fail_alone(fakes: FakeServices) -> None
         only = await c.scoring.score([broken], model="m")
         judged = await c.scoring.judge([broken])
         embedded = await c.embedding.embed([broken], return_vectors=True)
+        rated = await c.scoring.judge([broken], mode=burnish.JudgeMode.LOGIT)
+        estimated = await c.scoring.confidence([broken])
+        compared = await c.scoring.compare([burnish.ResponsePair("p", broken.messages[:1], "a", "b")])
+        digests = (await c.scoring.info()).prompt_digests
         rewritten = await c.rewriting.rewrite([burnish.RewriteItem(broken)], burnish.Strategy.IMPROVE)
     assert [score.status.reason for score in batch.scores] == ["TOO_LARGE", "", "", "BAD_TEXT"]
     assert batch.scores[0].mean_nll is None
     assert only.scores == (batch.scores[3],)
     assert only.model == batch.model
-    assert judged.prompt_digest
+    for reply, kind in ((judged, "judge"), (rated, "rate"), (estimated, "confidence"), (compared, "compare")):
+        assert reply.prompt_digest == digests[kind], "as where something was sent, or a run would take it for another"
     assert embedded.embeddings[0].status == judged.judgments[0].status == rewritten.rewrites[0].status
     assert rewritten.prompt_version.startswith("improve/")
 

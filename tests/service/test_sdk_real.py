@@ -89,7 +89,7 @@ def test_ratings(client: Client, models: tuple[Path, Path]) -> None:
     assert len(ratings) == 20 * 6
     assert all(0 <= rating.value <= 10 for rating in ratings if rating.value is not None)
     assert all((rating.value is None) != rating.status.ok for rating in ratings)
-    assert batch.prompt_digest == client.scoring.info().judge_prompt_digest
+    assert batch.prompt_digest == client.scoring.info().prompt_digests["judge"]
 
 
 def test_vectors_and_neighbours(client: Client, models: tuple[Path, Path]) -> None:

@@ -106,9 +106,10 @@ def train(
     say(f"loss          {result.train_loss:.4f} nats per response token, mean over all steps")
     if result.eval_loss is not None:
         say(f"held-out loss {result.eval_loss:.4f}")
-    left_out = (
-        f", {len(result.skipped)} left out as too long: {', '.join(result.skipped[:5])}" if result.skipped else ""
-    )
+    left_out = ""
+    if result.skipped:
+        first = ", ".join(result.skipped[:5])
+        left_out = f", {len(result.skipped)} left out (too long, of weight 0, or no sample): {first}"
     say(f"samples       {result.num_samples}{left_out}")
 
 

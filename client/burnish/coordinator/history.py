@@ -30,7 +30,6 @@ from burnish.coordinator.records import (
     DecisionRecord,
     FailureRecord,
     ModelRecord,
-    RatingSummary,
     RewriteRecord,
     RunRecord,
     StepRecord,
@@ -278,16 +277,6 @@ class RunHistory:
         """What went wrong in a round, by step and reason, over distinct samples; most frequent first."""
         rows = self._ledger.select(_FAILURES, {"run": self.run_id, "round": round_number})
         return [FailureRecord(round_number, *row) for row in rows]
-
-    def rating_summaries(self, round_number: int) -> list[RatingSummary]:
-        """The ratings of a round's judge by dimension and target, over distinct samples."""
-        rows = self._ledger.select(
-            "SELECT r.dimension, r.target, count(r.value), count(*) - count(r.value), avg(r.value), stddev_pop(r.value)"
-            f" FROM rating r JOIN ({_HASHES}) h USING (sample_hash)"
-            f" WHERE r.model_digest = ({_TRAINED}) GROUP BY ALL ORDER BY ALL",
-            {"run": self.run_id, "round": round_number},
-        )
-        return [RatingSummary(*row) for row in rows]
 
     def training_events(self, round_number: int) -> list[TrainingEventRecord]:
         """What the training service reported in a round, in order."""

@@ -16,7 +16,6 @@ __all__ = [
     "DecisionRecord",
     "FailureRecord",
     "ModelRecord",
-    "RatingSummary",
     "RewriteRecord",
     "RunRecord",
     "ScoreRecord",
@@ -152,18 +151,6 @@ class FailureRecord:
     reason: str
     count: int
     example: str
-
-
-@dataclass(frozen=True, slots=True)
-class RatingSummary:
-    """The ratings of one dimension and target in a round, over its distinct samples."""
-
-    dimension: str
-    target: str
-    num_values: int
-    num_missing: int
-    mean: float | None
-    std: float | None  # of the population
 
 
 @dataclass(frozen=True, slots=True)

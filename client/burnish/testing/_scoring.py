@@ -6,9 +6,11 @@ import numpy as np
 
 from burnish.api.common.v1 import common_pb2
 from burnish.api.scoring.v1 import scoring_pb2, scoring_pb2_grpc
-from burnish.testing._state import PROMPT_DIGEST, Context, FakeState, draw, failed, text_of
+from burnish.testing._state import Context, FakeState, draw, failed, text_of
 
 # ruff: noqa: N802 - gRPC names the methods
+
+PROMPT_DIGESTS = {kind: f"{kind:0>16}" for kind in ("judge", "rate", "confidence", "compare")}
 
 
 class FakeScoring(scoring_pb2_grpc.ScoringServiceServicer):
@@ -19,10 +21,7 @@ class FakeScoring(scoring_pb2_grpc.ScoringServiceServicer):
 
     def GetInfo(self, request: scoring_pb2.GetInfoRequest, context: Context) -> scoring_pb2.GetInfoResponse:
         return scoring_pb2.GetInfoResponse(
-            info=self._state.info(),
-            judge_prompt_digest=PROMPT_DIGEST,
-            score_method="fake",
-            prompt_digests=dict.fromkeys(("judge", "rate", "confidence", "compare"), PROMPT_DIGEST),
+            info=self._state.info(), score_method="fake", prompt_digests=PROMPT_DIGESTS
         )
 
     def LoadModel(self, request: scoring_pb2.LoadModelRequest, context: Context) -> scoring_pb2.LoadModelResponse:
@@ -43,7 +42,8 @@ class FakeScoring(scoring_pb2_grpc.ScoringServiceServicer):
         self, request: scoring_pb2.JudgeSamplesRequest, context: Context
     ) -> scoring_pb2.JudgeSamplesResponse:
         version = self._state.serve(request.model, [sample.id for sample in request.samples], context)
-        reply = scoring_pb2.JudgeSamplesResponse(model=version, prompt_digest=PROMPT_DIGEST)
+        kind = "rate" if request.mode == scoring_pb2.JUDGE_MODE_LOGIT else "judge"
+        reply = scoring_pb2.JudgeSamplesResponse(model=version, prompt_digest=PROMPT_DIGESTS[kind])
         for sample in request.samples:
             judgment = reply.judgments.add(sample_id=sample.id)
             for dimension in request.dimensions or (1, 2, 3):
@@ -67,7 +67,7 @@ class FakeScoring(scoring_pb2_grpc.ScoringServiceServicer):
         self, request: scoring_pb2.EstimateConfidenceRequest, context: Context
     ) -> scoring_pb2.EstimateConfidenceResponse:
         version = self._state.serve(request.model, [sample.id for sample in request.samples], context)
-        reply = scoring_pb2.EstimateConfidenceResponse(model=version, prompt_digest=PROMPT_DIGEST)
+        reply = scoring_pb2.EstimateConfidenceResponse(model=version, prompt_digest=PROMPT_DIGESTS["confidence"])
         for sample in request.samples:
             reply.estimates.append(_estimate(sample, version.digest, request))
         return reply
@@ -76,7 +76,7 @@ class FakeScoring(scoring_pb2_grpc.ScoringServiceServicer):
         self, request: scoring_pb2.ComparePairsRequest, context: Context
     ) -> scoring_pb2.ComparePairsResponse:
         version = self._state.serve(request.model, [pair.id for pair in request.pairs], context)
-        reply = scoring_pb2.ComparePairsResponse(model=version, prompt_digest=PROMPT_DIGEST)
+        reply = scoring_pb2.ComparePairsResponse(model=version, prompt_digest=PROMPT_DIGESTS["compare"])
         for pair in request.pairs:
             preference = reply.preferences.add(pair_id=pair.id)
             if not (pair.first and pair.second):

@@ -82,11 +82,6 @@ class HfTokenizer:
         """A token to fill batches with; never attended to."""
         return int(self._tokenizer.pad_token_id or 0)
 
-    @property
-    def uses_own_template(self) -> bool:
-        """Whether the template in use is the model's own."""
-        return self._is_own
-
     def render(self, messages: Sequence[ChatMessage], *, add_generation_prompt: bool) -> str:
         """See `ChatTokenizer`."""
         if not self._is_own:

@@ -66,7 +66,6 @@ class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
         )
         return scoring_pb2.GetInfoResponse(
             info=info,
-            judge_prompt_digest=self._judge_prompts.digest,
             score_method=self._scorer.score_method,
             prompt_digests={
                 "judge": self._judge_prompts.digest,

@@ -144,7 +144,7 @@ async def judge(
     with stage.working():
         version = await run.client.scoring.load_model(model)
         info = await run.client.scoring.info()
-        prompts = info.judge_prompt_digest if sampling is not None else info.prompt_digests.get("rate", "")
+        prompts = info.prompt_digests.get("judge" if sampling is not None else "rate", "")
         params = {"mode": mode.value} if sampling is None else asdict(sampling)
         key = JudgeKey(version.digest, version.chat_template_digest, prompts, digest_of(params))
         missing = findings.unjudged(hashes, key)

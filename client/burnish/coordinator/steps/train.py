@@ -99,8 +99,8 @@ async def train(
             run.book.add_model(record)
         if result.skipped:
             run.observer.noted(
-                f"Round {round_number}: {len(result.skipped)} samples were left out of training (too long, or no"
-                f" sample), the first: {result.skipped[0]}."
+                f"Round {round_number}: {len(result.skipped)} samples were left out of training (too long, of"
+                f" weight 0, or no sample), the first: {result.skipped[0]}."
             )
     return ModelRef(record.uri, record.digest)
 

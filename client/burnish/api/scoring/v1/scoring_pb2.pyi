@@ -230,12 +230,9 @@ class GetInfoResponse(_message.Message):
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     INFO_FIELD_NUMBER: _builtins.int
-    JUDGE_PROMPT_DIGEST_FIELD_NUMBER: _builtins.int
     SCORE_METHOD_FIELD_NUMBER: _builtins.int
     PROMPT_DIGESTS_FIELD_NUMBER: _builtins.int
     NLI_MODEL_DIGEST_FIELD_NUMBER: _builtins.int
-    judge_prompt_digest: _builtins.str
-    """Digest of the judge's prompt files, 16 hexadecimal digits, as in JudgeSamplesResponse.prompt_digest."""
     score_method: _builtins.str
     """How scores are made: "plugin" (Burnish's own pooler inside vLLM: only response positions, a bounded number of
     logits at a time, cached prefixes are read), "prompt_logprobs" (vLLM's own way, where the plugin cannot run: slower,
@@ -251,22 +248,21 @@ class GetInfoResponse(_message.Message):
 
     @_builtins.property
     def prompt_digests(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """What each kind of question's `prompt_digest` will be: `judge` (as judge_prompt_digest), `rate` (JudgeSamples in logit
-        mode), `confidence` (EstimateConfidence) and `compare` (ComparePairs).
+        """What each kind of question's `prompt_digest` will be, 16 hexadecimal digits of its prompt files: `judge`
+        (JudgeSamples), `rate` (the same in logit mode), `confidence` (EstimateConfidence) and `compare` (ComparePairs).
         """
 
     def __init__(
         self,
         *,
         info: _common_pb2.ServerInfo | None = ...,
-        judge_prompt_digest: _builtins.str = ...,
         score_method: _builtins.str = ...,
         prompt_digests: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         nli_model_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["info", b"info"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["info", b"info", "judge_prompt_digest", b"judge_prompt_digest", "nli_model_digest", b"nli_model_digest", "prompt_digests", b"prompt_digests", "score_method", b"score_method"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["info", b"info", "nli_model_digest", b"nli_model_digest", "prompt_digests", b"prompt_digests", "score_method", b"score_method"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
