@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from burnish.report.collect import collect
 from burnish.report.render import render
 from burnish.testing import FakeServices
 from tests.e2e.conftest import FakeEngineServices
+from tests.e2e.killing import Work, run_in_child
 from tests.e2e.support import ROWS, Watcher, digest_of_final, history, settings, write_jsonl
 
 WRONG = [f"s{i}" for i in range(0, 40, 4)]
@@ -181,36 +180,18 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_done(
 def test_killed_while_it_compares_a_run_ends_as_an_undisturbed_one(
     services: FakeEngineServices, data: Path, holdout: Path, truth: Path, tmp_path: Path
 ) -> None:
-    script = tmp_path / "run.py"
-    script.write_text(
-        "import os, signal, sys\n"
-        "from pathlib import Path\n"
-        "from burnish import Client, Endpoints\n"
-        "from burnish.coordinator.loop import RunOptions, finished, run_recipe\n"
-        "from burnish.coordinator.progress import Observer\n"
-        "from burnish.coordinator.recipes.clear.settings import ClearSettings\n"
-        "address, data, holdout, truth, model, out, step, number = sys.argv[1:]\n"
-        "class Kill(Observer):\n"
-        "    def step_finished(self, done):\n"
-        "        if (done.name, str(done.round)) == (step, number):\n"
-        "            os.kill(os.getpid(), signal.SIGKILL)\n"
-        "settings = ClearSettings(data=data, holdout=holdout, model=model, seed=3)\n"
-        "options = RunOptions(truth=truth, compare=True, oracle=True, random_subsets=1)\n"
-        "assert finished(settings, Path(out), options) is None\n"
-        "with Client(Endpoints.at(address)) as client:\n"
-        "    run_recipe(settings, client, Path(out), options=options, observer=Kill())\n"
-        "assert finished(settings, Path(out), options) is not None\n"
-    )
-    asked = [services.address, str(data), str(holdout), str(truth), str(services.model)]
+    asked = {"data": str(data), "holdout": str(holdout), "model": str(services.model), "seed": 3}
+    options = RunOptions(truth=str(truth), compare=True, oracle=True, random_subsets=1)
 
     def run(out: Path, step: str = "", number: int = 0) -> int:
-        command = [sys.executable, str(script), *asked, str(out), step, str(number)]
-        return subprocess.run(command, check=False, timeout=900).returncode
+        assert finished(ClearSettings(**asked), out, options) is None
+        return run_in_child(Work(services.address, "clear", asked, out, options, (step, number)))
 
     assert run(tmp_path / "calm") == 0
     for step, number in (("train", ALL_ROWS), ("evaluate", RIGHT_ROWS), ("train", RANDOM)):
         assert run(tmp_path / "rough", step, number) == -9, (step, number)
     assert run(tmp_path / "rough") == 0
+    assert finished(ClearSettings(**asked), tmp_path / "rough", options) is not None
     losses = []
     for name in ("calm", "rough"):
         with history(tmp_path / name) as h:

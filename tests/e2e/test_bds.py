@@ -4,8 +4,6 @@ engine, whose training service is real but for the training."""
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from burnish.report.data import BdsRound
 from burnish.report.render import render
 from burnish.testing import FakeServices
 from tests.e2e.conftest import FakeEngineServices
+from tests.e2e.killing import Work, run_in_child
 from tests.e2e.support import ROWS, Watcher, digest_of_final, history, write_jsonl
 
 
@@ -132,30 +131,18 @@ def test_a_changed_validation_set_is_noticed(client: Client, data: Path, validat
 def test_a_killed_run_ends_as_an_undisturbed_one(
     services: FakeEngineServices, data: Path, holdout: Path, validation: Path, tmp_path: Path
 ) -> None:
-    script = tmp_path / "run.py"
-    script.write_text(
-        "import sys\n"
-        "from pathlib import Path\n"
-        "from burnish import Client, Endpoints\n"
-        "from burnish.coordinator.loop import run_recipe\n"
-        "from burnish.coordinator.progress import Observer\n"
-        "from burnish.coordinator.recipes.bds.settings import BdsSettings\n"
-        "import os, signal\n"
-        "address, data, holdout, validation, model, out, step, number = sys.argv[1:]\n"
-        "class Kill(Observer):\n"
-        "    def step_finished(self, done):\n"
-        "        if (done.name, str(done.round)) == (step, number):\n"
-        "            os.kill(os.getpid(), signal.SIGKILL)\n"
-        "settings = BdsSettings(data=data, holdout=holdout, validation=validation, model=model, seed=3,\n"
-        "                       random_subsets=1, training={'gradient_accumulation_steps': 1})\n"
-        "with Client(Endpoints.at(address)) as client:\n"
-        "    run_recipe(settings, client, Path(out), observer=Kill())\n"
-    )
-    asked = [services.address, str(data), str(holdout), str(validation), str(services.model)]
+    settings = {
+        "data": str(data),
+        "holdout": str(holdout),
+        "validation": str(validation),
+        "model": str(services.model),
+        "seed": 3,
+        "random_subsets": 1,
+        "training": {"gradient_accumulation_steps": 1},
+    }
 
     def run(out: Path, step: str = "", number: int = 0) -> int:
-        command = [sys.executable, str(script), *asked, str(out), step, str(number)]
-        return subprocess.run(command, check=False, timeout=120).returncode
+        return run_in_child(Work(services.address, "bds", settings, out, killed_after=(step, number)))
 
     assert run(tmp_path / "calm") == 0
     for step, number in (("split", 1), ("train", 1), ("weigh", 1), ("decide", 1), ("train", 2)):

@@ -3,11 +3,8 @@ whose training service is real but for the training."""
 
 from __future__ import annotations
 
-import json
 import math
 import re
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +16,7 @@ from burnish import Client
 from burnish.cli.filter_options import FILTER
 from burnish.cli.sweep import setting_paths, varied
 from burnish.coordinator.errors import DataError, InputError, StepFailed
-from burnish.coordinator.loop import run_recipe
+from burnish.coordinator.loop import RunOptions, run_recipe
 from burnish.coordinator.progress import StepProgress
 from burnish.coordinator.recipes.filter.loop import COVERING, FOLD, RANDOM, RIVAL, TRIED, TRUSTED
 from burnish.coordinator.recipes.filter.settings import MOST_FOLDS, FilterSettings
@@ -31,6 +28,7 @@ from burnish.report.render import render
 from burnish.testing import FakeServices
 from tests.e2e.conftest import FakeEngineServices
 from tests.e2e.filtering import filtered, lines, prompts
+from tests.e2e.killing import Work, run_in_child
 from tests.e2e.support import ROWS, Watcher, alpaca, digest_of_final, history, write_jsonl
 
 
@@ -311,24 +309,6 @@ def test_what_is_judged_by_is_not_trusted(
         filtered(client, data, out, trusted=str(trusted))
 
 
-KILLED = """
-import json, os, signal, sys
-from pathlib import Path
-from burnish import Client, Endpoints
-from burnish.coordinator.loop import RunOptions, run_recipe
-from burnish.coordinator.progress import Observer
-from burnish.coordinator.recipes.registry import settings_of
-address, recipe, settings, out, step, number = sys.argv[1:]
-class Kill(Observer):
-    def step_finished(self, done):
-        if (done.name, str(done.round)) == (step, number):
-            os.kill(os.getpid(), signal.SIGKILL)
-settings = settings_of(recipe).parse(json.loads(settings))
-with Client(Endpoints.at(address)) as client:
-    run_recipe(settings, client, Path(out), options=RunOptions(keep_models="last"), observer=Kill())
-"""
-
-
 def kill_after(
     services: FakeEngineServices,
     recipe: str,
@@ -339,8 +319,8 @@ def kill_after(
     """Runs it in `calm`, and in `rough` killed after each of the steps; both must make the same."""
 
     def run(out: Path, step: str = "", number: int = 0) -> int:
-        asked = [services.address, recipe, json.dumps(settings), str(out), step, str(number)]
-        return subprocess.run([sys.executable, "-c", KILLED, *asked], check=False, timeout=120).returncode
+        options = RunOptions(keep_models="last")
+        return run_in_child(Work(services.address, recipe, settings, out, options, (step, number)))
 
     assert run(tmp_path / "calm") == 0
     for step, number in steps:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import random
 import signal
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,10 +12,12 @@ from typing import Any
 
 import pytest
 
+from burnish.coordinator.loop import RunOptions
 from tests.e2e.conftest import FakeEngineServices
+from tests.e2e.killing import Child, Work
 from tests.e2e.support import alpaca, digest_of_final, history, write_jsonl
 
-KILLS = 20
+KILLS = 12
 CHAINS = 4  # runs that are killed again and again until they are through
 ROWS = 60
 # The fake engine's models are rarely sure of anything.
@@ -37,33 +37,6 @@ MORE: dict[str, dict[str, Any]] = {
     "mads": {"random_subsets": 2, "calibration_size": 30, "optimizer": "stochastic"},
 }
 
-COORDINATOR = """
-import json, resource, signal, sys
-from pathlib import Path
-from burnish import BurnishError, Client
-from burnish.coordinator.loop import RunOptions, run_recipe
-from burnish.coordinator.recipes.registry import settings_of
-from burnish.coordinator.progress import Observer
-
-class Told(Observer):
-    def run_started(self, run_id, out_dir, resumed):
-        print("working", flush=True)
-    def step_started(self, step):
-        print(step.round, step.name, flush=True)
-
-address, recipe, data, model, out, limit = sys.argv[1:]
-settings = settings_of(recipe)(data=data, model=model, rounds=1, seed=7, **json.loads(sys.stdin.readline()))
-if int(limit):
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
-try:
-    with Client(address) as client:
-        run_recipe(settings, client, Path(out), options=RunOptions(batch_size=4, max_in_flight=2), observer=Told())
-except BurnishError as error:
-    print(error, file=sys.stderr)
-    sys.exit(error.exit_code)
-"""
-
 
 class Coordinators:
     """Starts coordinators on one data set."""
@@ -76,29 +49,17 @@ class Coordinators:
         self.data = write_jsonl(folder / "data.jsonl", alpaca(ROWS, duplicates=3))
         self.holdout = write_jsonl(folder / "holdout.jsonl", alpaca(3))
 
-    def start(self, out: Path, *, limit: int = 0) -> subprocess.Popen[str]:
+    def start(self, out: Path, *, limit: int = 0) -> Child:
         """A coordinator at work; `limit`: most bytes that a file of it may have."""
-        arguments = [self.services.address, self.recipe, self.data, self.services.model, out, limit]
-        process = subprocess.Popen(
-            [sys.executable, "-c", COORDINATOR, *map(str, arguments)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert process.stdout is not None
-        assert process.stdin is not None
-        process.stdin.write(json.dumps(self.more | {"holdout": [str(self.holdout)]}) + "\n")
-        process.stdin.flush()
-        line = process.stdout.readline()
-        assert line == "working\n", (line, process.communicate())
-        return process
+        settings = {"data": str(self.data), "model": str(self.services.model), "rounds": 1, "seed": 7}
+        settings |= self.more | {"holdout": [str(self.holdout)]}
+        options = RunOptions(batch_size=4, max_in_flight=2)
+        return Child(Work(self.services.address, self.recipe, settings, out, options, file_bytes=limit))
 
     def finish(self, out: Path) -> None:
         """A coordinator that is left alone until it is done."""
-        process = self.start(out)
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
+        child = self.start(out)
+        assert child.end() == 0, child.lines
 
 
 @pytest.fixture(scope="module")
@@ -119,14 +80,12 @@ def undisturbed(coordinators: Coordinators) -> tuple[str, float]:
 def left_alone(coordinators: Coordinators) -> tuple[str, float]:
     """Digest of what a run makes that nothing disturbs, and the seconds that it takes."""
     out = coordinators.folder / "undisturbed"
-    process = coordinators.start(out)
     started = time.monotonic()
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
+    coordinators.finish(out)
     return digest_of_final(out), time.monotonic() - started
 
 
-def test_a_run_killed_twenty_times_makes_the_same_data(
+def test_a_run_killed_twelve_times_makes_the_same_data(
     coordinators: Coordinators, undisturbed: tuple[str, float]
 ) -> None:
     assert len(killed(coordinators, undisturbed, KILLS)) == KILLS
@@ -143,19 +102,17 @@ def test_a_run_of_middo_that_tries_its_rewrites_killed_in_each_step_of_that_make
         assert any(one.dropped for one in verdicts)
     out = tmp_path / "killed"
     for moment in ("1 refine", "1 score_rewrites", "1 judge_rewrites", "1 accept"):
-        process = trying.start(out)
-        assert process.stdout is not None
-        while process.stdout.readline() != f"{moment}\n":
-            assert process.poll() is None
-        process.kill()
-        process.communicate()
+        child = trying.start(out)
+        child.until(moment)
+        child.signal(signal.SIGKILL)
+        assert child.end() == -signal.SIGKILL
     trying.finish(out)
     assert digest_of_final(out) == expected
     with history(out) as h:
         assert h.acceptance.of_round(1) == verdicts
 
 
-def test_a_run_of_clear_killed_ten_times_makes_the_same_data(clear: Coordinators) -> None:
+def test_a_run_of_clear_killed_six_times_makes_the_same_data(clear: Coordinators) -> None:
     expected = left_alone(clear)
     with history(clear.folder / "undisturbed") as h:
         actions = {decision.actions[0] for decision in h.decisions(1)}
@@ -163,7 +120,7 @@ def test_a_run_of_clear_killed_ten_times_makes_the_same_data(clear: Coordinators
     assert len(killed(clear, expected, KILLS // 2)) == KILLS // 2
 
 
-def test_a_run_of_mads_killed_ten_times_makes_the_same_data(services: FakeEngineServices, tmp_path: Path) -> None:
+def test_a_run_of_mads_killed_six_times_makes_the_same_data(services: FakeEngineServices, tmp_path: Path) -> None:
     mads = Coordinators(services, tmp_path, "mads")
     expected = left_alone(mads)
     with history(tmp_path / "undisturbed") as h:
@@ -172,7 +129,7 @@ def test_a_run_of_mads_killed_ten_times_makes_the_same_data(services: FakeEngine
     assert len(killed(mads, expected, KILLS // 2)) == KILLS // 2
 
 
-def test_a_run_of_bmo_killed_ten_times_makes_the_same_data(services: FakeEngineServices, tmp_path: Path) -> None:
+def test_a_run_of_bmo_killed_six_times_makes_the_same_data(services: FakeEngineServices, tmp_path: Path) -> None:
     bmo = Coordinators(services, tmp_path, "bmo")
     expected = left_alone(bmo)
     with history(tmp_path / "undisturbed") as h:
@@ -185,9 +142,7 @@ def test_a_run_of_bmo_killed_ten_times_makes_the_same_data(services: FakeEngineS
             assert next(one for one in h.models() if one.round == 1).digest == model.digest
 
 
-def test_a_run_of_a_filter_killed_four_times_makes_the_same_models(
-    services: FakeEngineServices, tmp_path: Path
-) -> None:
+def test_a_run_of_a_filter_killed_twice_makes_the_same_models(services: FakeEngineServices, tmp_path: Path) -> None:
     ranking = Coordinators(services, tmp_path, "filter")
     expected = left_alone(ranking)
     with history(tmp_path / "undisturbed") as h:
@@ -209,17 +164,16 @@ def killed(coordinators: Coordinators, undisturbed: tuple[str, float], kills: in
         moments = random.Random(number)
         where: list[str] = []
         while len(where) < len(range(number, kills, CHAINS)):
-            process = coordinators.start(out)
+            child = coordinators.start(out)
             time.sleep(moments.uniform(0.0, 0.4 * seconds))
-            if process.poll() is not None:  # through before its time; another run takes the remaining kills
-                _, errors = process.communicate()
-                assert process.returncode == 0, errors
+            if not child.running:  # through before its time; another run takes the remaining kills
+                assert child.end() == 0, child.lines
                 assert digest_of_final(out) == expected
                 out = out.with_name(out.name + "x")
                 continue
-            process.send_signal(signal.SIGKILL)
-            said, _ = process.communicate()
-            where.append(said.splitlines()[-1] if said else "opening")
+            child.signal(signal.SIGKILL)
+            assert child.end() == -signal.SIGKILL
+            where.append(child.lines[-1])
         coordinators.finish(out)
         assert digest_of_final(out) == expected
         with history(out) as h:
@@ -237,14 +191,11 @@ def test_ctrl_c_stops_after_the_batches_on_the_way_and_says_how_to_go_on(
     coordinators: Coordinators, undisturbed: tuple[str, float]
 ) -> None:
     out = coordinators.folder / "interrupted"
-    process = coordinators.start(out)
-    assert process.stdout is not None
-    while process.stdout.readline() != "1 judge\n":
-        assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    assert "run the same command again" in errors
+    child = coordinators.start(out)
+    child.until("1 judge")
+    child.signal(signal.SIGINT)
+    assert child.end() == 130, child.lines
+    assert "run the same command again" in child.lines[-1]
     status = json.loads((out / "status.json").read_text())
     assert status["state"] == "interrupted"
     with history(out) as h:
@@ -260,12 +211,12 @@ def test_a_disk_that_fills_up_while_writing_loses_nothing(
 ) -> None:
     """A limit on the size of files stands in for the disk; the write-ahead log meets it while rows are judged."""
     out = coordinators.folder / "full"
-    process = coordinators.start(out, limit=200_000)
-    said, errors = process.communicate(timeout=120)
-    assert process.returncode == 1, errors
-    assert said.splitlines()[-1] == "1 judge"
-    assert "a quota on it, is full" in errors
-    assert "run the same command again" in errors
+    child = coordinators.start(out, limit=200_000)
+    assert child.end() == 1, child.lines
+    *_, step, error = child.lines
+    assert step == "1 judge"
+    assert "a quota on it, is full" in error
+    assert "run the same command again" in error
     coordinators.finish(out)
     assert digest_of_final(out) == undisturbed[0]
 
@@ -276,8 +227,7 @@ def test_a_disk_that_fills_up_when_the_ledger_closes_loses_nothing(
     """What could not be moved from the log to the database stays in the log."""
     whole = (coordinators.folder / "undisturbed/ledger.duckdb").stat().st_size
     out = coordinators.folder / "full-at-the-end"
-    process = coordinators.start(out, limit=whole // 2)
-    process.communicate(timeout=120)
+    coordinators.start(out, limit=whole // 2).end()
     assert (out / "ledger.duckdb.wal").exists()
     with history(out) as h:
         assert h.datasets()[-1].round == 2

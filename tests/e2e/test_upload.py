@@ -13,25 +13,8 @@ import pytest
 from burnish import Client, Endpoints
 from burnish.local import LocalServices
 from tests.e2e.conftest import FakeEngineServices
+from tests.e2e.killing import Work, run_in_child
 from tests.e2e.support import alpaca, digest_of_final, write_jsonl
-
-SCRIPT = """
-import os, signal, sys
-from pathlib import Path
-from burnish import Client, Endpoints
-from burnish.coordinator.loop import run_recipe
-from burnish.coordinator.progress import Observer
-from burnish.coordinator.recipes.bds.settings import BdsSettings
-address, data, validation, model, out, killed_in = sys.argv[1:]
-class Kill(Observer):
-    def step_advanced(self, step):
-        if step.name == "train" and str(step.round) == killed_in and step.done:
-            os.kill(os.getpid(), signal.SIGKILL)
-settings = BdsSettings(data=data, validation=validation, model=model, seed=3,
-                       training={"gradient_accumulation_steps": 1})
-with Client(Endpoints.at(address)) as client:
-    run_recipe(settings, client, Path(out), observer=Kill())
-"""
 
 
 @pytest.fixture(scope="module")
@@ -52,17 +35,22 @@ def test_a_run_ends_the_same_whether_the_service_sees_its_files_or_not(
     validation = write_jsonl(
         tmp_path / "validation.jsonl", [{**row, "output": "A trusted answer."} for row in rows[:4]]
     )
-    script = tmp_path / "run.py"
-    script.write_text(SCRIPT)
+    settings = {
+        "data": str(data),
+        "validation": str(validation),
+        "model": str(services.model),
+        "seed": 3,
+        "training": {"gradient_accumulation_steps": 1},
+    }
 
-    def run(address: str, out: str, killed_in: str = "") -> int:
-        given = [address, data, validation, services.model, tmp_path / out, killed_in]
-        command = [sys.executable, script, *map(str, given)]
-        return subprocess.run(command, check=False, timeout=120).returncode
+    def run(address: str, out: str, killed_in: int = 0) -> int:
+        return run_in_child(
+            Work(address, "bds", settings, tmp_path / out, killed_after=("train", killed_in), begun=True)
+        )
 
     assert run(services.address, "seen") == 0
     # Killed when the service has the run already: its name must not depend on how the data came.
-    assert run(blind, "sent", killed_in="1") == -9
+    assert run(blind, "sent", killed_in=1) == -9
     assert run(blind, "sent") == 0
     assert digest_of_final(tmp_path / "sent") == digest_of_final(tmp_path / "seen")
 

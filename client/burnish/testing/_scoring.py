@@ -20,9 +20,7 @@ class FakeScoring(scoring_pb2_grpc.ScoringServiceServicer):
         self._state = state
 
     def GetInfo(self, request: scoring_pb2.GetInfoRequest, context: Context) -> scoring_pb2.GetInfoResponse:
-        return scoring_pb2.GetInfoResponse(
-            info=self._state.info(), score_method="fake", prompt_digests=PROMPT_DIGESTS
-        )
+        return scoring_pb2.GetInfoResponse(info=self._state.info(), score_method="fake", prompt_digests=PROMPT_DIGESTS)
 
     def LoadModel(self, request: scoring_pb2.LoadModelRequest, context: Context) -> scoring_pb2.LoadModelResponse:
         return scoring_pb2.LoadModelResponse(model=self._state.version(request.model))
