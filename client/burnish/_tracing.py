@@ -1,6 +1,6 @@
 """Spans of what is done here, where an exporter of OpenTelemetry's is configured and its packages are installed.
 
-The only module that imports opentelemetry, and only then (extra `otel`). Without, a span is an object that does
+The SDK's only module that imports opentelemetry, and only then (extra `otel`). Without, a span is an object that does
 nothing. No attribute has the text of a sample, nor what an exception says: its type must do.
 """
 

@@ -221,6 +221,10 @@ def trained(folder: Path) -> Curves:
     ):
         courses[f"plain, {name}"] = replace(courses["plain"], plan=plan)
         courses[f"auxiliary, {name}"] = replace(courses["auxiliary"], plan=plan)
+    # However many responses to its samples a pass takes, down to passes over one sample, all of whose are the model's.
+    for name, size in (("two by two", 2), ("one by one", 1)):
+        plan = replace(PLAN, per_device_batch_size=size, gradient_accumulation_steps=PLAN.samples_per_step // size)
+        courses[f"refined, {name}"] = replace(courses["refined"], plan=plan)
     store = RunStore(folder / "runs")
     store.load()
     curves = {}

@@ -215,10 +215,10 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 def test_other_machines_are_kept_out_unless_asked(tmp_path: Path) -> None:
     refused = run("--roles", "scoring", "--model", str(tmp_path), "--host", "0.0.0.0")
     assert refused.returncode == 2
-    assert "there is not encryption" in refused.stderr
+    assert "can be reached from other machines, without encryption" in refused.stderr
     assert "--insecure" in refused.stderr
     allowed = run("--roles", "scoring", "--engine", "fake", "--model", str(tmp_path), "--host", "0.0.0.0", "--insecure")
-    assert "there is not encryption" not in allowed.stderr
+    assert "can be reached from other machines, without encryption" not in allowed.stderr
     assert f"{tmp_path} holds no" in allowed.stderr
 
 
@@ -273,9 +273,10 @@ def test_a_variable_that_is_misspelt_is_no_good_either(
 
 def test_variables_of_others_pass_by(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of clients, and what Kubernetes tells of services."""
+    before = TrainingSettings()
     for name in ("ENDPOINT", "SERVICE_HOST", "SERVICE_PORT_GRPC", "PORT_50051_TCP_ADDR"):
         monkeypatch.setenv(f"BURNISH_TRAINING_{name}", "x")
-    assert TrainingSettings() == TrainingSettings()
+    assert TrainingSettings() == before
 
 
 def test_help_names_every_setting() -> None:

@@ -58,15 +58,31 @@ BMO: Table = {
     ),
     "min_accepted": (
         "min_accepted",
-        option(float, "--min-accepted", "A smaller share of answers passes the checks; default 0.5.", _GUARD),
+        option(
+            float,
+            "--min-accepted",
+            "Stop answering anew when fewer than this share of the answers pass the checks; default 0.5.",
+            _GUARD,
+        ),
     ),
     "min_entropy": (
         "min_entropy",
-        option(float, "--min-entropy", "Their entropy is below this share of the first ones'; default 0.1.", _GUARD),
+        option(
+            float,
+            "--min-entropy",
+            "Stop answering anew when the answers' entropy falls below this share of the first ones'; default 0.1.",
+            _GUARD,
+        ),
     ),
     "max_divergence": (
         "max_divergence",
-        option(float, "--max-divergence", "More nats per token from the base model; default: no limit.", _GUARD),
+        option(
+            float,
+            "--max-divergence",
+            "Stop answering anew when the answers are further than this from the base model, in nats per token;"
+            " default: no limit.",
+            _GUARD,
+        ),
     ),
     **BDS,
 }

@@ -82,7 +82,12 @@ TRAINING: Table = {
     ),
     "max_loss_ratio": (
         "training.max_loss_ratio",
-        option(float, "--max-loss-ratio", "Stop at a loss so many times the last 100; default 3, 0: never.", _TRAIN),
+        option(
+            float,
+            "--max-loss-ratio",
+            "Stop when a step's loss exceeds the largest of the last 100 by this factor; default 3, 0: never.",
+            _TRAIN,
+        ),
     ),
     "lora_rank": (
         "training.lora_rank",

@@ -143,9 +143,8 @@ RECIPES: dict[str, tuple[type[RecipeSettings], Table, str]] = {
     "filter": (
         FilterSettings,
         FILTER,
-        "Filter by a signal: rank all rows by one measure, keep the best, and train on them. By default those go that"
-        " stand out, among rows that ask alike, by the token that the model finds least likely, be they none or"
-        " many.\n\n"
+        "Filter by a signal: rank all rows by one measure, keep the best, and train on them. By default it drops the"
+        " rows whose least likely token stands out among rows with similar prompts; that may be none or many.\n\n"
         "With --holdout also on all rows and on random subsets, to compare with. docs/filter.md has the signals."
         " Interrupted or killed, the same command goes on where it stopped.",
     ),

@@ -89,7 +89,7 @@ _EXAMPLES = {
     "bmo": "A grid of self-refining selections, such as how answers weigh: --vary"
     " response-weighting=self_normalized,uniform --vary online-share=0.05,0.2.",
     "bds": "A grid of bilevel selections, such as its variants: --vary weighting=sigmoid,softmax --vary keep=0.6,0.8.",
-    "auto": "A grid of such runs, such as seeds: --vary seed=0,1,2.",
+    "auto": "A grid of runs of auto, such as over seeds: --vary seed=0,1,2.",
     "filter": "A grid of filters, such as signals by the same share: --keep 0.7 --among 0 --vary"
     " signal=length,loss,total_loss,weakest,ifd,pmi,cross_loss,cross_gain,cross_weakest.",
 }

@@ -143,7 +143,7 @@ class ServerSettings(EnvironmentSettings):
             missing.append("a way to tell who calls (--tokens, or --tls-client-ca)")
         if missing:
             raise ValueError(
-                f"host {self.host} can be reached from other machines, and there is not {' or '.join(missing)}: anyone"
+                f"host {self.host} can be reached from other machines, without {' and without '.join(missing)}: anyone"
                 " who reaches the port could read model directories and use the device. Give what is missing, bind to"
                 " 127.0.0.1, or, on a network that only trusted machines reach, add --insecure"
             )

@@ -4,9 +4,9 @@
     ├── InvalidRequest              INVALID_ARGUMENT      no
     ├── NotFound                    NOT_FOUND             no
     ├── AlreadyExists               ALREADY_EXISTS        no
-    ├── PermissionDenied        PERMISSION_DENIED     no
+    ├── PermissionDenied            PERMISSION_DENIED     no
     ├── PreconditionFailed          FAILED_PRECONDITION   no
-    ├── DiskFull                RESOURCE_EXHAUSTED    no
+    ├── DiskFull                    RESOURCE_EXHAUSTED    no
     ├── Overloaded                  RESOURCE_EXHAUSTED    yes, after `retry_after` seconds
     ├── Unavailable                 UNAVAILABLE           yes, elsewhere or later
     └── InternalError               INTERNAL              no

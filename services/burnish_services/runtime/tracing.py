@@ -1,7 +1,7 @@
 """Spans of calls, where an exporter of OpenTelemetry's is configured and its packages are installed.
 
-The only module that imports opentelemetry, and only then. The tracer provider is the server's own, not the process's:
-vLLM sets that one where it traces itself. No attribute has the text of a sample.
+The services' only module that imports opentelemetry, and only then. The tracer provider is the server's own, not the
+process's: vLLM sets that one where it traces itself. No attribute has the text of a sample.
 """
 
 from __future__ import annotations

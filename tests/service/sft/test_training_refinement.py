@@ -121,23 +121,6 @@ async def test_a_run_pauses_learns_from_its_own_responses_and_a_crash_changes_no
     assert not list((settings.state_dir / "training").rglob("paused")), "cleaned up"
 
 
-async def test_no_forward_pass_has_more_than_it_may_and_a_step_may_have_only_own_responses(
-    client: Client, asked: training_pb2.RunSpec, tmp_path: Path
-) -> None:
-    """Three responses to a question are learnt from alike in one pass, in two, and in three."""
-    losses = {}
-    for size, batches in ((4, 1), (2, 2), (1, 4), (1, 1)):
-        asked.hyperparameters.per_device_batch_size, asked.hyperparameters.gradient_accumulation_steps = size, batches
-        asked.hyperparameters.num_epochs = 1
-        run = await until_paused(client, (await client.create(f"{size} x {batches}", asked)).run_id)
-        await go_on(client, run, respond(run.pause, tmp_path / f"{size}-{batches}.jsonl", count=3), last=True)
-        ended = await client.finished(run.run_id)
-        assert ended.state == training_pb2.STATE_SUCCEEDED, ended.error
-        losses[size, batches] = ended.result.train_loss
-    assert losses[2, 2] == pytest.approx(losses[4, 1], abs=2e-3)
-    assert losses[1, 4] == pytest.approx(losses[4, 1], abs=2e-3)
-
-
 def test_right_after_generation_the_trainer_finds_the_generators_log_probabilities(base: Path, tmp_path: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM

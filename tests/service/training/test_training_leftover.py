@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -76,56 +75,6 @@ async def test_the_next_run_of_the_same_kind_goes_on_from_the_last_checkpoint(
     assert weights[0] == weights[1]
     assert [step.step for step in weights[0]] == [20, 40]
     assert not list((settings.state_dir / "training").rglob("checkpoint-*"))
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda asked: setattr(asked.hyperparameters, "seed", 1),
-        lambda asked: setattr(asked.hyperparameters, "learning_rate", 1e-3),
-        lambda asked: setattr(asked.bilevel, "penalty_decay", 0.1),
-        lambda asked: asked.refinement.SetInParent(),
-    ],
-)
-async def test_other_runs_begin_at_the_beginning(
-    settings: ServerSettings, base: Path, data: Path, trusted: Path, change: Callable[[training_pb2.RunSpec], None]
-) -> None:
-    asked = spec(base, data, **HOW)
-    asked.bilevel.validation_data_uri = str(trusted)
-    async with client_of(settings) as client:
-        failed = await crashed(client, "one", asked, 8)
-        change(asked)
-        other = await client.create("other", asked)
-        await client.until_step(other.run_id, 1)
-        events = []
-        call = client.stub.WatchRun(training_pb2.WatchRunRequest(run_id=other.run_id))
-        async for event in call:
-            events.append(event)
-            if event.run.progress.step:
-                break
-        call.cancel()
-        assert first_step(events) <= 1
-        assert checkpoints(settings, failed).is_dir()
-
-
-async def test_when_it_is_saved_may_change(settings: ServerSettings, base: Path, data: Path) -> None:
-    async with client_of(settings) as client:
-        await crashed(client, "one", spec(base, data, **HOW), 8)
-        other = spec(base, data, **{**HOW, "checkpoint_steps": 2}, max_loss_ratio=9.0)
-        events = await client.watch((await client.create("two", other)).run_id)
-    assert first_step(events) == 5
-    assert events[-1].run.state == SUCCEEDED
-
-
-async def test_another_release_begins_at_the_beginning(
-    settings: ServerSettings, base: Path, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with client_of(settings) as client:
-        failed = await crashed(client, "one", spec(base, data, **HOW), 8)
-        monkeypatch.setattr("burnish_services.training.resolve.release_of", lambda package: "another")
-        events = await client.watch((await client.create("two", spec(base, data, **HOW))).run_id)
-    assert first_step(events) <= 1
-    assert checkpoints(settings, failed).is_dir()
 
 
 async def test_what_was_not_saved_is_not_gone_on_from(settings: ServerSettings, base: Path, data: Path) -> None:
