@@ -113,10 +113,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--flaws",
         nargs="+",
-        default=[ANSWERS],
         metavar="NAME",
-        help=f"kinds that take turns: {ANSWERS} (those of the task that change an answer: the default), {VAGUE},"
-        f" {DUPLICATE}, or any kind of the task by its name",
+        help=f"kinds that take turns: {ANSWERS} (those of the task that change an answer), {VAGUE}, {DUPLICATE}, or any"
+        f" kind of the task by its name; default: {ANSWERS}, of size gpu all of them",
     )
     parser.add_argument("--keep", type=float, default=0.7, help="share of the rows that recipes keep")
     parser.add_argument("--settings", type=json.loads, default={}, help="more of an arm's: '{\"bds\": {…}}'")

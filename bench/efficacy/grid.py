@@ -138,9 +138,10 @@ def cells(
     found = []
     for noise in given.noise:
         sizes = Sizes(given.rows, given.validation_rows, given.held_out_rows, noise)
-        # Not the arms: a cell is gone on with when some are added.
-        made_of = [task, asdict(sizes), given.max_tokens, model.uri, given.engine, given.dtype, training]
-        made_of += [sorted(given.flaws)] if given.flaws != [ANSWERS] else []
+        # Not the arms: a cell is gone on with when some are added. A base that is trained anew in the place of another
+        # is another one.
+        made_of = [task, asdict(sizes), given.max_tokens, model.uri, model.digest, given.engine, given.dtype, training]
+        made_of += [sorted(given.flaws)] if list(given.flaws) != [ANSWERS] else []
         # A base that was trained elsewhere, on other processors, is another draw of the same.
         alike = [asdict(sizes), sorted(given.flaws), given.model.name, given.warm_steps, given.warm_learning_rate]
         alike += [given.max_tokens, given.engine, given.dtype, training, given.keep, given.score_rows]

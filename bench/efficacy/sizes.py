@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from bench.efficacy.arms import ARMS, NOISY, ORACLE, SHARED, Work
+from bench.efficacy.flaws import DUPLICATE, VAGUE
 from bench.efficacy.rows import Fitting
 from bench.efficacy.scores import SCORES
-from bench.efficacy.tasks import TASKS
+from bench.efficacy.tasks import ANSWERS, TASKS
 
-# What needs no models but its own.
-CHEAP = (NOISY, ORACLE, "weakest, among")
+# What needs no models but its own; filter's default.
+CHEAP = (NOISY, ORACLE, "outliers")
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Size:
 
     tasks: tuple[str, ...]
     noise: tuple[float, ...]
+    flaws: tuple[str, ...]
     arms: tuple[str, ...]
     rows: int
     validation_rows: int
@@ -47,6 +49,7 @@ class Size:
 _FULL = Size(
     tasks=tuple(TASKS),
     noise=(0.0, 0.3),
+    flaws=(ANSWERS,),
     arms=tuple(ARMS),
     rows=1500,
     validation_rows=100,
@@ -70,6 +73,7 @@ SIZES = {
     "small": Size(
         tasks=("procedural",),
         noise=(0.3,),
+        flaws=(ANSWERS,),
         arms=CHEAP,
         rows=230,
         validation_rows=40,
@@ -90,7 +94,7 @@ SIZES = {
         train_dtype="float32",
     ),
     "full": _FULL,
-    "gpu": replace(_FULL, noise=(0.0, 0.1, 0.3, 0.5), score_rows=300, engine="vllm"),
+    "gpu": replace(_FULL, noise=(0.0, 0.1, 0.3, 0.5), flaws=(ANSWERS, VAGUE, DUPLICATE), score_rows=300, engine="vllm"),
 }
 
 # Of SmolLM2-135M in the transformers engine on two slow cores: tokens per second; and seconds to begin a training and

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -16,8 +17,9 @@ from bench.efficacy.arms import ARMS, NOISY, ORACLE, Arm, Kind, control_of, run_
 from bench.efficacy.cell import Cell
 from bench.efficacy.control import draws
 from bench.efficacy.costs import cost, rates
+from bench.efficacy.flaws import DUPLICATE, VAGUE
 from bench.efficacy.gap import Interval, recovered
-from bench.efficacy.grid import expected_of
+from bench.efficacy.grid import cells, expected_of
 from bench.efficacy.measures import HeldOut, detection
 from bench.efficacy.reading import Found, Measured
 from bench.efficacy.record import LOSS, SCORE, record_of
@@ -25,10 +27,11 @@ from bench.efficacy.rows import Fitting
 from bench.efficacy.scores import exact_match, same_number, token_f1
 from bench.efficacy.sizes import SIZES, estimate
 from bench.efficacy.task import Sizes, divide, write
-from bench.efficacy.tasks import procedural
+from bench.efficacy.tasks import TASKS, procedural
 from bench.efficacy.tell import table
 from bench.efficacy.won import gaps
 from bench.efficacy.work import work
+from burnish import ModelRef
 from burnish.coordinator.recipes.registry import METHODS
 from burnish.coordinator.records import ModelRecord, StepRecord
 
@@ -323,6 +326,24 @@ def test_small_is_reckoned_to_end_in_forty_minutes_on_two_slow_cores() -> None:
     measured = {("procedural", 0.3, seed): {"arms": dict.fromkeys(size.arms)} for seed in range(size.seeds)}
     more = expected_of(size, {"procedural": rows}, [*size.arms, "bds"], measured)
     assert more.models == size.seeds * (2 + size.random_subsets) + 1
+
+
+def test_a_base_that_was_trained_anew_is_another_cell(tmp_path: Path) -> None:
+    """In the place of the old one: what was trained from that one must not be taken for the new one's."""
+    own = {"keep": 0.7, "batch_tokens": None, "settings": {}, "per_device": 4, "packing": False}
+    own |= {"checkpoint_steps": None, "keep_models": False, "out": tmp_path, "model": Path("model")}
+    given = argparse.Namespace(**asdict(replace(SIZES["small"], rows=20, validation_rows=4, held_out_rows=6)), **own)
+    folders = set()
+    for digest in ("sha256:one", "sha256:one", "sha256:other"):
+        made = cells(given, "procedural", ROWS, [NOISY], ModelRef("the base", digest), float("inf"))
+        assert len(made) == SIZES["small"].seeds
+        folders |= {cell.folder for cell in made}
+    assert len(folders) == 2 * SIZES["small"].seeds
+
+
+def test_the_whole_grid_has_every_kind_of_flaw() -> None:
+    of_answers = TASKS["procedural"].kinds(ROWS, SIZES["full"].flaws)
+    assert {*TASKS["procedural"].kinds(ROWS, SIZES["gpu"].flaws)} == {*of_answers, VAGUE, DUPLICATE}
 
 
 def test_every_arm_can_be_reckoned() -> None:
