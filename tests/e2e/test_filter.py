@@ -16,6 +16,7 @@ from burnish import Client
 from burnish.cli.filter_options import FILTER
 from burnish.cli.sweep import setting_paths, varied
 from burnish.coordinator.errors import DataError, InputError, StepFailed
+from burnish.coordinator.history import RunHistory
 from burnish.coordinator.loop import RunOptions, run_recipe
 from burnish.coordinator.progress import StepProgress
 from burnish.coordinator.recipes.filter.loop import COVERING, FOLD, RANDOM, RIVAL, TRIED, TRUSTED
@@ -438,3 +439,23 @@ def test_a_killed_run_ends_as_an_undisturbed_one(
     assert page.count("trained on all folds but") == 2
     with history(tmp_path / "rough") as h:
         assert [model.round for model in h.models()] == [0, 1, 2, 3, 4, RANDOM]
+
+
+def test_held_out_rows_that_not_every_model_could_score_are_told(
+    client: Client, data: Path, holdout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filtered(client, data, tmp_path / "out", signal="loss", holdout=str(holdout))
+    whole = RunHistory.held_out_scores
+
+    def lacking(history: RunHistory, number: int) -> dict[str, tuple[float, int]]:
+        found = dict(whole(history, number))
+        if number == 2:
+            found.pop(next(iter(found)))
+        return found
+
+    said = "held-out samples could not be scored under every model"
+    with history(tmp_path / "out") as h:
+        assert not [note for note in collect(h).notes if said in note]
+        monkeypatch.setattr(RunHistory, "held_out_scores", lacking)
+        (note,) = [note for note in collect(h).notes if said in note]
+    assert note.startswith("1 ")

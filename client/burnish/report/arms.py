@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from burnish.coordinator.arms import ALL_ROWS, ArmKind, ArmPlace, arm_of
@@ -16,6 +16,16 @@ _ORDER = (ArmKind.BASE, ArmKind.RUN, ArmKind.ALL, ArmKind.OTHER, ArmKind.RANDOM,
 
 def arms_of(history: RunHistory) -> list[Arm]:
     """The arms whose held-out loss was measured: the base model, what the run made, and what it is compared with."""
+    return in_common(_measured(history))
+
+
+def not_compared(history: RunHistory) -> int:
+    """How many held-out samples are left out since one of the models that are compared has no loss on them."""
+    found: list[set[str]] = [set(scores) for arm in _compared(_measured(history)) for scores in arm.scores]
+    return len(set.union(*found) - set.intersection(*found)) if found else 0
+
+
+def _measured(history: RunHistory) -> list[Arm]:
     run = history.run
     models = [m for m in history.models() if m.eval_loss is not None and m.role in ("base", "trained")]
     rounds = {m.round for m in models}
@@ -33,20 +43,25 @@ def arms_of(history: RunHistory) -> list[Arm]:
         )
         for (kind, name), found in members.items()
     ]
-    return in_common(sorted(arms, key=lambda arm: _ORDER.index(arm.kind)))
+    return sorted(arms, key=lambda arm: _ORDER.index(arm.kind))
 
 
 def in_common(arms: list[Arm]) -> list[Arm]:
     """The arms, judged by the held-out samples that all of their models have a loss on: where one could not be scored
     under one of them, means over other samples could not be compared."""
-    compared = [arm for arm in arms if arm.kind is not ArmKind.OTHER]
-    all_scores = [scores for arm in compared for scores in arm.scores]
-    if not all_scores or not all(arm.scores for arm in compared):
+    all_scores = [scores for arm in _compared(arms) for scores in arm.scores]
+    if not all_scores:
         return arms
     names = set.intersection(*map(set, all_scores))
     if not names or all(len(scores) == len(names) for scores in all_scores):
         return arms
     return [arm if arm.kind is ArmKind.OTHER else _by(arm, names) for arm in arms]
+
+
+def _compared(arms: Sequence[Arm]) -> list[Arm]:
+    """Those that the first page compares; none where the losses of single samples are not known of all."""
+    found = [arm for arm in arms if arm.kind is not ArmKind.OTHER]
+    return found if all(arm.scores for arm in found) else []
 
 
 def _by(arm: Arm, names: Collection[str]) -> Arm:

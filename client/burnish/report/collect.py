@@ -9,7 +9,7 @@ from burnish.coordinator.history import RunHistory
 from burnish.coordinator.records import DecisionRecord
 from burnish.coordinator.truth import Known, read_truth
 from burnish.report.against_truth import hold_against
-from burnish.report.arms import models_of
+from burnish.report.arms import models_of, not_compared
 from burnish.report.bds import bds_notes, bds_round
 from burnish.report.bmo import bmo_notes, bmo_round
 from burnish.report.clear import clear_notes, clear_round
@@ -54,6 +54,10 @@ def collect(history: RunHistory, *, truth: str = "") -> ReportData:
         flaws = [flaw_table(number, decisions, known) for number, _, decisions in decided if known]
         notes = middo_notes(rounds, steps)
     notes += _hold_notes(history, [one.number for one in rounds])
+    if unscored := not_compared(history):
+        notes.append(
+            f"{unscored} held-out samples could not be scored under every model; models are compared by the others."
+        )
     numbers = {one.number for one in rounds}
     finished = run.finished_at is not None
     return ReportData(
