@@ -21,8 +21,8 @@ def arms_of(history: RunHistory) -> list[Arm]:
 
 def not_compared(history: RunHistory) -> int:
     """How many held-out samples are left out since one of the models that are compared has no loss on them."""
-    found: list[set[str]] = [set(scores) for arm in _compared(_measured(history)) for scores in arm.scores]
-    return len(set.union(*found) - set.intersection(*found)) if found else 0
+    found = [frozenset(scores) for arm in _compared(_measured(history)) for scores in arm.scores]
+    return len(frozenset().union(*found) - found[0].intersection(*found)) if found else 0
 
 
 def _measured(history: RunHistory) -> list[Arm]:
