@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,11 +13,12 @@ import typer
 from burnish._training import Run, Training
 from burnish._types import ModelRef, RunEvent, RunSpec, RunState
 from burnish.cli.data import DataOption, SkipOption, data_paths
-from burnish.cli.output import command, errors, lines_to, say, say_json, write_line
+from burnish.cli.output import command, errors, say, say_json
 from burnish.cli.per_sample import ModelOption
 from burnish.cli.progress import Bars
 from burnish.cli.recipe_options import TRAINING, with_tables
 from burnish.cli.services import ServiceChoice, with_services
+from burnish.coordinator.atomic import write_lines
 from burnish.coordinator.content import message_list
 from burnish.coordinator.errors import DataError
 from burnish.coordinator.formats import Columns, DataReader
@@ -143,11 +144,13 @@ def _write(path: Path, given: list[str], skip_bad_rows: bool, weight_column: str
     rows = list(reader.rows())
     for warning in reader.warnings:
         errors.print(f"note: {warning}", style="dim", markup=False)
-    with lines_to(path) as stream:
+
+    def records() -> Iterator[dict[str, object]]:
         for name, row in zip(reader.ids(), rows, strict=True):
             weight = {} if weight_column is None else {"weight": _weight(name, row.record, weight_column)}
-            write_line(stream, {"id": name, "messages": message_list(row.messages), **weight})
-    return path, "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
+            yield {"id": name, "messages": message_list(row.messages), **weight}
+
+    return path, write_lines(path, records())
 
 
 def _weight(name: str, record: Mapping[str, Any], column: str) -> float:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -36,6 +37,17 @@ def writing_whole(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_lines(path: Path, records: Iterable[Mapping[str, object]]) -> str:
+    """Writes each as JSON on a line of its own, whole or not at all; returns `sha256:` and the digest of the bytes."""
+    digest = hashlib.sha256()
+    with writing_whole(path) as stream:
+        for record in records:
+            line = json.dumps(record, ensure_ascii=False).encode("utf-8") + b"\n"
+            digest.update(line)
+            stream.write(line)
+    return f"sha256:{digest.hexdigest()}"
 
 
 def write_json(path: Path, value: object, *, durable: bool = True) -> None:

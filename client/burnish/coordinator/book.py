@@ -30,8 +30,6 @@ from burnish.coordinator.policy.thresholds import Threshold
 from burnish.coordinator.records import DatasetRecord, DecisionRecord, ModelRecord, RunRecord, StepRecord
 from burnish.coordinator.refinement import Refinement
 
-_ROWS_PER_WRITE = 5000
-
 
 class Decided(Protocol):
     """A decision of any recipe, as it is written down."""
@@ -117,12 +115,8 @@ class RunBook:
         """Writes the data set at the start of a round; returns its digest. The samples must be there."""
         digest = dataset_digest((row.row_id, row.sample_hash) for row in rows)
         columns = ("run_id", "round", "position", "row_id", "sample_hash", "origin", "parent_row_id", "source_row_id")
-        for start in range(0, len(rows), _ROWS_PER_WRITE):
-            part = [
-                (self.run_id, round_number, start + i, *astuple(row))
-                for i, row in enumerate(rows[start : start + _ROWS_PER_WRITE])
-            ]
-            self._ledger.append("dataset_row", columns, part)
+        values = ((self.run_id, round_number, place, *astuple(row)) for place, row in enumerate(rows))
+        self._ledger.append("dataset_row", columns, values)
         self._ledger.append(
             "dataset", ("run_id", "round", "digest", "num_rows"), [(self.run_id, round_number, digest, len(rows))]
         )
@@ -285,21 +279,20 @@ class RunBook:
     def add_decisions(self, round_number: int, decisions: Sequence[Decided]) -> None:
         """Writes a round's decisions, one for each of its rows."""
         columns = ("run_id", "round", "row_id", "axes", "actions", "signals", "reasons", "hints")
-        for start in range(0, len(decisions), _ROWS_PER_WRITE):
-            part = [
-                (
-                    self.run_id,
-                    round_number,
-                    decision.row_id,
-                    [str(axis) for axis in decision.axes],
-                    [str(action) for action in decision.actions],
-                    json.dumps(dict(decision.signals)),
-                    json.dumps(decision.reasons, ensure_ascii=False),
-                    list(decision.hints),
-                )
-                for decision in decisions[start : start + _ROWS_PER_WRITE]
-            ]
-            self._ledger.append("decision", columns, part)
+        values = (
+            (
+                self.run_id,
+                round_number,
+                decision.row_id,
+                [str(axis) for axis in decision.axes],
+                [str(action) for action in decision.actions],
+                json.dumps(dict(decision.signals)),
+                json.dumps(decision.reasons, ensure_ascii=False),
+                list(decision.hints),
+            )
+            for decision in decisions
+        )
+        self._ledger.append("decision", columns, values)
 
     def decisions(self, round_number: int) -> list[DecisionRecord]:
         """A round's decisions, in the order of its rows."""
@@ -308,17 +301,14 @@ class RunBook:
     def add_places(self, round_number: int, places: Sequence[tuple[str, float, float]]) -> None:
         """Writes where samples lie in a round's picture: (hash, x, y)."""
         columns = ("run_id", "round", "sample_hash", "x", "y")
-        for start in range(0, len(places), _ROWS_PER_WRITE):
-            part = [(self.run_id, round_number, *place) for place in places[start : start + _ROWS_PER_WRITE]]
-            self._ledger.append("place", columns, part)
+        self._ledger.append("place", columns, ((self.run_id, round_number, *place) for place in places))
 
     def add_weights(self, round_number: int, snapshot: SampleWeights) -> None:
         """Writes the weights that a round's training had learnt after some steps."""
         columns = ("run_id", "round", "step", "row_id", "weight", "logit")
-        values = list(zip(snapshot.ids, snapshot.weights.tolist(), snapshot.logits.tolist(), strict=True))
-        for start in range(0, len(values), _ROWS_PER_WRITE):
-            part = [(self.run_id, round_number, snapshot.step, *one) for one in values[start : start + _ROWS_PER_WRITE]]
-            self._ledger.append("sample_weight", columns, part)
+        learnt = zip(snapshot.ids, snapshot.weights.tolist(), snapshot.logits.tolist(), strict=True)
+        values = ((self.run_id, round_number, snapshot.step, *one) for one in learnt)
+        self._ledger.append("sample_weight", columns, values)
 
     def last_weight_step(self, round_number: int) -> int:
         """The steps after which weights were last noted; 0 for none."""
@@ -333,9 +323,7 @@ class RunBook:
     def add_held(self, round_number: int, held: Sequence[Held]) -> None:
         """Writes which rows go on where the set's size is held."""
         columns = ("run_id", "round", *Held.__slots__)
-        for start in range(0, len(held), _ROWS_PER_WRITE):
-            part = [(self.run_id, round_number, *astuple(one)) for one in held[start : start + _ROWS_PER_WRITE]]
-            self._ledger.append("held", columns, part)
+        self._ledger.append("held", columns, ((self.run_id, round_number, *astuple(one)) for one in held))
 
     def held(self, round_number: int) -> list[Held]:
         """Which rows of the set that would have followed a round go on; empty where the size was not held."""

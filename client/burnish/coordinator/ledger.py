@@ -9,9 +9,10 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import resources
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,6 +24,7 @@ from burnish.coordinator.errors import LedgerBusy, LedgerDamaged, LedgerError, L
 
 # Nothing is fetched from elsewhere at run time: what the ledger needs is built into duckdb.
 _CONFIG = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
+_ROWS_PER_WRITE = 5000
 _FULL = ("No space left on device", "Disk quota exceeded", "File too large")
 # How duckdb says that a file is not as it wrote it: by its checksums, or because what it reads makes no sense.
 _DAMAGED = ("Corrupt", "checksum", "replaying WAL", "Serialization Error", "INTERNAL Error", "has been invalidated")
@@ -107,19 +109,18 @@ class Ledger:
             raise
 
     def append(
-        self, table: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, conflict: str = ""
+        self, table: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, conflict: str = ""
     ) -> None:
-        """Adds `rows` to `table` in one statement, by way of Arrow. `conflict` is an ON CONFLICT clause; without one
-        a key that is there already is an error."""
-        if not rows:
-            return
-        batch = pa.table(dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True)))
-        self._connection.register("incoming", batch)
-        try:
-            names = ", ".join(columns)
-            self.execute(f"INSERT INTO {table} ({names}) SELECT {names} FROM incoming {conflict}")
-        finally:
-            self._forget("incoming")
+        """Adds `rows` to `table`, by way of Arrow, a few thousand in a statement. `conflict` is an ON CONFLICT clause;
+        without one a key that is there already is an error."""
+        names, left = ", ".join(columns), iter(rows)
+        while part := list(islice(left, _ROWS_PER_WRITE)):
+            batch = pa.table(dict(zip(columns, map(list, zip(*part, strict=True)), strict=True)))
+            self._connection.register("incoming", batch)
+            try:
+                self.execute(f"INSERT INTO {table} ({names}) SELECT {names} FROM incoming {conflict}")
+            finally:
+                self._forget("incoming")
 
     def execute(self, statement: str, parameters: Sequence[object] | Mapping[str, object] = ()) -> None:
         """Runs one statement that returns nothing of interest."""

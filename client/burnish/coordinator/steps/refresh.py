@@ -7,15 +7,13 @@ common but the folder that models are in.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from burnish._response_types import Prompt, ResponseBatch
 from burnish._training import AsyncRun
 from burnish._types import Message, ModelRef, Pause, Role
-from burnish.coordinator.atomic import writing_whole
+from burnish.coordinator.atomic import write_lines
 from burnish.coordinator.beliefs import ResponseKey
 from burnish.coordinator.content import digest_of, message_list, sample_hash
 from burnish.coordinator.errors import StepFailed
@@ -171,19 +169,18 @@ class Refresher:
         tokens = self.run.book.beliefs.response_tokens(prompts, refresh.key)
         rows = {row.row_id: row for row in self.rows}
         own = self.run.book.samples(rows[row_id].sample_hash for row_id in accepted)
-        whole = hashlib.sha256()
-        with writing_whole(self.run.paths.answers(refresh.step)) as stream:
-            for row_id, found in accepted.items():
-                given = [tokens[one.prompt_hash, one.number] for one in found]
-                line = {
-                    "id": row_id,
-                    "messages": message_list(own[rows[row_id].sample_hash][:-1]),
-                    "responses": [{"token_ids": ids, "logprobs": logprobs} for ids, logprobs in given],
-                }
-                encoded = json.dumps(line, ensure_ascii=False).encode() + b"\n"
-                whole.update(encoded)
-                stream.write(encoded)
-        return f"sha256:{whole.hexdigest()}"
+        records = (
+            {
+                "id": row_id,
+                "messages": message_list(own[rows[row_id].sample_hash][:-1]),
+                "responses": [
+                    {"token_ids": ids, "logprobs": logprobs}
+                    for ids, logprobs in (tokens[one.prompt_hash, one.number] for one in found)
+                ],
+            }
+            for row_id, found in accepted.items()
+        )
+        return write_lines(self.run.paths.answers(refresh.step), records)
 
 
 def _note(pause: Pause, now: Vitals, stopped: str) -> str:

@@ -7,11 +7,9 @@ was killed finds its training run again instead of beginning another.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import shutil
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,7 +19,7 @@ from burnish._errors import NotFound
 from burnish._training import AsyncRun
 from burnish._training_types import BilevelSelection, Lora, SelfRefinement
 from burnish._types import Hyperparameters, ModelRef, RunEvent, RunResult, RunSnapshot, RunSpec, RunState
-from burnish.coordinator.atomic import writing_whole
+from burnish.coordinator.atomic import write_lines
 from burnish.coordinator.content import digest_of, message_list
 from burnish.coordinator.errors import StepFailed
 from burnish.coordinator.paths import is_remote
@@ -167,18 +165,16 @@ async def _is_there(run: AnyRun, model: ModelRecord) -> bool:
 
 def _write_data(run: AnyRun, round_number: int, rows: Sequence[DataRow], weights: Mapping[str, float]) -> str:
     """The rows as the training service reads them; returns the digest of the file's bytes."""
-    whole = hashlib.sha256()
-    with writing_whole(run.paths.data(round_number)) as stream:
+
+    def records() -> Iterator[dict[str, object]]:
         for start in range(0, len(rows), _ROWS_PER_READ):
             part = rows[start : start + _ROWS_PER_READ]
             samples = run.book.samples(row.sample_hash for row in part)
             for row in part:
-                line: dict[str, object] = {"id": row.row_id, "messages": message_list(samples[row.sample_hash])}
-                line |= {"weight": weights[row.row_id]} if weights else {}
-                encoded = json.dumps(line, ensure_ascii=False).encode("utf-8") + b"\n"
-                whole.update(encoded)
-                stream.write(encoded)
-    return f"sha256:{whole.hexdigest()}"
+                weight = {"weight": weights[row.row_id]} if weights else {}
+                yield {"id": row.row_id, "messages": message_list(samples[row.sample_hash]), **weight}
+
+    return write_lines(run.paths.data(round_number), records())
 
 
 async def _create(run: AnyRun, round_number: int, spec: RunSpec) -> AsyncRun:

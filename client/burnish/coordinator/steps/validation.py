@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from burnish._types import Message, Role
-from burnish.coordinator.atomic import writing_whole
+from burnish.coordinator.atomic import write_lines
 from burnish.coordinator.content import message_list, sample_hash
 from burnish.coordinator.errors import DataError, StepFailed
 from burnish.coordinator.formats import DataReader
@@ -110,13 +110,7 @@ def _trusted_lines(run: AnyRun, files: Sequence[str], prefix: str, what: str) ->
 
 def _write(path: Path, lines: Lines) -> str:
     """Writes samples as the training service reads them; returns the digest of the file's bytes."""
-    whole = hashlib.sha256()
-    with writing_whole(path) as stream:
-        for name, messages in lines:
-            line = json.dumps({"id": name, "messages": message_list(messages)}, ensure_ascii=False)
-            whole.update(line.encode() + b"\n")
-            stream.write(line.encode() + b"\n")
-    return f"sha256:{whole.hexdigest()}"
+    return write_lines(path, ({"id": name, "messages": message_list(messages)} for name, messages in lines))
 
 
 def _read(path: Path, digest: str) -> list[DataRow]:
