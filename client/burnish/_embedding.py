@@ -75,7 +75,8 @@ class AsyncEmbedding(AsyncModelService):
         """Creates an empty collection, or returns the one of that name. `name`: 1 to 128 of a-z, 0-9, `-`, `_`.
 
         `source` is what vectors are means over: the user's text alone, or the responses or all of the conversation.
-        With `features` each sample's active neurons are stored too. Raises AlreadyExists for other settings.
+        With `features` each sample's active neurons are stored too. Raises AlreadyExists for other settings, and for
+        the calibration that they name NotFound, or PreconditionFailed where it is not finished.
         """
         with _convert.refused_as_usage(f"create_collection {name!r}"):
             collection = pb.Collection(name=name, source=_convert_coverage.SOURCES.number(source))
@@ -251,7 +252,8 @@ class AsyncEmbedding(AsyncModelService):
         length_boundaries: Sequence[int] = (),
         timeout: float | None = None,
     ) -> Calibration:
-        """Creates an empty calibration, or returns the one of that name; then `measure`, then `finish_calibration`."""
+        """Creates an empty calibration, or returns the one of that name; then `measure`, then `finish_calibration`.
+        Raises AlreadyExists for other settings."""
         with _convert.refused_as_usage(f"create_calibration {name!r}"):
             calibration = pb.Calibration(
                 name=name,
@@ -323,7 +325,8 @@ class AsyncEmbedding(AsyncModelService):
         return MeasureBatch(reply.model, reply.results, reply.timing)
 
     async def finish_calibration(self, name: str, *, timeout: float | None = None) -> Calibration:
-        """Ends the measuring, and returns the calibration with its version."""
+        """Ends the measuring, and returns the calibration with its version. Raises NotFound, and PreconditionFailed where
+        too few samples were measured."""
         request = pb.FinishCalibrationRequest(name=name)
         reply = await self._link.call("FinishCalibration", self._stub.FinishCalibration, request, timeout=timeout)
         return self._calibration("FinishCalibration", reply.calibration)

@@ -12,6 +12,7 @@ import grpc
 import grpc.aio
 import numpy as np
 import pytest
+from google.rpc import code_pb2
 
 from burnish.api.common.v1 import common_pb2
 from burnish.api.embedding.v1 import embedding_pb2 as pb
@@ -443,6 +444,10 @@ async def test_a_calibration_made_anew_is_another(stub) -> None:
         (lambda s: create(s, "x", calibration="open"), "CALIBRATION_NOT_FINISHED"),
         (lambda s: create(s, "x", calibration="usual", k=2000), "BAD_K"),
         (
+            lambda s: create(s, "x", calibration="usual", rule=pb.FEATURE_RULE_SECTIONS, num_sections=1),
+            "BAD_NUM_SECTIONS",
+        ),
+        (
             lambda s: create(s, "x", calibration="usual", activations=pb.ActivationSettings(max_tokens=99)),
             "BAD_ACTIVATIONS",
         ),
@@ -477,6 +482,7 @@ async def test_samples_without_enough_to_measure_fail_alone(stub) -> None:
     await create(stub, calibration="usual")
     reply = await embed(stub, samples)
     assert [one.status.reason for one in reply.embeddings] == [""] * 5 + ["TOO_SHORT", "BAD_ROLES"]
+    assert {one.status.code for one in reply.embeddings[5:]} == {code_pb2.INVALID_ARGUMENT}, "no defect of the server"
     assert reply.num_stored == 5
 
 

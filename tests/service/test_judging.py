@@ -10,6 +10,7 @@ import pytest
 
 from burnish.api.common.v1 import common_pb2
 from burnish.api.scoring.v1 import scoring_pb2, scoring_pb2_grpc
+from burnish_services.engine.fake import write_fake_model
 from tests.service.support import failure_of, sample
 
 MANY = [sample(f"s{i}", f"What is the number after {i}?", f"It is {i + 1}.") for i in range(60)]
@@ -43,6 +44,19 @@ async def test_most_replies_parse_and_the_others_have_no_value(stub) -> None:
         assert rating.status.reason == "UNPARSEABLE"
         assert not rating.HasField("value")
         assert rating.reply
+
+
+async def test_a_request_that_names_no_model_is_judged_by_the_one_that_scores(stub, tmp_path: Path) -> None:
+    """Each of a server's engines holds weights of its own; a caller knows of one model."""
+    other = common_pb2.ModelRef(uri=str(write_fake_model(tmp_path / "other", name="other", seed=2)))
+    one = sample("a", "Why?", "So.")
+    await judge(stub, one)
+    scored = await stub.ScoreSamples(scoring_pb2.ScoreSamplesRequest(model=other, samples=[one]))
+    for mode in (scoring_pb2.JUDGE_MODE_GENERATED, scoring_pb2.JUDGE_MODE_LOGIT):
+        reply = await judge(stub, one, mode=mode)
+        assert reply.model.digest == scored.model.digest
+    digest = common_pb2.ModelRef(digest=scored.model.digest)
+    assert (await judge(stub, one, model=digest)).model.digest == scored.model.digest
 
 
 async def test_a_subset_can_be_asked_for(stub) -> None:

@@ -52,7 +52,7 @@ def feature_settings(given: pb.FeatureSettings, calibration: Calibration | None)
         )
     num_sections = 0
     if rule is Rule.SECTIONS:
-        num_sections = in_range("num_sections", given.num_sections, _DEFAULT_SECTIONS, _MOST_SECTIONS)
+        num_sections = in_range("num_sections", given.num_sections, _DEFAULT_SECTIONS, _MOST_SECTIONS, least=2)
     activations = activation_settings(given.activations)
     threshold = given.threshold if rule is Rule.MIN_MAX else 0.0
     k = k if rule.is_packed else 0

@@ -59,11 +59,13 @@ def checked_name(name: str, field: str = "collection") -> str:
     return name
 
 
-def in_range(field: str, number: int, default: int, largest: int) -> int:
-    """A number from 1 to `largest`; `default` for 0. Raises InvalidRequest."""
-    if not 0 <= number <= largest:
+def in_range(field: str, number: int, default: int, largest: int, least: int = 1) -> int:
+    """A number from `least` to `largest`; `default` for 0. Raises InvalidRequest."""
+    if number and not least <= number <= largest:
         raise InvalidRequest(
-            f"BAD_{field.upper()}", f"{field} is {number}; expected 1 to {largest}, or 0 for {default}", field=field
+            f"BAD_{field.upper()}",
+            f"{field} is {number}; expected {least} to {largest}, or 0 for {default}",
+            field=field,
         )
     return number or default
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import grpc.aio
 
+from burnish.api.common.v1 import common_pb2
 from burnish.api.scoring.v1 import scoring_pb2, scoring_pb2_grpc
 from burnish_services.engine.base import ModelLoadError, Task
-from burnish_services.engine.hosting import ModelHost
+from burnish_services.engine.hosting import ModelHost, ModelName, ModelReference
 from burnish_services.runtime import wire
 from burnish_services.runtime.calls import current_call
 from burnish_services.runtime.config import ServerSettings
@@ -116,7 +117,7 @@ class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
         conversations = [wire.chat_messages(sample) for sample in request.samples]
         record = current_call()
         host = self._scorer if by_logits else self._generate
-        async with host.using(request.model) as held:
+        async with host.using(self._as_scored(request.model)) as held:
             record.swap_seconds = held.swap_seconds
             if by_logits:
                 results = await rate_conversations(
@@ -135,6 +136,11 @@ class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
             prompt_digest=self._prompts.digest(_PROMPT_FILES["rate"]) if by_logits else self._judge_prompts.digest,
             timing=wire.timing(record),
         )
+
+    def _as_scored(self, named: common_pb2.ModelRef) -> ModelName:
+        """What a request names; where it names nothing, what this server scores with, whichever engine is asked."""
+        held = self._scorer.version
+        return named if named.uri or held is None else ModelReference(held.uri, named.digest or held.digest)
 
     async def EstimateConfidence(
         self, request: scoring_pb2.EstimateConfidenceRequest, context: Context

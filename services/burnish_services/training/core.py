@@ -283,7 +283,7 @@ def check_spec(spec: RunSpec) -> Plan:
 
 def _check_digest(path: str, digest: str) -> None:
     if digest and not is_digest(digest):
-        raise SpecError(path, f"is {digest!r}, expected sha256: and 64 hexadecimal digits, or nothing")
+        raise SpecError(path, f"is {digest!r}, expected sha256: and 64 lower-case hexadecimal digits, or nothing")
 
 
 def is_digest(text: str) -> bool:

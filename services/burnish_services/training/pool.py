@@ -32,6 +32,8 @@ from burnish_services.training.data import (
 log = logging.getLogger(__name__)
 
 _LEAST = -sys.float_info.max
+_NO_LIST = "expected a list `responses` of {token_ids, logprobs}"
+_LONGEST_LINE = 1 << 26  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ def read_pool(path: Path, tokenizer: ChatTokenizer, max_tokens: int, names: Sequ
             prompt = prompt_ids(tokenizer, parse_messages(value))
             responses = value.get("responses")
             if not isinstance(responses, list):
-                raise SampleError(NOT_A_SAMPLE, "expected a list `responses` of {token_ids, logprobs}")
+                raise SampleError(NOT_A_SAMPLE, _NO_LIST)
         except SampleError as error:
             _left_out(f"line {number}", error)
             continue
@@ -81,6 +83,25 @@ def read_pool(path: Path, tokenizer: ChatTokenizer, max_tokens: int, names: Sequ
                 continue
             found.setdefault(place[name], []).append(taken)
     return Pool(found)
+
+
+def trouble_with(path: Path) -> str:
+    """Why the first line that is not blank is no question with responses, in words that follow a subject; empty where
+    it is one, or there is none. Raises OSError."""
+    with path.open("rb") as stream:
+        line = next((line for line in iter(lambda: stream.readline(_LONGEST_LINE), b"") if line.strip()), b"")
+    try:
+        if line:
+            value = parse_object(line)
+            name, responses = sample_name(value), value.get("responses")
+            parse_messages(value)
+            if not isinstance(responses, list):
+                raise SampleError(NOT_A_SAMPLE, _NO_LIST)
+            for response in responses:
+                _response(name, (), response, sys.maxsize)
+    except SampleError as error:
+        return f"is none: {error.message}"
+    return ""
 
 
 def _left_out(where: str, error: SampleError) -> None:

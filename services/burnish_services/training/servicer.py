@@ -40,6 +40,7 @@ from burnish_services.training.data_store import DataStore
 from burnish_services.training.followers import Followers
 from burnish_services.training.nodes import Board
 from burnish_services.training.pausing import write_pool
+from burnish_services.training.pool import trouble_with
 from burnish_services.training.readings import read_training
 from burnish_services.training.remote import why_not_readable
 from burnish_services.training.resolve import Site, resolve
@@ -199,16 +200,20 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         if request.responses_digest and not is_digest(request.responses_digest):
             raise InvalidRequest(
                 "BAD_SPEC",
-                f"responses_digest is {request.responses_digest[:100]!r}, expected sha256: and 64 hexadecimal digits",
+                f"responses_digest is {request.responses_digest[:100]!r}, expected sha256: and 64 lower-case"
+                " hexadecimal digits",
                 field="responses_digest",
             )
         asked = (request.responses_uri, request.responses_digest, "responses_uri", threading.Event())
         try:
-            return await asyncio.to_thread(self._site.sources.locate, *asked)
+            found = await asyncio.to_thread(self._site.sources.locate, *asked)
         except SpecError as error:
             raise InvalidRequest("BAD_SPEC", str(error), field=error.field) from error
         except RunError as error:
             raise _refusal(error) from error
+        if problem := await asyncio.to_thread(trouble_with, found.path):
+            raise InvalidRequest("BAD_RESPONSES", f"the first line of the responses {problem}", field="responses_uri")
+        return found
 
     def _get(self, run_id: str) -> Run:
         run = self._store.get(run_id)

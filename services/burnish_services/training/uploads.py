@@ -41,7 +41,7 @@ async def _write(messages: AsyncIterator[training_pb2.UploadDataRequest], incomi
             if expected and not is_digest(expected):
                 raise InvalidRequest(
                     "BAD_UPLOAD",
-                    f"digest is {expected[:128]!r}, expected sha256: and 64 hexadecimal digits, or nothing",
+                    f"digest is {expected[:128]!r}, expected sha256: and 64 lower-case hexadecimal digits, or nothing",
                     field="digest",
                 )
         await asyncio.to_thread(incoming.write, message.chunk)

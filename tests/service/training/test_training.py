@@ -482,6 +482,16 @@ async def test_responses_that_cannot_be_taken_are_refused(
         with pytest.raises(grpc.aio.AioRpcError, match=r"responses_digest is .*, expected sha256: and 64") as error:
             await client.stub.ResumeRun(request)
         assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    # As a client would write them who takes the words of GenerateResponses, which has bytes, for those of this file.
+    line = {**sample(1), "responses": [{"tokenIds": "AQAAAA==", "logprobs": "AAAAAA=="}]}
+    for rows, complaint in (([line], "expected token_ids and logprobs"), ([sample(1)], "expected a list `responses`")):
+        named = str(write_jsonl(tmp_path / "responses.jsonl", rows))
+        asked = training_pb2.ResumeRunRequest(run_id=run.run_id, step=3, responses_uri=named)
+        with pytest.raises(
+            grpc.aio.AioRpcError, match=f"the first line of the responses is none: {complaint}"
+        ) as error:
+            await client.stub.ResumeRun(asked)
+        assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     await client.stub.CancelRun(training_pb2.CancelRunRequest(run_id=run.run_id))
     with pytest.raises(grpc.aio.AioRpcError, match="is cancelled, and waits for no responses any more") as error:
         await client.stub.ResumeRun(training_pb2.ResumeRunRequest(run_id=run.run_id, step=3))

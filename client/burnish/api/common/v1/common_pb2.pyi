@@ -12,6 +12,15 @@ Conventions that hold in every package:
     passed, the request is malformed); the service files list those codes for each RPC. Its status then carries a
     google.rpc.ErrorInfo (domain `burnish`, a reason out of docs/errors.md), a google.rpc.BadRequest where one field
     is wrong, and a google.rpc.RetryInfo where trying again helps and says when.
+  * Besides those codes any RPC may end with UNAVAILABLE (starting, draining or restarting: retry, best at another
+    replica), RESOURCE_EXHAUSTED (a limit of the server: retry where there is a RetryInfo; without one, as for a reply
+    over the message size or a full disk, the same call fails again), ABORTED (CLIENT_STALLED: the request or the reply
+    came to a stand on the way; retry), DEADLINE_EXCEEDED (TOO_LATE: next to nothing of it was left), CANCELLED,
+    INTERNAL (a defect; its id is in the server's log), and, where the server asks who calls, UNAUTHENTICATED (no token
+    that it knows) or PERMISSION_DENIED (SCOPE_MISSING). A token is sent as metadata: `authorization: Bearer TOKEN`.
+  * Besides the reasons that are stated for them, items may fail with ENGINE_ERROR (INTERNAL; retryable where it says
+    so), and where a model reads or writes, with NOT_FINITE, TEMPLATE_FAILED or, where single letters or digits are
+    looked at, NO_TOKEN.
   * Vectors travel as bytes, little-endian and without a header, so that every language reads them with what it has.
 """
 
@@ -79,12 +88,13 @@ class ModelRef(_message.Message):
       - `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or `az://CONTAINER/PREFIX`, the files directly below the prefix, with
         what it takes to reach it in the server's environment: fetched once and kept. Other content at that place is
         noticed; with a digest, content that the server has is served without a look at the store.
-    Empty: whatever the replica holds now; the reply says which.
+    Empty: whatever the replica holds now, of the engine that serves the RPC; the reply says which.
     Outside of the places that the server lets callers name: PERMISSION_DENIED, reason PATH_NOT_ALLOWED. Object storage
     that does not answer: UNAVAILABLE, reason MODEL_UNREACHABLE.
     """
     digest: _builtins.str
-    """Digest that the content must have, as `sha256:` and 64 hexadecimal digits. Empty: not checked, only reported.
+    """Digest that the content must have, as `sha256:` and 64 lower-case hexadecimal digits, here and wherever a digest is
+    asked for. Empty: not checked, only reported.
     A mismatch fails the call with FAILED_PRECONDITION, reason MODEL_DIGEST_MISMATCH.
     """
     def __init__(
@@ -360,7 +370,9 @@ class Limits(_message.Message):
     max_message_bytes: _builtins.int
     """Most bytes in one request or reply message. Many gRPC libraries receive 4 MiB at most unless they are told more."""
     max_sequence_tokens: _builtins.int
-    """Longest sequence in tokens, prompt and response together."""
+    """Longest sequence in tokens, prompt and response together. 0: not known while weights are swapped, or none (training,
+    where each run states its own).
+    """
     max_concurrent_requests: _builtins.int
     """Most requests in progress at a time; further ones are answered RESOURCE_EXHAUSTED."""
     max_tokens_in_flight: _builtins.int
@@ -412,7 +424,9 @@ class ServerInfo(_message.Message):
     """Engine name and version, as in ModelVersion.engine."""
     @_builtins.property
     def model(self) -> Global___ModelVersion:
-        """The weights held now; unset where none are loaded yet."""
+        """The weights held now, of a scoring server those that it scores with; unset where none are loaded yet, and while
+        others are.
+        """
 
     @_builtins.property
     def limits(self) -> Global___Limits:
@@ -420,7 +434,7 @@ class ServerInfo(_message.Message):
 
     @_builtins.property
     def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Sentences a user should know: fallbacks in use, features the engine lacks. Often empty."""
+        """Sentences a user should know, of what the engine does otherwise. Mostly empty."""
 
     def __init__(
         self,

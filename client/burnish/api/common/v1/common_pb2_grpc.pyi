@@ -12,6 +12,15 @@ Conventions that hold in every package:
     passed, the request is malformed); the service files list those codes for each RPC. Its status then carries a
     google.rpc.ErrorInfo (domain `burnish`, a reason out of docs/errors.md), a google.rpc.BadRequest where one field
     is wrong, and a google.rpc.RetryInfo where trying again helps and says when.
+  * Besides those codes any RPC may end with UNAVAILABLE (starting, draining or restarting: retry, best at another
+    replica), RESOURCE_EXHAUSTED (a limit of the server: retry where there is a RetryInfo; without one, as for a reply
+    over the message size or a full disk, the same call fails again), ABORTED (CLIENT_STALLED: the request or the reply
+    came to a stand on the way; retry), DEADLINE_EXCEEDED (TOO_LATE: next to nothing of it was left), CANCELLED,
+    INTERNAL (a defect; its id is in the server's log), and, where the server asks who calls, UNAUTHENTICATED (no token
+    that it knows) or PERMISSION_DENIED (SCOPE_MISSING). A token is sent as metadata: `authorization: Bearer TOKEN`.
+  * Besides the reasons that are stated for them, items may fail with ENGINE_ERROR (INTERNAL; retryable where it says
+    so), and where a model reads or writes, with NOT_FINITE, TEMPLATE_FAILED or, where single letters or digits are
+    looked at, NO_TOKEN.
   * Vectors travel as bytes, little-endian and without a header, so that every language reads them with what it has.
 """
 

@@ -166,7 +166,9 @@ class _CoverageObjectiveEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Cov
     COVERAGE_OBJECTIVE_K_CENTER: _CoverageObjective.ValueType  # 6
     """Each the farthest from those before it by 1 - cos (Gonzalez 1985). On vectors; no quality, no optimizer."""
     COVERAGE_OBJECTIVE_REPRESENTATION_FILTER: _CoverageObjective.ValueType  # 7
-    """By descending quality, unless nearer than `threshold` to one selected before (DEITA). On vectors; needs quality."""
+    """By descending quality, unless nearer than `threshold` to one selected before (DEITA). On vectors; needs candidates
+    with a quality, without which it takes them by id.
+    """
 
 class CoverageObjective(_CoverageObjective, metaclass=_CoverageObjectiveEnumTypeWrapper):
     """What a selection should be good at."""
@@ -186,7 +188,9 @@ COVERAGE_OBJECTIVE_FACILITY_LOCATION: CoverageObjective.ValueType  # 5
 COVERAGE_OBJECTIVE_K_CENTER: CoverageObjective.ValueType  # 6
 """Each the farthest from those before it by 1 - cos (Gonzalez 1985). On vectors; no quality, no optimizer."""
 COVERAGE_OBJECTIVE_REPRESENTATION_FILTER: CoverageObjective.ValueType  # 7
-"""By descending quality, unless nearer than `threshold` to one selected before (DEITA). On vectors; needs quality."""
+"""By descending quality, unless nearer than `threshold` to one selected before (DEITA). On vectors; needs candidates
+with a quality, without which it takes them by id.
+"""
 Global___CoverageObjective: _TypeAlias = CoverageObjective  # noqa: Y015
 
 class _CoverageOptimizer:
@@ -1537,7 +1541,9 @@ class SelectCoverageRequest(_message.Message):
     return_witnesses: _builtins.bool
     """Also return, for each candidate that is not selected, the selected sample nearest to it by cosine. Default false."""
     num_random_curves: _builtins.int
-    """Also return the coverage curves of so many random selections of the same size, in [0, 20]. Default 0."""
+    """Also return the coverage curves of so many random selections of the same size, in [0, 20], of objectives on features.
+    Default 0.
+    """
     @_builtins.property
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___CoverageCandidate]:
         """The samples to select from; empty means the whole collection. Ids unique, and in the collection."""
@@ -1550,7 +1556,7 @@ class SelectCoverageRequest(_message.Message):
 
     @_builtins.property
     def group_budgets(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-        """The most selected of each group; a group that is not named has no limit but `budget`."""
+        """The most selected of each group of the candidates; a group that is not named has no limit but `budget`."""
 
     def __init__(
         self,

@@ -151,7 +151,8 @@ class EmbeddingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CreateCollection(self, request, context):
-        """Creates a collection. Idempotent: creating it again with the same settings returns the one that is there.
+        """Creates a collection. Idempotent: creating it again with the same settings returns the one that is there, as long as
+        the calibration that it names is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -187,7 +188,8 @@ class EmbeddingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetNeighborStatistics(self, request, context):
-        """Mean cosine similarity, or distance, to the k nearest neighbours, within a set: exact. Reads only.
+        """Mean cosine similarity, or distance, to the k nearest neighbours, within a set; exact up to 100,000 different
+        vectors unless `recall` says otherwise. Reads only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -229,7 +231,7 @@ class EmbeddingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteCalibration(self, request, context):
-        """Deletes a calibration. Idempotent. Collections that name it can then be read, but not be added to.
+        """Deletes a calibration. Idempotent. Collections that name it can then be read, but not be added to or created again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -48,7 +48,9 @@ class EmbeddingServiceStub:
     Other requests load what they name by themselves, so this is for warming up and for failing early.
     """
     CreateCollection: _grpc.UnaryUnaryMultiCallable[_embedding_pb2.CreateCollectionRequest, _embedding_pb2.CreateCollectionResponse]
-    """Creates a collection. Idempotent: creating it again with the same settings returns the one that is there."""
+    """Creates a collection. Idempotent: creating it again with the same settings returns the one that is there, as long as
+    the calibration that it names is.
+    """
     GetCollection: _grpc.UnaryUnaryMultiCallable[_embedding_pb2.GetCollectionRequest, _embedding_pb2.GetCollectionResponse]
     """Returns one collection."""
     ListCollections: _grpc.UnaryUnaryMultiCallable[_embedding_pb2.ListCollectionsRequest, _embedding_pb2.ListCollectionsResponse]
@@ -60,7 +62,9 @@ class EmbeddingServiceStub:
     embedded again; an id whose text changed is replaced.
     """
     GetNeighborStatistics: _grpc.UnaryUnaryMultiCallable[_embedding_pb2.GetNeighborStatisticsRequest, _embedding_pb2.GetNeighborStatisticsResponse]
-    """Mean cosine similarity, or distance, to the k nearest neighbours, within a set: exact. Reads only."""
+    """Mean cosine similarity, or distance, to the k nearest neighbours, within a set; exact up to 100,000 different
+    vectors unless `recall` says otherwise. Reads only.
+    """
     SelectCoverage: _grpc.UnaryUnaryMultiCallable[_embedding_pb2.SelectCoverageRequest, _embedding_pb2.SelectCoverageResponse]
     """Chooses samples that together cover a collection. Reads only; the same request gives the same answer."""
     ProjectSamples: _grpc.UnaryUnaryMultiCallable[_embedding_pb2.ProjectSamplesRequest, _embedding_pb2.ProjectSamplesResponse]
@@ -72,7 +76,7 @@ class EmbeddingServiceStub:
     ListCalibrations: _grpc.UnaryUnaryMultiCallable[_embedding_pb2.ListCalibrationsRequest, _embedding_pb2.ListCalibrationsResponse]
     """Lists calibrations by name, a page at a time."""
     DeleteCalibration: _grpc.UnaryUnaryMultiCallable[_embedding_pb2.DeleteCalibrationRequest, _embedding_pb2.DeleteCalibrationResponse]
-    """Deletes a calibration. Idempotent. Collections that name it can then be read, but not be added to."""
+    """Deletes a calibration. Idempotent. Collections that name it can then be read, but not be added to or created again."""
     MeasureSamples: _grpc.UnaryUnaryMultiCallable[_embedding_pb2.MeasureSamplesRequest, _embedding_pb2.MeasureSamplesResponse]
     """Measures samples for a calibration that is not finished. Idempotent by sample id: each counts once."""
     FinishCalibration: _grpc.UnaryUnaryMultiCallable[_embedding_pb2.FinishCalibrationRequest, _embedding_pb2.FinishCalibrationResponse]
@@ -98,7 +102,9 @@ class EmbeddingServiceAsyncStub(EmbeddingServiceStub):
     Other requests load what they name by themselves, so this is for warming up and for failing early.
     """
     CreateCollection: _aio.UnaryUnaryMultiCallable[_embedding_pb2.CreateCollectionRequest, _embedding_pb2.CreateCollectionResponse]  # type: ignore[assignment]
-    """Creates a collection. Idempotent: creating it again with the same settings returns the one that is there."""
+    """Creates a collection. Idempotent: creating it again with the same settings returns the one that is there, as long as
+    the calibration that it names is.
+    """
     GetCollection: _aio.UnaryUnaryMultiCallable[_embedding_pb2.GetCollectionRequest, _embedding_pb2.GetCollectionResponse]  # type: ignore[assignment]
     """Returns one collection."""
     ListCollections: _aio.UnaryUnaryMultiCallable[_embedding_pb2.ListCollectionsRequest, _embedding_pb2.ListCollectionsResponse]  # type: ignore[assignment]
@@ -110,7 +116,9 @@ class EmbeddingServiceAsyncStub(EmbeddingServiceStub):
     embedded again; an id whose text changed is replaced.
     """
     GetNeighborStatistics: _aio.UnaryUnaryMultiCallable[_embedding_pb2.GetNeighborStatisticsRequest, _embedding_pb2.GetNeighborStatisticsResponse]  # type: ignore[assignment]
-    """Mean cosine similarity, or distance, to the k nearest neighbours, within a set: exact. Reads only."""
+    """Mean cosine similarity, or distance, to the k nearest neighbours, within a set; exact up to 100,000 different
+    vectors unless `recall` says otherwise. Reads only.
+    """
     SelectCoverage: _aio.UnaryUnaryMultiCallable[_embedding_pb2.SelectCoverageRequest, _embedding_pb2.SelectCoverageResponse]  # type: ignore[assignment]
     """Chooses samples that together cover a collection. Reads only; the same request gives the same answer."""
     ProjectSamples: _aio.UnaryUnaryMultiCallable[_embedding_pb2.ProjectSamplesRequest, _embedding_pb2.ProjectSamplesResponse]  # type: ignore[assignment]
@@ -122,7 +130,7 @@ class EmbeddingServiceAsyncStub(EmbeddingServiceStub):
     ListCalibrations: _aio.UnaryUnaryMultiCallable[_embedding_pb2.ListCalibrationsRequest, _embedding_pb2.ListCalibrationsResponse]  # type: ignore[assignment]
     """Lists calibrations by name, a page at a time."""
     DeleteCalibration: _aio.UnaryUnaryMultiCallable[_embedding_pb2.DeleteCalibrationRequest, _embedding_pb2.DeleteCalibrationResponse]  # type: ignore[assignment]
-    """Deletes a calibration. Idempotent. Collections that name it can then be read, but not be added to."""
+    """Deletes a calibration. Idempotent. Collections that name it can then be read, but not be added to or created again."""
     MeasureSamples: _aio.UnaryUnaryMultiCallable[_embedding_pb2.MeasureSamplesRequest, _embedding_pb2.MeasureSamplesResponse]  # type: ignore[assignment]
     """Measures samples for a calibration that is not finished. Idempotent by sample id: each counts once."""
     FinishCalibration: _aio.UnaryUnaryMultiCallable[_embedding_pb2.FinishCalibrationRequest, _embedding_pb2.FinishCalibrationResponse]  # type: ignore[assignment]
@@ -163,7 +171,9 @@ class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _embedding_pb2.CreateCollectionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_embedding_pb2.CreateCollectionResponse, _abc.Awaitable[_embedding_pb2.CreateCollectionResponse]]:
-        """Creates a collection. Idempotent: creating it again with the same settings returns the one that is there."""
+        """Creates a collection. Idempotent: creating it again with the same settings returns the one that is there, as long as
+        the calibration that it names is.
+        """
 
     @_abc_1.abstractmethod
     def GetCollection(
@@ -205,7 +215,9 @@ class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _embedding_pb2.GetNeighborStatisticsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_embedding_pb2.GetNeighborStatisticsResponse, _abc.Awaitable[_embedding_pb2.GetNeighborStatisticsResponse]]:
-        """Mean cosine similarity, or distance, to the k nearest neighbours, within a set: exact. Reads only."""
+        """Mean cosine similarity, or distance, to the k nearest neighbours, within a set; exact up to 100,000 different
+        vectors unless `recall` says otherwise. Reads only.
+        """
 
     @_abc_1.abstractmethod
     def SelectCoverage(
@@ -253,7 +265,7 @@ class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _embedding_pb2.DeleteCalibrationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_embedding_pb2.DeleteCalibrationResponse, _abc.Awaitable[_embedding_pb2.DeleteCalibrationResponse]]:
-        """Deletes a calibration. Idempotent. Collections that name it can then be read, but not be added to."""
+        """Deletes a calibration. Idempotent. Collections that name it can then be read, but not be added to or created again."""
 
     @_abc_1.abstractmethod
     def MeasureSamples(

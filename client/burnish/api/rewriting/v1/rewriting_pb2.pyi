@@ -452,8 +452,9 @@ class Rewrite(_message.Message):
     """The item's sample id."""
     @_builtins.property
     def status(self) -> _common_pb2.ItemStatus:
-        """OK: `sample` holds the rewrite. ABORTED: every attempt was rejected; `attempts` say why, keep the original.
-        INVALID_ARGUMENT: nothing could be asked (BAD_ROLES, EMPTY_PROMPT, TOO_LONG).
+        """OK: `sample` holds the rewrite. ABORTED (REJECTED): every attempt was rejected; `attempts` say why, keep the original;
+        retryable without a seed, for another try is another draw. INVALID_ARGUMENT: nothing could be asked (BAD_ROLES,
+        EMPTY_PROMPT, TOO_LONG, of the sample or a neighbour).
         """
 
     @_builtins.property

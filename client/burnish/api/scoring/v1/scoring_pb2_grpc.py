@@ -30,8 +30,9 @@ class ScoringServiceStub:
 
     All RPCs are safe to repeat: they change nothing but, at most, which weights the replica holds.
     Codes for whole calls: INVALID_ARGUMENT (malformed request, duplicate ids, more items than the limit), NOT_FOUND
-    (no model at the uri), FAILED_PRECONDITION (digest mismatch, weights of another shape, failed canary),
-    RESOURCE_EXHAUSTED (too many requests at once; retry later), UNAVAILABLE (draining or starting; retry elsewhere).
+    (no model at the uri), PERMISSION_DENIED (a model outside of what callers may name), FAILED_PRECONDITION (digest
+    mismatch, weights of another shape, failed canary),
+    and what common.proto says of all RPCs.
     """
 
     def __init__(self, channel):
@@ -77,8 +78,9 @@ class ScoringServiceServicer:
 
     All RPCs are safe to repeat: they change nothing but, at most, which weights the replica holds.
     Codes for whole calls: INVALID_ARGUMENT (malformed request, duplicate ids, more items than the limit), NOT_FOUND
-    (no model at the uri), FAILED_PRECONDITION (digest mismatch, weights of another shape, failed canary),
-    RESOURCE_EXHAUSTED (too many requests at once; retry later), UNAVAILABLE (draining or starting; retry elsewhere).
+    (no model at the uri), PERMISSION_DENIED (a model outside of what callers may name), FAILED_PRECONDITION (digest
+    mismatch, weights of another shape, failed canary),
+    and what common.proto says of all RPCs.
     """
 
     def GetInfo(self, request, context):
@@ -172,8 +174,9 @@ class ScoringService:
 
     All RPCs are safe to repeat: they change nothing but, at most, which weights the replica holds.
     Codes for whole calls: INVALID_ARGUMENT (malformed request, duplicate ids, more items than the limit), NOT_FOUND
-    (no model at the uri), FAILED_PRECONDITION (digest mismatch, weights of another shape, failed canary),
-    RESOURCE_EXHAUSTED (too many requests at once; retry later), UNAVAILABLE (draining or starting; retry elsewhere).
+    (no model at the uri), PERMISSION_DENIED (a model outside of what callers may name), FAILED_PRECONDITION (digest
+    mismatch, weights of another shape, failed canary),
+    and what common.proto says of all RPCs.
     """
 
     @staticmethod

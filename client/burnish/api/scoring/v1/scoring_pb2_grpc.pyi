@@ -31,8 +31,9 @@ class ScoringServiceStub:
 
     All RPCs are safe to repeat: they change nothing but, at most, which weights the replica holds.
     Codes for whole calls: INVALID_ARGUMENT (malformed request, duplicate ids, more items than the limit), NOT_FOUND
-    (no model at the uri), FAILED_PRECONDITION (digest mismatch, weights of another shape, failed canary),
-    RESOURCE_EXHAUSTED (too many requests at once; retry later), UNAVAILABLE (draining or starting; retry elsewhere).
+    (no model at the uri), PERMISSION_DENIED (a model outside of what callers may name), FAILED_PRECONDITION (digest
+    mismatch, weights of another shape, failed canary),
+    and what common.proto says of all RPCs.
     """
 
     @_typing.overload
@@ -63,8 +64,9 @@ class ScoringServiceAsyncStub(ScoringServiceStub):
 
     All RPCs are safe to repeat: they change nothing but, at most, which weights the replica holds.
     Codes for whole calls: INVALID_ARGUMENT (malformed request, duplicate ids, more items than the limit), NOT_FOUND
-    (no model at the uri), FAILED_PRECONDITION (digest mismatch, weights of another shape, failed canary),
-    RESOURCE_EXHAUSTED (too many requests at once; retry later), UNAVAILABLE (draining or starting; retry elsewhere).
+    (no model at the uri), PERMISSION_DENIED (a model outside of what callers may name), FAILED_PRECONDITION (digest
+    mismatch, weights of another shape, failed canary),
+    and what common.proto says of all RPCs.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -91,8 +93,9 @@ class ScoringServiceServicer(metaclass=_abc_1.ABCMeta):
 
     All RPCs are safe to repeat: they change nothing but, at most, which weights the replica holds.
     Codes for whole calls: INVALID_ARGUMENT (malformed request, duplicate ids, more items than the limit), NOT_FOUND
-    (no model at the uri), FAILED_PRECONDITION (digest mismatch, weights of another shape, failed canary),
-    RESOURCE_EXHAUSTED (too many requests at once; retry later), UNAVAILABLE (draining or starting; retry elsewhere).
+    (no model at the uri), PERMISSION_DENIED (a model outside of what callers may name), FAILED_PRECONDITION (digest
+    mismatch, weights of another shape, failed canary),
+    and what common.proto says of all RPCs.
     """
 
     @_abc_1.abstractmethod

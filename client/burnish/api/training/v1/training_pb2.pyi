@@ -559,7 +559,9 @@ class Hyperparameters(_message.Message):
     changes no result.
     """
     gradient_accumulation_steps: _builtins.int
-    """Forward passes per optimiser step, >= 1; default 8."""
+    """Forward passes per optimiser step, >= 1, and a multiple of the processes that the server trains with, which is the
+    number of its GPUs unless its operator says otherwise; default 8.
+    """
     weight_decay: _builtins.float
     """Weight decay, >= 0; default 0."""
     max_grad_norm: _builtins.float
@@ -887,7 +889,7 @@ class RunResult(_message.Message):
     """Mean of all steps' training losses, nats per response token."""
     eval_loss: _builtins.float
     """Loss on the evaluation data of the weights as published; unset without such data. The first event that has an
-    eval_loss states the base model's.
+    eval_loss states the base model's, unless the run went on from the checkpoint of one that had failed.
     """
     num_samples: _builtins.int
     """Samples trained on."""
@@ -1102,8 +1104,9 @@ class ResumeRunRequest(_message.Message):
     responses_uri: _builtins.str
     """The responses: a JSONL file named in the ways of RunSpec.data_uri, one object a line with `id` (of a training
     sample), `messages` (the conversation up to the question) and `responses`, a list of objects with `token_ids` and
-    `logprobs`, as GenerateResponses of the rewriting service returns them. They replace those of earlier pauses. Empty:
-    the run goes on with the data's own responses.
+    `logprobs`, two JSON arrays of numbers: the values that GenerateResponses of the rewriting service returns as bytes.
+    Lines and responses that are none are left out and named in the worker's log; a file whose first line is none is
+    refused (BAD_RESPONSES). They replace those of earlier pauses. Empty: the run goes on with the data's own responses.
     """
     responses_digest: _builtins.str
     """Digest of that file's bytes. Empty: not checked."""

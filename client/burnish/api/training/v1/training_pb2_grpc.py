@@ -32,9 +32,10 @@ class TrainingServiceStub:
     All RPCs are safe to repeat, whether or not the first attempt arrived; each says below what makes it so.
 
     Codes for whole calls: INVALID_ARGUMENT (malformed spec; says which field), NOT_FOUND (no such run, model or data),
-    ALREADY_EXISTS (a request id used before with another spec), FAILED_PRECONDITION (digest mismatch, data that cannot be
-    fetched), RESOURCE_EXHAUSTED (no room on the disk for the data),
-    UNAVAILABLE (draining; retry).
+    ALREADY_EXISTS (a request id used before with another spec), PERMISSION_DENIED (a place that callers may not name),
+    FAILED_PRECONDITION (digest mismatch, data that cannot be fetched, a model that cannot be trained, an output that is
+    there or may not be written), RESOURCE_EXHAUSTED without a RetryInfo (no room on the disk for the data), and what
+    common.proto says of all RPCs.
     """
 
     def __init__(self, channel):
@@ -97,9 +98,10 @@ class TrainingServiceServicer:
     All RPCs are safe to repeat, whether or not the first attempt arrived; each says below what makes it so.
 
     Codes for whole calls: INVALID_ARGUMENT (malformed spec; says which field), NOT_FOUND (no such run, model or data),
-    ALREADY_EXISTS (a request id used before with another spec), FAILED_PRECONDITION (digest mismatch, data that cannot be
-    fetched), RESOURCE_EXHAUSTED (no room on the disk for the data),
-    UNAVAILABLE (draining; retry).
+    ALREADY_EXISTS (a request id used before with another spec), PERMISSION_DENIED (a place that callers may not name),
+    FAILED_PRECONDITION (digest mismatch, data that cannot be fetched, a model that cannot be trained, an output that is
+    there or may not be written), RESOURCE_EXHAUSTED without a RetryInfo (no room on the disk for the data), and what
+    common.proto says of all RPCs.
     """
 
     def GetInfo(self, request, context):
@@ -245,9 +247,10 @@ class TrainingService:
     All RPCs are safe to repeat, whether or not the first attempt arrived; each says below what makes it so.
 
     Codes for whole calls: INVALID_ARGUMENT (malformed spec; says which field), NOT_FOUND (no such run, model or data),
-    ALREADY_EXISTS (a request id used before with another spec), FAILED_PRECONDITION (digest mismatch, data that cannot be
-    fetched), RESOURCE_EXHAUSTED (no room on the disk for the data),
-    UNAVAILABLE (draining; retry).
+    ALREADY_EXISTS (a request id used before with another spec), PERMISSION_DENIED (a place that callers may not name),
+    FAILED_PRECONDITION (digest mismatch, data that cannot be fetched, a model that cannot be trained, an output that is
+    there or may not be written), RESOURCE_EXHAUSTED without a RetryInfo (no room on the disk for the data), and what
+    common.proto says of all RPCs.
     """
 
     @staticmethod
