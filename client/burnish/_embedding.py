@@ -325,8 +325,8 @@ class AsyncEmbedding(AsyncModelService):
         return MeasureBatch(reply.model, reply.results, reply.timing)
 
     async def finish_calibration(self, name: str, *, timeout: float | None = None) -> Calibration:
-        """Ends the measuring, and returns the calibration with its version. Raises NotFound, and PreconditionFailed where
-        too few samples were measured."""
+        """Ends the measuring, and returns the calibration with its version. Raises NotFound, and PreconditionFailed
+        where too few samples were measured."""
         request = pb.FinishCalibrationRequest(name=name)
         reply = await self._link.call("FinishCalibration", self._stub.FinishCalibration, request, timeout=timeout)
         return self._calibration("FinishCalibration", reply.calibration)
