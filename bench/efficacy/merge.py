@@ -91,7 +91,7 @@ def _both(first: Record, second: Record) -> Record:
         "arms": {**second["arms"], **first["arms"]},
         "signals": {**second["signals"], **first["signals"]},
         "measures": {**second.get("measures", {}), **first.get("measures", {})},
-        "base_score": first.get("base_score", second.get("base_score")),
+        "base_score": next((one["base_score"] for one in (first, second) if one.get("base_score") is not None), None),
     }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from bench.efficacy.arms import NOISY, ORACLE
+from bench.efficacy.arms import NOISY, ORACLE, Kind
 from bench.efficacy.gap import Interval, as_told, recovered
 from bench.efficacy.record import LOSS, SCORE, Record
 
@@ -40,10 +40,16 @@ def _won_back(name: str, seeds: Sequence[Record]) -> dict[str, Any]:
     noiseless = all(cell["wrong"] == 0 for cell in seeds)
     gaps_of = {what: None if noiseless else _gap(name, seeds, what) for what in (LOSS, SCORE)}
     told: dict[str, Any] = {what: as_told(gap) for what, gap in gaps_of.items()}
-    gap = gaps_of[LOSS]
-    seconds = [cell["arms"][name]["seconds"] for cell in seeds if name in cell["arms"]]
-    told["seconds_per_point"] = fmean(seconds) / (100 * gap.mean) if gap and gap.mean > 0 else None
+    told["seconds_per_point"] = _price(name, seeds, gaps_of[LOSS])
     return told
+
+
+def _price(name: str, seeds: Sequence[Record], gap: Interval | None) -> float | None:
+    """Seconds for each hundredth of the gap, where it is shown that any of it was won back."""
+    arms = [cell["arms"] for cell in seeds if all(one in cell["arms"] for one in (NOISY, ORACLE, name))]
+    if gap is None or gap.low is None or gap.low <= 0 or any(one[name]["kind"] == Kind.CONTROL for one in arms):
+        return None
+    return fmean(one[name]["seconds"] for one in arms) / (100 * gap.mean)
 
 
 def _gap(name: str, seeds: Sequence[Record], what: str) -> Interval | None:

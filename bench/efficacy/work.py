@@ -95,10 +95,14 @@ def _base_answered(cell: Cell, arms: list[Planned]) -> bool:
 
 async def _answer_by_base(cell: Cell, client: AsyncClient, arms: list[Planned]) -> list[str]:
     """What the base model answers, to tell what it can do. What went wrong."""
+    if _base_answered(cell, arms):
+        return []
+    if time.time() > cell.until:
+        return ["no time was left for the base model's answers; the same command goes on"]
     base = base_of(arms)
+    assert base is not None
     try:
-        if base is not None:
-            await answer(cell, client, base)
+        await answer(cell, client, base)
     except (ServiceError, Unanswered) as error:
         return [f"the base model's answers: {error}"]
     return []

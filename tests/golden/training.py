@@ -225,6 +225,9 @@ def trained(folder: Path) -> Curves:
     for name, size in (("two by two", 2), ("one by one", 1)):
         plan = replace(PLAN, per_device_batch_size=size, gradient_accumulation_steps=PLAN.samples_per_step // size)
         courses[f"refined, {name}"] = replace(courses["refined"], plan=plan)
+    # A step of one sample, all of whose responses may be the model's own.
+    alone = replace(PLAN, per_device_batch_size=1, gradient_accumulation_steps=1, num_epochs=0.5)
+    courses["alone"] = replace(courses["refined"], plan=alone)
     store = RunStore(folder / "runs")
     store.load()
     curves = {}

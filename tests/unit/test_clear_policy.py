@@ -224,7 +224,10 @@ def test_some_candidates_need_no_judge(candidate: str, truncated: bool, why: str
 
 @pytest.mark.parametrize(
     ("response", "candidate"),
-    [("-5", "5"), ("−5", "5"), ("C#", "C++"), ("C", "C#"), ("50%", "50"), ("👍", "👎"), ("लड़का", "लड़की"), ("!", "?")],
+    [
+        *[("-5", "5"), ("−5", "5"), (".5", "5"), ("C#", "C++"), ("C", "C#"), ("50%", "50"), ("👍", "👎"), ("!", "?")],
+        ("लड़का", "लड़की"),
+    ],
 )
 def test_signs_symbols_and_the_marks_of_scripts_are_part_of_an_answer(response: str, candidate: str) -> None:
     assert rejection_of(response, candidate, truncated=False) == ""
@@ -233,7 +236,24 @@ def test_signs_symbols_and_the_marks_of_scripts_are_part_of_an_answer(response: 
     assert of_service.overlap(response, candidate) == 0.0
 
 
-@pytest.mark.parametrize("text", [" paris.", "“Paris”", "(Paris)", "**Paris!**", "`paris`", "Paris。", "«Paris»"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *[
+            " paris.",
+            "“Paris”",
+            "(Paris)",
+            "**Paris!**",
+            "`paris`",
+            "Paris。",
+            "«Paris»",
+            "¡Paris!",
+            "- Paris",
+            "• paris",
+        ],
+        "Paris\u200b",
+    ],
+)
 def test_what_stands_around_an_answer_is_no_part_of_it(text: str) -> None:
     assert normal(text) == of_service.normal(text) == "paris"
     assert of_service.overlap(text, "paris") == 1.0

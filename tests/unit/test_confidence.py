@@ -98,6 +98,8 @@ def test_overlap_is_jaccard_of_words() -> None:
     assert overlap("a", "b") == 0.0
     assert (overlap("", ""), overlap("!", "?"), overlap("", "a")) == (1.0, 0.0, 0.0)
     assert overlap("of 3.5", "of 35") == pytest.approx(1 / 3)
+    assert overlap("twenty-one", "twenty one") == overlap("a,b,c", "a, b, c") == overlap("- apples", "apples") == 1.0
+    assert overlap("巴黎，法国", "巴黎") == 0.5
 
 
 def test_answers_are_compared_and_failures_take_no_part() -> None:

@@ -589,7 +589,10 @@ def test_signals_by_themselves_have_lines_the_best_first_and_places_in_the_map()
     found = read(made)
     mean = statistics.fmean([0.9, *[0.8] * (len(made["cells"]) - 1)])
     lines = [row for row in tables_in(figures(found)) if row[0] in ("loss", "weakest")]
-    assert lines == [["weakest", f"{mean:.2f}", "0.50", "0.70", "0.60"], ["loss", "0.60", "0.40", "0.70", "0.60"]]
+    assert lines == [
+        ["weakest", f"{mean:.2f}", "0.50", "0.70", "0.60", "3"],
+        ["loss", "0.60", "0.40", "0.70", "0.60", "3"],
+    ]
     assert lines == [row for row in cells_in(render(found)) if row[:1] and row[0] in ("loss", "weakest")]
     assert "by itself: weakest" in render(found)
     assert "exact match 0.250" in figures(found)

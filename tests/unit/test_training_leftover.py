@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from burnish_services.training import checkpoints, leftover
+from burnish_services.training import checkpoints, leftover, resolve
 from burnish_services.training.core import Bilevel, Refinement, RunSpec
 from burnish_services.training.runs import Resolved, Run, RunStore, Selection
 from burnish_services.training.state import Failure, RunState
@@ -76,6 +77,14 @@ def test_a_run_goes_on_from_one_of_its_kind(
     other = failed(store, asked)
     run = store.create("next", RunSpec(base_uri="base", data_uri="data"), change(asked))
     assert leftover.find(run, [other], KEEP_SECONDS) is (other if same else None)
+
+
+def test_what_a_run_was_made_by_follows_the_release(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    site = SimpleNamespace(chat_template=None)
+    before = resolve._software(site)  # type: ignore[arg-type]
+    assert resolve._software(site) == before  # type: ignore[arg-type]
+    monkeypatch.setattr(resolve, "release_of", lambda package: "another")
+    assert resolve._software(site) != before  # type: ignore[arg-type]
 
 
 def test_what_was_not_saved_whole_is_not_gone_on_from(store: RunStore, asked: Resolved) -> None:

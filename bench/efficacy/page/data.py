@@ -32,6 +32,7 @@ class Signal:
     precision: float | None
     recall: float | None
     by_kind: Mapping[str, float]
+    seeds: int = 1
 
 
 @dataclass(frozen=True)
@@ -250,6 +251,7 @@ def _signal(found: Sequence[Record]) -> Signal | None:
             for kind in dict.fromkeys(kind for one in by_kind for kind in one)
             if (value := _mean(by_kind, methodcaller("get", kind))) is not None
         },
+        len(found),
     )
 
 

@@ -62,14 +62,15 @@ def columns_of(panel: Panel) -> dict[str, Cell]:
 
 
 def measures_of(panel: Panel) -> tuple[list[str], list[list[str]]]:
-    """Headings, and a line for each signal by itself, the best first; no line where none was measured."""
+    """Headings, and a line for each signal by itself: those of most seeds first, of these the best; no line where none
+    was measured."""
     kinds = list(dict.fromkeys(kind for one in panel.measures.values() for kind in one.by_kind))
-    best_first = sorted(panel.measures.items(), key=lambda item: -(item[1].auroc or 0.0))
-    lines = [
-        [name, _number(one.auroc), _number(one.recall), *(_number(one.by_kind.get(kind)) for kind in kinds)]
-        for name, one in best_first
-    ]
-    return ["Signal by itself", "AUROC", "Precision and recall", *(f"AUROC: {kind}" for kind in kinds)], lines
+    ordered = sorted(panel.measures.items(), key=lambda item: (-item[1].seeds, -(item[1].auroc or 0.0)))
+    lines = []
+    for name, one in ordered:
+        of_kinds = [_number(one.by_kind.get(kind)) for kind in kinds]
+        lines.append([name, _number(one.auroc), _number(one.recall), *of_kinds, str(one.seeds)])
+    return ["Signal by itself", "AUROC", "Precision and recall", *(f"AUROC: {kind}" for kind in kinds), "Seeds"], lines
 
 
 def cells_of(panel: Panel) -> list[tuple[Arm, list[str]]]:

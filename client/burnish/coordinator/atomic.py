@@ -13,7 +13,7 @@ from typing import IO
 
 from burnish.coordinator.errors import DiskFull
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @contextmanager
@@ -31,7 +31,7 @@ def writing_whole(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        if error.errno in _FULL:
+        if error.errno in FULL:
             raise disk_full(path, error) from error
         raise
     except BaseException:

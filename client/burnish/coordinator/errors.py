@@ -43,7 +43,7 @@ class DataError(InputError):
 
 
 class DataAway(DataError):
-    """Object storage does not answer, or not with the data: the same command may find them later."""
+    """Object storage does not answer, or breaks off: the same command may find the data later."""
 
     exit_code = 3
 

@@ -9,6 +9,7 @@ those before it paid for.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ def check_different(points: Sequence[Point]) -> None:
     folders."""
     names: dict[str, str] = {}
     for point in points:
-        first = names.setdefault(point.settings.model_dump_json(), point.name)
+        first = names.setdefault(json.dumps(point.settings.identity({}), sort_keys=True), point.name)
         if first != point.name:
             raise InputError(f"The points {first} and {point.name} have the same settings; give each value once.")
 

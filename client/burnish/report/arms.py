@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from burnish.coordinator.arms import ALL_ROWS, ArmKind, ArmPlace, arm_of
+from burnish.coordinator.heldout import hashes_in
 from burnish.coordinator.history import RunHistory
 from burnish.coordinator.records import ModelRecord, RunRecord
 from burnish.report.data import Model
@@ -20,9 +21,13 @@ def arms_of(history: RunHistory) -> list[Arm]:
 
 
 def not_compared(history: RunHistory) -> int:
-    """How many held-out samples are left out since one of the models that are compared has no loss on them."""
+    """How many held-out samples are left out since one of the models that are compared, or none of them, has a loss on
+    them."""
     found = [frozenset(scores) for arm in _compared(_measured(history)) for scores in arm.scores]
-    return len(frozenset().union(*found) - found[0].intersection(*found)) if found else 0
+    common = found[0].intersection(*found) if found else frozenset()
+    if not common or history.paths is None or not history.paths.holdout.exists():
+        return 0  # nothing is compared by single samples
+    return len(set(hashes_in(history.paths.holdout)) - common)
 
 
 def _measured(history: RunHistory) -> list[Arm]:

@@ -58,9 +58,10 @@ class PromptFiles:
             for role, text in zip(pieces[::2], pieces[1::2], strict=True)
         ]
 
-    def digest(self, names: Sequence[str]) -> str:
-        """First 16 hexadecimal digits of the sha256 over the named prompts' names and texts."""
-        hasher = hashlib.sha256()
+    def digest(self, names: Sequence[str], rule: str = "") -> str:
+        """First 16 hexadecimal digits of the sha256 over the named prompts' names and texts; and over the `rule` by
+        which replies to them are read, where results of two must not be mixed."""
+        hasher = hashlib.sha256(rule.encode())
         for name in sorted(names):
             hasher.update(f"{name}\0{self._texts[name]}\0".encode())
         return hasher.hexdigest()[:16]

@@ -8,10 +8,12 @@ import unicodedata
 MARKER = "Answer:"
 _MARKER = re.compile(r"\banswer\s*:", re.IGNORECASE)
 _WORD = re.compile(r"\w+")
-# What stands around an answer and is no part of it: quotes, brackets, emphasis, the ends of sentences. Signs, symbols
-# and the marks of scripts are parts: -5 is not 5, C# not C, 50% not 50.
-_AROUND = frozenset(".,;:!?…。、，；：！？।؟،؛\"'`*")
-_PAIRED = frozenset(("Ps", "Pe", "Pi", "Pf"))
+# What stands around an answer and is no part of it is punctuation (quotes, brackets, emphasis, the ends of sentences)
+# and what has no shape. Signs, symbols and the marks of scripts are parts: -5 is not 5, C# not C, 50% not 50.
+_AROUND = frozenset(("Ps", "Pe", "Pi", "Pf", "Po", "Cf", "Zs"))
+_PARTS = frozenset("#%&@/\\‰٪")  # of Po
+# Between words: whitespace, and between letters what joins them.
+_BETWEEN = re.compile(r"\s+|(?<=[^\W\d_])[-–—/,，、;:；：](?=[^\W\d_])")
 
 
 def extract(reply: str) -> str:
@@ -30,7 +32,7 @@ def same(first: str, second: str) -> bool:
 def overlap(first: str, second: str) -> float:
     """Jaccard index of the two sets of words, case and what stands around each aside, in [0, 1]; of two texts without
     words whether they are the same."""
-    one, two = ({_bare(word) for word in text.casefold().split()} - {""} for text in (first, second))
+    one, two = (_words(text) for text in (first, second))
     if not one and not two:
         return float(same(first, second))
     return len(one & two) / len(one | two)
@@ -47,14 +49,24 @@ def normal(text: str) -> str:
     return _bare(folded) or folded
 
 
+def _words(text: str) -> set[str]:
+    found = {_bare(word) for word in _BETWEEN.split(text.casefold())}
+    return {word for word in found if any(unicodedata.category(sign)[0] != "P" for sign in word)}
+
+
 def _bare(text: str) -> str:
     start, end = 0, len(text)
-    while start < end and _is_around(text[start]):
+    while start < end and _is_around(text, start):
         start += 1
-    while end > start and _is_around(text[end - 1]):
+    while end > start and _is_around(text, end - 1):
         end -= 1
     return text[start:end]
 
 
-def _is_around(sign: str) -> bool:
-    return sign == " " or sign in _AROUND or unicodedata.category(sign) in _PAIRED
+def _is_around(text: str, place: int) -> bool:
+    sign, following = text[place], text[place + 1 : place + 2]
+    if sign == "." and following.isdigit():
+        return False  # .5
+    if sign in "-–—•":
+        return following == " "  # a bullet
+    return sign == "`" or (sign not in _PARTS and unicodedata.category(sign) in _AROUND)

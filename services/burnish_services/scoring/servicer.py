@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 Context = grpc.aio.ServicerContext[Any, Any]
 # The prompt files behind each kind of question; the judge that writes has its own, see rating.py.
 _PROMPT_FILES = {"rate": ["rate"], "confidence": ["answer", "reflect"], "compare": ["compare"]}
+_RULES = {"confidence": "2"}  # by which replies are compared (`answers.py`); the first has none
 
 
 class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
@@ -67,10 +68,11 @@ class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
         )
         return scoring_pb2.GetInfoResponse(
             info=info,
+            judge_prompt_digest=self._judge_prompts.digest,
             score_method=self._scorer.score_method,
             prompt_digests={
                 "judge": self._judge_prompts.digest,
-                **{name: self._prompts.digest(files) for name, files in _PROMPT_FILES.items()},
+                **{kind: self._digest_of(kind) for kind in _PROMPT_FILES},
             },
             nli_model_digest=self._nli.digest if self._nli is not None else "",
         )
@@ -117,7 +119,7 @@ class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
         conversations = [wire.chat_messages(sample) for sample in request.samples]
         record = current_call()
         host = self._scorer if by_logits else self._generate
-        async with host.using(self._as_scored(request.model)) as held:
+        async with host.using(self._as_scored(host, request.model)) as held:
             record.swap_seconds = held.swap_seconds
             if by_logits:
                 results = await rate_conversations(
@@ -133,14 +135,19 @@ class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
                 convert.judgment_message(sample.id, result)
                 for sample, result in zip(request.samples, results, strict=True)
             ],
-            prompt_digest=self._prompts.digest(_PROMPT_FILES["rate"]) if by_logits else self._judge_prompts.digest,
+            prompt_digest=self._digest_of("rate") if by_logits else self._judge_prompts.digest,
             timing=wire.timing(record),
         )
 
-    def _as_scored(self, named: common_pb2.ModelRef) -> ModelName:
-        """What a request names; where it names nothing, what this server scores with, whichever engine is asked."""
-        held = self._scorer.version
-        return named if named.uri or held is None else ModelReference(held.uri, named.digest or held.digest)
+    def _digest_of(self, kind: str) -> str:
+        return self._prompts.digest(_PROMPT_FILES[kind], _RULES.get(kind, ""))
+
+    def _as_scored(self, host: ModelHost, named: common_pb2.ModelRef) -> ModelName:
+        """What a request names; where it names nothing, what this server scores with, if `host` holds other weights."""
+        scored, held = self._scorer.version, host.version
+        if named.uri or named.digest or scored is None or (held is not None and held.digest == scored.digest):
+            return named
+        return ModelReference(scored.uri, scored.digest)
 
     async def EstimateConfidence(
         self, request: scoring_pb2.EstimateConfidenceRequest, context: Context
@@ -158,7 +165,7 @@ class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
                 convert_confidence.estimate_message(sample.id, result)
                 for sample, result in zip(request.samples, results, strict=True)
             ],
-            prompt_digest=self._prompts.digest(_PROMPT_FILES["confidence"]),
+            prompt_digest=self._digest_of("confidence"),
             timing=wire.timing(record),
         )
 
@@ -180,7 +187,7 @@ class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
                 for pair, result in zip(request.pairs, results, strict=True)
             ],
             flip_rate=flip_rate(results),
-            prompt_digest=self._prompts.digest(_PROMPT_FILES["compare"]),
+            prompt_digest=self._digest_of("compare"),
             timing=wire.timing(record),
         )
 

@@ -294,7 +294,8 @@ def is_digest(text: str) -> bool:
 
 def total_steps(plan: Plan, num_samples: int) -> int:
     """Optimiser steps that a run over `num_samples` (>= 1) takes, >= 1."""
-    steps = math.ceil(plan.num_epochs * steps_per_epoch(plan, num_samples) - 1e-9)  # 1.1 times 10 is 11, and no more
+    # 1.1 times 10 is 11, and no more, whatever doubles say.
+    steps = max(1, math.ceil(plan.num_epochs * steps_per_epoch(plan, num_samples) - 1e-9))
     return min(steps, plan.max_steps) if plan.max_steps is not None else steps
 
 

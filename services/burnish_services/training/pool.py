@@ -97,10 +97,19 @@ def trouble_with(path: Path) -> str:
             parse_messages(value)
             if not isinstance(responses, list):
                 raise SampleError(NOT_A_SAMPLE, _NO_LIST)
-            for response in responses:
-                _response(name, (), response, sys.maxsize)
+            trouble = [_trouble(name, response) for response in responses]
+            if trouble and all(trouble):  # one alone is left out
+                return f"is none: {trouble[0]}"
     except SampleError as error:
         return f"is none: {error.message}"
+    return ""
+
+
+def _trouble(name: str, response: Any) -> str:
+    try:
+        _response(name, (), response, sys.maxsize)
+    except SampleError as error:
+        return error.message
     return ""
 
 

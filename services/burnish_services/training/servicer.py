@@ -211,7 +211,11 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
             raise InvalidRequest("BAD_SPEC", str(error), field=error.field) from error
         except RunError as error:
             raise _refusal(error) from error
-        if problem := await asyncio.to_thread(trouble_with, found.path):
+        try:
+            problem = await asyncio.to_thread(trouble_with, found.path)
+        except OSError as error:
+            problem = f"cannot be read: {error.strerror or error}"
+        if problem:
             raise InvalidRequest("BAD_RESPONSES", f"the first line of the responses {problem}", field="responses_uri")
         return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from itertools import combinations
@@ -23,6 +24,9 @@ def test_training_follows_the_golden_curves(tmp_path: Path) -> None:
     out = tmp_path / "curves.json"
     subprocess.run([sys.executable, "-m", "tests.golden.training", "trained", str(out)], check=True, timeout=400)
     found, golden = json.loads(out.read_text()), json.loads(GOLDEN.read_text())
+    alone = found.pop("alone")
+    assert len(alone) == 10
+    assert all(map(math.isfinite, alone))
     assert {name.split(", ")[0] for name in found} == golden.keys()
     for name, curve in found.items():
         expected = golden[name.split(", ")[0]]

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from burnish.coordinator.atomic import writing_whole
+from burnish.coordinator.atomic import FULL, disk_full, writing_whole
 from burnish.coordinator.errors import DataAway, DataError
 from burnish.coordinator.paths import is_remote
 
 _SCHEMES = ("s3", "gs", "az")
 _CONNECT_SECONDS, _REQUEST_SECONDS = 10, 60
 _CHUNK = 1 << 22
+_DENIED = ("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "HTTP status 403", "HTTP status 401")
 
 
 def local_copies(items: Sequence[str], into: Path) -> tuple[str, ...]:
@@ -42,8 +43,9 @@ def _local_copy(uri: str, into: Path) -> str:
     except (OSError, ValueError) as error:
         if (there := _kept(note, folder)) is not None:
             return there
-        failed = DataAway if isinstance(error, OSError) else DataError
-        raise failed(
+        # Who is not let in is not let in later either; Arrow has no class of its own for it.
+        away = isinstance(error, OSError) and not any(word in str(error) for word in _DENIED)
+        raise (DataAway if away else DataError)(
             f"{uri}: cannot be read: {error}. Credentials, region and endpoint are taken from the environment (for s3://:"
             " AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL)."
         ) from error
@@ -101,6 +103,8 @@ def _fetch(store: Any, names: dict[str, str], folder: Path, uri: str) -> None:
             with store.open_input_stream(place, compression=None) as source, target.open("wb") as copy:
                 shutil.copyfileobj(source, copy, _CHUNK)
         except OSError as error:
+            if error.errno in FULL:  # the copy's disk; Arrow's own errors have no number
+                raise disk_full(target, error) from error
             raise DataAway(f"{uri}: {name} cannot be copied to {target.parent}: {error}") from error
     folder.with_suffix(".json").unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)

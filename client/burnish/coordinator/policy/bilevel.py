@@ -47,8 +47,8 @@ def split_size(asked: float, num_rows: int) -> int:
 def split_off(rows: Sequence[DataRow], prompts: Mapping[str, str], barred: set[str], size: int, seed: int) -> Split:
     """At least `size` rows drawn at random for validation, all rows with the same prompt together, so that nothing that
     is validated by is trained on in another wording; a prompt of so many rows that they would be more is drawn only
-    where there is no other, the smallest first. `prompts`: a name for the prompt of each sample, by its hash. Samples
-    in `barred` are not drawn."""
+    where the others are too few, the smallest first, and alone where it is enough. `prompts`: a name for the prompt of
+    each sample, by its hash. Samples in `barred` are not drawn."""
     groups: dict[str, int] = {}
     refused: set[str] = set()
     for row in rows:
@@ -70,8 +70,8 @@ def split_off(rows: Sequence[DataRow], prompts: Mapping[str, str], barred: set[s
     for prompt in sorted(too_large, key=lambda one: groups[one]):
         if count >= size:
             break
-        drawn.add(prompt)
-        count += groups[prompt]
+        drawn = {prompt} if groups[prompt] >= size else drawn | {prompt}
+        count = sum(groups[one] for one in drawn)
     return split_by(rows, prompts, drawn)
 
 

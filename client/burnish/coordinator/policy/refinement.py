@@ -78,7 +78,7 @@ def choose_questions(
     known = [index for index, row in enumerate(rows) if row.row_id in weights]
     if not known:
         return []
-    size = max(1, int(share * len(known)))
+    size = max(1, int(share * len(known) + 1e-9))
     if choice is Choice.RANDOM:
         taken = random.Random(seed).sample(known, size)
     else:

@@ -88,7 +88,8 @@ class ModelRef(_message.Message):
       - `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or `az://CONTAINER/PREFIX`, the files directly below the prefix, with
         what it takes to reach it in the server's environment: fetched once and kept. Other content at that place is
         noticed; with a digest, content that the server has is served without a look at the store.
-    Empty: whatever the replica holds now, of the engine that serves the RPC; the reply says which.
+    Empty, with no digest either: what the replica holds now; the reply says which. Where a server has several engines
+    that hold different weights, what a scoring server scores with.
     Outside of the places that the server lets callers name: PERMISSION_DENIED, reason PATH_NOT_ALLOWED. Object storage
     that does not answer: UNAVAILABLE, reason MODEL_UNREACHABLE.
     """

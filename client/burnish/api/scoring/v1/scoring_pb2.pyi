@@ -18,6 +18,11 @@ if sys.version_info >= (3, 11):
 else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
+if sys.version_info >= (3, 13):
+    from warnings import deprecated as _deprecated
+else:
+    from typing_extensions import deprecated as _deprecated
+
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class _TokenSpan:
@@ -230,9 +235,20 @@ class GetInfoResponse(_message.Message):
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     INFO_FIELD_NUMBER: _builtins.int
+    JUDGE_PROMPT_DIGEST_FIELD_NUMBER: _builtins.int
     SCORE_METHOD_FIELD_NUMBER: _builtins.int
     PROMPT_DIGESTS_FIELD_NUMBER: _builtins.int
     NLI_MODEL_DIGEST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
+    def judge_prompt_digest(self) -> _builtins.str:
+        """As `judge` in prompt_digests."""
+
+    @judge_prompt_digest.setter
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
+    def judge_prompt_digest(self, value: _builtins.str) -> None:
+        """As `judge` in prompt_digests."""
+
     score_method: _builtins.str
     """How scores are made: "plugin" (Burnish's own pooler inside vLLM: only response positions, a bounded number of
     logits at a time, cached prefixes are read), "prompt_logprobs" (vLLM's own way, where the plugin cannot run: slower,
@@ -256,13 +272,14 @@ class GetInfoResponse(_message.Message):
         self,
         *,
         info: _common_pb2.ServerInfo | None = ...,
+        judge_prompt_digest: _builtins.str = ...,
         score_method: _builtins.str = ...,
         prompt_digests: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         nli_model_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["info", b"info"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["info", b"info", "nli_model_digest", b"nli_model_digest", "prompt_digests", b"prompt_digests", "score_method", b"score_method"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["info", b"info", "judge_prompt_digest", b"judge_prompt_digest", "nli_model_digest", b"nli_model_digest", "prompt_digests", b"prompt_digests", "score_method", b"score_method"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
