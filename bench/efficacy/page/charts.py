@@ -17,6 +17,7 @@ from bench.efficacy.page.marks import Mark
 from bench.efficacy.page.verdicts import capital, percent, share, signed
 
 _NOTHING, _ORACLE = "nothing", "oracle"  # classes of the style sheet
+_ALONE = "by itself: "  # before the name of a signal
 
 
 def headline(panel: Panel) -> str:
@@ -82,14 +83,16 @@ def _range(values: Sequence[float]) -> tuple[float, float] | None:
 def signal_map(found: Efficacy) -> Markup | None:
     """AUROC of every arm's value, and of every signal by itself, against every kind of flaw, at the noise of the first
     screen."""
-    signals = list(dict.fromkeys(name for panel in found.main for name in _signals(panel)))
+    told = [(name, signal) for panel in found.main for name, signal in _signals(panel).items()]
+    there = dict.fromkeys(name for name, signal in told if signal.auroc is not None)
+    signals = sorted(there, key=lambda name: name.startswith(_ALONE))  # arms first
     columns = [column for panel in found.main for column in _columns(panel, signals)]
     return heat_map(f"AUROC at {found.noise:.0%} wrong rows", signals, columns) if columns else None
 
 
 def _signals(panel: Panel) -> dict[str, Signal]:
     of_arms = {name: arm.signal for name, arm in panel.arms.items() if arm.signal is not None}
-    return of_arms | {f"by itself: {name}": signal for name, signal in panel.measures.items()}
+    return of_arms | {f"{_ALONE}{name}": signal for name, signal in panel.measures.items()}
 
 
 def _columns(panel: Panel, signals: Sequence[str]) -> list[Column]:
@@ -114,7 +117,9 @@ def noise_charts(found: Efficacy) -> list[Markup]:
             control = control_of(best.name)
             thick = {NOISY: _NOTHING, ORACLE: _ORACLE, control: "chance", best.name: best.kind}
             background = [Line("", "mist", _points(panels, arm.name)) for arm in told.shown if arm.name not in thick]
-            named = [Line(name, style, _points(panels, name)) for name, style in thick.items()]
+            # The control's own name is too long to stand at the end of a line.
+            words = {control: "random rows"}
+            named = [Line(words.get(name, name), style, _points(panels, name)) for name, style in thick.items()]
             lines = [line for line in (*background, *named) if line.points]
             charts.append(line_chart(capital(told.title), "share of wrong rows", lines))
     return charts
