@@ -118,11 +118,11 @@ async def kill(host: ModelHost, core: psutil.Process) -> BaseException | None:
 
     async def use() -> None:
         async with host.using(None):
-            await endless(host, 4)
+            await endless(host, 16)
 
-    call = asyncio.create_task(use())
-    await asyncio.sleep(0.3)
     await host.check_health()
+    call = asyncio.create_task(use())
+    await until(lambda: unfinished(host) == 16)  # a fast machine is through in a third of a second
     core.send_signal(signal.SIGKILL)
     (result,) = await asyncio.wait_for(asyncio.gather(call, return_exceptions=True), 10)
     return result
