@@ -214,9 +214,9 @@ def test_a_token_never_goes_over_a_network_in_the_clear(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({"host": "0.0.0.0"}, r"there is not encryption .* or a way to tell who calls"),
-        ({"host": "0.0.0.0", "tls_cert": "c", "tls_key": "k"}, r"there is not a way to tell who calls"),
-        ({"host": "0.0.0.0", "tokens": "t"}, r"there is not encryption"),
+        ({"host": "0.0.0.0"}, r"without encryption .* and without a way to tell who calls"),
+        ({"host": "0.0.0.0", "tls_cert": "c", "tls_key": "k"}, r"without a way to tell who calls"),
+        ({"host": "0.0.0.0", "tokens": "t"}, r"without encryption"),
         ({"tls_cert": "c"}, "go together"),
         ({"tls_client_ca": "c"}, "needs --tls-cert"),
         ({"guard_health": True}, "needs --tokens"),

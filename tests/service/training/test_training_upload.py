@@ -79,7 +79,7 @@ async def test_an_upload_is_named_by_its_content(client: Client, settings: Serve
             "BAD_UPLOAD",
             "message 2 of the upload has a digest",
         ),
-        ([pb.UploadDataRequest(digest="abc", last=True)], "BAD_UPLOAD", "64 hexadecimal digits"),
+        ([pb.UploadDataRequest(digest="abc", last=True)], "BAD_UPLOAD", "64 lower-case hexadecimal digits"),
     ],
 )
 async def test_an_upload_that_is_not_what_it_should_be_leaves_nothing(
