@@ -19,7 +19,7 @@ from bench.efficacy.cell import Cell
 from bench.efficacy.plain import PLAIN, plain
 from bench.efficacy.runs import Planned, arm_runs, base_of, control_runs, control_sizes, made
 from bench.embedding.setup import say
-from burnish import AsyncClient, ServiceError
+from burnish import AsyncClient, ModelRef, ServiceError
 from burnish.coordinator.errors import InputError, StepFailed
 from burnish.coordinator.progress import Observer, StepProgress
 from burnish.coordinator.recipes.registry import METHODS
@@ -46,7 +46,8 @@ def end_with_parent() -> None:
 async def work(cell: Cell) -> list[str]:
     """All arms, and then their controls. What went wrong; empty for nothing."""
     arms = list(arm_runs(cell))
-    if all(done(cell, run) for run in [*arms, *_controls(cell, arms)]) and _base_answered(cell, arms):
+    base = base_of(arms)
+    if all(done(cell, run) for run in [*arms, *_controls(cell, arms)]) and (base is None or _has_answered(cell, base)):
         tidy(cell)
         return []
     if time.time() > cell.until:
@@ -85,22 +86,20 @@ def _controls(cell: Cell, arms: list[Planned]) -> list[Planned]:
 def done(cell: Cell, run: Planned) -> bool:
     """Whether a run has ended, and its model has answered."""
     found = made(run.folder)
-    return found is not None and answered(cell, found.model.digest or "").keys() >= {row.id for row in asked(cell)}
+    return found is not None and _has_answered(cell, found.model)
 
 
-def _base_answered(cell: Cell, arms: list[Planned]) -> bool:
-    base = base_of(arms)
-    return base is None or answered(cell, base.digest or "").keys() >= {row.id for row in asked(cell)}
+def _has_answered(cell: Cell, model: ModelRef) -> bool:
+    return answered(cell, model.digest or "").keys() >= {row.id for row in asked(cell)}
 
 
 async def _answer_by_base(cell: Cell, client: AsyncClient, arms: list[Planned]) -> list[str]:
     """What the base model answers, to tell what it can do. What went wrong."""
-    if _base_answered(cell, arms):
+    base = base_of(arms)
+    if base is None or _has_answered(cell, base):
         return []
     if time.time() > cell.until:
         return ["no time was left for the base model's answers; the same command goes on"]
-    base = base_of(arms)
-    assert base is not None
     try:
         await answer(cell, client, base)
     except (ServiceError, Unanswered) as error:

@@ -17,20 +17,6 @@ _ORDER = (ArmKind.BASE, ArmKind.RUN, ArmKind.ALL, ArmKind.OTHER, ArmKind.RANDOM,
 
 def arms_of(history: RunHistory) -> list[Arm]:
     """The arms whose held-out loss was measured: the base model, what the run made, and what it is compared with."""
-    return in_common(_measured(history))
-
-
-def not_compared(history: RunHistory) -> int:
-    """How many held-out samples are left out since one of the models that are compared, or none of them, has a loss on
-    them."""
-    found = [frozenset(scores) for arm in _compared(_measured(history)) for scores in arm.scores]
-    common = found[0].intersection(*found) if found else frozenset()
-    if not common or history.paths is None or not history.paths.holdout.exists():
-        return 0  # nothing is compared by single samples
-    return len(set(hashes_in(history.paths.holdout)) - common)
-
-
-def _measured(history: RunHistory) -> list[Arm]:
     run = history.run
     models = [m for m in history.models() if m.eval_loss is not None and m.role in ("base", "trained")]
     rounds = {m.round for m in models}
@@ -48,7 +34,16 @@ def _measured(history: RunHistory) -> list[Arm]:
         )
         for (kind, name), found in members.items()
     ]
-    return sorted(arms, key=lambda arm: _ORDER.index(arm.kind))
+    return in_common(sorted(arms, key=lambda arm: _ORDER.index(arm.kind)))
+
+
+def not_compared(history: RunHistory, arms: Sequence[Arm]) -> int:
+    """How many held-out samples are left out of `arms`, since not every model that is compared has a loss on them."""
+    found = [frozenset(scores) for arm in _compared(arms) for scores in arm.scores]
+    common = found[0].intersection(*found) if found else frozenset()
+    if not common or history.paths is None or not history.paths.holdout.exists():
+        return 0  # nothing is compared by single samples
+    return len(set(hashes_in(history.paths.holdout)) - common)
 
 
 def in_common(arms: list[Arm]) -> list[Arm]:

@@ -54,7 +54,8 @@ def collect(history: RunHistory, *, truth: str = "") -> ReportData:
         flaws = [flaw_table(number, decisions, known) for number, _, decisions in decided if known]
         notes = middo_notes(rounds, steps)
     notes += _hold_notes(history, [one.number for one in rounds])
-    if unscored := not_compared(history):
+    short = in_short(history, truth_is_known=bool(known))
+    if unscored := not_compared(history, short.arms):
         notes.append(
             f"{unscored} held-out samples could not be scored under every model; models are compared by the others."
         )
@@ -74,7 +75,7 @@ def collect(history: RunHistory, *, truth: str = "") -> ReportData:
         config=run.config,
         flaws=flaws,
         notes=notes,
-        short=in_short(history, truth_is_known=bool(known)),
+        short=short,
         truth=[one for one in (_against(history, number, made, known) for number, _, made in decided) if one],
     )
 

@@ -65,15 +65,15 @@ class Refresher:
         weights = run.book.weights(self.round)
         seed = question_seed(settings.seed, pause.step)
         asked = choose_questions(self.rows, weights, settings.online_share, settings.questions, seed)
-        key = await self._respond(pause, asked, known)
-        answers, records, samples = self._answers(asked, key)
+        prompt_of = prompts_of(run, [row.sample_hash for row in asked])
+        key = await self._respond(pause, prompt_of, known)
+        answers, records, samples = self._answers(asked, prompt_of, key)
         with run.book.transaction():
             run.book.add_samples(samples)
         base_losses = await self._probe(records, known)
         own = run.book.samples(row.sample_hash for row in asked)
         texts = {row.row_id: own[row.sample_hash][-1].content for row in asked}
-        prompts = prompts_of(run, [row.sample_hash for row in asked])
-        now = vitals(answers, texts, {row.row_id: prompts[row.sample_hash] for row in asked})
+        now = vitals(answers, texts, {row.row_id: prompt_of[row.sample_hash] for row in asked})
         now = replace(now, divergence=divergence(answers, base_losses))
         first = known[0].vitals if known else now
         stopped = collapse(now, first, settings.limits())
@@ -83,8 +83,8 @@ class Refresher:
         run.observer.noted(_note(pause, now, stopped))
         return refresh
 
-    async def _respond(self, pause: Pause, asked: Sequence[DataRow], known: Sequence[RefreshRecord]) -> ResponseKey:
-        """Has the model of the pause answer the questions of `asked`."""
+    async def _respond(self, pause: Pause, prompt_of: dict[str, str], known: Sequence[RefreshRecord]) -> ResponseKey:
+        """Has the model of the pause answer questions; `prompt_of` names the prompt of each sample, by hash."""
         run, beliefs = self.run, self.run.book.beliefs
         sampling, count = run.settings.online_sampling(pause.step), run.settings.responses
 
@@ -105,7 +105,6 @@ class Refresher:
             self._check_template(version.chat_template_digest)
             params = {"sampling": asdict(sampling), "responses": count, "check": True}
             key = ResponseKey(version.digest, version.chat_template_digest, digest_of(params))
-            prompt_of = prompts_of(run, [row.sample_hash for row in asked])
             first = {prompt: sample for sample, prompt in reversed(prompt_of.items())}  # a sample that begins so
             prompts = list(first)
             before = sum(one.vitals.num_questions for one in known)
@@ -127,10 +126,9 @@ class Refresher:
             )
 
     def _answers(
-        self, asked: Sequence[DataRow], key: ResponseKey
+        self, asked: Sequence[DataRow], prompt_of: dict[str, str], key: ResponseKey
     ) -> tuple[list[Answer], list[OnlineRecord], dict[str, tuple[Message, ...]]]:
         """What was answered to each row's question: for deciding, for the ledger, and the conversations by hash."""
-        prompt_of = prompts_of(self.run, [row.sample_hash for row in asked])
         said = self.run.book.beliefs.responses(list(dict.fromkeys(prompt_of.values())), key)
         own = self.run.book.samples(row.sample_hash for row in asked)
         answers, records, samples = [], [], {}
