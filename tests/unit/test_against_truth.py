@@ -115,11 +115,11 @@ def test_an_interval_holds_its_share(counts: tuple[int, int]) -> None:
 def test_the_page_holds_each_round_against_the_truth() -> None:
     one = hold_against(1, DECISIONS, FOLLOWING, KNOWN)
     assert one is not None
-    page = render(replace(DATA, flaws=[], truth=[one]))
+    page = render(replace(DATA, truth=[one]))
     assert "Against what is known to be wrong" in page
     assert "1 of 2, 50% (9% to 91%)" in page, "precision of dropping"
     assert '<td>loss before training</td><td>lower</td><td class="n">0.556</td>' in page
     assert '<td>right</td><td class="n">3</td><td class="n">2</td>' in page
     assert "<h3>Round 1</h3>" not in page
     assert "<h3>Round 2</h3>" in render(replace(DATA, truth=[one, replace(one, number=2)]))
-    assert "Against what is known" not in render(replace(DATA, flaws=[]))
+    assert "Against what is known" not in render(DATA)

@@ -23,7 +23,7 @@ from burnish.report.data import (
     Threshold,
 )
 from burnish.report.histogram import Line, Series, histogram
-from burnish.report.map import LEGENDS
+from burnish.report.recipes import PAGES
 from burnish.report.render import MAX_CHANGES_SHOWN, render, write_report
 
 ROUND = MiddoRound(
@@ -41,6 +41,11 @@ ROUND = MiddoRound(
     ],
     failures=[Failure("judge", "UNPARSEABLE", 2, "I like it")],
     timings=[StepTiming("train", "done", 4, 0, 2.0), StepTiming("judge", "done", 24, 24, 0.0)],
+    flaws=FlawTable(
+        [FlawRate("wrong_answer", 4, {"hard": 1, "sparse": 0, "low_quality": 2, "any": 3})],
+        FlawRate("none", 0, {"hard": 0, "sparse": 0, "low_quality": 0, "any": 0}),
+        "",
+    ),
 )
 DATA = ReportData(
     run_id="middo-1",
@@ -53,16 +58,10 @@ DATA = ReportData(
     rounds=[ROUND],
     last_timings=[],
     models=[Model("base", "m", "sha256:00", None, 2.5), Model("final", "n", "sha256:11", 1.0, 2.25)],
-    flaws=[
-        FlawTable(
-            1,
-            [FlawRate("wrong_answer", 4, {"hard": 1, "sparse": 0, "low_quality": 2, "any": 3})],
-            FlawRate("none", 0, {"hard": 0, "sparse": 0, "low_quality": 0, "any": 0}),
-            "",
-        )
-    ],
     config={"rounds": 1},
 )
+
+LEGENDS = {recipe: page.legend for recipe, page in PAGES.items() if page.legend}
 
 
 def test_the_text_of_samples_is_escaped() -> None:
@@ -148,6 +147,7 @@ def test_the_smallest_maps(points: dict[str, list[tuple[float, float]]]) -> None
 
 
 def test_only_bilevel_selection_has_no_map() -> None:
+    assert set(PAGES) == set(METHODS)
     assert set(METHODS) - set(LEGENDS) == {"bds", "bmo"}, "they embed nothing"
 
 

@@ -323,15 +323,15 @@ def test_losses_without_samples_only_go_by_the_range() -> None:
 def test_what_to_do_next() -> None:
     run = arm(ArmKind.RUN, scores(2.0, 2.1, 1.8, 2.1))
 
-    def advice(arms: list[Arm], *, recipe: str = "clear", held_out: int = 500, finished: bool = True) -> str:
+    def advice(arms: list[Arm], *, compares: bool = False, held_out: int = 500, finished: bool = True) -> str:
         found = verdict(arms, held_out=bool(held_out), finished=finished)
-        return next_step(found, arms, recipe=recipe, held_out=held_out, finished=finished)
+        return next_step(found, arms, compares=compares, held_out=held_out, finished=finished)
 
     assert "Repeat the same command: it goes on" in advice([], finished=False)
     assert "--holdout" in advice([run, ALL], held_out=0)
     assert "Train on the result" in advice([ALL])
     assert "--compare" in advice([run, ALL])
-    assert "--random-subsets" in advice([run, ALL], recipe="bds")
+    assert "--random-subsets" in advice([run, ALL], compares=True)
     assert "Use the result" in advice([run, ALL, CHANCE])
     alike = replace(run, kind=ArmKind.ALL, rows=20)
     assert "Train on all rows where they can be afforded" in advice([run, alike, CHANCE])
@@ -412,7 +412,7 @@ def test_an_unfinished_run_has_no_rows_out() -> None:
 
 @pytest.mark.parametrize("recipe", sorted(METHODS))
 def test_every_recipe_has_the_first_page(recipe: str) -> None:
-    assert "In short" in render(replace(DATA, recipe=recipe, rounds=[], flaws=[], short=SHORT))
+    assert "In short" in render(replace(DATA, recipe=recipe, rounds=[], short=SHORT))
 
 
 def test_long_texts_are_compared_in_good_time() -> None:

@@ -3,36 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from burnish._types import Role
 from burnish.coordinator.history import RunHistory
-from burnish.coordinator.records import DecisionRecord, StepRecord
-from burnish.coordinator.truth import Known
 from burnish.report.arms import arms_of
 from burnish.report.calibration import auroc
-from burnish.report.common import measured, said_by
+from burnish.report.common import Decided, measured, said_by
 from burnish.report.data import BdsRound, WeighedRow, WeightsAt
 
 _SHOWN = 12  # rows at either end of the ranking
 
 
-def bds_round(
-    history: RunHistory,
-    number: int,
-    num_rows: int,
-    decisions: Sequence[DecisionRecord],
-    steps: Sequence[StepRecord],
-    known: Mapping[str, Known],
-) -> BdsRound:
+def bds_round(one: Decided) -> BdsRound:
     """The one round from the ledger."""
-    ranked = sorted((d for d in decisions if "rank" in d.signals), key=lambda d: d.signals["rank"] or 0.0)
+    history = one.history
+    ranked = sorted((d for d in one.decisions if "rank" in d.signals), key=lambda d: d.signals["rank"] or 0.0)
     shown = [*ranked[:_SHOWN], *ranked[-_SHOWN:]] if len(ranked) > 2 * _SHOWN else ranked
     samples = history.samples(d.sample_hash for d in shown)
-    actions = Counter(d.actions[0] for d in decisions)
-    snapshots = [_weights_at(history, number, step, known) for step in history.weight_steps(number)]
+    actions = Counter(d.actions[0] for d in one.decisions)
+    snapshots = [_weights_at(one, step) for step in history.weight_steps(one.number)]
     return BdsRound(
-        **measured(history, number, num_rows, decisions, steps),
+        **measured(one),
         actions=actions,
         snapshots=snapshots,
         arms=arms_of(history),
@@ -50,7 +42,7 @@ def bds_round(
     )
 
 
-def bds_notes(history: RunHistory) -> list[str]:
+def bds_notes(history: RunHistory, rounds: Sequence[BdsRound]) -> list[str]:
     """What a reader should know before believing the numbers."""
     settings = history.run.config["settings"]
     assert isinstance(settings, dict)
@@ -65,9 +57,9 @@ def bds_notes(history: RunHistory) -> list[str]:
     return notes
 
 
-def _weights_at(history: RunHistory, number: int, step: int, known: Mapping[str, Known]) -> WeightsAt:
-    weights = history.weights(number, step)
-    told = [(learnt.logit, bool(known[row_id].flaw)) for row_id, learnt in weights.items() if row_id in known]
+def _weights_at(one: Decided, step: int) -> WeightsAt:
+    weights = one.history.weights(one.number, step)
+    told = [(learnt.logit, bool(one.known[row_id].flaw)) for row_id, learnt in weights.items() if row_id in one.known]
     return WeightsAt(
         step,
         [learnt.weight for learnt in weights.values()],

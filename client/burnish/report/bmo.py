@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 
 from burnish._types import Role
 from burnish.coordinator.history import RunHistory
 from burnish.coordinator.policy.bilevel import Action
 from burnish.coordinator.policy.sameness import normal
-from burnish.coordinator.records import DecisionRecord, StepRecord
-from burnish.coordinator.truth import Known
 from burnish.report.bds import bds_notes, bds_round
-from burnish.report.common import said_by
-from burnish.report.data import BmoRound, Correction, Refresh
+from burnish.report.common import Decided, said_by
+from burnish.report.data import BdsRound, BmoRound, Correction, Refresh
 
 
-def bmo_round(
-    history: RunHistory,
-    number: int,
-    num_rows: int,
-    decisions: Sequence[DecisionRecord],
-    steps: Sequence[StepRecord],
-    known: Mapping[str, Known],
-) -> BmoRound:
+def bmo_round(one: Decided) -> BmoRound:
     """The one round from the ledger."""
-    selection = bds_round(history, number, num_rows, decisions, steps, known)
-    refined = [d for d in decisions if d.actions[0] == Action.REFINE]
+    history, known = one.history, one.known
+    selection = bds_round(one)
+    refined = [d for d in one.decisions if d.actions[0] == Action.REFINE]
     before = history.samples(d.sample_hash for d in refined)
     after = history.samples(d.hints[0] for d in refined)
     told = {d.row_id: known[d.row_id] for d in refined if d.row_id in known and known[d.row_id].response is not None}
     return BmoRound(
         **{field.name: getattr(selection, field.name) for field in fields(selection)},
-        refreshes=_refreshes(history, number),
+        refreshes=_refreshes(history, one.number),
         refined=[
             Correction(
                 d.row_id,
@@ -52,7 +44,7 @@ def bmo_round(
     )
 
 
-def bmo_notes(history: RunHistory) -> list[str]:
+def bmo_notes(history: RunHistory, rounds: Sequence[BdsRound]) -> list[str]:
     """What a reader should know before believing the numbers."""
     settings = history.run.config["settings"]
     assert isinstance(settings, dict)
@@ -69,7 +61,7 @@ def bmo_notes(history: RunHistory) -> list[str]:
         for one in history.refinement.refreshes(dataset.round)
         if one.stopped
     ]
-    return [*bds_notes(history), weighting, *stopped]
+    return [*bds_notes(history, rounds), weighting, *stopped]
 
 
 def _refreshes(history: RunHistory, number: int) -> list[Refresh]:

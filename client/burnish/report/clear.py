@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from burnish._types import Message, Role
 from burnish.coordinator.history import RunHistory
@@ -11,34 +11,38 @@ from burnish.coordinator.policy.clear import Action, place_notes
 from burnish.coordinator.policy.confidence import Evidence
 from burnish.coordinator.policy.filtering import AXIS
 from burnish.coordinator.recipes.clear.settings import ClearSettings
-from burnish.coordinator.records import DecisionRecord, StepRecord
 from burnish.coordinator.steps.curate import evidence_notes
-from burnish.coordinator.truth import Known
 from burnish.report.calibration import calibrate
-from burnish.report.common import map_of, measured, said_by
+from burnish.report.common import Decided, map_of, measured, said_by
 from burnish.report.data import ClearRound, Correction, DroppedRow
+from burnish.report.map import Key, Legend
+
+LEGEND = Legend(
+    (
+        Key("keep", "mist", "kept"),
+        Key("unscored", "violet", "kept without a confidence"),
+        Key("correct", "teal", "corrected"),
+        Key("left_out", "amber", "left out to hold the set's size"),
+    ),
+    "A point is a row as it would go on, by the base model's mean hidden state over the conversation. What the"
+    " filter dropped is not read for this, and not shown.",
+)
 
 
-def clear_round(
-    history: RunHistory,
-    number: int,
-    num_rows: int,
-    decisions: Sequence[DecisionRecord],
-    steps: Sequence[StepRecord],
-    known: Mapping[str, Known],
-) -> ClearRound:
+def clear_round(one: Decided) -> ClearRound:
     """One round from the ledger."""
-    judged = [one.preference for one in history.candidates(number) if one.preference is not None]
-    samples = {row.row_id: messages for row, messages in history.conversations(number)}
+    history, decisions = one.history, one.decisions
+    judged = [each.preference for each in history.candidates(one.number) if each.preference is not None]
+    samples = {row.row_id: messages for row, messages in history.conversations(one.number)}
     after = history.samples(d.hints[0] for d in decisions if d.actions[0] == Action.CORRECT)
     corrected = {d.row_id: after[d.hints[0]] for d in decisions if d.actions[0] == Action.CORRECT}
-    signal = history.thresholds(number)[0].signal
+    signal = history.thresholds(one.number)[0].signal
     return ClearRound(
-        **measured(history, number, num_rows, decisions, steps),
+        **measured(one),
         actions=Counter(d.actions[0] for d in decisions),
         failed=sum(AXIS in d.axes for d in decisions),
         compared=len(judged),
-        flipped=sum(one.flipped for one in judged),
+        flipped=sum(each.flipped for each in judged),
         corrections=[
             Correction(d.row_id, d.reasons, *_turns(samples[d.row_id]), corrected[d.row_id][-1].content)
             for d in decisions
@@ -49,15 +53,15 @@ def clear_round(
             for d in decisions
             if d.actions[0] == Action.DROP
         ],
-        calibration=calibrate(decisions, known, signal, {name: m[-1].content for name, m in corrected.items()}),
-        map=map_of(history, number, _going_on(history, number, decisions), steps),
+        calibration=calibrate(decisions, one.known, signal, {name: m[-1].content for name, m in corrected.items()}),
+        map=map_of(one, _going_on(one)),
     )
 
 
-def _going_on(history: RunHistory, number: int, decisions: Sequence[DecisionRecord]) -> Iterator[tuple[str, str]]:
+def _going_on(one: Decided) -> Iterator[tuple[str, str]]:
     """The rows that would have gone on, which alone have vectors: the sample of each, and what became of it."""
-    left_out = {one.row_id for one in history.held(number) if not one.kept}
-    for d in decisions:
+    left_out = {held.row_id for held in one.history.held(one.number) if not held.kept}
+    for d in one.decisions:
         if d.actions[0] != Action.DROP:
             sample = d.hints[0] if d.actions[0] == Action.CORRECT else d.sample_hash
             yield sample, "left_out" if d.row_id in left_out else d.actions[0]

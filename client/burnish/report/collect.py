@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 
 from burnish.coordinator.arms import run_round
 from burnish.coordinator.history import RunHistory
-from burnish.coordinator.records import DecisionRecord
 from burnish.coordinator.truth import Known, read_truth
 from burnish.report.against_truth import hold_against
 from burnish.report.arms import models_of, not_compared
-from burnish.report.bds import bds_notes, bds_round
-from burnish.report.bmo import bmo_notes, bmo_round
-from burnish.report.clear import clear_notes, clear_round
-from burnish.report.common import timings_of
-from burnish.report.data import BdsRound, ClearRound, FilterRound, FlawTable, MadsRound, MiddoRound, ReportData
-from burnish.report.filter import filter_notes, filter_round
-from burnish.report.mads import mads_notes, mads_round
-from burnish.report.middo import flaw_table, middo_notes, middo_round
+from burnish.report.common import Decided, timings_of
+from burnish.report.data import ReportData
+from burnish.report.recipes import PAGES
 from burnish.report.short import in_short
 from burnish.report.truth_data import TruthRound
 
@@ -31,28 +25,12 @@ def collect(history: RunHistory, *, truth: str = "") -> ReportData:
     run = history.run
     datasets = history.datasets()
     steps = history.steps()
-    decided = [(d.round, d.num_rows, history.decisions(d.round)) for d in datasets]
-    decided = [(number, rows, decisions) for number, rows, decisions in decided if decisions]
     known: dict[str, Known] = read_truth(history, truth) if truth and datasets else {}
-    rounds: list[MiddoRound] | list[ClearRound] | list[MadsRound] | list[BdsRound] | list[FilterRound]
-    flaws: list[FlawTable] = []
-    if run.recipe == "clear":
-        rounds = [clear_round(history, *one, steps, known) for one in decided]
-        notes = clear_notes(history, rounds)
-    elif run.recipe == "mads":
-        rounds = [mads_round(history, *one, steps) for one in decided]
-        notes = mads_notes(history)
-    elif run.recipe in ("bds", "bmo"):
-        make = bds_round if run.recipe == "bds" else bmo_round
-        rounds = [make(history, *one, steps, known) for one in decided]
-        notes = bds_notes(history) if run.recipe == "bds" else bmo_notes(history)
-    elif run.recipe in ("filter", "auto"):
-        rounds = [filter_round(history, *one, steps) for one in decided]
-        notes = filter_notes(history, rounds)
-    else:
-        rounds = [middo_round(history, *one, steps) for one in decided]
-        flaws = [flaw_table(number, decisions, known) for number, _, decisions in decided if known]
-        notes = middo_notes(rounds, steps)
+    made = ((d, history.decisions(d.round)) for d in datasets)
+    decided = [Decided(history, d.round, d.num_rows, decisions, steps, known) for d, decisions in made if decisions]
+    page = PAGES[run.recipe]
+    rounds = [page.round(one) for one in decided]
+    notes = page.notes(history, rounds)
     notes += _hold_notes(history, [one.number for one in rounds])
     short = in_short(history, truth_is_known=bool(known))
     if unscored := not_compared(history, short.arms):
@@ -73,18 +51,15 @@ def collect(history: RunHistory, *, truth: str = "") -> ReportData:
         last_timings=timings_of((step for step in steps if step.round not in numbers), run_round(run.config)),
         models=models_of(history),
         config=run.config,
-        flaws=flaws,
         notes=notes,
         short=short,
-        truth=[one for one in (_against(history, number, made, known) for number, _, made in decided) if one],
+        truth=[against for against in map(_against, decided) if against],
     )
 
 
-def _against(
-    history: RunHistory, number: int, decisions: Sequence[DecisionRecord], known: Mapping[str, Known]
-) -> TruthRound | None:
-    following = {row.row_id: row.sample_hash for row in history.rows(number + 1)} if known else {}
-    return hold_against(number, decisions, following or None, known)
+def _against(one: Decided) -> TruthRound | None:
+    following = {row.row_id: row.sample_hash for row in one.history.rows(one.number + 1)} if one.known else {}
+    return hold_against(one.number, one.decisions, following or None, one.known)
 
 
 def _hold_notes(history: RunHistory, numbers: Iterable[int]) -> list[str]:

@@ -4,31 +4,44 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from burnish._types import Message, Role
 from burnish.coordinator.history import RunHistory
 from burnish.coordinator.records import DecisionRecord, StepRecord
+from burnish.coordinator.truth import Known
 from burnish.report.data import Failure, Map, StepTiming, Threshold
 
 _MOST_POINTS = 3000  # of one group in a map; of more, a seeded part is drawn
 
 
-def measured(
-    history: RunHistory, number: int, num_rows: int, decisions: Sequence[DecisionRecord], steps: Iterable[StepRecord]
-) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A round whose rows were decided on, as the ledger has it. `steps`: the whole run's. `known`: by row, what is
+    right or wrong with it, where somebody knows."""
+
+    history: RunHistory
+    number: int
+    num_rows: int
+    decisions: Sequence[DecisionRecord]
+    steps: Sequence[StepRecord]
+    known: Mapping[str, Known]
+
+
+def measured(one: Decided) -> dict[str, Any]:
     """The fields of a `Round`."""
     thresholds = [
         Threshold(t.signal, t.axis, t.mean, t.std, t.m, t.tau, t.num_values, t.num_excluded)
-        for t in history.thresholds(number)
+        for t in one.history.thresholds(one.number)
     ]
     return {
-        "number": number,
-        "num_rows": num_rows,
+        "number": one.number,
+        "num_rows": one.num_rows,
         "thresholds": thresholds,
-        "signals": {t.signal: values_of(decisions, t.signal) for t in thresholds},
-        "failures": [Failure(f.step, f.reason, f.count, short(f.example)) for f in history.failures(number)],
-        "timings": timings_of(step for step in steps if step.round == number),
+        "signals": {t.signal: values_of(one.decisions, t.signal) for t in thresholds},
+        "failures": [Failure(f.step, f.reason, f.count, short(f.example)) for f in one.history.failures(one.number)],
+        "timings": timings_of(step for step in one.steps if step.round == one.number),
     }
 
 
@@ -61,15 +74,13 @@ def short(text: str, limit: int = 160) -> str:
     return flat if len(flat) <= limit else flat[: limit - 1] + "…"
 
 
-def map_of(
-    history: RunHistory, number: int, groups: Iterable[tuple[str, str]], steps: Iterable[StepRecord]
-) -> Map | None:
+def map_of(one: Decided, groups: Iterable[tuple[str, str]]) -> Map | None:
     """The picture of a round from the ledger; None where there is none. `groups`: for each row to be shown, the hash
     of the sample that it has there and what became of it."""
-    places = history.places(number)
+    places = one.history.places(one.number)
     if not places:
         return None
-    found = (step.detail for step in steps if (step.round, step.name) == (number, "project"))
+    found = (step.detail for step in one.steps if (step.round, step.name) == (one.number, "project"))
     detail: Mapping[str, Any] = next(found, {})
     points: dict[str, list[tuple[float, float]]] = {}
     for sample, group in groups:

@@ -82,7 +82,6 @@ class FlawRate:
 class FlawTable:
     """How well one round's axes found what was planted, with the clean rows as the base rate."""
 
-    round: int
     rates: Sequence[FlawRate]
     clean: FlawRate  # rows without a planted flaw
     expected: str  # what the table is read against, one sentence
@@ -131,7 +130,7 @@ class Tried:
 class MiddoRound(Round):
     """What Middo selected in a round and what was made of it. `map`: by action, "several" where a row has more than
     one; None where there is none. `tried`: None where rules alone decide. `declined`: rewrites that were not even made,
-    since none is accepted."""
+    since none is accepted. `flaws`: None where nobody knows what is wrong."""
 
     selected: Mapping[str, int]  # rows per axis
     rewritten: int
@@ -141,6 +140,7 @@ class MiddoRound(Round):
     map: Map | None = None
     tried: Tried | None = None
     declined: int = 0
+    flaws: FlawTable | None = None
 
     @property
     def dropped(self) -> int:
@@ -374,7 +374,6 @@ class ReportData:
     last_timings: Sequence[StepTiming]  # of what is before the first round, and after the last
     models: Sequence[Model]
     config: Mapping[str, object]
-    flaws: Sequence[FlawTable] = ()
     notes: Sequence[str] = field(default=())
     short: InShort | None = None
     truth: Sequence[TruthRound] = ()

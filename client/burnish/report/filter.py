@@ -11,39 +11,44 @@ from burnish.coordinator.history import RunHistory
 from burnish.coordinator.policy.signals import Action
 from burnish.coordinator.recipes.filter.settings import FilterSettings
 from burnish.coordinator.recipes.registry import settings_of
-from burnish.coordinator.records import DecisionRecord, StepRecord
+from burnish.coordinator.records import StepRecord
 from burnish.report.arms import arms_of
-from burnish.report.common import map_of, measured, said_by
+from burnish.report.common import Decided, map_of, measured, said_by
 from burnish.report.data import DroppedRow, FilterRound, TriedShare
+from burnish.report.map import Key, Legend
 
 _SHOWN = 60  # dropped rows; all are in final/dropped.jsonl
+LEGEND = Legend(
+    (
+        Key("keep", "mist", "kept"),
+        Key("unscored", "violet", "kept without a value"),
+        Key("left_out", "amber", "left out to hold the set's size"),
+    ),
+    "A point is a row that was kept, by the base model's mean hidden state over the conversation. What the filter"
+    " dropped is not read for this, and not shown.",
+)
 
 
-def filter_round(
-    history: RunHistory,
-    number: int,
-    num_rows: int,
-    decisions: Sequence[DecisionRecord],
-    steps: Sequence[StepRecord],
-) -> FilterRound:
+def filter_round(one: Decided) -> FilterRound:
     """The one round from the ledger."""
-    actions = Counter(d.actions[0] for d in decisions)
-    gone = [d for d in decisions if d.actions[0] == Action.DROP]
+    history = one.history
+    actions = Counter(d.actions[0] for d in one.decisions)
+    gone = [d for d in one.decisions if d.actions[0] == Action.DROP]
     shown = sorted(gone, key=lambda d: -(d.signals.get("rank") or 0.0))[:_SHOWN]
     samples = history.samples(d.sample_hash for d in shown)
     return FilterRound(
-        **measured(history, number, num_rows, decisions, steps),
+        **measured(one),
         actions=actions,
-        left_out=sum(not one.kept for one in history.held(number)),
+        left_out=sum(not held.kept for held in history.held(one.number)),
         arms=arms_of(history),
-        tried=_tried(steps),
+        tried=_tried(one.steps),
         dropped=[
             DroppedRow(
                 d.row_id, d.reasons, said_by(samples[d.sample_hash][:-1], Role.USER), samples[d.sample_hash][-1].content
             )
             for d in shown
         ],
-        map=map_of(history, number, _going_on(history, number, decisions), steps),
+        map=map_of(one, _going_on(one)),
     )
 
 
@@ -98,9 +103,9 @@ def _tried(steps: Sequence[StepRecord]) -> list[TriedShare]:
     return [TriedShare(**one, taken=(one["signal"], one["share"], one["held"]) == best) for one in found]
 
 
-def _going_on(history: RunHistory, number: int, decisions: Sequence[DecisionRecord]) -> Iterator[tuple[str, str]]:
+def _going_on(one: Decided) -> Iterator[tuple[str, str]]:
     """The rows that were kept, which alone have vectors: the sample of each, and what became of it."""
-    left_out = {one.row_id for one in history.held(number) if not one.kept}
-    for d in decisions:
+    left_out = {held.row_id for held in one.history.held(one.number) if not held.kept}
+    for d in one.decisions:
         if d.actions[0] in (Action.KEEP, Action.UNSCORED):
             yield d.sample_hash, "left_out" if d.row_id in left_out else d.actions[0]

@@ -10,26 +10,25 @@ from burnish._types import Role
 from burnish.coordinator.coverage import selection_notes
 from burnish.coordinator.history import RunHistory
 from burnish.coordinator.policy.coverage import Action
-from burnish.coordinator.records import DecisionRecord, StepRecord
+from burnish.coordinator.records import StepRecord
 from burnish.report.arms import arms_of
-from burnish.report.common import map_of, measured, said_by, short
+from burnish.report.common import Decided, map_of, measured, said_by, short
 from burnish.report.data import Curve, Failure, MadsRound, PickedRow
+from burnish.report.map import Key, Legend
 
 _SHOWN = 20  # rows of the core set
+LEGEND = Legend(
+    (Key("drop", "mist", "left out"), Key("keep", "teal", "in the core set")),
+    "A point is a row, by the selector's mean hidden state over the conversation.",
+)
 
 
-def mads_round(
-    history: RunHistory,
-    number: int,
-    num_rows: int,
-    decisions: Sequence[DecisionRecord],
-    steps: Iterable[StepRecord],
-) -> MadsRound:
+def mads_round(one: Decided) -> MadsRound:
     """The one round from the ledger."""
-    steps = list(steps)
-    detail = selection_of(steps)
+    history, decisions = one.history, one.decisions
+    detail = selection_of(one.steps)
     unread = Counter(d.reasons[0] for d in decisions if d.actions[0] == Action.UNREAD)
-    fields = measured(history, number, num_rows, decisions, steps)
+    fields = measured(one)
     if unread:
         example, _ = unread.most_common(1)[0]
         fields["failures"] = [Failure("features", "UNREAD", sum(unread.values()), short(example))]
@@ -44,12 +43,12 @@ def mads_round(
         **fields,
         actions=Counter(d.actions[0] for d in decisions),
         curve=None if curve is None else Curve(**curve),
-        random_curves=[Curve(**one) for one in chance],
+        random_curves=[Curve(**each) for each in chance],
         num_features=features,
         length_correlation=correlation,
         hub_share=hubs,
         arms=arms_of(history),
-        map=map_of(history, number, ((d.sample_hash, d.actions[0]) for d in decisions), steps),
+        map=map_of(one, ((d.sample_hash, d.actions[0]) for d in decisions)),
         picked=[
             PickedRow(
                 d.row_id,
@@ -62,7 +61,7 @@ def mads_round(
     )
 
 
-def mads_notes(history: RunHistory) -> list[str]:
+def mads_notes(history: RunHistory, rounds: Sequence[MadsRound]) -> list[str]:
     """What a reader should know before believing the numbers."""
     detail: Any = selection_of(history.steps())
     notes = selection_notes(detail["length_correlation"], detail["hub_share"]) if detail else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -29,46 +29,6 @@ class Legend:
 
     keys: Sequence[Key]
     about: str
-
-
-_OF_FILTERS = Legend(
-    (
-        Key("keep", "mist", "kept"),
-        Key("unscored", "violet", "kept without a value"),
-        Key("left_out", "amber", "left out to hold the set's size"),
-    ),
-    "A point is a row that was kept, by the base model's mean hidden state over the conversation. What the filter"
-    " dropped is not read for this, and not shown.",
-)
-LEGENDS: Mapping[str, Legend] = {
-    "mads": Legend(
-        (Key("drop", "mist", "left out"), Key("keep", "teal", "in the core set")),
-        "A point is a row, by the selector's mean hidden state over the conversation.",
-    ),
-    "middo": Legend(
-        (
-            Key("keep", "mist", "kept as it is"),
-            Key("simplify", "amber", "to simplify"),
-            Key("improve", "violet", "to improve"),
-            Key("diversify", "teal", "to diversify: a new row beside it"),
-            Key("several", "ink", "more than one of these"),
-        ),
-        "A point is a row as the round began, by its prompt's mean hidden state in this round's model; colours are"
-        " what was decided. Every round has axes of its own: two maps cannot be laid over each other.",
-    ),
-    "clear": Legend(
-        (
-            Key("keep", "mist", "kept"),
-            Key("unscored", "violet", "kept without a confidence"),
-            Key("correct", "teal", "corrected"),
-            Key("left_out", "amber", "left out to hold the set's size"),
-        ),
-        "A point is a row as it would go on, by the base model's mean hidden state over the conversation. What the"
-        " filter dropped is not read for this, and not shown.",
-    ),
-    "filter": _OF_FILTERS,
-    "auto": _OF_FILTERS,
-}
 
 
 def set_map(picture: Map, keys: Sequence[Key]) -> Markup:

@@ -10,33 +10,45 @@ from burnish._types import Role
 from burnish.coordinator.history import RunHistory
 from burnish.coordinator.policy.acceptance import Acceptance, Refusal, why
 from burnish.coordinator.policy.middo import recall_note
-from burnish.coordinator.records import DecisionRecord, RewriteRecord, StepRecord
+from burnish.coordinator.records import DecisionRecord, RewriteRecord
 from burnish.coordinator.truth import Known
-from burnish.report.common import map_of, measured, said_by
+from burnish.report.common import Decided, map_of, measured, said_by
 from burnish.report.data import AXES, Change, FlawRate, FlawTable, MiddoRound, Tried
+from burnish.report.map import Key, Legend
 
 _ADDED = "diversify"
+LEGEND = Legend(
+    (
+        Key("keep", "mist", "kept as it is"),
+        Key("simplify", "amber", "to simplify"),
+        Key("improve", "violet", "to improve"),
+        Key("diversify", "teal", "to diversify: a new row beside it"),
+        Key("several", "ink", "more than one of these"),
+    ),
+    "A point is a row as the round began, by its prompt's mean hidden state in this round's model; colours are"
+    " what was decided. Every round has axes of its own: two maps cannot be laid over each other.",
+)
 
 
-def middo_round(
-    history: RunHistory, number: int, num_rows: int, decisions: Sequence[DecisionRecord], steps: Sequence[StepRecord]
-) -> MiddoRound:
+def middo_round(one: Decided) -> MiddoRound:
     """One round from the ledger."""
-    rewrites = history.rewrites(number)
+    decisions = one.decisions
+    rewrites = one.history.rewrites(one.number)
     acceptances = [r.acceptance for r in rewrites if r.acceptance is not None]
-    declined = sum(one.refusal == Refusal.DECLINED for one in acceptances)
+    declined = sum(each.refusal == Refusal.DECLINED for each in acceptances)
     accepted = [r for r in rewrites if r.accepted]
     by_row = {decision.row_id: decision for decision in decisions}
     return MiddoRound(
-        **measured(history, number, num_rows, decisions, steps),
+        **measured(one),
         selected={axis: sum(axis in d.axes for d in decisions) for axis in AXES},
         rewritten=len({r.row_id for r in accepted if r.strategy != _ADDED}),
         added=sum(r.strategy == _ADDED for r in accepted),
         rejected=len(rewrites) - len(accepted) - declined,
         changes=[_change(rewrite, by_row[rewrite.row_id]) for rewrite in rewrites],
-        map=map_of(history, number, ((d.sample_hash, _group(d)) for d in decisions), steps),
+        map=map_of(one, ((d.sample_hash, _group(d)) for d in decisions)),
         tried=_tried(acceptances),
         declined=declined,
+        flaws=_flaws(decisions, one.known) if one.known else None,
     )
 
 
@@ -86,7 +98,7 @@ def _rejection(rewrite: RewriteRecord) -> str:
     return ", ".join(dict.fromkeys(words)) or rewrite.message
 
 
-def flaw_table(number: int, decisions: Sequence[DecisionRecord], known: Mapping[str, Known]) -> FlawTable:
+def _flaws(decisions: Sequence[DecisionRecord], known: Mapping[str, Known]) -> FlawTable:
     """Counts over the rows that still are what the source gave: a rewritten row has lost its planted flaw."""
     rows = [d for d in decisions if d.origin == "source"]
     planted = {row_id: one.flaw for row_id, one in known.items() if one.flaw}
@@ -100,13 +112,13 @@ def flaw_table(number: int, decisions: Sequence[DecisionRecord], known: Mapping[
     clean = rate("none", [d for d in rows if d.row_id in known and not known[d.row_id].flaw])
     gone = len(decisions) - len(rows)
     expected = f"{gone} rows that earlier rounds rewrote or added are not counted here." if gone else ""
-    return FlawTable(number, rates, clean, expected)
+    return FlawTable(rates, clean, expected)
 
 
-def middo_notes(rounds: Sequence[MiddoRound], steps: Sequence[StepRecord]) -> list[str]:
+def middo_notes(history: RunHistory, rounds: Sequence[MiddoRound]) -> list[str]:
     """What a reader should know before believing the numbers."""
     notes = []
-    for step in steps:
+    for step in history.steps():
         detail: Mapping[str, Any] = step.detail
         if step.name == "embed" and "recall" in detail:
             notes.append(f"Round {step.round}: {recall_note(detail['recall'], detail['num_queries'])}")

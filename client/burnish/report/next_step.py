@@ -9,10 +9,10 @@ from burnish.report.verdict import between, training_harmed
 FEW = 100  # held-out rows, below which a difference has to be large to be seen
 
 
-def next_step(verdict: Verdict, arms: list[Arm], *, recipe: str, held_out: int, finished: bool) -> str:
-    """The first rule that fits."""
+def next_step(verdict: Verdict, arms: list[Arm], *, compares: bool, held_out: int, finished: bool) -> str:
+    """The first rule that fits. `compares`: whether its recipe trains on random rows itself."""
     kinds = {arm.kind for arm in arms if arm.losses}
-    control = "with --compare" if recipe in ("middo", "clear") else "and --random-subsets 3 in a new folder (--out)"
+    control = "and --random-subsets 3 in a new folder (--out)" if compares else "with --compare"
     if not finished:
         return "The run is not finished. Repeat the same command: it goes on where it stopped."
     if not held_out:

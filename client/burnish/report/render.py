@@ -19,13 +19,13 @@ from burnish.report.curves import coverage_chart
 from burnish.report.data import BdsRound, ClearRound, FilterRound, MadsRound, MiddoRound, ReportData, Round
 from burnish.report.diagram import reliability_diagram
 from burnish.report.histogram import Line, Series, histogram
-from burnish.report.map import LEGENDS, Key, set_map
+from burnish.report.map import Key, Legend, set_map
+from burnish.report.recipes import PAGES
 from burnish.report.short_data import Arm
 from burnish.report.truth_data import Share
 from burnish.report.verdict import draws_are_all_rows
 
 MAX_CHANGES_SHOWN = 60  # per round; the rest is counted and stays in the ledger
-TEMPLATES = {"auto": "filter"}  # of recipes that have none of their own
 LABELS = {
     "hard": "too hard",
     "sparse": "sparse",
@@ -100,13 +100,14 @@ def _environment() -> Environment:
 
 def render(data: ReportData) -> str:
     """The report as an HTML document."""
-    template = _environment().get_template(f"{TEMPLATES.get(data.recipe, data.recipe)}.html.jinja")
+    page = PAGES[data.recipe]
+    template = _environment().get_template(page.template)
     return template.render(
         data=data,
         diagrams=_diagrams(data),
         curves=_curves(data),
-        maps=_maps(data),
-        about_maps=LEGENDS[data.recipe].about if data.recipe in LEGENDS else "",
+        maps=_maps(data, page.legend),
+        about_maps=page.legend.about if page.legend else "",
         weights=_weights(data),
         share=_share,
         charts={round_.number: _charts(data, round_) for round_ in data.rounds},
@@ -165,11 +166,11 @@ def _curves(data: ReportData) -> dict[int, list[Markup]]:
     }
 
 
-def _maps(data: ReportData) -> dict[int, tuple[Markup, list[Key]]]:
+def _maps(data: ReportData, legend: Legend | None) -> dict[int, tuple[Markup, list[Key]]]:
     """The picture of each round's set and the keys to what it has, where there is one."""
-    if data.recipe not in LEGENDS:
+    if legend is None:
         return {}
-    keys = LEGENDS[data.recipe].keys
+    keys = legend.keys
     found: dict[int, tuple[Markup, list[Key]]] = {}
     for one in data.rounds:
         picture = one.map if isinstance(one, MadsRound | MiddoRound | ClearRound | FilterRound) else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from burnish.coordinator.arms import SET_ASIDE, ArmKind, run_round
+from burnish.coordinator.arms import ARM_ROUNDS, SET_ASIDE, ArmKind, ArmRounds, run_round
 from burnish.coordinator.history import RunHistory
 from burnish.report.arms import arms_of
 from burnish.report.cost import cost_of
@@ -21,6 +21,7 @@ def in_short(history: RunHistory, *, truth_is_known: bool) -> InShort:
     source = run.source or {}
     about = source.get("holdout")
     held_out = int(str(about["num_rows"])) if isinstance(about, dict) else 0
+    compares = ARM_ROUNDS.get(run.recipe, ArmRounds()).random is not None
     said = verdict(arms, held_out=bool(held_out), finished=finished)
     return InShort(
         flow=_flow(history, finished=finished),
@@ -29,7 +30,7 @@ def in_short(history: RunHistory, *, truth_is_known: bool) -> InShort:
         verdict=said,
         gap=_gap(arms) if truth_is_known and held_out else None,
         cost=cost_of(history.steps(), run.recipe, run.config),
-        next_step=next_step(said, arms, recipe=run.recipe, held_out=held_out, finished=finished),
+        next_step=next_step(said, arms, compares=compares, held_out=held_out, finished=finished),
     )
 
 
