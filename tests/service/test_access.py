@@ -137,7 +137,12 @@ async def test_health_is_open_and_reflection_is_not(
             requests = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
             return [r async for r in reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(requests)]
 
+    async def watch_health(address: str) -> object:
+        async with grpc.aio.insecure_channel(address) as channel:
+            return await health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest()).read()
+
     assert await ask_health(guarded.address)
+    assert (await failure_of(watch_health(guarded.address))).reason == "TOKEN_MISSING", "it would hold a place"
     assert (await failure_of(ask_reflection(guarded.address))).reason == "TOKEN_MISSING"
     closed = settings.model_copy(update={"tokens": token_file, "guard_health": True})
     async with running(closed, partial(create_engine, "fake")) as server:

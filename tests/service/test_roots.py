@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -98,6 +99,33 @@ async def test_data_is_read_and_models_are_written_in_the_roots_only(client: Asy
         with pytest.raises(AccessDenied, match=r"output_uri .*--write-roots"):
             await client.training.create(RunSpec(ModelRef(str(site.model)), str(site.data), output_uri=str(output)))
     assert sorted(entry.name for entry in site.secret.iterdir()) == ["data.jsonl", "model"]
+
+
+async def test_the_base_of_an_adapter_is_not_looked_at_outside_of_the_roots(client: AsyncClient, site: Site) -> None:
+    adapter = site.read / "adapter"
+    adapter.mkdir()
+    for base in (site.hidden, site.secret / "nothing"):
+        (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
+        with pytest.raises(AccessDenied, match="PATH_NOT_ALLOWED"):
+            await client.scoring.score(SAMPLES, model=ModelRef(str(adapter)))
+
+
+async def test_nothing_is_published_among_what_the_server_keeps(tmp_path: Path, site: Site) -> None:
+    settings = ServerSettings(
+        roles=("training",),
+        engine="fake",
+        state_dir=site.write / ".training",
+        grace=2.0,
+        read_roots=f"{site.read}",
+        write_roots=f"{site.write}",
+    )
+    async with running(settings, partial(create_engine, "fake")) as server, AsyncClient(server.address) as client:
+        spec = RunSpec(ModelRef(str(site.model)), str(site.data), output_uri=str(site.write / "model"))
+        assert (await (await client.training.create(spec)).result()).num_samples == 1
+        for name in ("training/run-0123456789abcdef", "training/data/x", "new"):
+            output = str(site.write / ".training" / name)
+            with pytest.raises(AccessDenied, match="in the state directory of this server"):
+                await client.training.create(replace(spec, output_uri=output))
 
 
 async def test_data_outside_of_the_roots_may_be_sent_instead(client: AsyncClient, site: Site) -> None:

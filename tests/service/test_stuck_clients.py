@@ -15,6 +15,7 @@ import grpc
 import grpc.aio
 import psutil
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from burnish import AsyncClient, ClientOptions
 from burnish.api.scoring.v1 import scoring_pb2
@@ -27,6 +28,7 @@ from tests.service.test_limits import batch, serving
 from tests.waiting import until
 
 MIB = 2**20
+CHECK = "/grpc.health.v1.Health/Check"
 SCORE = "/burnish.api.scoring.v1.ScoringService/ScoreSamples"
 UPLOAD = "/burnish.api.training.v1.TrainingService/UploadData"
 
@@ -75,6 +77,21 @@ async def test_a_place_is_given_to_who_waits(tmp_path: Path, monkeypatch: pytest
         assert calls[1] not in one.ended
         await one.close()
         await until(lambda: server.intake.calls == 0)
+
+
+async def test_checks_of_health_take_no_place_of_other_calls(tmp_path: Path) -> None:
+    async with serving(tmp_path, max_message_bytes=MIB, max_bytes_in_flight=MIB, max_calls=1) as (server, channel):
+        one = await RawConnection.open(server.address)
+        for _ in range(4):
+            await one.send(one.begin(CHECK), message_head(MIB // 2) + bytes(1000))
+        await asyncio.sleep(0.1)  # they may arrive
+        assert server.intake.calls == 0
+        assert (await asyncio.wait_for(batch("scoring", channel, ["a"]), 3)).scores[0].status.code == 0
+        await one.send(one.begin(SCORE), message_head(MIB // 2) + bytes(1000))
+        await until(lambda: server.intake.calls == 1)
+        answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING, "the only place is taken, and it is answered"
+        await one.close()
 
 
 async def test_a_stalled_upload_is_ended_and_says_why(tmp_path: Path) -> None:
@@ -164,7 +181,7 @@ async def test_a_slow_client_s_batch_is_sent_again(tmp_path: Path) -> None:
         serving(tmp_path) as (server, _),
         AsyncClient(server.address, options=ClientOptions(initial_backoff=0.01)) as client,
     ):
-        arrived, read = 0, server.intake._places.arrived
+        arrived, read = 0, server.intake._lane.places.arrived
 
         async def first_is_slow(peer: str, receive: Any) -> Any:
             nonlocal arrived
@@ -173,6 +190,6 @@ async def test_a_slow_client_s_batch_is_sent_again(tmp_path: Path) -> None:
                 raise arrivals.Stalled(displaced=True)
             return await read(peer, receive)
 
-        server.intake._places.arrived = first_is_slow  # type: ignore[method-assign]
+        server.intake._lane.places.arrived = first_is_slow  # type: ignore[method-assign]
         assert (await client.scoring.info()).limits.max_items == 512
         assert arrived == 2

@@ -153,6 +153,15 @@ async def test_an_adapter_whose_weights_are_only_pickled_is_refused(
     assert not (tmp_path / "was run").exists()
 
 
+async def test_an_adapter_of_another_kind_is_refused(channel: grpc.aio.Channel, good: Path, tmp_path: Path) -> None:
+    about = {"peft_type": "XLORA", "base_model_name_or_path": str(good), "adapters": {"0": "/elsewhere"}}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(about), encoding="utf-8")
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    failure = await failure_of(_score(channel, tmp_path))
+    assert (failure.code, failure.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "MODEL_LOAD_FAILED")
+    assert "has peft_type 'XLORA'; expected 'LORA'" in failure.message
+
+
 async def test_an_adapter_of_itself_is_refused(channel: grpc.aio.Channel, tmp_path: Path) -> None:
     about = {"peft_type": "LORA", "base_model_name_or_path": str(tmp_path)}
     (tmp_path / "adapter_config.json").write_text(json.dumps(about), encoding="utf-8")

@@ -148,6 +148,13 @@ def test_an_index_that_names_files_that_none_can_be(tmp_path: Path) -> None:
         check_model_directory(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "deeper/model.safetensors"])
+def test_an_index_that_names_files_elsewhere(tmp_path: Path, name: str) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(ModelLoadError, match="expected names of files beside it"):
+        check_model_directory(tmp_path)
+
+
 @pytest.mark.parametrize(
     "entry",
     [

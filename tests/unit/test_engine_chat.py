@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -228,6 +229,23 @@ def test_nothing_is_ever_cut_to_fit() -> None:
     with pytest.raises(SampleError) as caught:
         prompt_ids(CHATML, messages[:1], max_tokens=3)
     assert caught.value.reason == TOO_LONG
+
+
+@pytest.mark.parametrize("messages", [conversation("Q", "word " * 1000), conversation(*["Q", "A"] * 8)])
+def test_what_cannot_fit_is_not_made_tokens_of(messages: list[ChatMessage], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeTokenizer, "encode", None)
+    for refused in (partial(tokenize_sample, CHATML, messages), partial(prompt_ids, CHATML, messages[:-1])):
+        if len(messages) > 2 or refused.func is tokenize_sample:
+            with pytest.raises(SampleError, match=r"messages of .* characters") as caught:
+                refused(max_tokens=10)
+            assert caught.value.reason == TOO_LONG
+
+
+def test_a_template_may_fail_in_any_way(with_template) -> None:
+    for source in ("{{ 1 // (messages|length - 2) }}", "{{ messages[0]['content']['a'].b.c }}", "{{ messages + 1 }}"):
+        with pytest.raises(SampleError) as caught:
+            tokenize_sample(with_template(source), conversation("Q", "A"))
+        assert caught.value.reason == TEMPLATE_FAILED
 
 
 def test_a_prompt_ends_where_the_answer_begins() -> None:

@@ -18,6 +18,7 @@ from burnish_services.engine.models import (
     check_model_directory,
     check_same_built_in,
     check_same_shape,
+    copy_all_but_weights,
     model_digest,
     model_digests,
     resolve_uri,
@@ -121,6 +122,20 @@ def test_what_is_missing_from_a_directory_is_listed(tmp_path: Path) -> None:
     (path / "tokenizer.json").unlink()
     with pytest.raises(ModelLoadError, match=r"tokenizer.json, model-7.safetensors not found"):
         check_model_directory(path)
+
+
+def test_weights_that_one_engine_would_add_and_another_not_are_refused(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "model")
+    (path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelLoadError, match=r"a whole model and an adapter_config\.json beside it"):
+        check_model_directory(path)
+    into = tmp_path / "trained"
+    into.mkdir()
+    copy_all_but_weights(path, into)
+    assert sorted(file.name for file in into.iterdir()) == ["config.json", "tokenizer.json"]
+    named = write_model(tmp_path / "named", transformers_weights="adapter_model.bin")
+    with pytest.raises(ModelLoadError, match=r"transformers_weights: 'adapter_model\.bin'"):
+        check_model_directory(named)
 
 
 def test_weights_of_another_shape_are_refused_before_anything_is_touched(tmp_path: Path) -> None:

@@ -190,6 +190,8 @@ def test_text_logs_quote_what_would_break_the_line() -> None:
     line = logs.TextFormatter().format(record_of("call", code="OK", why="two\nlines", empty="", number=1.5))
     assert line.endswith('INFO call code=OK why="two\\nlines" empty="" number=1.5')
     assert "\n" not in line
+    forged = logs.TextFormatter().format(record_of("left out \x1b[2J x\nINFO call", path="a\x1b[2J"))
+    assert forged.endswith('INFO left out \\x1b[2J x\\nINFO call path="a\\u001b[2J"')
 
 
 def test_logs_leave_out_what_a_library_adds_to_every_record() -> None:

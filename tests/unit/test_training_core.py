@@ -10,6 +10,7 @@ import pytest
 from burnish.api.training.v1 import training_pb2
 from burnish_services.training.core import (
     Hyperparameters,
+    LoraSpec,
     Plan,
     Refinement,
     RunSpec,
@@ -19,6 +20,7 @@ from burnish_services.training.core import (
     is_spike,
     lr_factor,
     plan,
+    plan_lora,
     total_steps,
     validation_batch,
 )
@@ -89,10 +91,19 @@ def test_a_specification_needs_a_base_and_data_and_whole_digests() -> None:
         (replace(good, data_uri=""), "data_uri"),
         (replace(good, data_digest="sha256:" + 63 * "a"), "data_digest"),
         (replace(good, base_digest="md5:" + 64 * "a"), "base_model.digest"),
+        (replace(good, data_uri="/data/" + "./" * 4000), "data_uri"),
+        (replace(good, output_uri="/" + "x" * 5000), "output_uri"),
     ):
         with pytest.raises(SpecError) as error:
             check_spec(bad)
         assert error.value.field == field
+
+
+@pytest.mark.parametrize("named", [["q_proj"] * 65, ["q" * 257]])
+def test_names_of_adapted_layers_are_few_and_short(named: list[str]) -> None:
+    assert plan_lora(LoraSpec(target_modules=("q_proj",) * 64)).target_modules
+    with pytest.raises(SpecError, match=r"lora\.target_modules: has .* expected at most 64"):
+        plan_lora(LoraSpec(target_modules=tuple(named)))
 
 
 @pytest.mark.parametrize(

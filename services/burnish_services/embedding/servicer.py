@@ -135,7 +135,7 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
         self, request: embedding_pb2.EmbedSamplesRequest, context: Context
     ) -> embedding_pb2.EmbedSamplesResponse:
         """Vectors of the batch, stored."""
-        wire.check_batch([sample.id for sample in request.samples], self._settings.max_items)
+        wire.check_batch(request.samples, (sample.id for sample in request.samples), self._settings.max_items)
         if request.collection:
             checked_name(request.collection)
         elif not request.return_vectors:
@@ -268,7 +268,7 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
         self, request: embedding_pb2.MeasureSamplesRequest, context: Context
     ) -> embedding_pb2.MeasureSamplesResponse:
         """The batch, measured."""
-        wire.check_batch([sample.id for sample in request.samples], self._settings.max_items)
+        wire.check_batch(request.samples, (sample.id for sample in request.samples), self._settings.max_items)
         name = checked_name(request.calibration, "calibration")
         samples = {sample.id: wire.chat_messages(sample) for sample in request.samples}
         record = current_call()

@@ -20,6 +20,7 @@ EMPTY_PROMPT = "EMPTY_PROMPT"
 EMPTY_RESPONSE = "EMPTY_RESPONSE"
 TEMPLATE_FAILED = "TEMPLATE_FAILED"
 TOO_LONG = "TOO_LONG"
+_MOST_CHARACTERS = 256  # of a conversation for each token that fits; those of a language have 2 to 6
 _MARK = "\U0010fffd"  # of a private-use plane that no placeholder is of
 
 
@@ -99,6 +100,7 @@ def tokenize_sample(
 
     Raises SampleError: BAD_ROLES, EMPTY_RESPONSE, TEMPLATE_FAILED, TOO_LONG.
     """
+    _check_size(messages, max_tokens)
     validate_messages(messages)
     if messages[-1].role != "assistant":
         raise SampleError(BAD_ROLES, "the last message is the user's; expected an assistant message to score")
@@ -150,6 +152,7 @@ def prompt_ids(
 
     Raises SampleError: BAD_ROLES, EMPTY_PROMPT, TEMPLATE_FAILED, and TOO_LONG beyond `max_tokens`.
     """
+    _check_size(messages, max_tokens)
     validate_messages(messages)
     if messages[-1].role != "user":
         raise SampleError(BAD_ROLES, "the last message is the assistant's; expected a user message to answer")
@@ -231,6 +234,19 @@ def _render(tokenizer: ChatTokenizer, messages: Sequence[ChatMessage], *, add_ge
         return tokenizer.render(messages, add_generation_prompt=add_generation_prompt)
     except TemplateError as error:
         raise SampleError(TEMPLATE_FAILED, f"the chat template refused the conversation: {error}") from error
+
+
+def _check_size(messages: Sequence[ChatMessage], limit: int | None) -> None:
+    """Refuses what is so long that its tokens need not be counted, which takes a hundred times its memory."""
+    if limit is None:
+        return
+    characters = sum(len(message.content) for message in messages)
+    if len(messages) > limit or characters > _MOST_CHARACTERS * limit:
+        raise SampleError(
+            TOO_LONG,
+            f"{len(messages)} messages of {characters} characters, which cannot be the {limit} tokens that at most fit"
+            " the context; shorten or split the sample",
+        )
 
 
 def _check_length(length: int, limit: int | None) -> None:

@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from transformers import AutoTokenizer
 
 from burnish_services.engine import templates
@@ -99,7 +98,7 @@ class HfTokenizer:
                 add_generation_prompt=add_generation_prompt,
                 tokenize=False,
             )
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+        except templates.COMPLAINTS as error:
             raise TemplateError(str(error)) from error
         return str(text)
 

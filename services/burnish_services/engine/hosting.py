@@ -20,6 +20,7 @@ from typing import Protocol
 from burnish_services.engine import canary
 from burnish_services.engine.adapters import MergedModels
 from burnish_services.engine.base import Engine, EngineDead, EngineRestarting, ModelDigestMismatch, ModelLoadError
+from burnish_services.engine.digesting import Digesting
 from burnish_services.engine.model_cache import Lease
 from burnish_services.engine.model_store import ModelStore
 from burnish_services.engine.models import ModelDigests, model_digests
@@ -107,6 +108,7 @@ class ModelHost:
         self._held: ModelVersion | None = None
         self._lease: Lease | None = None  # of what is held, or was last
         self._digests: ModelDigests | None = None
+        self._digesting = Digesting()
         self._readings: dict[str, canary.Reading] = {}
         # Of what was loaded last: the digest of the tensors, an adapter's merged into its base's.
         self._last: tuple[str, canary.Reading] | None = None
@@ -169,6 +171,7 @@ class ModelHost:
     async def close(self) -> None:
         """Ends the engine; whoever still waits gets EngineDead. Safe to call twice."""
         self._closed = True
+        self._digesting.close()
         self._fail_all(EngineDead("the server is shutting down"))
         if self._swap is not None:
             if self._reviving:
@@ -222,7 +225,7 @@ class ModelHost:
             return _Wanted(None, None)
         lease = await self._models.borrow(name.uri, name.digest)
         try:
-            digests = await asyncio.to_thread(model_digests, lease.path)
+            digests = await self._digesting.of(lease.path)
             if name.digest and name.digest != digests.model:
                 raise ModelDigestMismatch(
                     f"the model at {name.uri} has digest {digests.model}, expected {name.digest}: its content is not"

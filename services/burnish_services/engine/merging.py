@@ -10,7 +10,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from burnish_services.engine.base import ModelLoadError
-from burnish_services.engine.models import copy_all_but_weights, stored_format
+from burnish_services.engine.models import ADAPTER_FILE, copy_all_but_weights, read_json, stored_format
 from burnish_services.engine.rounding import NotFinite, round_weights
 from burnish_services.engine.untrusted import SAFE_WEIGHTS
 
@@ -23,6 +23,9 @@ def merge(base: Path, adapter: Path, into: Path) -> None:
     """Fills the empty directory `into` with the base model's weights, the adapter's added in float32 and rounded to the
     base's number format, and all else of the base. Takes 4 bytes of memory for each weight. Raises ModelLoadError,
     OSError."""
+    kind = read_json(adapter / ADAPTER_FILE).get("peft_type")
+    if kind != "LORA":  # others name further files, which nobody has looked at
+        raise ModelLoadError(f"the adapter in {adapter} has peft_type {str(kind)[:100]!r}; expected 'LORA'")
     if not (adapter / _WEIGHTS).is_file():  # or peft would take pickled ones
         raise ModelLoadError(f"the adapter in {adapter} holds no {_WEIGHTS}, where its weights were expected")
     try:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from burnish_services.engine.base import ModelLoadError, ModelUnreachable
 from burnish_services.engine.model_cache import Lease, ModelCache
-from burnish_services.engine.models import adapter_base_name, resolve_uri, write_adapter_base
+from burnish_services.engine.models import adapter_base, adapter_base_name, resolve_uri, write_adapter_base
 from burnish_services.engine.object_models import ModelListing, belongs_to_model, fetch_model, list_model, object_place
 from burnish_services.engine.object_places import ObjectChanged, ObjectPlace, is_object_uri
 from burnish_services.engine.places import Roots
@@ -142,8 +142,14 @@ class ModelStore:
         )
 
     def _with_base(self, lease: Lease, roots: Roots) -> Lease:
-        """The lease, or for an adapter of which the base lies in object storage one on both, together."""
+        """The lease, or for an adapter of which the base lies in object storage one on both, together. A base on this
+        machine is in `roots`, before anybody looks at it."""
         if not _needs_base(lease.path):
+            try:
+                adapter_base(lease.path, roots)
+            except BaseException:
+                lease.release()
+                raise
             return lease
         with lease:
             named = adapter_base_name(lease.path)

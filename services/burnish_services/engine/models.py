@@ -149,8 +149,8 @@ def copy_all_but_weights(base: Path, into: Path) -> None:
     """Copies configuration, tokenizer, chat template and licence byte for byte, so that an engine that holds the
     base model can take the new weights in place. Raises OSError."""
     for path in sorted(base.iterdir()):
-        weights = path.name.endswith(_WEIGHT_SUFFIXES)
-        if path.is_file() and not weights and path.name != CARD_FILE and path.stat().st_size <= _MAX_COPIED_BYTES:
+        apart = path.name.endswith(_WEIGHT_SUFFIXES) or path.name in (CARD_FILE, ADAPTER_FILE)
+        if path.is_file() and not apart and path.stat().st_size <= _MAX_COPIED_BYTES:
             shutil.copyfile(path, into / path.name)
 
 
@@ -172,6 +172,7 @@ def check_model_directory(path: Path) -> None:
             f"{path} is a low-rank adapter, where a whole model was expected: start from its base model, and name the"
             " adapter in requests; or publish it merged"
         )
+    _check_weights_named(path)
     missing = []
     if not (path / "config.json").is_file():
         missing.append("config.json")
@@ -184,6 +185,22 @@ def check_model_directory(path: Path) -> None:
         missing += sorted(shard for shard in _shards(index) if not is_file_of(path, shard))
     if missing:
         raise ModelLoadError(f"{path} is not a complete model directory: {', '.join(missing)} not found")
+
+
+def _check_weights_named(path: Path) -> None:
+    """Raises ModelLoadError where transformers would load other weights than those that a digest is made of."""
+    config = path / "config.json"
+    if (path / ADAPTER_FILE).is_file():
+        raise ModelLoadError(
+            f"{path} holds a whole model and an {ADAPTER_FILE} beside it, which some engines would add to it and others"
+            " not; expected one of the two: move the adapter to a directory of its own, or away where it is merged"
+        )
+    named = read_json(config).get("transformers_weights") if config.is_file() else None
+    if named is not None:
+        raise ModelLoadError(
+            f"{config} names its weights itself (transformers_weights: {str(named)[:100]!r}); expected *.safetensors"
+            f" under their usual names, or an {INDEX_FILE}"
+        )
 
 
 def check_shards(path: Path, present: Collection[str], named: str) -> None:
@@ -199,6 +216,9 @@ def _shards(index: Path) -> set[str]:
     named = read_json(index).get("weight_map", {})
     if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
         raise ModelLoadError(f"{index} has no weight_map that is fit; expected names of tensors, each with a file's")
+    elsewhere = sorted(name for name in set(named.values()) if Path(name).name != name)
+    if elsewhere:
+        raise ModelLoadError(f"{index} names {elsewhere[0][:200]!r}; expected names of files beside it")
     return set(named.values())
 
 
@@ -286,12 +306,11 @@ def model_digest(path: Path) -> str:
 def model_digests(path: Path) -> ModelDigests:
     """Digests of the model in a directory; about 1 s per gigabyte, then remembered by names, sizes and times of its
     files. Blocking: call it off the event loop. Raises ModelLoadError."""
+    known = remembered_digests(path)
+    if known is not None:
+        return known
     try:
         key = (path, _stamp(path))
-        with _lock:
-            known = _digests.get(key)
-        if known is not None:
-            return known
         digests = _compute_digests(path)
         if _stamp(path) != key[1]:
             raise ModelLoadError(f"{path} changed while it was read; publish models by renaming a finished directory")
@@ -300,6 +319,17 @@ def model_digests(path: Path) -> ModelDigests:
     with _lock:
         _digests[key] = digests
     return digests
+
+
+def remembered_digests(path: Path) -> ModelDigests | None:
+    """As `model_digests`, where they were read before and the files are still the same; looks at no content. Raises
+    ModelLoadError."""
+    try:
+        key = (path, _stamp(path))
+    except OSError as error:
+        raise ModelLoadError(f"{path} cannot be read: {error}") from error
+    with _lock:
+        return _digests.get(key)
 
 
 def note_moved(before: Path, after: Path) -> None:

@@ -63,8 +63,7 @@ class RewritingServicer(rewriting_pb2_grpc.RewritingServiceServicer):
         self, request: rewriting_pb2.RewriteSamplesRequest, context: Context
     ) -> rewriting_pb2.RewriteSamplesResponse:
         """Rewrites of the batch."""
-        ids = [item.sample.id for item in request.items]
-        wire.check_batch(ids, self._settings.max_items, "items")
+        wire.check_batch(request.items, (item.sample.id for item in request.items), self._settings.max_items, "items")
         strategy = convert.requested_strategy(request)
         rules, attempts = convert.requested_rules(request.rules), convert.requested_attempts(request)
         sampling = wire.resolve_sampling(request.sampling, REWRITE_SAMPLING)
@@ -75,7 +74,10 @@ class RewritingServicer(rewriting_pb2_grpc.RewritingServiceServicer):
             outcomes = await rewriter.rewrite([convert.requested_item(item, strategy) for item in request.items])
         return rewriting_pb2.RewriteSamplesResponse(
             model=wire.model_version(held),
-            rewrites=[convert.rewrite_message(*pair) for pair in zip(ids, outcomes, strict=True)],
+            rewrites=[
+                convert.rewrite_message(*pair)
+                for pair in zip((item.sample.id for item in request.items), outcomes, strict=True)
+            ],
             prompt_version=self._prompts.version(strategy),
             timing=wire.timing(record),
         )
@@ -84,8 +86,7 @@ class RewritingServicer(rewriting_pb2_grpc.RewritingServiceServicer):
         self, request: rewriting_pb2.GenerateResponsesRequest, context: Context
     ) -> rewriting_pb2.GenerateResponsesResponse:
         """Responses to the batch."""
-        ids = [prompt.id for prompt in request.prompts]
-        wire.check_batch(ids, self._settings.max_items, "prompts")
+        wire.check_batch(request.prompts, (one.id for one in request.prompts), self._settings.max_items, "prompts")
         sampling = wire.resolve_sampling(request.sampling, RESPONSE_SAMPLING)
         count = convert.requested_responses(request, sampling)
         record = current_call()
@@ -95,9 +96,11 @@ class RewritingServicer(rewriting_pb2_grpc.RewritingServiceServicer):
             prompts = [wire.messages(prompt.messages) for prompt in request.prompts]
             results = await responder.respond(prompts)
         reply = rewriting_pb2.GenerateResponsesResponse(model=wire.model_version(held), timing=wire.timing(record))
-        for name, prompt, result in zip(ids, prompts, results, strict=True):
+        for asked, prompt, result in zip(request.prompts, prompts, results, strict=True):
             check = partial(rejection_of, prompt) if request.check else lambda _: None
-            reply.results.append(convert.responses_message(name, result, check, return_tokens=request.return_tokens))
+            reply.results.append(
+                convert.responses_message(asked.id, result, check, return_tokens=request.return_tokens)
+            )
         return reply
 
 

@@ -1,4 +1,4 @@
-"""Who may call: every call but health checks shows a token that is good for it, where the server has a file of them."""
+"""Who may call: where the server has a file of tokens, every call but a check of health shows one that allows it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import grpc.aio
 
 from burnish_services.runtime.calls import caller
 from burnish_services.runtime.errors import ServiceError, abort_status
-from burnish_services.runtime.health import SERVICE_NAME as HEALTH
+from burnish_services.runtime.health import CHECK
 from burnish_services.runtime.reporting import CallReporter
 from burnish_services.runtime.tokens import Tokens
 
@@ -21,8 +21,8 @@ Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
 
 class Authentication(grpc.aio.ServerInterceptor):
     """Refuses calls without a token of `tokens` that allows them. `roles` are by full service name; of other services,
-    such as reflection, any token may call anything. Health is exempt unless `guard_health`. What it refuses, `reporter`
-    tells of: no other interceptor sees it."""
+    such as reflection, any token may call anything. Checks of health are exempt unless `guard_health`; watches of it,
+    which last, are not. What it refuses, `reporter` tells of: no other interceptor sees it."""
 
     def __init__(
         self, tokens: Tokens, roles: Mapping[str, str], reporter: CallReporter, *, guard_health: bool = False
@@ -30,14 +30,14 @@ class Authentication(grpc.aio.ServerInterceptor):
         self._tokens = tokens
         self._roles = roles
         self._reporter = reporter
-        self._exempt = frozenset() if guard_health else frozenset([HEALTH])
+        self._exempt = frozenset() if guard_health else frozenset([CHECK])
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """See ServerInterceptor."""
         service, _, method = handler_call_details.method.removeprefix("/").partition("/")
-        if service in self._exempt:
+        if handler_call_details.method in self._exempt:
             return await continuation(handler_call_details)
         try:
             caller.set(self._checked(service, method, handler_call_details.invocation_metadata))

@@ -14,6 +14,7 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 SERVICE_NAME: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+CHECK = f"/{SERVICE_NAME}/Check"  # the method that answers at once; `Watch` lasts
 _Status = health_pb2.HealthCheckResponse
 
 

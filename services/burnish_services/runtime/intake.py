@@ -23,6 +23,7 @@ from burnish_services.runtime.arrivals import PATIENCE, Places, Stalled
 from burnish_services.runtime.decoding import Undecodable
 from burnish_services.runtime.departures import if_still_there, to_its_end
 from burnish_services.runtime.errors import InvalidRequest, Overloaded, ServiceError, abort_status
+from burnish_services.runtime.health import CHECK
 from burnish_services.runtime.reporting import CallReporter
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -30,6 +31,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 # Messages up to this size are never refused, so that questions about health and limits are answered under load.
 _SMALL = 64 * 2**10
 _TOO_LITTLE_TIME = 0.05  # seconds
+# Checks of health, which need no token, in progress and arriving at a time.
+_MOST_CHECKS, _CHECK_PLACES = 256, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,24 +52,40 @@ class IntakeLimits:
 
 
 @dataclass(eq=False, slots=True)
+class _Lane:
+    """Calls that take places from each other, and from no others. `most`: in progress at a time."""
+
+    most: int
+    places: Places
+    calls: int = 0
+
+
+@dataclass(eq=False, slots=True)
 class _Call:
     """What one call holds of the limits."""
 
     context: Context
     read: Callable[[bytes], Any]
+    lane: _Lane
     bytes: int = 0
 
 
 class Intake(grpc.aio.ServerInterceptor):
     """Stands before every service, health and reflection included. What it refuses, `reporter` tells of: no interceptor
-    behind it sees it."""
+    behind it sees it. Checks of health have a lane of their own: they are answered whatever the load, and who needs no
+    token for them takes no place of those who have one."""
 
     def __init__(self, limits: IntakeLimits, reporter: CallReporter) -> None:
         self._limits = limits
         self._reporter = reporter
-        self._places = Places(limits.places, limits.receive_seconds)
-        self.calls = 0
+        self._lane = _Lane(limits.max_calls, Places(limits.places, limits.receive_seconds))
+        self._checks = _Lane(_MOST_CHECKS, Places(_CHECK_PLACES, min(PATIENCE, limits.receive_seconds)))
         self.bytes = 0
+
+    @property
+    def calls(self) -> int:
+        """In progress, checks of health aside."""
+        return self._lane.calls
 
     async def intercept_service(
         self,
@@ -90,7 +109,7 @@ class Intake(grpc.aio.ServerInterceptor):
         async def call(_: AsyncIterator[bytes], context: Context) -> bytes:
             try:
                 _check_time(context)
-                one = self._begin(context, handler)
+                one = self._begin(context, handler, self._checks if details.method == CHECK else self._lane)
                 request = self._messages(one) if handler.request_streaming else await self._only_message(one)
                 reply = self._sendable(write(await inner(request, context)))
             except ServiceError as refusal:
@@ -106,7 +125,7 @@ class Intake(grpc.aio.ServerInterceptor):
 
         async def call(_: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
             try:
-                one = self._begin(context, handler)
+                one = self._begin(context, handler, self._lane)
                 request = self._messages(one) if handler.request_streaming else await self._only_message(one)
                 async with aclosing(inner(request, context)) as replies:
                     async for reply in replies:
@@ -123,15 +142,15 @@ class Intake(grpc.aio.ServerInterceptor):
         await if_still_there()
         await context.abort(status.code, status.details, status.trailing_metadata)
 
-    def _begin(self, context: Context, handler: grpc.RpcMethodHandler[Any, Any]) -> _Call:
-        if self.calls >= self._limits.max_calls:
+    def _begin(self, context: Context, handler: grpc.RpcMethodHandler[Any, Any], lane: _Lane) -> _Call:
+        if lane.calls >= lane.most:
             raise Overloaded(
                 "TOO_MANY_CALLS",
-                f"this server has {self.calls} calls and streams in progress and takes no more (--max-calls); wait and "
+                f"this server has {lane.calls} calls and streams in progress and takes no more (--max-calls); wait and "
                 "retry, keep fewer open, or add replicas",
             )
-        self.calls += 1
-        call = _Call(context, handler.request_deserializer or bytes)
+        lane.calls += 1
+        call = _Call(context, handler.request_deserializer or bytes, lane)
         # gRPC's task for a call lives until the client has taken the reply, or has gone.
         task = asyncio.current_task()
         assert task is not None
@@ -139,7 +158,7 @@ class Intake(grpc.aio.ServerInterceptor):
         return call
 
     def _end(self, call: _Call) -> None:
-        self.calls -= 1
+        call.lane.calls -= 1
         self._count(call, -call.bytes)
 
     def _count(self, call: _Call, size: int) -> None:
@@ -161,7 +180,7 @@ class Intake(grpc.aio.ServerInterceptor):
     async def _receive(self, call: _Call) -> Any:
         """The next message's bytes, counted, or EOF. Raises Stalled, Overloaded."""
         try:
-            raw = await self._places.arrived(call.context.peer(), partial(to_its_end, call.context.read))
+            raw = await call.lane.places.arrived(call.context.peer(), partial(to_its_end, call.context.read))
         except Stalled as stalled:
             raise self._too_slow(stalled) from None
         if raw is grpc.aio.EOF:

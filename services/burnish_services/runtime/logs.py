@@ -72,7 +72,9 @@ class TextFormatter(_Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """One line, and a traceback after it where there is one."""
         pairs = "".join(f" {key}={_quoted(value)}" for key, value in _extras(record).items())
-        line = f"{_time(record)} {record.levelname} {record.getMessage()}{pairs}"
+        message = record.getMessage()
+        message = message if message.isprintable() else _escaped(message)
+        line = f"{_time(record)} {record.levelname} {message}{pairs}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
@@ -93,6 +95,12 @@ class JsonFormatter(_Formatter):
         return json.dumps(fields, default=str, ensure_ascii=False)
 
 
+def _escaped(text: str) -> str:
+    """A text in one line, of which a terminal obeys nothing."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def _quoted(value: object) -> str:
     text = str(value)
-    return json.dumps(text, ensure_ascii=False) if not text or any(c.isspace() or c in '"=' for c in text) else text
+    plain = text and text.isprintable() and not any(c.isspace() or c in '"=' for c in text)
+    return text if plain else json.dumps(text, ensure_ascii=not text.isprintable())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Sized
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -22,15 +22,16 @@ _ROLE_WORDS = {
 _MAX_ID_BYTES = 256
 
 
-def check_batch(ids: Sequence[str], max_items: int, what: str = "samples") -> None:
-    """Refuses a batch that is empty, too large, or whose ids are missing, too long or not unique.
-    Raises InvalidRequest."""
-    if not ids:
+def check_batch(items: Sized, ids: Iterable[str], max_items: int, what: str = "samples") -> None:
+    """Refuses a batch that is empty, too large, or whose ids are missing, too long or not unique. `ids`: of `items`;
+    asked for only where those are not too many. Raises InvalidRequest."""
+    if not items:
         raise InvalidRequest("EMPTY_BATCH", f"the request has no {what}; expected 1 to {max_items}", field=what)
-    if len(ids) > max_items:
+    if len(items) > max_items:
         raise InvalidRequest(
             "TOO_MANY_ITEMS",
-            f"the request has {len(ids)} {what}; expected 1 to {max_items} (Limits.max_items of this server): split it",
+            f"the request has {len(items)} {what}; expected 1 to {max_items} (Limits.max_items of this server): split"
+            " it",
             field=what,
         )
     seen: set[str] = set()

@@ -91,7 +91,7 @@ class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
         self, request: scoring_pb2.ScoreSamplesRequest, context: Context
     ) -> scoring_pb2.ScoreSamplesResponse:
         """Losses of the batch."""
-        wire.check_batch([sample.id for sample in request.samples], self._settings.max_items)
+        wire.check_batch(request.samples, (sample.id for sample in request.samples), self._settings.max_items)
         wanted = convert.wanted(request)
         conversations = [wire.chat_messages(sample) for sample in request.samples]
         record = current_call()
@@ -112,7 +112,7 @@ class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
         self, request: scoring_pb2.JudgeSamplesRequest, context: Context
     ) -> scoring_pb2.JudgeSamplesResponse:
         """Ratings of the batch."""
-        wire.check_batch([sample.id for sample in request.samples], self._settings.max_items)
+        wire.check_batch(request.samples, (sample.id for sample in request.samples), self._settings.max_items)
         dimensions, targets = convert.dimensions(request), convert.targets(request)
         by_logits = convert.by_logits(request)
         sampling = wire.resolve_sampling(request.sampling, JUDGE_SAMPLING)
@@ -153,7 +153,7 @@ class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
         self, request: scoring_pb2.EstimateConfidenceRequest, context: Context
     ) -> scoring_pb2.EstimateConfidenceResponse:
         """Confidence in the responses of the batch."""
-        wire.check_batch([sample.id for sample in request.samples], self._settings.max_items)
+        wire.check_batch(request.samples, (sample.id for sample in request.samples), self._settings.max_items)
         asked = convert_confidence.asked(request)
         conversations = [wire.chat_messages(sample) for sample in request.samples]
         record = current_call()
@@ -173,7 +173,7 @@ class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
         self, request: scoring_pb2.ComparePairsRequest, context: Context
     ) -> scoring_pb2.ComparePairsResponse:
         """Preferences of the batch."""
-        wire.check_batch([pair.id for pair in request.pairs], self._settings.max_items, "pairs")
+        wire.check_batch(request.pairs, (pair.id for pair in request.pairs), self._settings.max_items, "pairs")
         rules, pairs = convert_confidence.rules(request), [convert_confidence.pair(pair) for pair in request.pairs]
         record = current_call()
         host = self._scorer

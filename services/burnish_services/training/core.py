@@ -19,6 +19,8 @@ LR_SCHEDULERS = ("cosine", "linear", "constant")
 DTYPES = ("float32", "mixed", "bfloat16")
 MAX_REQUEST_ID = 128  # characters
 MAX_RANK = 1024  # of a LoRA adapter
+# What a run names stays in every listing and event of it.
+_MOST_MODULES, _LONGEST_MODULE, _LONGEST_URI = 64, 256, 4096
 _NO_DATA = "is empty, expected the path or URI of a JSONL file"
 LOSSES_KEPT, MIN_LOSSES = 100, 8  # steps that a spike is told by, and the fewest
 DEFAULT_MAX_SEQUENCE_TOKENS = 4096
@@ -218,6 +220,13 @@ def plan_lora(asked: LoraSpec) -> Lora:
     _check("rank", resolved, lambda value: 1 <= value <= MAX_RANK, f"a whole number in [1, {MAX_RANK}]", "lora")
     _check("alpha", resolved, lambda value: value > 0, "a number > 0", "lora")
     _check("dropout", resolved, lambda value: 0 <= value < 1, "a number in [0, 1)", "lora")
+    named = resolved.target_modules
+    if len(named) > _MOST_MODULES or any(len(name) > _LONGEST_MODULE for name in named):
+        raise SpecError(
+            "lora.target_modules",
+            f"has {len(named)} names of up to {max(map(len, named))} characters; expected at most {_MOST_MODULES} of at"
+            f" most {_LONGEST_MODULE}",
+        )
     return resolved
 
 
@@ -271,6 +280,13 @@ def check_spec(spec: RunSpec) -> Plan:
         raise SpecError("base_model.uri", "is empty, expected a path or file:// URI of a model directory")
     if not spec.data_uri:
         raise SpecError("data_uri", _NO_DATA)
+    uris = {"base_model.uri": spec.base_uri, "data_uri": spec.data_uri}
+    uris |= {"eval_data_uri": spec.eval_data_uri, "output_uri": spec.output_uri}
+    if spec.bilevel is not None:
+        uris["bilevel.validation_data_uri"] = spec.bilevel.validation_data_uri
+    for name, uri in uris.items():
+        if len(uri) > _LONGEST_URI:
+            raise SpecError(name, f"has {len(uri)} characters; expected at most {_LONGEST_URI}")
     _check_digest("base_model.digest", spec.base_digest)
     _check_digest("data_digest", spec.data_digest)
     resolved = plan(spec.hyperparameters)

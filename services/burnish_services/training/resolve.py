@@ -32,6 +32,7 @@ class Site:
     chat_template: str | None
     sources: Sources
     models: ModelStore
+    state: Path  # where this server keeps its runs; nobody may publish anything there
     processes: int = 1  # of all machines
     nodes: int = 1
 
@@ -65,6 +66,7 @@ def resolve(spec: RunSpec, plan: Plan, site: Site, default_output: Path, abandon
         publish_to = str(_place(spec.output_uri, site.sources.roots))
     elif spec.output_uri:
         output = _output(spec.output_uri, site.sources.roots)
+        _check_apart(output, spec.output_uri, site.state)
     # Last, since it may take long.
     data = located(spec.data_uri, spec.data_digest, "data_uri")
     eval_data = located(spec.eval_data_uri, "", "eval_data_uri") if spec.eval_data_uri else None
@@ -95,6 +97,16 @@ def resolve(spec: RunSpec, plan: Plan, site: Site, default_output: Path, abandon
     )
     check_place_free(resolved, default_output.parent.name)
     return resolved
+
+
+def _check_apart(output: Path, uri: str, state: Path) -> None:
+    """Raises RunError for a place among what the server keeps, which it would take for its own."""
+    if output.resolve().is_relative_to(state.resolve()):
+        raise RunError(
+            "PERMISSION_DENIED",
+            "PATH_NOT_ALLOWED",
+            f"output_uri is {uri!r}, which is in the state directory of this server; expected a place outside of it",
+        )
 
 
 def _software(site: Site) -> str:

@@ -256,6 +256,8 @@ class RunStore:
 
     def _load_run(self, directory: RunDirectory) -> None:
         record = directory.read_record()
+        if record.run_id != directory.path.name:
+            raise ValueError(f"it holds the record of {record.run_id!r}; expected that of the run it is called by")
         events = EventLog(directory.events)
         if events.last is None:
             # Its first event was torn off by a crash of the machine.

@@ -56,6 +56,7 @@ log = logging.getLogger(__name__)
 
 _DEFAULT_PAGE = 100
 _MAX_PAGE = 1000
+_MAX_PAGE_BYTES = 2**20  # of runs, beyond the first; a run names every sample that it left out
 _EVENTS_AT_A_TIME = 64
 _NOTHING = f"sha256:{hashlib.sha256().hexdigest()}"  # of no responses
 
@@ -110,12 +111,17 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
             raise InvalidRequest(
                 "BAD_PAGE_SIZE", f"page_size is {size}, expected 1 to {_MAX_PAGE}, or 0", field="page_size"
             )
-        runs = self._store.page(_before(request.page_token), size + 1)
-        more, runs = len(runs) > size, runs[:size]
-        return training_pb2.ListRunsResponse(
-            runs=[convert.run_message(run) for run in runs],
-            next_page_token=str(runs[-1].record.sequence) if more else "",
-        )
+        found = self._store.page(_before(request.page_token), size + 1)
+        page, held = training_pb2.ListRunsResponse(), 0
+        for run in found[:size]:
+            message = convert.run_message(run)
+            held += message.ByteSize()
+            if page.runs and held > _MAX_PAGE_BYTES:
+                break
+            page.runs.append(message)
+        if len(found) > len(page.runs):
+            page.next_page_token = str(found[len(page.runs) - 1].record.sequence)
+        return page
 
     async def ResumeRun(
         self, request: training_pb2.ResumeRunRequest, context: Context
@@ -204,9 +210,13 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
                 " hexadecimal digits",
                 field="responses_digest",
             )
-        asked = (request.responses_uri, request.responses_digest, "responses_uri", threading.Event())
+        abandoned = threading.Event()
+        asked = (request.responses_uri, request.responses_digest, "responses_uri", abandoned)
         try:
             found = await asyncio.to_thread(self._site.sources.locate, *asked)
+        except asyncio.CancelledError:
+            abandoned.set()  # so that the thread does not fetch on for nobody
+            raise
         except SpecError as error:
             raise InvalidRequest("BAD_SPEC", str(error), field=error.field) from error
         except RunError as error:
@@ -288,6 +298,7 @@ class TrainingRole(Role):
             chat_template=context.settings.chat_template,
             sources=_sources(settings, self._data, context.settings.roots),
             models=context.models,
+            state=context.settings.state_dir.absolute(),
             processes=1 if fake else settings.worker_processes * settings.nodes,
             nodes=1 if fake else settings.nodes,
         )

@@ -19,7 +19,7 @@ from burnish_services.engine.fake import write_fake_model
 from burnish_services.engine.models import model_digest
 from burnish_services.runtime.config import ServerSettings
 from burnish_services.runtime.role import RoleUnavailable
-from burnish_services.training import supervisor
+from burnish_services.training import servicer, supervisor
 from burnish_services.training.data import file_digest
 from burnish_services.training.runs import Run
 from tests.service.training_support import Client, client_of, sample, spec, worker_process, write_jsonl
@@ -86,6 +86,20 @@ async def test_a_watch_resumes_where_it_broke_off(client: Client, base: Path, da
     for start in (1, 2, len(everything)):
         assert await client.watch(run.run_id, start) == everything[start - 1 :]
     assert await client.watch(run.run_id, len(everything) + 1) == []
+
+
+async def test_a_page_of_runs_ends_before_it_is_too_large(
+    client: Client, base: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servicer, "_MAX_PAGE_BYTES", 10)
+    runs = [await client.create(name, spec(base, data)) for name in "abc"]
+    found, token = [], None
+    while token != "":
+        page = await client.stub.ListRuns(training_pb2.ListRunsRequest(page_token=token or ""))
+        assert len(page.runs) == 1
+        found += [run.run_id for run in page.runs]
+        token = page.next_page_token
+    assert found == [run.run_id for run in reversed(runs)]
 
 
 async def test_runs_are_listed_newest_first_a_page_at_a_time(client: Client, base: Path, data: Path) -> None:

@@ -19,6 +19,11 @@ from burnish_services.engine.tokenizer import ChatMessage
 
 BUILT_IN = ("chatml", "plain")
 DEFAULT = "plain"  # for models without a template of their own
+# What a template raises that does not suit a conversation; it may do sums and look things up.
+COMPLAINTS = (
+    *(jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError),
+    *(TypeError, ValueError),
+)
 
 
 def load_template(name_or_file: str) -> str:
@@ -54,7 +59,7 @@ def render(
             bos_token=bos,
             eos_token=eos,
         )
-    except jinja2.TemplateError as error:
+    except COMPLAINTS as error:
         raise TemplateError(str(error)) from error
 
 
