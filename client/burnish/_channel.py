@@ -144,6 +144,9 @@ class ClientOptions:
                 raise UsageError(f"{name} is {value!r}; expected a number, more than 0")
 
 
+_UNIX = ("unix:", "unix-abstract:")  # sockets of this machine
+
+
 class Connections:
     """The open channels of one client, one per address, all on the event loop that used them first."""
 
@@ -166,7 +169,7 @@ class Connections:
             )
         self._loop = loop
         if address not in self._channels:
-            target = address if ":/" in address or address.startswith(("unix:", "ipv4:", "ipv6:")) else None
+            target = address if ":/" in address or address.startswith((*_UNIX, "ipv4:", "ipv6:")) else None
             target, options = target or f"dns:///{address}", channel_options(address, self.options)
             if self.options.security.encrypted:
                 credentials = self.options.security.credentials()
@@ -213,7 +216,7 @@ def channel_options(address: str, options: ClientOptions) -> list[tuple[str, str
 
 
 def _is_local(address: str) -> bool:
-    if address.startswith("unix"):
+    if address.startswith(_UNIX):
         return True
     addresses = address.removeprefix("dns:///").removeprefix("ipv4:").removeprefix("ipv6:").split(",")
     return all(_is_loopback(one.rpartition(":")[0].strip("[]")) for one in addresses)

@@ -296,10 +296,16 @@ def test_mixed_formats_are_refused_with_both_places(tmp_path: Path) -> None:
             "line 2, byte 13 (0xe4) is not UTF-8",
         ),
         ("torn.json", b'[{"instruction": "a", "output": "b"}, {"instr', "the JSON breaks in row 2"),
+        (
+            "two.json",
+            b'[{"instruction": "a", "output": "b"}]\n[{"instruction": "c"}]',
+            "after its list, of 1 rows,",
+        ),
         ("torn.parquet", b"PAR1 nothing", "cannot be read as parquet"),
         ("torn.arrow", b"nothing", "cannot be read as arrow"),
         ("more.csv", b"instruction,output\na,b,c\n", "row 1: has another number of cells than the header"),
         ("less.csv", b"instruction,output\na\n", "row 1: has another number of cells than the header"),
+        ("twice.csv", b"instruction,output,output\na,b,c\n", "column 'output' is there more than once"),
         ("data.txt", b"hello", "the kind of file is not known by its ending; expected a .json"),
     ],
 )
@@ -309,6 +315,22 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path: Path, name: str, content:
         load(tmp_path / name)
     assert message in str(error.value)
     assert name in str(error.value)
+
+
+def test_blanks_after_a_list_are_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files_module, "_CHARS_PER_READ", 16)
+    (tmp_path / "data.json").write_text('[{"instruction": "a", "output": "b"}]' + " \n" * 40)
+    assert len(load(tmp_path / "data.json").samples) == 1
+
+
+def test_columns_of_one_name_are_refused_in_tables(tmp_path: Path) -> None:
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+    pq.write_table(table, tmp_path / "data.parquet")
+    with pa.ipc.new_file(tmp_path / "data.arrow", table.schema) as writer:
+        writer.write_table(table)
+    for name in ("data.parquet", "data.arrow"):
+        with pytest.raises(DataError, match=rf"{name}: column 'text' is there more than once"):
+            load(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["missing.json", "missing/*.json"])

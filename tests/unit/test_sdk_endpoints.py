@@ -47,6 +47,8 @@ def test_grpc_targets_pass(address: str) -> None:
         ("localhost:1", True),
         ("[::1]:1", True),
         ("unix:/x", True),
+        ("unix-abstract:x", True),
+        ("unixbox.corp:50051", False),
         ("ipv4:127.0.0.1:1,127.0.0.1:2", True),
         ("ipv6:[::1]:1,[::1]:2", True),
         ("ipv4:127.0.0.1:1,10.0.0.1:2", False),

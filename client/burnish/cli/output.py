@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import sys
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,7 +58,7 @@ def complain(message: str, *, as_json: bool = False, kind: str = "Error") -> Non
     if as_json:
         sys.stderr.write(json.dumps({"error": kind, "message": message}, ensure_ascii=False) + "\n")
         return
-    first, *rest = message.splitlines() or [""]
+    first, *rest = visible(message).splitlines() or [""]
     errors.print("burnish: ", style="bold red", end="")
     errors.print(first, markup=False)
     for line in rest:
@@ -69,12 +70,20 @@ class Warnings(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """See logging.Handler."""
-        errors.print(f"burnish: {record.getMessage()}", style="dim", markup=False)
+        errors.print(f"burnish: {visible(record.getMessage())}", style="dim", markup=False)
 
 
 def say(text: str) -> None:
-    """A line on standard output, as it is."""
-    screen.print(text, markup=False)
+    """A line on standard output, as it is, but for what would steer the terminal."""
+    screen.print(visible(text), markup=False)
+
+
+def visible(text: str) -> str:
+    """A text of which a terminal obeys nothing: data and models' answers may have any control character, and an escape
+    sequence can set the clipboard."""
+    return "".join(
+        c if c.isprintable() or c in "\n\t" or unicodedata.category(c) != "Cc" else ascii(c)[1:-1] for c in text
+    )
 
 
 def say_json(value: object) -> None:

@@ -11,11 +11,12 @@ import glob
 import hashlib
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -218,6 +219,7 @@ def _read_list(path: Path) -> Iterator[RawRecord]:
             while at < len(buffer) and buffer[at] in " \t\r\n,":
                 at += 1
             if at < len(buffer) and buffer[at] == "]":
+                _check_ended(path, buffer[at + 1 :], stream, row)
                 return
             try:
                 value, at = decoder.raw_decode(buffer, at)
@@ -238,11 +240,31 @@ def _read_list(path: Path) -> Iterator[RawRecord]:
             yield _record(row, value)
 
 
+def _check_ended(path: Path, buffer: str, stream: TextIO, rows: int) -> None:
+    """Raises DataError where something follows the list, such as another one, which would be lost."""
+    while not buffer.strip():
+        buffer = stream.read(_CHARS_PER_READ)
+        if not buffer:
+            return
+    raise DataError(
+        f"{path}: after its list, of {rows} rows, there is more: {buffer.strip()[:40]!r}; expected one list of objects."
+        " Give several files instead (--data may be repeated), or one object on each line (.jsonl)."
+    )
+
+
+def _check_names(path: Path, names: Sequence[str]) -> None:
+    """Raises DataError where two columns are called the same, of which one would be lost."""
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise DataError(f"{path}: column {twice[0]!r} is there more than once; expected columns by names of their own.")
+
+
 def _read_csv(path: Path) -> Iterator[RawRecord]:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     with path.open(encoding="utf-8-sig", newline="") as stream:
         reader = csv.DictReader(stream, restkey=None, strict=True)
         try:
+            _check_names(path, reader.fieldnames or ())
             for number, value in enumerate(reader, start=1):
                 cells = None in value or None in value.values()
                 yield RawRecord(number, value, "has another number of cells than the header" if cells else "")
@@ -252,11 +274,13 @@ def _read_csv(path: Path) -> Iterator[RawRecord]:
 
 def _read_parquet(path: Path) -> Iterator[RawRecord]:
     with pq.ParquetFile(path) as file:
+        _check_names(path, file.schema_arrow.names)
         yield from _from_batches(file.iter_batches(batch_size=_ROWS_PER_READ))
 
 
 def _read_arrow(path: Path) -> Iterator[RawRecord]:
     with _open_arrow(path) as reader:
+        _check_names(path, reader.schema.names)
         batches = reader if isinstance(reader, pa.RecordBatchStreamReader) else _file_batches(reader)
         yield from _from_batches(batches)
 
