@@ -188,9 +188,11 @@ def test_killed_while_it_compares_a_run_ends_as_an_undisturbed_one(
         return run_in_child(Work(services.address, "clear", asked, out, options, (step, number)))
 
     assert run(tmp_path / "calm") == 0
-    for step, number in (("train", ALL_ROWS), ("evaluate", RIGHT_ROWS), ("train", RANDOM)):
+    kills = (("train", ALL_ROWS), ("evaluate", RIGHT_ROWS), ("train", RANDOM), ("evaluate", RANDOM))
+    for step, number in kills:
         assert run(tmp_path / "rough", step, number) == -9, (step, number)
-    assert run(tmp_path / "rough") == 0
+    if finished(ClearSettings(**asked), tmp_path / "rough", options) is None:
+        assert run(tmp_path / "rough") == 0
     assert finished(ClearSettings(**asked), tmp_path / "rough", options) is not None
     losses = []
     for name in ("calm", "rough"):

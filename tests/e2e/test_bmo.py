@@ -146,6 +146,22 @@ def test_a_run_stopped_in_the_midst_of_a_pause_asks_only_for_what_is_missing(
     assert len(fakes.requests("CreateRun")) == 3, "the same training run is found, and another one is of what it left"
 
 
+def test_where_the_ledger_lost_what_was_answered_it_is_trained_and_answered_anew(
+    fakes: FakeServices, client: Client, files: dict[str, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    refined(client, out, files, compare=False, online_share=0.5)
+    trained = len(fakes.requests("CreateRun"))
+    (out / "ledger.duckdb").rename(tmp_path / "away")
+    watcher = Watcher()
+    refined(client, out, files, watcher, compare=False, online_share=0.5)
+    with history(out) as h:
+        assert any(d.actions[0] == "refine" for d in h.decisions(1)), "they were lost, and are there again"
+        assert h.refinement.refreshes(1)
+    assert any("learnt from answers that the ledger lost" in note for note in watcher.notes)
+    assert len(fakes.requests("CreateRun")) == trained + 3, "asked for again, once more in another attempt, and S"
+
+
 @pytest.fixture(scope="module")
 def apart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Client, Path]]:
     """Services on the fake engine, each in a process of its own."""

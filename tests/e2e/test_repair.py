@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import shutil
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -17,7 +19,7 @@ from burnish import Client
 from burnish.cli.app import app
 from burnish.coordinator.errors import LedgerDamaged, LedgerError
 from burnish.coordinator.ledger import Ledger, connected
-from burnish.coordinator.loop import run_recipe
+from burnish.coordinator.loop import RunOptions, run_recipe
 from burnish.coordinator.repair import KEYED_BY_CONTENT, repair
 from tests.e2e.conftest import FakeEngineServices
 from tests.e2e.support import Watcher, alpaca, digest_of_final, run, settings, write_jsonl
@@ -158,3 +160,69 @@ def test_a_file_that_is_no_ledger_at_all_says_so(tmp_path: Path) -> None:
         Ledger.open(path)
     with pytest.raises(LedgerError, match="put a copy back, or move it away"):
         repair(path)
+
+
+def test_pruned_models_are_trained_again_where_the_ledger_lost_what_they_were_for(
+    services: FakeEngineServices, client: Client, tmp_path: Path
+) -> None:
+    data = write_jsonl(tmp_path / "data.jsonl", alpaca(24, duplicates=3))
+    asked = settings(data, model=str(services.model), rounds=2)
+    out, options = tmp_path / "out", RunOptions(keep_models="last")
+    run_recipe(asked, client, out, options=options)
+    assert [path.name for path in sorted((out / "models").iterdir())] == ["round-3"]
+    before = digest_of_final(out)
+    (out / "ledger.duckdb").rename(tmp_path / "away")
+    run_recipe(asked, client, out, options=options)
+    assert digest_of_final(out) == before
+
+
+def damaged_ledger(tmp_path: Path) -> Path:
+    """A ledger with a hole and a write-ahead log."""
+    path, rng = tmp_path / "ledger.duckdb", random.Random(1)
+    with Ledger.open(path) as ledger, ledger.transaction():
+        rows = [(f"s{i:05}", f'["{rng.randbytes(40).hex()}"]') for i in range(30_000)]
+        ledger.append("sample", ("sample_hash", "messages"), rows)
+    overwrite(path, path.stat().st_size // 2, rng)
+    return path
+
+
+def test_without_links_the_damaged_ledger_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = damaged_ledger(tmp_path)
+    before = path.read_bytes()
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    kept = repair(path).moved_to
+    assert kept is not None
+    assert kept.read_bytes() == before
+    assert repair(path).moved_to is None
+
+
+@pytest.mark.parametrize("last", ["hardlink_to", "unlink", "replace"])
+def test_killed_as_the_ledgers_are_exchanged_nothing_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
+    path = damaged_ledger(tmp_path)
+    log = path.with_name("ledger.duckdb.wal")
+    log.write_bytes(b"")  # what it says is of no account here
+    before, do = path.read_bytes(), getattr(Path, last)
+
+    def killed(self: Path, *given: Any, **more: Any) -> None:
+        if (self.parent == tmp_path and (last != "unlink" or self == log)) or self.name == "new.duckdb":
+            raise KeyboardInterrupt
+        do(self, *given, **more)
+
+    monkeypatch.setattr(Path, last, killed)
+    with pytest.raises(KeyboardInterrupt):
+        repair(path)
+    monkeypatch.undo()
+    assert path.read_bytes() == before
+    done = repair(path)
+    assert done.moved_to is not None
+    assert done.moved_to.read_bytes() == before
+    assert done.moved_to.with_name(f"{done.moved_to.name}.wal").exists()
+    assert not log.exists()
+    assert len(list(tmp_path.glob("ledger.duckdb.damaged-*"))) == 2, "one, and its log"
+    assert repair(path).moved_to is None

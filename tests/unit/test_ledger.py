@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,48 @@ def test_a_second_writer_is_told_who_holds_the_ledger(path: Path) -> None:
     assert lock_holder(path) is None
     with Ledger.open(path, read_only=True) as one, Ledger.open(path, read_only=True) as two:
         assert one.select("SELECT 1") == two.select("SELECT 1")
+
+
+def test_a_writer_waits_for_who_only_reads(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Ledger.open(path).close()
+    code = """
+        import sys, time; from pathlib import Path
+        from burnish.coordinator.ledger import Ledger
+        with Ledger.open(Path(sys.argv[1]), read_only=True):
+            print("reading", flush=True)
+            sys.stdin.readline()
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
+        assert reader.stdin is not None
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == "reading\n"
+        monkeypatch.setattr(ledger_module, "_READERS_END", 0.3)
+        with pytest.raises(LedgerBusy):
+            Ledger.open(path)
+        monkeypatch.undo()
+        soon = threading.Timer(0.3, lambda: reader.communicate("\n"))
+        soon.start()
+        Ledger.open(path).close()
+        soon.join()
+
+
+def test_the_log_of_a_ledger_that_was_moved_away_is_put_aside(path: Path) -> None:
+    code = """
+        import os, signal, sys; from pathlib import Path
+        from burnish.coordinator.ledger import Ledger
+        ledger = Ledger.open(Path(sys.argv[1]))
+        with ledger.transaction():
+            ledger.append("sample", ("sample_hash", "messages"), [("a", "[]")])
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    assert run_python(code, path).returncode == -signal.SIGKILL
+    log = path.with_name(f"{path.name}.wal").read_bytes()
+    path.rename(path.with_name("away"))
+    with Ledger.open(path) as ledger:
+        assert ledger.select("SELECT count(*) FROM sample") == [(0,)]
+    (left,) = path.parent.glob(f"{path.name}.wal.left-*")
+    assert left.read_bytes() == log
 
 
 def test_a_schema_from_the_future_is_refused(path: Path) -> None:

@@ -49,6 +49,8 @@ def test_a_status_is_running_only_while_somebody_holds_the_ledger(tmp_path: Path
     assert killed is not None
     assert killed.state == "interrupted"
     assert "run the same command again" in killed.message
+    (tmp_path / "status.json").write_text("")  # as a machine that went down may leave it
+    assert read_status(tmp_path) is None
 
 
 @pytest.mark.parametrize(

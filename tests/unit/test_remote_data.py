@@ -84,6 +84,19 @@ def test_a_copy_that_was_cut_off_is_none(store: str, tmp_path: Path) -> None:
     assert content(local_copies([uri], tmp_path)) == [b"1\n"]
 
 
+def test_a_copy_that_is_no_longer_there_is_none(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = put(store, "one.jsonl", b"1\n")
+    (copy,) = local_copies([uri], tmp_path)
+    Path(copy).write_bytes(b"")  # as after a power failure: the note is there, and the content is not
+    assert content(local_copies([uri], tmp_path)) == [b"1\n"]
+    Path(copy).unlink()
+    assert content(local_copies([uri], tmp_path)) == [b"1\n"]
+    Path(copy).unlink()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    with pytest.raises(DataAway):
+        local_copies([uri], tmp_path)
+
+
 def test_other_schemes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"https://host/one.jsonl: expected .* in s3://, gs:// or az://"):
         local_copies(["https://host/one.jsonl"], tmp_path)

@@ -7,6 +7,7 @@ Exit codes: 0 done; 1 the work failed; 2 wrong usage or bad input; 3 a service c
 from __future__ import annotations
 
 import functools
+import io
 import json
 import logging
 import os
@@ -22,6 +23,7 @@ from rich.console import Console
 
 from burnish._errors import BurnishError
 from burnish._tracing import span
+from burnish.coordinator.atomic import writing_whole
 
 EXIT_INTERRUPTED = 130
 
@@ -93,17 +95,14 @@ def say_json(value: object) -> None:
 
 @contextmanager
 def lines_to(path: Path | None) -> Iterator[IO[str]]:
-    """A text stream to `path`, which appears whole or not at all; standard output where it is None."""
+    """A text stream to `path`, which appears whole or not at all; standard output where it is None. Raises DiskFull."""
     if path is None:
         yield sys.stdout
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8") as stream:
-            yield stream
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writing_whole(path, durable=False) as stream:
+        text = io.TextIOWrapper(stream, encoding="utf-8")
+        yield text
+        text.detach()  # written, and not closed
 
 
 def write_line(stream: IO[str], record: Mapping[str, object]) -> None:

@@ -20,7 +20,7 @@ from burnish._coverage_types import (
     FeatureRule,
     FeatureWeighting,
 )
-from burnish._errors import UsageError
+from burnish._errors import PreconditionFailed, UsageError
 from burnish._types import Sample, TokenSpan
 from burnish.cli.data import DataOption, SkipOption, load_samples
 from burnish.cli.output import command, complain, errors, lines_to, write_line
@@ -29,6 +29,7 @@ from burnish.cli.progress import Bars
 from burnish.cli.services import ServiceChoice, with_services
 from burnish.coordinator.content import sample_hash
 from burnish.coordinator.coverage import (
+    CALIBRATION_FINISHED,
     ON_VECTORS,
     FeatureChoice,
     budget_size,
@@ -137,8 +138,12 @@ def fill(client: Client, model: str, samples: Sequence[Sample], choice: FeatureC
         ids = choice.calibration_ids(list(by_id))
         calibration = choice.calibration_name(version, ids)
         if not client.embedding.create_calibration(calibration, activations=choice.activations).version:
-            for part in bars.over("calibrate", parts([by_id[name] for name in ids]), total=len(ids), size=len):
-                client.embedding.measure(part, calibration, model=model)
+            try:
+                for part in bars.over("calibrate", parts([by_id[name] for name in ids]), total=len(ids), size=len):
+                    client.embedding.measure(part, calibration, model=model)
+            except PreconditionFailed as error:
+                if error.reason != CALIBRATION_FINISHED:  # by another command: the name says of the same samples
+                    raise
             client.embedding.finish_calibration(calibration)
     features = None if choice is None else choice.feature_settings(calibration)
     collection = collection_name(version, TokenSpan.ALL, choice, calibration)

@@ -114,7 +114,7 @@ def _sweep(
     check_different(points)
     roles = [role for role in kind.ALL_SERVICES if any(role in point.settings.services() for point in points)]
     options = worked(work, points[0].settings, services)
-    if any(finished(point.settings, out / point.name) is None for point in points):
+    if any(finished(point.settings, out / point.name, options) is None for point in points):
         with (
             services.client(
                 roles,

@@ -99,6 +99,13 @@ def train(
         "published_step": result.published_step,
         "skipped": list(result.skipped),
     }
+    if not is_remote(output) and not Path(output).is_dir():
+        errors.print(
+            f"note: {output} is not on this machine: the service's has it, or it was removed since (then another"
+            " --request-id trains it anew)",
+            style="dim",
+            markup=False,
+        )
     if json_output:
         say_json(record)
         return

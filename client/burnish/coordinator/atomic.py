@@ -29,6 +29,8 @@ def writing_whole(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
             if durable:
                 os.fsync(stream.fileno())
         temporary.replace(path)
+        if durable:
+            sync_folder(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         if error.errno in FULL:
@@ -37,6 +39,15 @@ def writing_whole(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Has the disk know what is in a folder by which name."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_lines(path: Path, records: Iterable[Mapping[str, object]]) -> str:

@@ -25,6 +25,8 @@ ON_VECTORS = (
     CoverageObjective.REPRESENTATION_FILTER,
 )
 
+CALIBRATION_FINISHED = "CALIBRATION_FINISHED"  # the reason of a refusal: nothing more is measured for it
+
 
 @dataclass(frozen=True, slots=True)
 class FeatureChoice:

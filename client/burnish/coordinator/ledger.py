@@ -25,6 +25,7 @@ from burnish.coordinator.errors import LedgerBusy, LedgerDamaged, LedgerError, L
 # Nothing is fetched from elsewhere at run time: what the ledger needs is built into duckdb.
 _CONFIG = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
 _ROWS_PER_WRITE = 5000
+_READERS_END = 10.0  # seconds that a writer waits for them
 _FULL = ("No space left on device", "Disk quota exceeded", "File too large")
 # How duckdb says that a file is not as it wrote it: by its checksums, or because what it reads makes no sense.
 _DAMAGED = ("Corrupt", "checksum", "replaying WAL", "Serialization Error", "INTERNAL Error", "has been invalidated")
@@ -273,6 +274,10 @@ def _take_lock(path: Path) -> IO[str]:
 
 def _create(path: Path) -> None:
     """Makes an empty database beside `path` and moves it there, so that a kill leaves none or a whole one."""
+    # The log of a ledger that was moved away by itself; beside another one, DuckDB would call that damaged.
+    orphan = path.with_name(f"{path.name}.wal")
+    if orphan.exists():
+        orphan.replace(orphan.with_name(f"{orphan.name}.left-{time.time_ns()}"))
     temporary = path.with_name(f".{path.name}.new")
     temporary.unlink(missing_ok=True)
     temporary.with_name(temporary.name + ".wal").unlink(missing_ok=True)
@@ -281,10 +286,16 @@ def _create(path: Path) -> None:
 
 
 def _connect(path: Path, *, read_only: bool) -> Any:
-    try:
-        return duckdb.connect(str(path), read_only=read_only, config=_CONFIG)
-    except duckdb.Error as error:
-        raise _translated(path, error) from error
+    until = time.monotonic() + (0.0 if read_only else _READERS_END)
+    while True:
+        try:
+            return duckdb.connect(str(path), read_only=read_only, config=_CONFIG)
+        except duckdb.Error as error:
+            found = _translated(path, error)
+            # There is no other writer, or our own lock had told; and a report has soon been read.
+            if not isinstance(found, LedgerBusy) or time.monotonic() >= until:
+                raise found from error
+            time.sleep(0.1)
 
 
 def _busy(path: Path, pid: int) -> LedgerBusy:

@@ -227,7 +227,7 @@ def read_status(out_dir: Path) -> RunStatus | None:
     paths = RunPaths.find(out_dir)
     try:
         values = json.loads(paths.status.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # a machine that went down may leave an empty file
         return None
     step = values.pop("step")
     values["notes"] = tuple(values["notes"])

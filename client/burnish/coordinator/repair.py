@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from burnish.coordinator.atomic import FULL, disk_full
 from burnish.coordinator.errors import LedgerDamaged
 from burnish.coordinator.ledger import Ledger, connected, locked
 
@@ -48,18 +49,26 @@ def repair(path: Path) -> Repair:
     with locked(path):
         if not path.exists():
             raise LedgerDamaged(f"{path}: there is no ledger to repair; expected the folder of a run.")
+        _undo_exchange(path)
         if _is_whole(path):
             return Repair((), None)
         work = path.with_name(f".{path.name}.repair")
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
         try:
-            with Ledger.open(work / "new.duckdb") as fresh:
+            with Ledger.open(new := work / "new.duckdb") as fresh:
                 damaged = _readable_copy(path, work)
                 with _attached(fresh, damaged):
                     tables = (*(_save(fresh, table) for table in KEYED_BY_CONTENT), _save_runs(fresh))
                 _drop_what_lost_its_text(fresh)
-            moved_to = _exchange(path, work / "new.duckdb")
+                fresh.execute("CHECKPOINT")
+            if _wal(new).exists():  # what closing could not put into the file would be lost
+                raise disk_full(new, OSError("the ledger could not be written whole"))
+            moved_to = _exchange(path, new)
+        except OSError as error:
+            if error.errno in FULL:
+                raise disk_full(work, error) from error
+            raise
         finally:
             shutil.rmtree(work, ignore_errors=True)
         return Repair(tables, moved_to)
@@ -180,11 +189,25 @@ def _exchange(path: Path, new: Path) -> Path:
     number = 1
     while (kept := path.with_name(f"{path.name}.damaged-{number}")).exists():
         number += 1
-    kept.hardlink_to(path)
     if _wal(path).exists():
-        _wal(path).rename(_wal(kept))
+        shutil.copyfile(_wal(path), _wal(kept))
+    try:
+        kept.hardlink_to(path)
+    except OSError:  # a file system without links
+        shutil.copyfile(path, kept)
+    _wal(path).unlink(missing_ok=True)
     new.replace(path)
     return kept
+
+
+def _undo_exchange(path: Path) -> None:
+    """Where a kill came in the midst of an exchange, `path` and what was kept of it are one file, which is to have its
+    log again."""
+    for kept in path.parent.glob(f"{path.name}.damaged-*"):
+        if kept.suffix != ".wal" and kept.samefile(path):
+            if _wal(kept).exists():
+                _wal(kept).replace(_wal(path))
+            kept.unlink()
 
 
 def _wal(path: Path) -> Path:

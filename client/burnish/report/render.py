@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import json
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from burnish.coordinator.arms import ArmKind
+from burnish.coordinator.atomic import writing_whole
 from burnish.report.bars import NARROW, cost_bar, flow_bar, loss_bars
 from burnish.report.curves import coverage_chart
 from burnish.report.data import BdsRound, ClearRound, FilterRound, MadsRound, MiddoRound, ReportData, Round
@@ -124,10 +124,10 @@ def _longest(data: ReportData) -> float:
 
 
 def write_report(data: ReportData, path: Path) -> Path:
-    """Writes the report whole or not at all; returns `path`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(render(data), encoding="utf-8")
-    temporary.replace(path)
+    """Writes the report whole or not at all; returns `path`. Raises DiskFull."""
+    page = render(data).encode("utf-8")
+    with writing_whole(path, durable=False) as stream:
+        stream.write(page)
     return path
 
 

@@ -146,6 +146,11 @@ def _claim(claim: ObjectPlace, run_id: str, digest: str) -> bool:
             raise _taken(output)
         if there == content:
             return True
+        # Another model of this run. Were it claimed over what is there, a kill now would have files of the one and of
+        # the other, of one size, taken for those of one model.
+        for entry in list_objects(output):
+            if entry.name not in (_CLAIM, _PROBE):
+                remove_object(output / entry.name)
         put_object(claim, json.dumps(content).encode())
         return False
     try:

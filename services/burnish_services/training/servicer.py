@@ -151,6 +151,12 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
             raise InvalidRequest(
                 "BAD_EVENT", f"from_event is {request.from_event}, expected 0 or more", field="from_event"
             )
+        if request.from_event > run.last.number + 1:
+            raise PreconditionFailed(
+                "EVENTS_GONE",
+                f"run {request.run_id} has {run.last.number} events, and those from {request.from_event} on were asked"
+                " for: it had more before this server lost its state, or a part of it; watch it from event 1",
+            )
         reader = run.events.read_along(max(1, request.from_event))
         try:
             while True:
@@ -180,12 +186,13 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
 
     async def _resume(self, run: Run, request: training_pb2.ResumeRunRequest) -> None:
         pause = run.snapshot.pause
-        if pause is None or pause.step != request.step:
+        earlier = pause is not None and request.step < pause.step and run.directory.pool(request.step).is_file()
+        if pause is None or (pause.step != request.step and not earlier):
             where = "has never paused" if pause is None else f"paused after step {pause.step} last"
             raise PreconditionFailed("NOT_PAUSED", f"run {run.record.run_id} {where}, not after step {request.step}")
         responses = await self._responses(request)
-        given = run.directory.pool(pause.step)
-        if run.snapshot.state is RunState.PAUSED:
+        given = run.directory.pool(request.step)
+        if run.snapshot.state is RunState.PAUSED and not earlier:
             path = None if responses is None else responses.path
             await asyncio.to_thread(write_pool, run.directory, pause.step, path, last=request.last)
             run.update(state.resumed(run.snapshot), time.time())
@@ -196,7 +203,7 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
             )
         elif await asyncio.to_thread(file_digest, given) != (_NOTHING if responses is None else responses.digest):
             raise PreconditionFailed(
-                "NOT_PAUSED", f"run {run.record.run_id} went on from step {pause.step} with other responses already"
+                "NOT_PAUSED", f"run {run.record.run_id} went on from step {request.step} with other responses already"
             )
 
     async def _responses(self, request: training_pb2.ResumeRunRequest) -> Located | None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from pathlib import Path
 
 
 class RunState(StrEnum):
@@ -83,6 +84,16 @@ class Failure:
     code: str
     reason: str
     message: str
+
+
+def disk_full(error: BaseException, place: Path) -> Failure:
+    """How it is told that a run's files, below `place`, found no room."""
+    return Failure(
+        "RESOURCE_EXHAUSTED",
+        "DISK_FULL",
+        f"the disk is full: {error}. Make room below {place} (a checkpoint takes about 12 bytes for each parameter of "
+        "the model, 16 while it is replaced) and create the run again",
+    )
 
 
 class RunError(Exception):

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from burnish_services.engine.base import ModelLoadError
 from burnish_services.engine.object_places import ObjectError
+from burnish_services.runtime.disks import is_disk_full
 from burnish_services.training import leftover, publish, state
 from burnish_services.training.clearing import Clearer
 from burnish_services.training.config import TrainingSettings
@@ -158,7 +160,7 @@ class Supervisor:
                     await self._attempt(run)
             except Exception as error:
                 log.exception("run %s could not be worked", run.record.run_id)
-                failure = Failure("INTERNAL", "WORKER_NOT_STARTED", f"the worker could not be started: {error!r}")
+                failure = _not_started(error, run)
                 after = state.failed(run.snapshot, time.time(), failure)
                 self._update(run, await self._cleaned_up(run, after))
             finally:
@@ -361,6 +363,17 @@ def _note_cancelled(run: Run) -> None:
         write_durably(run.directory.cancelled, b"")
     except OSError as error:
         log.warning("run %s is being cancelled; should this server die now, it goes on: %s", run.record.run_id, error)
+
+
+def _not_started(error: Exception, run: Run) -> Failure:
+    if is_disk_full(error):
+        return state.disk_full(error, run.directory.path)
+    return Failure(
+        "INTERNAL",
+        "WORKER_NOT_STARTED",
+        f"the worker could not be started: {type(error).__name__}: {error}; expected {sys.executable} to run, and"
+        f" {run.directory.path} to be a place that can be written: mend that, and create the run again",
+    )
 
 
 async def _cancelled(run: Run) -> Snapshot:

@@ -29,7 +29,7 @@ from burnish_services.training.messages import Message, Reporter
 from burnish_services.training.parents import die_with
 from burnish_services.training.pausing import PausedRun
 from burnish_services.training.runs import RunDirectory
-from burnish_services.training.state import Failure, Result, RunError
+from burnish_services.training.state import Failure, Result, RunError, disk_full
 from burnish_services.training.world import World
 
 log = logging.getLogger(__name__)
@@ -154,12 +154,7 @@ def lost_another(error: BaseException) -> bool:
 def unexpected_failure(error: BaseException, place: Path) -> Failure:
     """How an exception that no trainer names is told: a full disk or exhausted memory as such."""
     if is_disk_full(error):
-        return Failure(
-            "RESOURCE_EXHAUSTED",
-            "DISK_FULL",
-            f"the disk is full: {error}. Make room below {place} (a checkpoint takes about 12 bytes for each parameter "
-            "of the model, 16 while it is replaced) and create the run again",
-        )
+        return disk_full(error, place)
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error) or "out of memory" in str(error):
         return Failure(
             "RESOURCE_EXHAUSTED",

@@ -88,6 +88,15 @@ async def test_a_watch_resumes_where_it_broke_off(client: Client, base: Path, da
     assert await client.watch(run.run_id, len(everything) + 1) == []
 
 
+async def test_events_that_a_server_has_lost_are_said_to_be_gone(client: Client, base: Path, data: Path) -> None:
+    run = await client.create("r", spec(base, data))
+    await client.finished(run.run_id)
+    number = len(await client.watch(run.run_id))
+    with pytest.raises(grpc.aio.AioRpcError, match=f"has {number} events, and those from {number + 2} on") as error:
+        await client.watch(run.run_id, number + 2)
+    assert error.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+
+
 async def test_a_page_of_runs_ends_before_it_is_too_large(
     client: Client, base: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -472,7 +481,13 @@ async def test_a_run_that_refines_itself_pauses_and_a_kill_changes_nothing(
             assert first.pause.model.digest == model_digest(Path(first.pause.model.uri))
             if name == "calm":
                 await go_on(client, first)
-                await go_on(client, await paused(client, run.run_id, 7), last=True)
+                second = await paused(client, run.run_id, 7)
+                await go_on(client, first)  # the answer was lost, and it is asked for again
+                assert (await client.get(run.run_id)).state == training_pb2.STATE_PAUSED
+                other = training_pb2.ResumeRunRequest(run_id=run.run_id, step=3)
+                with pytest.raises(grpc.aio.AioRpcError, match="went on from step 3 with other responses already"):
+                    await client.stub.ResumeRun(other)
+                await go_on(client, second, last=True)
                 digests.append((await client.finished(run.run_id)).result.model.digest)
     async with client_of(settings) as client:  # the second waited for it
         await go_on(client, await paused(client, run.run_id, 3))

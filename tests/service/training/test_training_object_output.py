@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -267,6 +268,34 @@ def test_killed_before_any_request_it_is_never_taken_for_whole_and_finishes_the_
         else:
             break
         assert names_below(store, output.key) == sorted(f"{output.key}/{path.name}" for path in model.iterdir())
+    assert requests > 8, "every request was once the last"
+
+
+def test_files_of_another_model_of_the_same_run_are_not_taken_for_its_own(
+    store: str, tmp_path: Path, model: Path, left: list[int]
+) -> None:
+    other, digest = tmp_path / "other", "sha256:" + "2" * 64
+    shutil.copytree(model, other)
+    for name in ("model-1.safetensors", "model-2.safetensors"):
+        (other / name).write_bytes((other / name).read_bytes()[::-1])  # of one size
+    (other / "burnish.json").write_text(json.dumps({"digest": digest}))
+    for requests in range(1, 100):
+        output = ObjectPlace("s3", BUCKET, f"again/{requests}")
+        left[0] = 9  # the first one's weights are there, and its marks are not
+        with pytest.raises(Killed):
+            delivery.deliver(model, output, _DIGEST, "run-1")
+        left[0] = requests
+        try:
+            delivery.deliver(other, output, digest, "run-1")
+        except Killed:
+            left[0] = -1
+            delivery.deliver(other, output, digest, "run-1")
+        else:
+            break
+        finally:
+            left[0] = -1
+        for path in other.iterdir():
+            assert objects.read_small(output / path.name) == path.read_bytes(), path.name
     assert requests > 8, "every request was once the last"
 
 

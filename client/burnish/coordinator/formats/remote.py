@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from burnish.coordinator.atomic import FULL, disk_full, writing_whole
+from burnish.coordinator.atomic import FULL, disk_full, sync_folder, writing_whole
 from burnish.coordinator.errors import DataAway, DataError
 from burnish.coordinator.paths import is_remote
 
@@ -52,7 +52,7 @@ def _local_copy(uri: str, into: Path) -> str:
     if not found:
         raise DataError(f"{uri}: there is no such file or folder.")
     wanted = {"uri": uri, "files": {name: [info.size, info.mtime_ns] for name, info in found.items()}}
-    if _noted(note) != wanted:
+    if _noted(note) != wanted or _kept(note, folder) is None:
         _fetch(store, {name: info.path for name, info in found.items()}, folder, uri)
         with writing_whole(note) as stream:
             stream.write(json.dumps(wanted, indent=2).encode() + b"\n")
@@ -67,6 +67,10 @@ def _kept(note: Path, folder: Path) -> str | None:
     if not noted:
         return None
     names = list(noted["files"])
+    if any(
+        not (folder / name).is_file() or (folder / name).stat().st_size != noted["files"][name][0] for name in names
+    ):
+        return None  # the machine went down, or somebody tidied up
     return str(folder / names[0]) if len(names) == 1 and noted["uri"].endswith(f"/{names[0]}") else str(folder)
 
 
@@ -102,6 +106,8 @@ def _fetch(store: Any, names: dict[str, str], folder: Path, uri: str) -> None:
             # Without `compression`, pyarrow would unpack `.gz`.
             with store.open_input_stream(place, compression=None) as source, target.open("wb") as copy:
                 shutil.copyfileobj(source, copy, _CHUNK)
+                copy.flush()
+                os.fsync(copy.fileno())  # the note that says that it is whole must not be on the disk before it
         except OSError as error:
             if error.errno in FULL:  # the copy's disk; Arrow's own errors have no number
                 raise disk_full(target, error) from error
@@ -109,6 +115,7 @@ def _fetch(store: Any, names: dict[str, str], folder: Path, uri: str) -> None:
     folder.with_suffix(".json").unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
     draft.rename(folder)
+    sync_folder(folder.parent)
 
 
 def _store(scheme: str) -> Any:

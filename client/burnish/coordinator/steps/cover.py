@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from burnish._coverage_types import CoverageCandidate, CoverageSelection, MeasureBatch
+from burnish._errors import PreconditionFailed
 from burnish._types import ModelRef, TokenSpan
-from burnish.coordinator.coverage import FeatureChoice, collection_name, selection_notes
+from burnish.coordinator.coverage import CALIBRATION_FINISHED, FeatureChoice, collection_name, selection_notes
 from burnish.coordinator.errors import StepFailed
 from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.coverage import Nearest, Picked, verdicts
@@ -53,7 +54,11 @@ async def calibrate(
         # What was measured before a kill, the service knows; it leaves that out by itself.
         stage.expect(len(ids), known=len(ids) if there.version else 0, detail={"model": version_detail(version)})
         if not there.version:
-            await stage.in_batches(lambda: [name for name in ids if name not in measured], send, store)
+            try:
+                await stage.in_batches(lambda: [name for name in ids if name not in measured], send, store)
+            except PreconditionFailed as error:
+                if error.reason != CALIBRATION_FINISHED:  # by another run: the name says of the same samples
+                    raise
             await service.finish_calibration(name)
     return name
 

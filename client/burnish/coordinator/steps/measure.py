@@ -69,12 +69,15 @@ async def evaluate(run: AnyRun, round_number: int, model: ModelRef) -> None:
     if not hashes:
         return
     stage = run.stage(round_number, "evaluate")
-    version = await _scored(run, stage, model, hashes)
-    record = run.book.model(round_number, "trained" if round_number else "base")
-    if record is not None and record.eval_loss is None:
-        loss = run.book.findings.mean_loss(hashes, version)
-        with run.book.transaction():
-            run.book.set_eval_loss(record, loss)
+    if stage.done:
+        return
+    with stage.working():
+        version = await score_missing(run, stage, model, hashes)
+        record = run.book.model(round_number, "trained" if round_number else "base")
+        if record is not None and record.eval_loss is None:
+            loss = run.book.findings.mean_loss(hashes, version)
+            with run.book.transaction():
+                run.book.set_eval_loss(record, loss)
 
 
 async def _scored(

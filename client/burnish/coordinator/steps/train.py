@@ -10,12 +10,12 @@ import asyncio
 import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from burnish._errors import NotFound
+from burnish._errors import NotFound, PreconditionFailed
 from burnish._training import AsyncRun
 from burnish._training_types import BilevelSelection, Lora, SelfRefinement
 from burnish._types import Hyperparameters, ModelRef, RunEvent, RunResult, RunSnapshot, RunSpec, RunState
@@ -29,6 +29,7 @@ from burnish.coordinator.steps.stage import AnyRun, Stage
 
 # Has a training run that waits in STATE_PAUSED go on.
 AtPause = Callable[[AsyncRun], Awaitable[None]]
+_EVENTS_GONE = "EVENTS_GONE"  # the service lost its state, and counts a run's events anew
 _EVENTS_EVERY = 1.0  # seconds between two commits of training events
 _ROWS_PER_READ = 2000
 
@@ -133,8 +134,14 @@ def steps_of(run: AnyRun, round_number: int) -> int:
 
 def prune(run: AnyRun, round_number: int) -> None:
     """Deletes a round's model where only the last is to be kept. Only what the run itself had published."""
-    if run.options.keep_models == "last":
-        shutil.rmtree(run.paths.model(round_number), ignore_errors=True)
+    if run.options.keep_models != "last":
+        return
+    model = run.paths.model(round_number)
+    going = model.with_name(f".{model.name}.going")
+    shutil.rmtree(going, ignore_errors=True)  # left by a kill
+    with suppress(FileNotFoundError):
+        model.rename(going)  # or a kill would leave a part of a model in its place
+        shutil.rmtree(going, ignore_errors=True)
 
 
 async def _trained_already(run: AnyRun, round_number: int, key: str) -> ModelRecord | None:
@@ -178,8 +185,9 @@ def _write_data(run: AnyRun, round_number: int, rows: Sequence[DataRow], weights
 
 
 async def _create(run: AnyRun, round_number: int, spec: RunSpec) -> AsyncRun:
-    """The training run, new or found. One that the ledger knows to have ended badly gives way to another attempt. Its
-    name knows the data by the paths here, also where the service cannot read them and is sent the files."""
+    """The training run, new or found. One that the ledger knows to have ended badly, or that is of no more use, gives
+    way to another attempt. Its name knows the data by the paths here, also where the service cannot read them and is
+    sent the files."""
     said = [asdict(spec.base_model), spec.data_uri, spec.data_digest, spec.output_uri, _given(spec.hyperparameters)]
     name = f"{run.book.run_id}-r{round_number}-{digest_of([*said, *_special(spec)])[:12]}"
     attempt = 1
@@ -187,9 +195,39 @@ async def _create(run: AnyRun, round_number: int, spec: RunSpec) -> AsyncRun:
         training = await run.client.training.create(spec, f"{name}-a{attempt}", upload=True)
         # What was stopped for its template has not told the ledger so, and the template may be another one now.
         stopped = training.snapshot.state is RunState.CANCELLED and bool(_other_template(run, training.snapshot))
-        if not stopped and not run.book.training_ended_badly(round_number, training.run_id):
-            return training
+        badly = stopped or run.book.training_ended_badly(round_number, training.run_id)
+        if not badly and not await asyncio.to_thread(_is_pruned, run, training):
+            if _is_known(run, round_number, training):
+                return training
+            await _give_up(run, training)
         attempt += 1
+
+
+def _is_pruned(run: AnyRun, training: AsyncRun) -> bool:
+    """Whether the run's model was deleted since, as only the last is kept, and the ledger has lost what it was for."""
+    result = training.snapshot.result
+    if run.options.keep_models != "last" or result is None or is_remote(result.model.uri):
+        return False
+    return not Path(result.model.uri).is_dir()
+
+
+async def _give_up(run: AnyRun, training: AsyncRun) -> None:
+    """Has a run whose answers are not known any more leave its place to the next attempt."""
+    if not training.snapshot.state.ended:
+        await training.cancel()
+    place = training.snapshot.spec.output_uri
+    if not is_remote(place) and Path(place).is_relative_to(run.paths.out):
+        await asyncio.to_thread(shutil.rmtree, place, ignore_errors=True)
+    run.observer.noted(f"Training run {training.run_id} learnt from answers that the ledger lost; it is trained anew.")
+
+
+def _is_known(run: AnyRun, round_number: int, training: AsyncRun) -> bool:
+    """Whether the ledger knows what a run was given at its last pause, unless it waits in it. A ledger that was
+    repaired or begun anew does not, and what was learnt from could not be told any more."""
+    now = training.snapshot
+    if now.pause is None or now.state is RunState.PAUSED:
+        return True
+    return any(one.step == now.pause.step for one in run.book.refinement.refreshes(round_number))
 
 
 async def _watch(run: AnyRun, stage: Stage, training: AsyncRun, at_pause: AtPause | None) -> None:
@@ -214,20 +252,27 @@ async def _watch(run: AnyRun, stage: Stage, training: AsyncRun, at_pause: AtPaus
             with stage.aside():
                 await at_pause(training)
 
+    async def follow(first: int) -> None:
+        async with aclosing(training.watch(first)) as events:
+            async for event in _until_stopped(events, run.stop):
+                waiting.append(event)
+                if said := _other_template(run, event.run):
+                    await training.cancel()
+                    raise StepFailed(said)
+                if event.run.state is RunState.PAUSED:
+                    commit()
+                    await training.refresh()  # where the run has gone on since, the event is of the past
+                    await go_on()
+                if time.monotonic() - committed >= _EVENTS_EVERY:
+                    commit()
+
     await go_on()  # the event that says so may have been written down by a process that was killed then
-    first = run.book.last_training_event(stage.round, training.run_id) + 1
-    async with aclosing(training.watch(first)) as events:
-        async for event in _until_stopped(events, run.stop):
-            waiting.append(event)
-            if said := _other_template(run, event.run):
-                await training.cancel()
-                raise StepFailed(said)
-            if event.run.state is RunState.PAUSED:
-                commit()
-                await training.refresh()  # where the run has gone on since, the event is of the past
-                await go_on()
-            if time.monotonic() - committed >= _EVENTS_EVERY:
-                commit()
+    try:
+        await follow(run.book.last_training_event(stage.round, training.run_id) + 1)
+    except PreconditionFailed as error:
+        if error.reason != _EVENTS_GONE:
+            raise
+        await follow(1)  # those that the ledger has already, it leaves as they are
     commit()
     if not training.snapshot.state.ended:
         run.stop_here()
