@@ -156,6 +156,7 @@ def test_values_become_settings() -> None:
     assert [list(map(str, one.axes)) for one in settings] == [["hard", "sparse"], ["low_quality"]]
     assert [s.training.num_epochs for s in settings] == [0.5, 0.5]
     assert settings[0].training.learning_rate == 1e-4
+    assert varied({}, paths, {"learning-rate": "1e+0"}) == {"training": {"learning_rate": "1e+0"}}, "one number"
 
 
 @pytest.mark.parametrize(

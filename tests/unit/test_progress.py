@@ -9,7 +9,16 @@ import pytest
 from burnish.coordinator import progress
 from burnish.coordinator.errors import Interrupted, StepFailed
 from burnish.coordinator.ledger import Ledger
-from burnish.coordinator.progress import Observer, Observers, RateMeter, StatusFile, StepProgress, read_status
+from burnish.coordinator.progress import (
+    TITLES,
+    Observer,
+    Observers,
+    RateMeter,
+    StatusFile,
+    StepProgress,
+    read_status,
+)
+from burnish.coordinator.recipes.registry import SETTINGS
 
 STEP = StepProgress(1, 2, "judge", 10, 40, 4, 5.0, rate=3.0)
 
@@ -79,6 +88,10 @@ def test_a_status_is_written_about_once_a_second(tmp_path: Path) -> None:
     for _ in range(20):
         status.step_advanced(STEP)
     assert (tmp_path / "status.json").stat().st_mtime_ns == before
+
+
+def test_every_step_of_every_recipe_has_a_title() -> None:
+    assert {name for kind in SETTINGS.values() for name in kind.STEPS} == set(TITLES)
 
 
 def test_several_observers_are_told_everything_in_order(tmp_path: Path) -> None:

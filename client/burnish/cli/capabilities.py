@@ -7,13 +7,24 @@ from typing import Annotated, Any
 
 import typer
 
-from burnish._types import Dimension, ItemStatus, JudgeMode, RewriteItem, Sample, Sampling, Strategy, Target
+from burnish._types import (
+    Dimension,
+    ItemStatus,
+    JudgeMode,
+    NeighborStatistics,
+    RewriteItem,
+    Sample,
+    Sampling,
+    Strategy,
+    Target,
+)
 from burnish.cli.data import DataOption, SkipOption, load_samples
 from burnish.cli.output import command, errors
 from burnish.cli.per_sample import LimitOption, ModelOption, OutOption, SeedOption, State, each_sample, parts
 from burnish.cli.progress import Bars
 from burnish.cli.services import ServiceChoice, with_services
 from burnish.coordinator.policy.middo import recall_note
+from burnish.coordinator.steps.measure import neighbor_parts
 
 
 @command
@@ -100,7 +111,8 @@ def judge(
 ) -> None:
     """The model's own ratings of every sample: clarity, completeness, factuality, each for prompt and response.
 
-    One JSON line per sample: `id` and `ratings`, each with `value` in 0 to 10, or null where the reply has no number.
+    One JSON line per sample: `id` and `ratings`, each with `value` in 0 to 10, or null where the reply has no
+    number, or where there is none: then `error` says why.
     The ratings of the two modes are made with other prompts and are never to be mixed.
     """
     samples = load_samples(data, limit=limit, skip_bad_rows=skip_bad_rows)
@@ -115,6 +127,7 @@ def judge(
                 ratings = [
                     {"dimension": r.dimension, "target": r.target, "value": r.value}
                     | ({"reply": r.reply} if r.digits is None else {"covered_mass": r.digits.covered_mass})
+                    | ({} if r.status.ok else {"error": r.status.message})
                     for r in one.ratings
                 ]
                 yield one.sample_id, one.status, {"ratings": ratings}
@@ -154,8 +167,11 @@ def embed(
                 batch = client.embedding.embed(part, model=model, collection=collection, truncate=truncate)
                 failed |= {e.sample_id: e.status for e in batch.embeddings if not e.status.ok}
         stored = [sample.id for sample in samples if sample.id not in failed]
-        found = client.embedding.neighbor_statistics(collection, stored, k=k, recall=recall) if stored else None
-        statistics = {one.sample_id: one for one in found.statistics} if found is not None else {}
+        statistics: dict[str, NeighborStatistics] = {}
+        found = None
+        for queries in neighbor_parts(stored, k) if stored else ():
+            found = client.embedding.neighbor_statistics(collection, stored, k=k, recall=recall, query_ids=queries)
+            statistics |= {one.sample_id: one for one in found.statistics}
         if found is not None and found.num_cells:
             errors.print(f"note: {recall_note(found.recall, found.num_queries)}", style="dim", markup=False)
 

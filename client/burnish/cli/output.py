@@ -29,8 +29,8 @@ EXIT_INTERRUPTED = 130
 
 P = ParamSpec("P")
 
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
-screen = Console(highlight=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+screen = Console(highlight=False, emoji=False, soft_wrap=True)
 
 
 def command(function: Callable[P, None]) -> Callable[P, None]:

@@ -165,8 +165,16 @@ def varied(values: Mapping[str, Any], paths: Mapping[str, str], chosen: Mapping[
         target = result
         for group in groups:
             target = target.setdefault(group, {})
-        target[last] = value.split("+") if "+" in value else value
+        target[last] = value.split("+") if "+" in value and not _is_number(value) else value
     return result
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _record(result: PointResult, truth: str) -> dict[str, Any]:

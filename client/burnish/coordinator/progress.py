@@ -30,6 +30,8 @@ TITLES = {
     "score_pre": "Loss before training",
     "score_post": "Loss after training",
     "score_cross": "Loss under a model that did not see it",
+    "score_trusted": "Loss of the trusted rows",
+    "choose": "Choosing among what was tried",
     "embed": "Finding neighbours",
     "calibrate": "Measuring what is usual for neurons",
     "features": "Reading neurons",
@@ -71,7 +73,7 @@ class StepProgress:
     @property
     def title(self) -> str:
         """The step's name for people."""
-        return TITLES.get(self.name, self.name)
+        return TITLES[self.name]
 
     @property
     def seconds_left(self) -> float | None:

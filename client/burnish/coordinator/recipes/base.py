@@ -73,7 +73,7 @@ class TrainingSettings(BaseModel):
     @field_validator("lora_modules", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
-        return tuple(value.replace(" ", "").split(",")) if isinstance(value, str) else value
+        return tuple(filter(None, value.replace(" ", "").split(","))) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _of_adapters(self) -> Self:

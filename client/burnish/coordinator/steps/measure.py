@@ -181,7 +181,7 @@ async def _embed(run: AnyRun, stage: Stage, model: ModelRef, hashes: Sequence[st
     names = findings.embedded(collection)
     if not names:
         return
-    replies = [await service.neighbor_statistics(collection, k=k, query_ids=part) for part in _parts(names, k)]
+    replies = [await service.neighbor_statistics(collection, k=k, query_ids=part) for part in neighbor_parts(names, k)]
     found, statistics = replies[0], [one for reply in replies for one in reply.statistics]
     if len(statistics) != len(names):
         raise StepFailed(
@@ -196,7 +196,7 @@ async def _embed(run: AnyRun, stage: Stage, model: ModelRef, hashes: Sequence[st
         run.observer.noted(recall_note(found.recall, found.num_queries))
 
 
-def _parts(names: Sequence[str], k: int) -> Sequence[Sequence[str]]:
+def neighbor_parts(names: Sequence[str], k: int) -> Sequence[Sequence[str]]:
     """Samples whose neighbours fit one reply each; empty for all of them at once, where they do."""
     most = max(1, NEIGHBORS_A_REPLY // (1 + k))
     return [()] if len(names) <= most else [names[at : at + most] for at in range(0, len(names), most)]

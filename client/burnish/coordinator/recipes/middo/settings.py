@@ -6,7 +6,7 @@ The method itself is written out in `loop.py` beside this, its decisions in `bur
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
@@ -66,9 +66,9 @@ class MiddoSettings(HoldSettings):
     share_loss: float | None = Field(None, gt=0, le=1, description="share of rows to select instead of m_loss")
     share_sparse: float | None = Field(None, gt=0, le=1)
     share_quality: float | None = Field(None, gt=0, le=1)
-    ddof_loss: Literal[0, 1] = 0
-    ddof_sparse: Literal[0, 1] = 0
-    ddof_quality: Literal[0, 1] = 1
+    ddof_loss: int = Field(0, ge=0, le=1)
+    ddof_sparse: int = Field(0, ge=0, le=1)
+    ddof_quality: int = Field(1, ge=0, le=1)
     k: int = Field(2, ge=1, le=100)
     overlap: Overlap = Overlap.BOTH
     unparseable: Unparseable = Unparseable.EXCLUDE

@@ -1,0 +1,644 @@
+"""The commands for one capability print what the SDK answers, a line for every sample in the file's order, those that
+failed too; and what the commands say that look at runs and services."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from burnish import Client, Endpoints, NotInstalled
+from burnish._confidence_types import ConfidenceTier
+from burnish._coverage_types import (
+    ActivationPooling,
+    CoverageCandidate,
+    CoverageObjective,
+    CoverageOptimizer,
+    CoverageSettings,
+    FeatureRule,
+    FeatureWeighting,
+)
+from burnish._response_types import Prompt
+from burnish._types import Dimension, ItemStatus, JudgeMode, RewriteItem, Sample, Sampling, Strategy, Target, TokenSpan
+from burnish.cli import inspect_run, serve
+from burnish.cli.app import app
+from burnish.cli.select import summary
+from burnish.coordinator.content import sample_hash
+from burnish.coordinator.coverage import FeatureChoice, collection_name
+from burnish.coordinator.formats import load
+from burnish.coordinator.ledger import locked
+from burnish.coordinator.loop import run_recipe
+from burnish.coordinator.paths import RunPaths
+from burnish.coordinator.policy.middo import recall_note
+from burnish.coordinator.progress import StatusFile, StepProgress
+from burnish.coordinator.recipes.clear.settings import ClearSettings
+from burnish.coordinator.steps import measure
+from burnish.testing import FakeServices
+from tests.e2e.conftest import FakeEngineServices
+from tests.e2e.support import ROWS, alpaca, write_jsonl
+
+LONG = "word " * 20_000  # more tokens than the context, and more bytes than the smallest message
+WRONG = {f"s{i}" for i in range(0, 40, 4)}
+
+
+@pytest.fixture
+def sdk(services: FakeEngineServices) -> Iterator[Client]:
+    with Client(services.address) as client:
+        yield client
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """Three samples, the second of which is longer than the context."""
+    # In words that the fake engine's answers have, too.
+    first, second, third = ({**row, "output": f"All about {row['id']}, that number."} for row in alpaca(3))
+    return write_jsonl(tmp_path / "rows.jsonl", [first, {**second, "instruction": LONG}, third])
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    return write_jsonl(tmp_path / "good.jsonl", alpaca(3))
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """Settings by which the long sample cannot even be sent."""
+    path = tmp_path / "small.toml"
+    path.write_text("max_message_bytes = 65536\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def hasty(tmp_path: Path) -> Path:
+    """Settings by which nobody waits for services that are not there."""
+    path = tmp_path / "hasty.toml"
+    path.write_text("connect_timeout = 0.2\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def nowhere() -> Iterator[str]:
+    """An address at which nothing listens."""
+    with closing(socket.socket()) as unused:
+        unused.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{unused.getsockname()[1]}"
+
+
+@pytest.fixture
+def truth(tmp_path: Path) -> Path:
+    return write_jsonl(tmp_path / "truth.jsonl", [{"id": name, "flaw": "swapped"} for name in sorted(WRONG)])
+
+
+def burnish(*arguments: object) -> Result:
+    return CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
+
+
+def asked(services: FakeEngineServices, name: str, data: Path, *more: object) -> Result:
+    return burnish(name, "--endpoint", services.address, "--model", services.model, "--data", data, *more)
+
+
+def lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def samples(path: Path) -> list[Sample]:
+    return list(load([path]).samples)
+
+
+def error(status: ItemStatus, reason: str = "TOO_LONG") -> dict[str, Any]:
+    """What the line of a sample says that failed so."""
+    assert status.reason == reason
+    return {"error": {"reason": reason, "message": status.message, "retryable": status.retryable}}
+
+
+def complained(result: Result, code: int, *phrases: str) -> None:
+    said = " ".join(result.stderr.split())
+    assert result.exit_code == code, said
+    for phrase in phrases:
+        assert phrase in said
+
+
+# ---- one capability on a file
+
+
+def test_score(services: FakeEngineServices, sdk: Client, rows: Path) -> None:
+    done = asked(services, "score", rows, "--tokens", "--ifd", "--distribution")
+    complained(done, 1, "burnish: 1 of 3 samples failed; the first: s1: ")
+    first, second, third = lines(done.stdout)
+    batch = sdk.scoring.score(
+        samples(rows), model=str(services.model), return_tokens=True, unconditional=True, distribution=True
+    )
+    assert [one.sample_id for one in batch.scores] == ["s0", "s1", "s2"]
+    assert second == {"id": "s1"} | error(batch.scores[1].status)
+    for line, one in ((first, batch.scores[0]), (third, batch.scores[2])):
+        names = ["mean_nll", "sum_nll", "perplexity", "num_tokens", "mean_probability", "min_probability"]
+        values = {name: getattr(one, name) for name in [*names, "mean_entropy", "mean_margin"]}
+        assert one.unconditional is not None
+        values |= {"id": one.sample_id, "ifd": one.unconditional.ifd, "pmi": one.unconditional.pmi}
+        (turn,), (said,) = one.turns, line.pop("turns")
+        assert line == values
+        assert (said["message_index"], said["mean_nll"], said["num_tokens"]) == (1, turn.mean_nll, turn.num_tokens)
+        assert turn.token_ids is not None
+        assert turn.logprobs is not None
+        assert said["token_ids"] == turn.token_ids.tolist()
+        assert said["logprobs"] == pytest.approx(turn.logprobs.tolist(), abs=1e-6)
+
+
+def test_score_says_no_more_than_is_asked_for(services: FakeEngineServices, good: Path, tmp_path: Path) -> None:
+    with good.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps({"id": "s3", "instruction": "Q?", "output": ""}) + "\n")
+    complained(asked(services, "score", good), 2, "good.jsonl, row 4", '"output" is empty')
+    out = tmp_path / "scores.jsonl"
+    done = asked(services, "score", good, "--skip-bad-rows", "--limit", "2", "--out", out)
+    complained(done, 0, "note: ", "row 4")
+    assert done.stdout == ""
+    said = lines(out.read_text(encoding="utf-8"))
+    assert [line["id"] for line in said] == ["s0", "s1"]
+    assert said[0].keys() == {
+        *("id", "mean_nll", "sum_nll", "perplexity", "num_tokens", "mean_probability", "min_probability", "turns"),
+    }
+    assert said[0]["turns"][0].keys() == {"message_index", "mean_nll", "num_tokens"}
+
+
+@pytest.mark.parametrize("mode", list(JudgeMode))
+def test_judge(services: FakeEngineServices, sdk: Client, rows: Path, small: Path, mode: JudgeMode) -> None:
+    done = asked(
+        services,
+        *("judge", rows, "--config", small, "--mode", mode.value, "--dimension", "factuality", "--target", "response"),
+        *("--dimension", "clarity", "--temperature", "0.9", "--max-tokens", "5", "--seed", "3"),
+    )
+    complained(done, 1, "1 of 3 samples failed; the first: s1: takes")
+    first, second, third = lines(done.stdout)
+    assert (second["id"], second["error"]["reason"], second["error"]["retryable"]) == ("s1", "TOO_LARGE", False)
+    assert second.keys() == {"id", "error"}
+    batch = sdk.scoring.judge(
+        [one for one in samples(rows) if one.id != "s1"],
+        model=str(services.model),
+        dimensions=[Dimension.FACTUALITY, Dimension.CLARITY],
+        targets=[Target.RESPONSE],
+        sampling=Sampling(temperature=0.9, max_tokens=5, seed=3),
+        mode=mode,
+    )
+    for line, one in zip((first, third), batch.judgments, strict=True):
+        assert line["id"] == one.sample_id
+        assert len(line["ratings"]) == len(one.ratings) == 2
+        for said, rating in zip(line["ratings"], one.ratings, strict=True):
+            more = {"reply": rating.reply} if rating.digits is None else {"covered_mass": rating.digits.covered_mass}
+            assert said == {"dimension": rating.dimension, "target": "response", "value": rating.value} | more
+            assert set(more) == ({"reply"} if mode is JudgeMode.GENERATED else {"covered_mass"})
+
+
+def test_a_rating_that_could_not_be_had_says_why(services: FakeEngineServices, sdk: Client, rows: Path) -> None:
+    done = asked(services, *("judge", rows, "--dimension", "clarity", "--target", "response"))
+    first, second, _ = lines(done.stdout)
+    assert "error" not in first["ratings"][0]
+    (rating,) = (
+        sdk.scoring.judge(
+            samples(rows)[1:2], model=str(services.model), dimensions=[Dimension.CLARITY], targets=[Target.RESPONSE]
+        )
+        .judgments[0]
+        .ratings
+    )
+    assert rating.status.message
+    assert (second["ratings"][0]["value"], second["ratings"][0]["error"]) == (None, rating.status.message)
+
+
+def test_confidence(services: FakeEngineServices, sdk: Client, rows: Path) -> None:
+    done = asked(
+        services,
+        *("confidence", rows, "--tier", "standard", "--alpha", "0.3", "--beta", "0.4", "--answers", "3"),
+        *("--temperature", "0.7", "--max-tokens", "60", "--seed", "5"),
+    )
+    complained(done, 1, "1 of 3 samples failed; the first: s1: ")
+    said = lines(done.stdout)
+    batch = sdk.scoring.confidence(
+        samples(rows),
+        model=str(services.model),
+        tier=ConfidenceTier.STANDARD,
+        alpha=0.3,
+        beta=0.4,
+        num_answers=3,
+        sampling=Sampling(temperature=0.7, max_tokens=60, seed=5),
+    )
+    assert said[1] == {"id": "s1"} | error(batch.estimates[1].status)
+    names = ("confidence", "consistency", "reflection", "covered_mass", "mean_nll", "mean_probability")
+    of_answers = ("text", "exact_match", "similarity", "agreement")
+    for line, one in ((said[0], batch.estimates[0]), (said[2], batch.estimates[2])):
+        assert one.confidence is not None
+        assert line == {
+            "id": one.sample_id,
+            **{name: getattr(one, name) for name in names},
+            "answers": [{name: getattr(answer, name) for name in of_answers} for answer in one.answers],
+        }
+        assert len(line["answers"]) == 3
+    assert any(answer["similarity"] for line in (said[0], said[2]) for answer in line["answers"]), "alpha weighs it"
+
+
+def test_a_confidence_that_nothing_speaks_for_is_none(services: FakeEngineServices, good: Path) -> None:
+    done = asked(services, "confidence", good, "--min-mass", "0.95")  # the fake engine's letters have 0.9
+    complained(done, 1, "3 of 3 samples failed; the first: s0: ")
+    assert [line["error"]["reason"] for line in lines(done.stdout)] == ["NOTHING_TO_GO_BY"] * 3
+
+
+@pytest.mark.parametrize("a_reply", [None, 3])
+def test_embed(
+    services: FakeEngineServices, sdk: Client, rows: Path, monkeypatch: pytest.MonkeyPatch, a_reply: int | None
+) -> None:
+    if a_reply is not None:  # as of a set whose neighbours do not fit one: each sample is asked for by itself
+        monkeypatch.setattr(measure, "NEIGHBORS_A_REPLY", a_reply)
+    done = asked(services, "embed", rows, "--collection", "commanded")
+    complained(done, 1, "1 of 3 samples failed; the first: s1: ")
+    found = sdk.embedding.neighbor_statistics("commanded", ["s0", "s2"])
+    said = lines(done.stdout)
+    assert [line["id"] for line in said] == ["s0", "s1", "s2"]
+    assert (set(said[1]), said[1]["error"]["reason"]) == ({"id", "error"}, "TOO_LONG")
+    for line, one in zip((said[0], said[2]), found.statistics, strict=True):
+        neighbors = [{"id": near.sample_id, "cosine": near.cosine} for near in one.neighbors]
+        assert line == {"id": one.sample_id, "mean_cosine": one.mean_cosine, "neighbors": neighbors}
+        assert len(neighbors) == 1
+    assert sdk.embedding.get_collection("commanded").num_vectors == 2
+
+
+def test_embed_cuts_and_seeks_in_cells_where_it_is_told_to(
+    services: FakeEngineServices, sdk: Client, rows: Path
+) -> None:
+    done = asked(services, "embed", rows, *("--collection", "cut", "--truncate", "-k", "1", "--recall", "0.5"))
+    found = sdk.embedding.neighbor_statistics("cut", k=1, recall=0.5)
+    assert found.num_cells > 0
+    complained(done, 0, f"note: {recall_note(found.recall, found.num_queries)}")
+    assert [(line["id"], [near["id"] for near in line["neighbors"]]) for line in lines(done.stdout)] == [
+        (one.sample_id, [near.sample_id for near in one.neighbors]) for one in found.statistics
+    ]
+
+
+def test_select(services: FakeEngineServices, sdk: Client, tmp_path: Path) -> None:
+    data = write_jsonl(tmp_path / "many.jsonl", alpaca(8, duplicates=1))
+    done = asked(
+        services,
+        *("select", data, "--budget", "3", "--objective", "max_cover", "--optimizer", "partition", "--rule", "top_k"),
+        *("-k", "4", "--pooling", "mean", "--tokens", "all", "--weighting", "idf", "--seed", "5", "--witnesses"),
+    )
+    rows: dict[str, str] = {}
+    for one in samples(data):
+        rows.setdefault(sample_hash(one.messages), one.id)
+    choice = FeatureChoice(FeatureRule.TOP_K, 4, ActivationPooling.MEAN, TokenSpan.ALL, seed=5)
+    version = sdk.embedding.load_model(str(services.model))
+    found = sdk.embedding.select(
+        collection_name(version, TokenSpan.ALL, choice, ""),
+        3,
+        [CoverageCandidate(name) for name in rows],
+        settings=CoverageSettings(
+            objective=CoverageObjective.MAX_COVER,
+            optimizer=CoverageOptimizer.PARTITION,
+            weighting=FeatureWeighting.IDF,
+            seed=5,
+        ),
+        return_witnesses=True,
+        num_random_curves=3,
+    )
+    said_last = summary(found, 9, 8)
+    assert "three random selections of that size" in said_last[1]
+    complained(done, 0, "Selected 3 of 8 different samples (9 rows).", *said_last)
+    picked = [{"id": rows[s.sample_id], "rank": n, "gain": s.gain} for n, s in enumerate(found.selected, start=1)]
+    left = {rows[w.sample_id]: (rows[w.nearest_id], w.cosine) for w in found.witnesses}
+    said = lines(done.stdout)
+    assert len(picked) == 3
+    assert said[:3] == picked
+    told = {line["id"]: (line["nearest"], line["cosine"]) for line in said[3:]}
+    assert told.keys() | {line["id"] for line in picked} == {"copy0", *rows.values()}
+    assert told.pop("copy0") == (("s0", 1.0) if "s0" in {line["id"] for line in picked} else left["s0"])
+    assert told == left
+
+
+def test_select_leaves_aside_what_cannot_be_read(services: FakeEngineServices, rows: Path, small: Path) -> None:
+    done = asked(services, "select", rows, "--config", small, "--budget", "2", "--calibration-size", "3")
+    complained(done, 1, "Selected 2 of 3 different samples (3 rows).", "1 samples were left aside; the first: takes")
+    said = lines(done.stdout)
+    assert sorted(line["id"] for line in said) == ["s0", "s2"]
+    assert [line["rank"] for line in said] == [1, 2]
+
+
+def test_select_of_nothing_that_can_be_read(services: FakeEngineServices, tmp_path: Path, small: Path) -> None:
+    data = write_jsonl(tmp_path / "long.jsonl", [{"instruction": LONG, "output": "So."}])
+    done = asked(services, "select", data, "--config", small, "--rule", "top_k")
+    complained(done, 2, "not one of 1 samples can be read; the first: takes")
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(("strategy", "most"), [(Strategy.SIMPLIFY, 200), (Strategy.IMPROVE, 30)])
+def test_rewrite(services: FakeEngineServices, sdk: Client, rows: Path, strategy: Strategy, most: int) -> None:
+    done = asked(
+        services,
+        *("rewrite", rows, "--strategy", strategy.value, "--attempts", "2", "--temperature", "0.7"),
+        *("--max-tokens", most, "--seed", "4"),
+    )
+    sampling = Sampling(temperature=0.7, max_tokens=most, seed=4)
+    batch = sdk.rewriting.rewrite(
+        [RewriteItem(one) for one in samples(rows)],
+        strategy,
+        model=str(services.model),
+        sampling=sampling,
+        max_attempts=2,
+    )
+    number = sum(not one.status.ok for one in batch.rewrites)
+    complained(done, 1, f"{number} of 3 samples failed; the first: ")
+    said = lines(done.stdout)
+    assert said[1] == {"id": "s1", "attempts": []} | error(batch.rewrites[1].status)
+    assert said == [rewritten(one) for one in batch.rewrites]
+    accepted, rejected = (sum(name in line for line in (said[0], said[2])) for name in ("messages", "error"))
+    assert (accepted, rejected) == ((2, 0) if most > 100 else (0, 2))
+    assert rejected == 0 or [tried["rejection"] for tried in said[0]["attempts"]] == ["truncated"] * 2
+
+
+def test_rewrites_to_be_different_have_what_stands_beside_them_as_neighbours(
+    services: FakeEngineServices, sdk: Client, good: Path
+) -> None:
+    done = asked(services, "rewrite", good, "--strategy", "diversify")
+    one, two, three = samples(good)
+    items = [RewriteItem(one, (two,)), RewriteItem(two, (one, three)), RewriteItem(three, (two,))]
+    sampling = Sampling(temperature=1.0, seed=0)
+    batch = sdk.rewriting.rewrite(
+        items, Strategy.DIVERSIFY, model=str(services.model), sampling=sampling, max_attempts=3
+    )
+    assert lines(done.stdout) == [rewritten(one) for one in batch.rewrites]
+    assert done.exit_code == (0 if all(one.status.ok for one in batch.rewrites) else 1)
+    alone = sdk.rewriting.rewrite(
+        [RewriteItem(two, (one,))], Strategy.DIVERSIFY, model=str(services.model), sampling=sampling, max_attempts=3
+    )
+    assert alone.rewrites[0] != batch.rewrites[1], "the neighbours have a part in it"
+
+
+def rewritten(one: Any) -> dict[str, Any]:
+    """The line of one rewrite."""
+    attempts = {"attempts": [{"rejection": tried.rejection, "detail": tried.detail} for tried in one.attempts]}
+    if not one.status.ok:
+        return {"id": one.sample_id} | attempts | error(one.status, one.status.reason)
+    messages = [{"role": message.role, "content": message.content} for message in one.sample.messages]
+    return {"id": one.sample_id, "messages": messages} | attempts
+
+
+def test_respond(services: FakeEngineServices, sdk: Client, rows: Path, tmp_path: Path) -> None:
+    out = tmp_path / "responses.jsonl"
+    done = asked(
+        services,
+        *("respond", rows, "--responses", "2", "--temperature", "0.8", "--max-tokens", "40", "--seed", "5"),
+        *("--out", out),
+    )
+    complained(done, 1, "1 of 3 samples failed; the first: s1: ")
+    batch = sdk.rewriting.respond(
+        [Prompt(one.id, one.messages[:-1]) for one in samples(rows)],
+        model=str(services.model),
+        num_responses=2,
+        sampling=Sampling(temperature=0.8, max_tokens=40, seed=5),
+    )
+    names = ("text", "finish_reason", "num_tokens", "mean_logprob")
+    said = lines(out.read_text(encoding="utf-8"))
+    assert done.stdout == ""
+    assert said[1] == {"id": "s1"} | error(batch.results[1].status)
+    for line, one in ((said[0], batch.results[0]), (said[2], batch.results[2])):
+        responses = [{name: getattr(response, name) for name in names} for response in one.responses]
+        assert line == {"id": one.prompt_id, "responses": responses}
+        assert len(responses) == 2
+        assert responses[0] != responses[1]
+
+
+def test_train(fakes: FakeServices, client: Client, data: Path, holdout: Path, tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    done = burnish(
+        *("train", "--endpoint", fakes.address, "--model", "base", "--data", data, "--out", out, "--request-id", "me"),
+        *("--eval-data", holdout, "--eval-steps", "2", "--publish-best", "--seed", "5", "--epochs", "2"),
+        *("--lora-rank", "4", "--lora-modules", "q_proj,v_proj"),
+    )
+    assert done.exit_code == 0, done.stderr
+    (request,) = fakes.requests("CreateRun")
+    (run,) = client.training.list()
+    spec, how = run.snapshot.spec, run.snapshot.spec.hyperparameters
+    assert request.request_id == "me"
+    assert (how.seed, how.eval_steps, how.publish_best, how.num_epochs) == (5, 2, True, 2.0)
+    assert spec.lora is not None
+    assert (spec.lora.rank, spec.lora.target_modules) == (4, ("q_proj", "v_proj"))
+    assert spec.output_uri == str(out)
+    for uri, count in ((spec.data_uri, 43), (spec.eval_data_uri, 5)):
+        assert len(Path(uri).read_text(encoding="utf-8").splitlines()) == count
+    result = run.snapshot.result
+    assert result is not None
+    assert done.stdout.splitlines() == [
+        f"model         {out}",
+        f"digest        {result.model.digest}",
+        "loss          1.0000 nats per response token, mean over all steps",
+        "samples       10",
+    ]
+
+
+def test_train_that_comes_to_nothing_says_why(fakes: FakeServices, data: Path, tmp_path: Path) -> None:
+    arguments = ("--endpoint", fakes.address, "--model", "base", "--data", data, "--request-id", "me")
+    done = burnish("train", *arguments, "--out", tmp_path / "failing")  # the fake service goes by the name
+    complained(done, 1, "failed at step 3 of 3", "LOSS_NOT_FINITE")
+    assert done.stdout == ""
+    done = burnish("train", *arguments, "--out", tmp_path / "failing", "--json")
+    assert json.loads(done.stderr)["error"] == "RunFailed"
+
+
+# ---- runs
+
+
+def test_sweep(fakes: FakeServices, data: Path, truth: Path, tmp_path: Path) -> None:
+    out = tmp_path / "sweep"
+    arguments = [
+        *("sweep", "clear", "--endpoint", fakes.address, "--model", "base", "--data", data, "--out", out),
+        *("--vary", "drop-fraction=0.25,0.5", "--filter-only", "--truth", truth, "--items-per-batch", "10"),
+    ]
+    done = burnish(*arguments)
+    assert done.exit_code == 0, done.stderr
+    records = json.loads((out / "sweep.json").read_text(encoding="utf-8"))
+    assert [record["drop-fraction"] for record in records] == ["0.25", "0.5"]
+    sent = fakes.requests("EstimateConfidence")
+    assert max(len(request.samples) for request in sent) == 10
+    assert sum(len(request.samples) for request in sent) == 40, "each sample once"
+    assert [record["new_items"] > 0 for record in records] == [True, True]
+    for record, share in zip(records, (0.25, 0.5), strict=True):
+        folder = out / f"drop-fraction={share}"
+        kept = {row["id"] for row in lines((folder / "final/data.jsonl").read_text(encoding="utf-8"))}
+        dropped = {row["id"] for row in ROWS} - kept
+        assert record["run"] == str(folder)
+        assert record["rows_out"] == len(kept)
+        assert len(dropped) == pytest.approx(share * 43, abs=3), "copies of a row stay or go together"
+        assert record["precision"] == pytest.approx(len(dropped & WRONG) / len(dropped))
+        assert record["recall"] == pytest.approx(len(dropped & WRONG) / len(WRONG))
+        assert 0 < record["auroc"] < 1
+        assert record["held_out_loss"] is None
+        assert "swapped" in (folder / "report.html").read_text(encoding="utf-8")
+    head, *drawn = [re.split(r"\s{2,}", line.strip()) for line in done.stdout.splitlines() if line.strip("─ ")]
+    assert head[:2] == ["drop-fraction", "rows out"]
+    assert "run" not in head
+    table = [dict(zip(head, cells, strict=True)) for cells in drawn]
+    for cells, record in zip(table, records, strict=True):
+        assert cells["rows out"] == str(record["rows_out"])
+        assert cells["held out loss"] == "–"
+        assert cells["auroc"] == f"{record['auroc']:.4g}"
+    again = burnish(*arguments, "--json")
+    assert (again.exit_code, json.loads(again.stdout)) == (0, records)
+    assert len(fakes.requests("EstimateConfidence")) == len(sent)
+
+
+def test_a_finished_sweep_is_compared_when_it_is_asked_for(
+    fakes: FakeServices, data: Path, holdout: Path, tmp_path: Path
+) -> None:
+    arguments = [
+        *(
+            "sweep",
+            "clear",
+            "--endpoint",
+            fakes.address,
+            "--model",
+            "base",
+            "--data",
+            data,
+            "--out",
+            tmp_path / "sweep",
+        ),
+        *("--holdout", holdout, "--vary", "seed=7"),
+    ]
+    assert burnish(*arguments).exit_code == 0
+    trained = len(fakes.requests("CreateRun"))
+    done = burnish(*arguments, "--compare", "--random-subsets", "1")
+    assert done.exit_code == 0, done.stderr
+    assert len(fakes.requests("CreateRun")) == trained + 2, "on all rows, and on random ones"
+
+
+def test_a_run_is_watched_until_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = RunPaths(tmp_path)
+    file = StatusFile(paths.status)
+    moments: Iterator[Callable[[], None]] = iter(
+        [
+            lambda: file.step_started(StepProgress(1, 2, "judge", 0, 0, 0, 0.0)),
+            lambda: None,
+            lambda: file.step_finished(StepProgress(1, 2, "judge", 30, 40, 0, 3.0, 10.0)),
+            lambda: file.run_ended(None),
+        ]
+    )
+    monkeypatch.setattr(inspect_run, "time", SimpleNamespace(sleep=lambda _seconds: next(moments)()))
+    file.run_started("r1", tmp_path, False)
+    with locked(paths.ledger):
+        now = burnish("status", tmp_path)
+        done = burnish("status", tmp_path, "--watch")
+    assert (now.exit_code, done.exit_code) == (0, 0)
+    running = f"r1: running (process {os.getpid()})"
+    assert now.stdout.splitlines() == [running]
+    assert done.stdout.splitlines() == [
+        running,
+        *(running, "round 1 of 2: Self-judging quality, 0 of unknown"),
+        *(running, "round 1 of 2: Self-judging quality, 30 of 40, 10.0/s, about 1 s left in this step"),
+        "r1: done",
+    ]
+    assert next(moments, None) is None
+
+
+def test_a_run_whose_process_is_gone_is_not_watched_for_ever(tmp_path: Path) -> None:
+    StatusFile(RunPaths(tmp_path).status).run_started("r1", tmp_path, False)
+    done = burnish("status", tmp_path, "--watch")
+    assert done.exit_code == 0
+    first, second = done.stdout.splitlines()
+    assert first == "r1: interrupted"
+    assert "was killed; run the same command again" in second
+    done = burnish("status", tmp_path, "--watch", "--json")
+    assert json.loads(done.stdout)["state"] == "interrupted"
+    complained(burnish("status", tmp_path / "else", "--watch"), 1, "else holds no run; expected the folder")
+
+
+def test_a_report_goes_where_it_is_told_to_with_the_truth_it_is_told(
+    client: Client, data: Path, truth: Path, tmp_path: Path
+) -> None:
+    run, page = tmp_path / "run", tmp_path / "page.html"
+    run_recipe(ClearSettings(data=str(data), model="base", seed=7, filter_only=True), client, run)
+    done = burnish("report", run, "--out", page, "--truth", truth)
+    assert (done.exit_code, done.stdout) == (0, f"{page}\n")
+    assert "Against what is known to be wrong" in page.read_text(encoding="utf-8")
+    assert "swapped" in page.read_text(encoding="utf-8")
+    assert not (run / "report.html").exists()
+    done = burnish("report", run)
+    assert (done.exit_code, done.stdout) == (0, f"{run / 'report.html'}\n")
+    assert "swapped" not in (run / "report.html").read_text(encoding="utf-8")
+    page.unlink()
+    complained(burnish("report", run, "--out", page, "--truth", "nowhere"), 2, "nowhere: there is no such file")
+    assert not page.exists()
+
+
+# ---- services
+
+
+def test_the_doctor_tells_which_services_answer(fakes: FakeServices, hasty: Path, nowhere: str) -> None:
+    done = burnish(
+        *("doctor", "--json", "--engine", "fake", "--config", hasty),
+        *("--scoring-endpoint", fakes.address, "--training-endpoint", nowhere),
+    )
+    found = json.loads(done.stdout)
+    assert (done.exit_code, found["ok"], found["engine"], found["advice"]) == (3, False, "fake", "")
+    assert {role: (one["address"], one["ok"]) for role, one in found["services"].items()} == {
+        "scoring": (fakes.address, True),
+        "training": (nowhere, False),
+    }
+    assert found["services"]["scoring"]["says"] == "Burnish 0.0.0, fake/0, holds fake://held"
+    assert nowhere in found["services"]["training"]["says"]
+    assert found["packages"].keys() >= {"grpcio", "torch", "vllm", "umap-learn"}
+    assert found["packages"]["grpcio"]
+
+
+def test_the_doctor_of_services_none_of_which_can_be_reached(hasty: Path, nowhere: str) -> None:
+    done = burnish("doctor", "--engine", "fake", "--config", hasty, "--endpoint", nowhere)
+    assert done.exit_code == 3
+    said = [line.split() for line in done.stdout.splitlines()]
+    told = [words[0] for words in said if words[1:2] == [f"{nowhere}:"]]
+    assert told == ["scoring", "embedding", "rewriting", "training"]
+    assert "Services started here would run on the fake engine." in done.stdout
+
+
+def test_the_doctor_of_what_is_well_and_of_what_has_no_engine(
+    fakes: FakeServices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_here() -> str:
+        raise NotInstalled("No engine is installed; do this.")
+
+    monkeypatch.setattr(serve, "detect_engine", none_here)
+    done = burnish("doctor", "--json")
+    found = json.loads(done.stdout)
+    assert (done.exit_code, found["ok"], found["engine"]) == (1, False, None)
+    assert "No engine is installed; do this." in burnish("doctor").stdout
+    assert burnish("doctor", "--engine", "fake").exit_code == 0
+    done = burnish("doctor", "--json", "--endpoint", fakes.address)
+    assert (done.exit_code, json.loads(done.stdout)["ok"]) == (0, True), "what runs elsewhere needs no engine here"
+
+
+def test_up_keeps_services_until_it_is_told_to_stop(tmp_path: Path) -> None:
+    complained(burnish("up", "--engine", "fake"), 2, "--model is needed")
+    command = [sys.executable, "-m", "burnish", "up", "--json", "--engine", "fake", "--roles", "training"]
+    with subprocess.Popen([*command, "--state-dir", str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            text = ""
+            for line in process.stdout:
+                text += line
+                if line == "}\n":
+                    break
+            told = json.loads(text)
+            assert (told["engine"], len(told["pids"]), told["addresses"].keys()) == ("fake", 1, {"training"})
+            with Client(Endpoints(training=told["addresses"]["training"])) as client:
+                assert client.training.info().engine.startswith("fake/")
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+            assert process.stdout.read() == ""
+        finally:
+            process.kill()
+    assert (tmp_path / "training.log").is_file()
