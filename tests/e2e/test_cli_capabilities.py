@@ -31,7 +31,19 @@ from burnish._coverage_types import (
     FeatureWeighting,
 )
 from burnish._response_types import Prompt
-from burnish._types import Dimension, ItemStatus, JudgeMode, RewriteItem, Sample, Sampling, Strategy, Target, TokenSpan
+from burnish._types import (
+    Dimension,
+    ItemStatus,
+    JudgeMode,
+    Message,
+    RewriteItem,
+    Role,
+    Sample,
+    Sampling,
+    Strategy,
+    Target,
+    TokenSpan,
+)
 from burnish.cli import inspect_run, serve
 from burnish.cli.app import app
 from burnish.cli.select import summary
@@ -491,6 +503,29 @@ def test_sweep(fakes: FakeServices, data: Path, truth: Path, tmp_path: Path) -> 
     again = burnish(*arguments, "--json")
     assert (again.exit_code, json.loads(again.stdout)) == (0, records)
     assert len(fakes.requests("EstimateConfidence")) == len(sent)
+
+
+def test_columns_may_be_called_something_else(
+    services: FakeEngineServices, fakes: FakeServices, sdk: Client, tmp_path: Path
+) -> None:
+    rows = [{"name": r["id"], "ask": r["instruction"], "answer": r["output"], "kept": "as it is"} for r in ROWS]
+    data = write_jsonl(tmp_path / "data.jsonl", rows)
+    named = ("--column", "instruction=ask", "--column", "output=answer", "--column", "id=name")
+    said = lines(asked(services, "score", data, *named).stdout)
+    expected = [Sample(r["name"], (Message(Role.USER, r["ask"]), Message(Role.ASSISTANT, r["answer"]))) for r in rows]
+    scores = sdk.scoring.score(expected, model=str(services.model)).scores
+    assert [(line["id"], line["mean_nll"]) for line in said] == [(one.sample_id, one.mean_nll) for one in scores]
+    out = tmp_path / "run"
+    done = burnish(
+        *("run", "clear", "--endpoint", fakes.address, "--model", "base", "--data", data, "--out", out),
+        *("--holdout", data, *named),
+    )
+    assert done.exit_code == 0, done.stderr
+    final = lines((out / "final/data.jsonl").read_text(encoding="utf-8"))
+    assert final[0].keys() == rows[0].keys()
+    for wrong in ("answer", "output=", "outputs=answer"):
+        done = burnish("score", "--data", data, "--model", "base", "--column", wrong)
+        assert (done.exit_code, f"--column {wrong}: expected NAME=THEIRS" in done.stderr) == (2, True)
 
 
 def test_a_finished_sweep_is_compared_when_it_is_asked_for(

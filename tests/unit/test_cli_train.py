@@ -9,8 +9,10 @@ import pytest
 
 from burnish import Client
 from burnish._types import ModelRef, RunSpec
+from burnish.cli.data import Reading
 from burnish.cli.train import _create, _write
 from burnish.coordinator.errors import DataError
+from burnish.coordinator.formats import Columns
 from burnish.testing import FakeServices
 
 
@@ -25,20 +27,20 @@ def rows(path: Path, *weights: object) -> Path:
 
 def test_a_column_says_what_rows_count(tmp_path: Path) -> None:
     data = rows(tmp_path / "data.jsonl", 1, 0.25, "2")
-    path, _ = _write(tmp_path / "out.jsonl", [str(data)], False, "trust")
+    path, _ = _write(tmp_path / "out.jsonl", Reading((str(data),), Columns(), False), "trust")
     written = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert [line["weight"] for line in written] == [1.0, 0.25, 2.0]
     assert [line["id"] for line in written] == ["r0", "r1", "r2"]
-    path, _ = _write(tmp_path / "plain.jsonl", [str(data)], False, None)
+    path, _ = _write(tmp_path / "plain.jsonl", Reading((str(data),), Columns(), False), None)
     assert "weight" not in json.loads(path.read_text(encoding="utf-8").splitlines()[0])
 
 
 def test_a_weight_that_is_none_is_named(tmp_path: Path) -> None:
     data = rows(tmp_path / "data.jsonl", 1, "much")
     with pytest.raises(DataError, match="Row r1: column 'trust', its weight, is 'much'; expected a number >= 0"):
-        _write(tmp_path / "out.jsonl", [str(data)], False, "trust")
+        _write(tmp_path / "out.jsonl", Reading((str(data),), Columns(), False), "trust")
     with pytest.raises(DataError, match="is not there; it has id, instruction, output, trust"):
-        _write(tmp_path / "out.jsonl", [str(data)], False, "weight")
+        _write(tmp_path / "out.jsonl", Reading((str(data),), Columns(), False), "weight")
 
 
 def test_the_same_command_tries_once_more_where_it_ended_badly() -> None:

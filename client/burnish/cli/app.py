@@ -21,7 +21,7 @@ app = typer.Typer(
     name="burnish",
     help="Polish the data that a language model is fine-tuned on, with the model that learns from it.",
     epilog="Exit codes: 0 done; 1 the work failed; 2 wrong usage or bad input; 3 a service could not be reached or "
-    "started; 130 interrupted and resumable.",
+    "started, or object storage did not give the data; 130 interrupted and resumable.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

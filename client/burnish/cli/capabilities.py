@@ -18,7 +18,7 @@ from burnish._types import (
     Strategy,
     Target,
 )
-from burnish.cli.data import DataOption, SkipOption, load_samples
+from burnish.cli.data import Reading, with_reading
 from burnish.cli.output import command, errors
 from burnish.cli.per_sample import LimitOption, ModelOption, OutOption, SeedOption, State, each_sample, parts
 from burnish.cli.progress import Bars
@@ -28,10 +28,11 @@ from burnish.coordinator.steps.measure import neighbor_parts
 
 
 @command
+@with_reading
 @with_services
 def score(
     services: ServiceChoice,
-    data: DataOption,
+    reading: Reading,
     model: ModelOption,
     out: OutOption = None,
     tokens: Annotated[bool, typer.Option("--tokens", help="Also every response token's log-probability.")] = False,
@@ -42,14 +43,13 @@ def score(
         bool, typer.Option("--distribution", help="Also the mean entropy and margin of the model's distributions.")
     ] = False,
     limit: LimitOption = None,
-    skip_bad_rows: SkipOption = False,
 ) -> None:
     """Loss and perplexity of every sample's responses under a model.
 
     One JSON line per sample: `id`, `mean_nll` and `sum_nll` in nats, `perplexity`, `num_tokens`, `mean_probability`,
     `min_probability`, `turns`; with --ifd `ifd` and `pmi`, with --distribution `mean_entropy` and `mean_margin`.
     """
-    samples = load_samples(data, limit=limit, skip_bad_rows=skip_bad_rows)
+    samples = reading.samples(limit)
     with services.client(["scoring"], model, State) as client:
 
         def send(part: Sequence[Sample]) -> Iterator[tuple[str, ItemStatus, dict[str, Any]]]:
@@ -84,10 +84,11 @@ def score(
 
 
 @command
+@with_reading
 @with_services
 def judge(
     services: ServiceChoice,
-    data: DataOption,
+    reading: Reading,
     model: ModelOption,
     out: OutOption = None,
     dimension: Annotated[
@@ -107,7 +108,6 @@ def judge(
     ] = 16,
     seed: SeedOption = 0,
     limit: LimitOption = None,
-    skip_bad_rows: SkipOption = False,
 ) -> None:
     """The model's own ratings of every sample: clarity, completeness, factuality, each for prompt and response.
 
@@ -115,7 +115,7 @@ def judge(
     number, or where there is none: then `error` says why.
     The ratings of the two modes are made with other prompts and are never to be mixed.
     """
-    samples = load_samples(data, limit=limit, skip_bad_rows=skip_bad_rows)
+    samples = reading.samples(limit)
     sampling = Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed)
     with services.client(["scoring"], model, State) as client:
 
@@ -136,10 +136,11 @@ def judge(
 
 
 @command
+@with_reading
 @with_services
 def embed(
     services: ServiceChoice,
-    data: DataOption,
+    reading: Reading,
     model: ModelOption,
     collection: Annotated[str, typer.Option("--collection", help="Collection to fill; made where it is missing.")],
     out: OutOption = None,
@@ -152,13 +153,12 @@ def embed(
     ] = None,
     truncate: Annotated[bool, typer.Option("--truncate", help="Cut texts that are longer than the context.")] = False,
     limit: LimitOption = None,
-    skip_bad_rows: SkipOption = False,
 ) -> None:
     """Embeds every sample's user text into a collection, and lists its nearest neighbours there.
 
     One JSON line per sample: `id`, `mean_cosine` to the k nearest in -1 to 1, and `neighbors`.
     """
-    samples = load_samples(data, limit=limit, skip_bad_rows=skip_bad_rows)
+    samples = reading.samples(limit)
     with services.client(["embedding"], model, State) as client:
         client.embedding.create_collection(collection)
         failed: dict[str, ItemStatus] = {}
@@ -192,10 +192,11 @@ def embed(
 
 
 @command
+@with_reading
 @with_services
 def rewrite(
     services: ServiceChoice,
-    data: DataOption,
+    reading: Reading,
     model: ModelOption,
     strategy: Annotated[
         Strategy, typer.Option("--strategy", help="What the rewrite is for: easier, better, or new and different.")
@@ -206,14 +207,13 @@ def rewrite(
     max_tokens: Annotated[int | None, typer.Option("--max-tokens", help="Most tokens of a reply.", min=1)] = None,
     seed: SeedOption = 0,
     limit: LimitOption = None,
-    skip_bad_rows: SkipOption = False,
 ) -> None:
     """Rewrites every sample: a new prompt and a new answer, checked before they are accepted.
 
     One JSON line per sample: `id`, `messages` of the accepted rewrite or null, and `attempts` with the reason of each
     rejection. With `--strategy diversify` the samples before and after in the file serve as neighbours.
     """
-    samples = load_samples(data, limit=limit, skip_bad_rows=skip_bad_rows)
+    samples = reading.samples(limit)
     place = {sample.id: index for index, sample in enumerate(samples)}
     sampling = Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed)
 

@@ -10,17 +10,18 @@ import typer
 
 from burnish._confidence_types import ConfidenceEstimate, ConfidenceTier
 from burnish._types import ItemStatus, Sample, Sampling
-from burnish.cli.data import DataOption, SkipOption, load_samples
+from burnish.cli.data import Reading, with_reading
 from burnish.cli.output import command
 from burnish.cli.per_sample import LimitOption, ModelOption, OutOption, SeedOption, State, each_sample
 from burnish.cli.services import ServiceChoice, with_services
 
 
 @command
+@with_reading
 @with_services
 def confidence(
     services: ServiceChoice,
-    data: DataOption,
+    reading: Reading,
     model: ModelOption,
     out: OutOption = None,
     tier: Annotated[
@@ -43,14 +44,13 @@ def confidence(
     ] = 0.5,
     seed: SeedOption = 0,
     limit: LimitOption = None,
-    skip_bad_rows: SkipOption = False,
 ) -> None:
     """How sure a model is that every sample's last response is right: BSDetector's confidence, as CLEAR uses it.
 
     One JSON line per sample: `id`, `confidence` in 0 to 1, its parts `consistency` and `reflection`, `covered_mass` of
     the verdict's letters, the response's `mean_nll`, and the sampled `answers`.
     """
-    samples = load_samples(data, limit=limit, skip_bad_rows=skip_bad_rows)
+    samples = reading.samples(limit)
     sampling = Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed)
     with services.client(["scoring"], model, State) as client:
 

@@ -1,16 +1,20 @@
-"""The options that say which data a command reads."""
+"""The options that say which data a command reads, and how: `with_reading` gives a command these."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from burnish._errors import UsageError
 from burnish._types import Sample
+from burnish.cli.expanding import REQUIRED, expanding
 from burnish.cli.output import errors
-from burnish.coordinator.formats import load
+from burnish.coordinator.formats import Columns, load
 
 BUNDLED = "demo"  # what `--data` is given for the bundled set
 
@@ -26,6 +30,35 @@ DataOption = Annotated[
 SkipOption = Annotated[
     bool, typer.Option("--skip-bad-rows", help="Leave out rows that are no sample instead of refusing the file.")
 ]
+_COLUMNS = [field.name for field in fields(Columns)]
+ColumnOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        help=f"What the data call a column, such as output=answer; of {', '.join(_COLUMNS)}. May be repeated.",
+        metavar="NAME=THEIRS",
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What is read, and how. `data`: paths, folders, globs and places in object storage."""
+
+    data: tuple[str, ...]
+    columns: Columns
+    skip_bad_rows: bool
+
+    def settings(self) -> dict[str, Any]:
+        """The same as a recipe's settings."""
+        return {"data": list(self.data), "columns": self.columns, "skip_bad_rows": self.skip_bad_rows}
+
+    def samples(self, limit: int | None) -> list[Sample]:
+        """The samples in file order; warnings go to standard error. Raises DataError."""
+        loaded = load(list(self.data), columns=self.columns, skip_bad_rows=self.skip_bad_rows)
+        for warning in loaded.warnings:
+            errors.print(f"note: {warning}", style="dim", markup=False)
+        return list(loaded.samples[:limit])
 
 
 def bundled(name: str) -> Path:
@@ -38,9 +71,28 @@ def data_paths(given: list[str]) -> list[Path | str]:
     return [bundled("demo.jsonl") if p == BUNDLED and not Path(p).exists() else p for p in given]
 
 
-def load_samples(given: list[str], *, limit: int | None, skip_bad_rows: bool) -> list[Sample]:
-    """The samples in file order; warnings go to standard error. Raises DataError."""
-    loaded = load(data_paths(given), skip_bad_rows=skip_bad_rows)
-    for warning in loaded.warnings:
-        errors.print(f"note: {warning}", style="dim", markup=False)
-    return list(loaded.samples[:limit])
+def columns_of(given: Sequence[str]) -> Columns:
+    """From NAME=THEIRS. Raises UsageError."""
+    found: dict[str, str] = {}
+    for text in given:
+        name, equals, theirs = text.partition("=")
+        if not equals or not theirs or name not in _COLUMNS:
+            raise UsageError(
+                f"--column {text}: expected NAME=THEIRS, such as output=answer, with NAME one of {', '.join(_COLUMNS)}."
+            )
+        found[name] = theirs
+    return Columns(**found)
+
+
+def _reading(chosen: dict[str, Any]) -> dict[str, Any]:
+    paths = tuple(str(path) for path in data_paths(chosen["data"]))
+    return {"reading": Reading(paths, columns_of(chosen["column"] or ()), chosen["skip_bad_rows"])}
+
+
+# Adds --data, --column and --skip-bad-rows to a command that has a parameter `reading: Reading`.
+with_reading = expanding(
+    {"data": (DataOption, REQUIRED), "column": (ColumnOption, None), "skip_bad_rows": (SkipOption, False)},
+    ["reading"],
+    _reading,
+    first=True,
+)

@@ -58,7 +58,16 @@ MIDDO: Table = {
         "unparseable",
         option(Unparseable, "--unparseable", "A row with ratings missing; default: exclude.", _SELECT),
     ),
-    "max_rows": ("max_rows", option(int, "--max-rows", "Most rows of the next data set.", _SELECT, min=1)),
+    "max_rows": (
+        "max_rows",
+        option(
+            int,
+            "--max-rows",
+            "Add rows only up to this many in all, the sparsest first; rows that are there stay, be they more.",
+            _SELECT,
+            min=1,
+        ),
+    ),
     "control": (
         "control",
         option(Control, "--control", "random: as many rows, drawn at random, to compare with.", _SELECT),

@@ -1,7 +1,7 @@
 """What the command says and how it ends: errors as one paragraph, JSON for machines, exit codes.
 
-Exit codes: 0 done; 1 the work failed; 2 wrong usage or bad input; 3 a service could not be reached or started;
-130 interrupted and resumable.
+Exit codes: 0 done; 1 the work failed; 2 wrong usage or bad input; 3 a service could not be reached or started, or
+object storage did not give the data; 130 interrupted and resumable.
 """
 
 from __future__ import annotations

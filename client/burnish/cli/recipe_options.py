@@ -6,8 +6,6 @@ An option that is not given leaves its setting at the recipe's default. What a r
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from burnish._coverage_types import ProjectionMethod
+from burnish.cli.expanding import expanding
 
 # Parameter -> (setting, with dots where it is nested; the option)
 Table = Mapping[str, tuple[str, Any]]
@@ -206,24 +205,8 @@ def given(table: Table, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def with_tables(**tables: Table) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Adds the options of each table to a command, whose parameter of the table's name gets what was given."""
-
-    def add(function: Callable[..., None]) -> Callable[..., None]:
-        signature = inspect.signature(function, eval_str=True)
-        options = {name: entry for table in tables.values() for name, entry in table.items()}
-        own = [p for name, p in signature.parameters.items() if name not in tables]
-        added = [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-            for name, (_, annotation) in options.items()
-        ]
-
-        @functools.wraps(function)
-        def wrapper(**values: Any) -> None:
-            chosen = {name: values.pop(name) for name in options}
-            function(**{name: given(table, chosen) for name, table in tables.items()}, **values)
-
-        combined = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + added
-        wrapper.__signature__ = signature.replace(parameters=combined)  # type: ignore[attr-defined]
-        wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in combined} | {"return": None}
-        return wrapper
-
-    return add
+    return expanding(
+        {name: (annotation, None) for table in tables.values() for name, (_, annotation) in table.items()},
+        tables,
+        lambda chosen: {name: given(table, chosen) for name, table in tables.items()},
+    )

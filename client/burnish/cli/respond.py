@@ -9,17 +9,18 @@ import typer
 
 from burnish._response_types import Prompt
 from burnish._types import ItemStatus, Role, Sample, Sampling
-from burnish.cli.data import DataOption, SkipOption, load_samples
+from burnish.cli.data import Reading, with_reading
 from burnish.cli.output import command
 from burnish.cli.per_sample import LimitOption, ModelOption, OutOption, SeedOption, State, each_sample
 from burnish.cli.services import ServiceChoice, with_services
 
 
 @command
+@with_reading
 @with_services
 def respond(
     services: ServiceChoice,
-    data: DataOption,
+    reading: Reading,
     model: ModelOption,
     out: OutOption = None,
     responses: Annotated[
@@ -29,14 +30,13 @@ def respond(
     max_tokens: Annotated[int, typer.Option("--max-tokens", help="Most tokens of a response.", min=1)] = 512,
     seed: SeedOption = 0,
     limit: LimitOption = None,
-    skip_bad_rows: SkipOption = False,
 ) -> None:
     """What a model answers where every sample's last response stands: candidates to compare it with.
 
     One JSON line per sample: `id` and `responses`, each with `text`, `finish_reason` (stop or length), `num_tokens` and
     `mean_logprob` in nats.
     """
-    samples = load_samples(data, limit=limit, skip_bad_rows=skip_bad_rows)
+    samples = reading.samples(limit)
     sampling = Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed)
     with services.client(["rewriting"], model, State) as client:
 

@@ -14,7 +14,7 @@ from burnish._client import Client
 from burnish.cli.bds_options import BDS
 from burnish.cli.bmo_options import BMO
 from burnish.cli.clear_options import CLEAR
-from burnish.cli.data import DataOption, SkipOption, bundled, data_paths
+from burnish.cli.data import Reading, bundled, data_paths, with_reading
 from burnish.cli.filter_options import AUTO, FILTER
 from burnish.cli.inspect_run import write_report_of
 from burnish.cli.mads_options import MADS
@@ -76,19 +76,19 @@ def recipe_command(kind: type[RecipeSettings], table: Table, text: str) -> Calla
 
     @command
     @with_tables(settings=table, work=work_of(table))
+    @with_reading
     @with_services
     def run_it(
         services: ServiceChoice,
         settings: dict[str, Any],
         work: dict[str, Any],
-        data: DataOption,
+        reading: Reading,
         model: ModelOption,
         out: OutDir,
         holdout: HoldoutOption = None,
-        skip_bad_rows: SkipOption = False,
         json_output: JsonOption = False,
     ) -> None:
-        values = with_data(settings, data, model, holdout, skip_bad_rows=skip_bad_rows)
+        values = with_data(settings, reading, model, holdout)
         _run(services, kind, values, work, out, json_output=json_output)
 
     run_it.__name__, run_it.__doc__ = f"run_{kind.RECIPE}", text
@@ -196,11 +196,9 @@ def resume_command(services: ServiceChoice, directory: RunDir, json_output: Json
     _conclude(summary, json_output=json_output)
 
 
-def with_data(
-    settings: Mapping[str, Any], data: list[str], model: str, holdout: list[str] | None, *, skip_bad_rows: bool
-) -> dict[str, Any]:
+def with_data(settings: Mapping[str, Any], reading: Reading, model: str, holdout: list[str] | None) -> dict[str, Any]:
     """A recipe's settings as given, with the data and the model that it works on."""
-    values = {**settings, "data": [str(p) for p in data_paths(data)], "model": model, "skip_bad_rows": skip_bad_rows}
+    values = {**settings, **reading.settings(), "model": model}
     return values | ({"holdout": [str(p) for p in data_paths(holdout)]} if holdout else {})
 
 

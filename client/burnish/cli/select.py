@@ -22,7 +22,7 @@ from burnish._coverage_types import (
 )
 from burnish._errors import PreconditionFailed, UsageError
 from burnish._types import Sample, TokenSpan
-from burnish.cli.data import DataOption, SkipOption, load_samples
+from burnish.cli.data import Reading, with_reading
 from burnish.cli.output import command, complain, errors, lines_to, write_line
 from burnish.cli.per_sample import LimitOption, ModelOption, OutOption, State, parts
 from burnish.cli.progress import Bars
@@ -40,10 +40,11 @@ from burnish.coordinator.coverage import (
 
 
 @command
+@with_reading
 @with_services
 def select(
     services: ServiceChoice,
-    data: DataOption,
+    reading: Reading,
     model: ModelOption,
     budget: Annotated[
         str, typer.Option("--budget", help="How many: a number, or a share such as 15% or 0.15.", metavar="N")
@@ -75,7 +76,6 @@ def select(
     ] = False,
     seed: Annotated[int, typer.Option("--seed", help="Seed of all that is random.", min=0)] = 0,
     limit: LimitOption = None,
-    skip_bad_rows: SkipOption = False,
 ) -> None:
     """The samples that together cover the file best, by what the model's neurons do on them (MADS-style).
 
@@ -83,7 +83,7 @@ def select(
     selection too. With --witnesses then a line for each sample left out: `id`, `nearest`, `cosine`. Duplicates count
     once. What the selection covers against random ones is said at the end.
     """
-    samples = load_samples(data, limit=limit, skip_bad_rows=skip_bad_rows)
+    samples = reading.samples(limit)
     rows: dict[str, list[str]] = {}  # ids by content
     distinct: dict[str, Sample] = {}
     for sample in samples:

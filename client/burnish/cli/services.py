@@ -6,9 +6,7 @@ started on this machine and stopped again afterwards. Both take the same path th
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +19,7 @@ from burnish._endpoints import SERVICES, Endpoints
 from burnish._errors import StartFailed, Unreachable, UsageError
 from burnish._security import Security
 from burnish._settings import Settings, load_settings
+from burnish.cli.expanding import expanding
 from burnish.cli.output import errors
 from burnish.coordinator.paths import is_remote
 from burnish.local import EngineOptions, LocalServices, divided
@@ -161,26 +160,6 @@ def start_note(text: str) -> None:
         errors.print(text.splitlines()[0][: errors.width], style="dim", markup=False)
 
 
-def with_services(function: Callable[..., None]) -> Callable[..., None]:
-    """Adds OPTIONS to a command that has a parameter `services: ServiceChoice`."""
-    signature = inspect.signature(function, eval_str=True)
-    own = [parameter for name, parameter in signature.parameters.items() if name != "services"]
-    added = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-        for name, annotation in OPTIONS.items()
-    ]
-
-    @functools.wraps(function)
-    def wrapper(**given: Any) -> None:
-        chosen = {name: given.pop(name) for name in OPTIONS}
-        function(services=resolve(chosen), **given)
-
-    combined = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + added
-    wrapper.__signature__ = signature.replace(parameters=combined)  # type: ignore[attr-defined]
-    wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in combined} | {"return": None}
-    return wrapper
-
-
 def resolve(chosen: dict[str, Any]) -> ServiceChoice:
     """Flags over environment over burnish.toml over defaults. Raises SettingsError, UsageError."""
     flags = {name: value for name, value in chosen.items() if name not in _NOT_SETTINGS and value is not None}
@@ -191,3 +170,11 @@ def resolve(chosen: dict[str, Any]) -> ServiceChoice:
         flags |= {f"{service}_endpoint": chosen["endpoint"] for service in SERVICES}
     settings = load_settings(flags, config=chosen["config"])
     return ServiceChoice(settings, settings.endpoints, bool(chosen["separate"]), chosen["state_dir"])
+
+
+# Adds OPTIONS to a command that has a parameter `services: ServiceChoice`.
+with_services = expanding(
+    {name: (annotation, None) for name, annotation in OPTIONS.items()},
+    ["services"],
+    lambda chosen: {"services": resolve(chosen)},
+)

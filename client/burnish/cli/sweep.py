@@ -14,7 +14,7 @@ from rich.measure import Measurement
 from rich.table import Table as Screen
 
 from burnish._errors import UsageError
-from burnish.cli.data import DataOption, SkipOption
+from burnish.cli.data import Reading, with_reading
 from burnish.cli.inspect_run import write_report_of
 from burnish.cli.output import command, say_json, screen
 from burnish.cli.per_sample import ModelOption
@@ -56,20 +56,20 @@ def sweep_command(kind: type[RecipeSettings], table: Table, text: str) -> Callab
 
     @command
     @with_tables(settings=table, work=work_of(table))
+    @with_reading
     @with_services
     def sweep_it(
         services: ServiceChoice,
         settings: dict[str, Any],
         work: dict[str, Any],
-        data: DataOption,
+        reading: Reading,
         model: ModelOption,
         out: SweepDir,
         vary: VaryOption,
         holdout: HoldoutOption = None,
-        skip_bad_rows: SkipOption = False,
         json_output: JsonOption = False,
     ) -> None:
-        values = with_data(settings, data, model, holdout, skip_bad_rows=skip_bad_rows)
+        values = with_data(settings, reading, model, holdout)
         _sweep(services, kind, table, values, vary, work, out, json_output=json_output)
 
     sweep_it.__name__ = f"sweep_{kind.RECIPE}"

@@ -12,7 +12,7 @@ import typer
 
 from burnish._training import Run, Training
 from burnish._types import ModelRef, RunEvent, RunSpec, RunState
-from burnish.cli.data import DataOption, SkipOption, data_paths
+from burnish.cli.data import Reading, data_paths, with_reading
 from burnish.cli.output import command, errors, say, say_json
 from burnish.cli.per_sample import ModelOption
 from burnish.cli.progress import Bars
@@ -21,7 +21,7 @@ from burnish.cli.services import ServiceChoice, with_services
 from burnish.coordinator.atomic import write_lines
 from burnish.coordinator.content import message_list
 from burnish.coordinator.errors import DataError
-from burnish.coordinator.formats import Columns, DataReader
+from burnish.coordinator.formats import DataReader
 from burnish.coordinator.paths import is_remote
 from burnish.coordinator.recipes.base import TrainingSettings, parse_settings
 
@@ -30,11 +30,12 @@ _MOST_ATTEMPTS = 1000  # so that a service whose runs all end badly at once is n
 
 @command
 @with_tables(settings=TRAINING)
+@with_reading
 @with_services
 def train(
     services: ServiceChoice,
     settings: dict[str, Any],
-    data: DataOption,
+    reading: Reading,
     model: ModelOption,
     out: Annotated[
         str, typer.Option("--out", help="Where to publish the model: a directory, or s3://…", metavar="DIR|URI")
@@ -56,7 +57,6 @@ def train(
         str | None,
         typer.Option("--request-id", help="Run with this id, or go on watching it; default: from data and settings."),
     ] = None,
-    skip_bad_rows: SkipOption = False,
     json_output: Annotated[bool, typer.Option("--json", help="The result as JSON.")] = False,
 ) -> None:
     """Fine-tunes a model on a file, with the loss on responses only, and publishes it with its digest.
@@ -69,8 +69,9 @@ def train(
     output = out.rstrip("/") if is_remote(out) else str(Path(out).resolve())
     parts = Path(f"{output.rpartition('/')[2]}.data").resolve() if is_remote(out) else Path(f"{output}.data")
     parts.mkdir(parents=True, exist_ok=True)
-    train_file, digest = _write(parts / "train.jsonl", data, skip_bad_rows, weight_column)
-    eval_file = _write(parts / "eval.jsonl", eval_data, skip_bad_rows, None)[0] if eval_data else None
+    train_file, digest = _write(parts / "train.jsonl", reading, weight_column)
+    held_out = replace(reading, data=tuple(str(path) for path in data_paths(eval_data or [])))
+    eval_file = _write(parts / "eval.jsonl", held_out, None)[0] if eval_data else None
     spec = RunSpec(
         base_model=ModelRef(model if is_remote(model) else str(Path(model).resolve())),
         data_uri=str(train_file),
@@ -145,9 +146,9 @@ def _note(event: RunEvent) -> str:
     return ", ".join(parts)
 
 
-def _write(path: Path, given: list[str], skip_bad_rows: bool, weight_column: str | None) -> tuple[Path, str]:
+def _write(path: Path, reading: Reading, weight_column: str | None) -> tuple[Path, str]:
     """The samples as the JSONL that the training service reads, and its digest. Raises DataError."""
-    reader = DataReader(data_paths(given), Columns(), skip_bad_rows)
+    reader = DataReader(list(reading.data), reading.columns, reading.skip_bad_rows)
     rows = list(reader.rows())
     for warning in reader.warnings:
         errors.print(f"note: {warning}", style="dim", markup=False)
