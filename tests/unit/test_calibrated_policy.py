@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 import pytest
-from scipy.optimize import minimize
+from scipy.optimize import brentq, minimize
+from scipy.special import expit
 
 from burnish.coordinator.policy.calibrated import FEWEST, calibrated, logistic_regression
 from burnish.coordinator.policy.signals import Features
@@ -34,6 +35,20 @@ def test_the_regression_is_the_minimum_of_its_loss() -> None:
 
     best = minimize(loss, np.zeros(5), method="BFGS", options={"gtol": 1e-9}).x
     assert logistic_regression(data, labels, 5.0) == pytest.approx(best[1:], abs=1e-5)
+
+
+def test_the_regression_settles_where_measures_have_far_outliers() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        data = rng.standard_t(1.2, size=(int(rng.integers(200, 400)), int(rng.integers(1, 11))))
+        labels = (data[:, 0] > np.quantile(data[:, 0], 0.8)).astype(float)
+        data = (data - data.mean(axis=0)) / data.std(axis=0)
+        data = np.concatenate([data, data**2], axis=1)
+        weights = logistic_regression(data, labels, 20.0)
+        inner = data @ weights
+        intercept = brentq(lambda b, odds=inner, y=labels: float((expit(odds + b) - y).sum()), -1e3, 1e3)
+        slope = data.T @ (expit(inner + intercept) - labels) + 20.0 * weights
+        assert np.abs(slope).max() < 1e-5
 
 
 def test_what_trusted_rows_have_in_common_is_found_where_no_single_loss_tells() -> None:

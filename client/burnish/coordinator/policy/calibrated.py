@@ -49,18 +49,27 @@ def calibrated(rows: Mapping[str, Features], trusted: Mapping[str, Features]) ->
 
 def logistic_regression(data: Floats, labels: Floats, ridge: float) -> Floats:
     """The weights, shape (columns,), of a logistic regression of 0 and 1 on `data`, shape (rows, columns), with an
-    intercept, which is not penalised and left out of what is returned; by Newton's method."""
+    intercept, which is not penalised and left out of what is returned; by Newton's method, with steps halved until they
+    lead down: where a measure has far outliers, whole ones may lead away for good."""
     design = np.concatenate([np.ones((len(data), 1)), data], axis=1)
-    penalty = np.diag([1e-9, *np.full(data.shape[1], ridge)])
+    penalty = np.r_[1e-9, np.full(data.shape[1], ridge)]
+
+    def loss(weights: Floats) -> float:
+        odds = design @ weights
+        return float(np.sum(np.logaddexp(0.0, odds) - labels * odds) + penalty @ weights**2 / 2)
+
     weights = np.zeros(design.shape[1])
+    here = loss(weights)
     for _ in range(_STEPS):
-        chances = 1 / (1 + np.exp(-design @ weights))
-        slope = design.T @ (chances - labels) + penalty @ weights
-        curve = (design * (chances * (1 - chances))[:, None]).T @ design + penalty
+        chances = np.exp(-np.logaddexp(0.0, -(design @ weights)))
+        slope = design.T @ (chances - labels) + penalty * weights
+        curve = (design * (chances * (1 - chances))[:, None]).T @ design + np.diag(penalty)
         step = np.linalg.solve(curve, slope)
-        weights -= step
+        while (there := loss(weights - step)) > here and np.abs(step).max() >= _SETTLED:
+            step = step / 2
         if np.abs(step).max() < _SETTLED:
             break
+        weights, here = weights - step, there
     inner: Floats = weights[1:]
     return inner
 
