@@ -111,6 +111,17 @@ def test_a_failed_item_says_why(language: Language, address: str) -> None:
     assert "EMPTY_RESPONSE" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("env", "told"),
+    [({}, "127.0.0.1:50051"), ({"BURNISH_SCORING_ENDPOINT": "http://127.0.0.1:50051"}, "is not a gRPC address")],
+)
+def test_pythons_example_ends_with_a_sentence(env: dict[str, str], told: str) -> None:
+    """Without an endpoint it asks the one that the page names, where somebody may answer or not."""
+    done = run(LANGUAGES["python"]().score, *TEXTS, env=env | {"BURNISH_CONNECT_TIMEOUT": "0.2"})
+    assert "Traceback" not in done.stderr
+    assert (done.returncode == 0 and not env) or told in done.stderr
+
+
 def test_a_failed_call_names_its_reason_and_the_field(generated: Language, address: str) -> None:
     done = run(generated.score, "i" * 300, "Hello", "Hi", env={"BURNISH_SCORING_ENDPOINT": address})
     assert done.returncode == 1

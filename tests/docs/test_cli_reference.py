@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer.main
 
 from burnish.cli.app import app
-from tools.cli_reference import TARGET, commands, reference
+from tools.cli_reference import TARGET, choices_of, commands, reference
 
 RUNS = [
     "run auto",
@@ -47,3 +47,15 @@ def test_every_command_and_option_says_what_it_does() -> None:
         assert command.help, path
         for parameter in command.params:
             assert parameter.help, f"{path} {parameter.name}"
+
+
+def test_every_choice_is_on_the_page() -> None:
+    rows = [line for line in TARGET.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    found = 0
+    for path, command in commands(typer.main.get_command(app), "burnish"):
+        for parameter in command.params:
+            if choices := choices_of(parameter):
+                found += 1
+                told = f"One of {', '.join(f'`{choice}`' for choice in choices)}."
+                assert any(f"`{parameter.opts[0]}`" in row and told in row for row in rows), f"{path} {parameter.name}"
+    assert found > 20

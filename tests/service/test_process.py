@@ -104,18 +104,18 @@ async def test_sigterm_lets_running_calls_finish(start, tmp_path: Path) -> None:
 
 
 async def test_a_second_signal_ends_the_process_at_once(start, tmp_path: Path) -> None:
-    process = start(model=write_fake_model(tmp_path / "slow", latency_seconds=1.5))
+    process = start(model=write_fake_model(tmp_path / "slow", latency_seconds=4.0))
     address = await asyncio.to_thread(process.wait_ready)
     async with grpc.aio.insecure_channel(address) as channel:
         call = asyncio.ensure_future(score(channel))
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.5)
         process.popen.send_signal(signal.SIGINT)
         await asyncio.sleep(0.2)
         assert process.popen.poll() is None
         began = time.monotonic()
         process.popen.send_signal(signal.SIGINT)
         assert await asyncio.to_thread(process.exit_code) == 128 + signal.SIGINT
-        assert time.monotonic() - began < 0.9
+        assert time.monotonic() - began < 3
         with pytest.raises(grpc.aio.AioRpcError):
             await call
 

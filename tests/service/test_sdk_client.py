@@ -162,6 +162,7 @@ async def test_compare(client: Any) -> None:
 
 async def test_judge_by_logits(client: Any) -> None:
     batch = await client.scoring.judge([sample("a")], mode=JudgeMode.LOGIT)
+    assert len(batch.judgments[0].ratings) == 6
     for rating in batch.judgments[0].ratings:
         assert rating.digits is not None
         expected = sum(digit * share for digit, share in enumerate(rating.digits.probabilities)) * 10 / 9

@@ -71,7 +71,7 @@ def test_what_grows_after_the_warm_up_is_told() -> None:
 def test_a_few_seconds_of_soaking() -> None:
     command = [sys.executable, "-m", "bench.soak", "--hours", "0.001", "--interval", "0.5"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert ended.returncode in (0, 1), ended.stderr
+    assert ended.returncode == 0 or (ended.returncode == 1 and "GROWS" in ended.stdout), ended.stderr  # it is too short
     assert "unexpected" not in ended.stdout, ended.stdout
     assert "score: done" in ended.stdout
     assert "with exit code 0" in ended.stdout

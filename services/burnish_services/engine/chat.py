@@ -100,10 +100,10 @@ def tokenize_sample(
 
     Raises SampleError: BAD_ROLES, EMPTY_RESPONSE, TEMPLATE_FAILED, TOO_LONG.
     """
-    _check_size(messages, max_tokens)
     validate_messages(messages)
     if messages[-1].role != "assistant":
         raise SampleError(BAD_ROLES, "the last message is the user's; expected an assistant message to score")
+    _check_size(messages, max_tokens)
     for index, message in enumerate(messages):
         if message.role == "assistant" and not message.content.strip():
             raise SampleError(EMPTY_RESPONSE, f"message {index}, the assistant's, is empty; there is nothing to score")
@@ -152,10 +152,10 @@ def prompt_ids(
 
     Raises SampleError: BAD_ROLES, EMPTY_PROMPT, TEMPLATE_FAILED, and TOO_LONG beyond `max_tokens`.
     """
-    _check_size(messages, max_tokens)
     validate_messages(messages)
     if messages[-1].role != "user":
         raise SampleError(BAD_ROLES, "the last message is the assistant's; expected a user message to answer")
+    _check_size(messages, max_tokens)
     if not messages[-1].content.strip():
         raise SampleError(EMPTY_PROMPT, "the last user message is empty; there is nothing to answer")
     messages, literals = guard(tokenizer, messages)

@@ -13,9 +13,8 @@ class RewritingSettings(EnvironmentSettings):
 
     model_config = SettingsConfigDict(env_prefix="BURNISH_REWRITING_", frozen=True, extra="forbid")
 
-    # Items in one request.
-    max_items: int = Field(default=256, ge=1)
-    # Requests in progress at a time.
-    max_concurrent_requests: int = Field(default=16, ge=1)
-    # Prompt tokens in its engine at a time, over all requests.
-    max_tokens_in_flight: int = Field(default=1 << 20, ge=1)
+    max_items: int = Field(default=256, ge=1, description="items in one request")
+    max_concurrent_requests: int = Field(default=16, ge=1, description="requests in progress at a time")
+    max_tokens_in_flight: int = Field(
+        default=1 << 20, ge=1, description="prompt tokens in its engine at a time, over all requests"
+    )

@@ -25,58 +25,128 @@ class ServerSettings(EnvironmentSettings):
 
     model_config = SettingsConfigDict(env_prefix="BURNISH_SERVER_", frozen=True, extra="forbid")
 
-    roles: Annotated[tuple[str, ...], NoDecode] = ALL_ROLES
-    engine: Literal["vllm", "transformers", "fake"] = "vllm"
-    model: str = ""
-    host: str = "127.0.0.1"
-    port: int = Field(default=0, ge=0, le=65535)
-    insecure: bool = False
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
-    tls_client_ca: Path | None = None
-    tokens: Path | None = None
-    guard_health: bool = False
-    read_roots: Annotated[tuple[Root, ...] | None, NoDecode] = None
-    write_roots: Annotated[tuple[Root, ...] | None, NoDecode] = None
-    # None: no metrics.
-    metrics_port: int | None = Field(default=None, ge=0, le=65535)
-    metrics_host: str = ""  # empty: `host`
-    # A port for probes that can neither encrypt nor show a token; None: none.
-    health_port: int | None = Field(default=None, ge=0, le=65535)
-    state_dir: Path = Path("burnish-state")
-    # Bytes of the models from object storage that are kept below `state_dir`; those not used for longest go first.
-    model_cache_bytes: int = Field(default=200 * 2**30, ge=2**20)
-    ready_file: Path | None = None
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
-    max_model_len: int | None = Field(default=None, ge=16)
-    memory_mib: int | None = Field(default=None, ge=1)
-    # Of each GPU, what the engines of this process take together; None: 0.9, or half where training runs here as well.
-    gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
-    tensor_parallel_size: int = Field(default=1, ge=1)
-    # Of the transformers engine, tokens that are computed together; 0: every sequence alone. None: so on a CPU, where
-    # scores then do not depend to the last bit on what else is asked for; 16,384 on a GPU.
-    batch_tokens: int | None = Field(default=None, ge=0)
-    cpu_cores: str | None = None
-    chat_template: str | None = None
-    compile: bool = False
-    engine_restarts: int = Field(default=3, ge=0)
-    exit_with_parent: bool = False
-    grace: float = Field(default=30.0, ge=0)
-    max_connection_age: float = Field(default=0.0, ge=0)
-    # Largest message received or sent. gRPC itself takes less than 2 GiB.
-    max_message_bytes: int = Field(default=64 * 2**20, ge=2**16, lt=2**31)
-    # Bytes of the messages of all calls in progress: requests from when they arrive, replies until they are taken.
-    max_bytes_in_flight: int = Field(default=2**30, ge=2**16)
-    # Calls and streams in progress at a time, of all services and clients.
-    max_calls: int = Field(default=1024, ge=1)
-    # Seconds that a message may take to arrive.
-    receive_timeout: float = Field(default=60.0, gt=0)
-    # Whole seconds that a call which nobody has looked at yet is kept; gRPC then ends it, as CANCELLED.
-    max_pending: int = Field(default=5, ge=1)
-    # Seconds between the pings by which the server finds connections whose other end is gone or stuck.
-    keepalive: float = Field(default=60.0, ge=1)
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: Literal["text", "json"] = "text"
+    roles: Annotated[tuple[str, ...], NoDecode] = Field(default=ALL_ROLES, description="services to run, or all")
+    engine: Literal["vllm", "transformers", "fake"] = Field(
+        default="vllm", description="what runs models; fake needs no device and is for tests"
+    )
+    model: str = Field(
+        default="",
+        description="model held first: a directory, or s3://, gs:// or az:// with bucket and prefix; needed unless only"
+        " training runs here",
+    )
+    host: str = Field(default="127.0.0.1", description="address to bind")
+    port: int = Field(default=0, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    insecure: bool = Field(default=False, description="let other machines reach the host without encryption or login")
+    tls_cert: Path | None = Field(
+        default=None, description="certificate with its chain, PEM; read anew when it changes, as are the next three"
+    )
+    tls_key: Path | None = Field(default=None, description="its key, PEM, without a password")
+    tls_client_ca: Path | None = Field(
+        default=None, description="authorities of which clients must show a certificate, PEM"
+    )
+    tokens: Path | None = Field(default=None, description="TOML file of the tokens that callers show")
+    guard_health: bool = Field(default=False, description="health checks must show a token as well")
+    read_roots: Annotated[tuple[Root, ...] | None, NoDecode] = Field(
+        default=None,
+        description="directories and places in object storage in which callers may name models and data",
+    )
+    write_roots: Annotated[tuple[Root, ...] | None, NoDecode] = Field(
+        default=None, description="the same for models that callers have written; these may be read, too"
+    )
+    metrics_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="port of metrics for Prometheus, without login; 0 takes a free one; default: no metrics",
+    )
+    metrics_host: str = Field(default="", description="address of that port; default: that of the host")
+    health_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="port for probes that can neither encrypt nor show a token, and nothing else; 0 takes a free one;"
+        " default: none",
+    )
+    state_dir: Path = Field(
+        default=Path("burnish-state"), description="where vectors, training runs and models from object storage are"
+    )
+    model_cache_bytes: int = Field(
+        default=200 * 2**30,
+        ge=2**20,
+        description="of the models from object storage that are kept in the state directory; those not used for longest"
+        " go first",
+    )
+    ready_file: Path | None = Field(
+        default=None,
+        description="file that is written as JSON once calls are answered: pid, address, roles, metrics, health",
+    )
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        default="auto", description="number format of models"
+    )
+    max_model_len: int | None = Field(default=None, ge=16, description="context in tokens; default: the model's own")
+    memory_mib: int | None = Field(
+        default=None, ge=1, description="KV cache of each engine, MiB; default: the engine's own"
+    )
+    gpu_memory_utilization: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="share of each GPU's memory that the engines of this process take together (vLLM); default: 0.9,"
+        " 0.5 where training runs here as well",
+    )
+    tensor_parallel_size: int = Field(default=1, ge=1, description="GPUs that each layer is divided among (vLLM)")
+    # Alone, scores do not depend to the last bit on what else is asked for.
+    batch_tokens: int | None = Field(
+        default=None,
+        ge=0,
+        description="tokens that the transformers engine computes together; 0: every sequence alone; default: 0 on a"
+        " CPU, 16,384 on a GPU",
+    )
+    cpu_cores: str | None = Field(default=None, description="cores for vLLM on a CPU, such as 0-1")
+    chat_template: str | None = Field(
+        default=None, description="chat template instead of the model's own: a name or a file"
+    )
+    compile: bool = Field(default=False, description="compile the model: slower to start, faster to run (vLLM)")
+    engine_restarts: int = Field(
+        default=3, ge=0, description="how often in ten minutes an engine is started anew whose process ended"
+    )
+    exit_with_parent: bool = Field(
+        default=False, description="stop when standard input ends, as it does with the parent"
+    )
+    grace: float = Field(default=30.0, ge=0, description="seconds for running calls at a stop")
+    max_connection_age: float = Field(
+        default=0.0,
+        ge=0,
+        description="seconds after which clients are asked to connect anew, so that they find new replicas; 0: never",
+    )
+    # gRPC itself takes less than 2 GiB.
+    max_message_bytes: int = Field(
+        default=64 * 2**20, ge=2**16, lt=2**31, description="largest message received or sent"
+    )
+    max_bytes_in_flight: int = Field(
+        default=2**30,
+        ge=2**16,
+        description="bytes of the messages of all calls in progress: requests from when they arrive, replies until they"
+        " are taken",
+    )
+    max_calls: int = Field(
+        default=1024, ge=1, description="calls and streams in progress at a time, of all services and clients"
+    )
+    receive_timeout: float = Field(default=60.0, gt=0, description="seconds that a message may take to arrive")
+    max_pending: int = Field(
+        default=5,
+        ge=1,
+        description="whole seconds that a call which nobody has looked at yet is kept; gRPC then ends it, as CANCELLED",
+    )
+    keepalive: float = Field(
+        default=60.0,
+        ge=1,
+        description="seconds between the pings by which connections are found whose other end is gone or stuck",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="least severe lines that are logged"
+    )
+    log_format: Literal["text", "json"] = Field(default="text", description="how lines are written")
 
     @field_validator("read_roots", "write_roots", mode="before")
     @classmethod

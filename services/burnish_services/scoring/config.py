@@ -15,14 +15,14 @@ class ScoringSettings(EnvironmentSettings):
 
     model_config = SettingsConfigDict(env_prefix="BURNISH_SCORING_", frozen=True, extra="forbid")
 
-    # Samples in one request.
-    max_items: int = Field(default=512, ge=1)
-    # Requests in progress at a time.
-    max_concurrent_requests: int = Field(default=16, ge=1)
-    # Prompt tokens in its engines at a time, over all requests.
-    max_tokens_in_flight: int = Field(default=1 << 20, ge=1)
-    # Directory of a classifier of text pairs with a class for contradiction, such as DeBERTa-large-MNLI; without one
-    # the full tier is refused.
-    nli_model: Path | None = None
-    # Pairs of texts that it judges at a time.
-    nli_batch_size: int = Field(default=32, ge=1)
+    max_items: int = Field(default=512, ge=1, description="samples in one request")
+    max_concurrent_requests: int = Field(default=16, ge=1, description="requests in progress at a time")
+    max_tokens_in_flight: int = Field(
+        default=1 << 20, ge=1, description="prompt tokens in its engines at a time, over all requests"
+    )
+    nli_model: Path | None = Field(
+        default=None,
+        description="directory of a classifier of text pairs with a class for contradiction, such as"
+        " DeBERTa-large-MNLI; without one the full tier of confidence is refused",
+    )
+    nli_batch_size: int = Field(default=32, ge=1, description="pairs of texts that it judges at a time")

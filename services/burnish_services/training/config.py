@@ -22,44 +22,75 @@ class TrainingSettings(EnvironmentSettings):
 
     model_config = SettingsConfigDict(env_prefix="BURNISH_TRAINING_", frozen=True, extra="forbid")
 
-    # Unary requests in progress at a time.
-    max_concurrent_requests: int = Field(default=64, ge=1)
-    # Watches, readers of weights and uploads in progress at a time.
-    max_concurrent_streams: int = Field(default=256, ge=1)
-    # Threads that a worker computes with on a CPU; None: the cores that this process may use.
-    threads: int | None = Field(default=None, ge=1)
-    # Processes that train a run together, under torchrun, each holding a part of weights, gradients and moments (FSDP);
-    # None: as many as there are GPUs, at least one.
-    processes: int | None = Field(default=None, ge=1)
-    # Machines that train a run together, this one included; the others run `burnish_services.training.follower` on the
-    # same state directory. `processes` are those of each.
-    nodes: int = Field(default=1, ge=1)
-    # HOST:PORT of this machine, where the others meet it; empty: its host name and `DEFAULT_PORT`.
-    rendezvous: str = ""
-    # Seconds for which a machine that says nothing still counts as there.
-    lease_seconds: float = Field(default=60.0, ge=1)
-    # A checkpoint is also written when the last one is older than this, whatever checkpoint_steps says.
-    checkpoint_seconds: float = Field(default=600.0, gt=0)
-    # How often a run whose worker died is begun anew without a checkpoint having been written in between.
-    max_restarts: int = Field(default=3, ge=0)
-    # Seconds before such a new beginning.
-    restart_delay: float = Field(default=1.0, ge=0)
-    # Seconds that a worker has to finish its step and write a checkpoint when the server stops.
-    stop_seconds: float = Field(default=20.0, ge=0)
-    # Seconds that the last checkpoint of a run that failed is kept, for a new run of the same kind to go on from.
-    keep_failed_seconds: float = Field(default=7 * 86400.0, ge=0)
-    # Seconds that the fake trainer takes for a step.
-    fake_step_seconds: float = Field(default=0.002, ge=0)
-    # Schemes of the URIs that data is read from, separated by commas; `file` stands for paths, too. Uploads are
-    # always taken. By default only places that this server's operator determines: its own disk, and object stores
-    # whose host and credentials are in its environment. Not http(s): whoever may create runs could have the server
-    # fetch from any host that it reaches. Others are those of fsspec, where the package that they need is installed.
-    data_schemes: Annotated[tuple[str, ...], NoDecode] = ("file", "s3", "gs", "az")
-    # Largest file that is uploaded or fetched, in bytes; files read by their path are not stored and have no limit.
-    max_data_bytes: int = Field(default=10 * 2**30, ge=1)
-    # Seconds that an uploaded or fetched file is kept after its last use, where no unfinished run needs it. At least
-    # an hour: that much may pass between finding a file and having the run on disk.
-    keep_data_seconds: float = Field(default=86400.0, ge=3600)
+    max_concurrent_requests: int = Field(default=64, ge=1, description="unary requests in progress at a time")
+    max_concurrent_streams: int = Field(
+        default=256, ge=1, description="watches, readers of weights and uploads in progress at a time"
+    )
+    threads: int | None = Field(
+        default=None,
+        ge=1,
+        description="threads that a worker computes with on a CPU; default: the cores that this process may use",
+    )
+    # Under torchrun, each with a part of weights, gradients and moments (FSDP).
+    processes: int | None = Field(
+        default=None,
+        ge=1,
+        description="processes that train a run together, on each machine; default: as many as there are GPUs, at least"
+        " one",
+    )
+    # The others run `burnish_services.training.follower` on the same state directory.
+    nodes: int = Field(default=1, ge=1, description="machines that train a run together, this one included")
+    rendezvous: str = Field(
+        default="",
+        description=f"HOST:PORT of this machine, where the others meet it; default: its host name and {DEFAULT_PORT}",
+    )
+    lease_seconds: float = Field(
+        default=60.0, ge=1, description="seconds for which a machine that says nothing still counts as there"
+    )
+    checkpoint_seconds: float = Field(
+        default=600.0,
+        gt=0,
+        description="a checkpoint is also written when the last one is older than this, whatever checkpoint_steps says",
+    )
+    max_restarts: int = Field(
+        default=3,
+        ge=0,
+        description="how often a run whose worker died is begun anew without a checkpoint having been written in"
+        " between",
+    )
+    restart_delay: float = Field(default=1.0, ge=0, description="seconds before such a new beginning")
+    stop_seconds: float = Field(
+        default=20.0,
+        ge=0,
+        description="seconds that a worker has to finish its step and write a checkpoint when the server stops",
+    )
+    keep_failed_seconds: float = Field(
+        default=7 * 86400.0,
+        ge=0,
+        description="seconds that the last checkpoint of a run that failed is kept, for a new run of the same kind to"
+        " go on from",
+    )
+    fake_step_seconds: float = Field(default=0.002, ge=0, description="seconds that the fake trainer takes for a step")
+    # By default only places that this server's operator determines: its own disk, and object stores whose host and
+    # credentials are in its environment. Not http(s): whoever may create runs could have the server fetch from any host
+    # that it reaches. Others are those of fsspec, where the package that they need is installed.
+    data_schemes: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=("file", "s3", "gs", "az"),
+        description="schemes of the URIs that data is read from; file stands for paths, too; uploads are always taken",
+    )
+    max_data_bytes: int = Field(
+        default=10 * 2**30,
+        ge=1,
+        description="largest file that is uploaded or fetched; files read by their path are not stored and have no"
+        " limit",
+    )
+    # At least an hour: that much may pass between finding a file and having the run on disk.
+    keep_data_seconds: float = Field(
+        default=86400.0,
+        ge=3600,
+        description="seconds that an uploaded or fetched file is kept after its last use, where no unfinished run needs"
+        " it",
+    )
 
     @field_validator("data_schemes", mode="before")
     @classmethod

@@ -11,7 +11,17 @@ from pathlib import Path
 import grpc
 import pytest
 
-from burnish import AsyncClient, ClientOptions, ModelRef, NotFound, PreconditionFailed, RunSpec, UsageError
+from burnish import (
+    AlreadyExists,
+    AsyncClient,
+    ClientOptions,
+    InvalidRequest,
+    ModelRef,
+    NotFound,
+    PreconditionFailed,
+    RunSpec,
+    UsageError,
+)
 from burnish.api.training.v1 import training_pb2 as pb
 from burnish.api.training.v1 import training_pb2_grpc
 from burnish_services.runtime.config import ServerSettings
@@ -97,9 +107,9 @@ async def test_an_upload_that_is_too_large_is_refused_before_it_is_all_there(
     monkeypatch.setenv("BURNISH_TRAINING_MAX_DATA_BYTES", "1000000")
     async with client_of(settings) as client:
         async with AsyncClient(client.server.address) as sdk:
-            with pytest.raises(Exception, match=r"more than 1,000,000 bytes.*_TRAINING_MAX_DATA_BYTES") as error:
+            with pytest.raises(InvalidRequest, match=r"more than 1,000,000 bytes.*_TRAINING_MAX_DATA_BYTES") as error:
                 await sdk.training.upload(b"x" * 20_000_000)
-        assert getattr(error.value, "reason", "") == "DATA_TOO_LARGE"
+        assert error.value.reason == "DATA_TOO_LARGE"
         assert kept(settings) == []
 
 
@@ -231,7 +241,7 @@ async def test_the_sdk_uploads_what_the_service_cannot_read_and_finds_the_run_ag
         assert (await first.result()).num_samples == 40
         # Also when the file has changed meanwhile: then it is another run's data.
         write_jsonl(data, [sample(1)])
-        with pytest.raises(Exception, match="another specification"):
+        with pytest.raises(AlreadyExists, match="another specification"):
             await sdk.training.create(asked, "blind", upload=True)
         with pytest.raises(NotFound):
             await sdk.training.create(RunSpec(ModelRef(str(base)), "/nowhere"), upload=True)
