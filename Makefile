@@ -170,8 +170,9 @@ images-lint: setup ## hadolint over the Dockerfile, and Compose's own check of d
 	$(LINTERS)/compose/docker-compose --file deploy/compose.yaml --profile run --profile monitoring config --quiet
 
 .PHONY: docs
-docs: setup ## write docs/cli.md anew from the command's own help
+docs: setup ## write docs/cli.md and docs/settings.md anew, from the command's own help and from the settings' definitions
 	$(BIN)/python -m tools.cli_reference
+	$(BIN)/python -m tools.settings_reference
 
 .PHONY: chart
 chart: setup ## lint the Helm chart, and write anew what it has from elsewhere and what its profiles come to (tests/deploy/golden)

@@ -25,9 +25,10 @@ Made from `burnish --help` by `make docs`; do not edit.
 
 Settings of services can also be given in the environment (`BURNISH_SCORING_ENDPOINT`, `BURNISH_ENGINE`, …) or in
 `burnish.toml` (`scoring_endpoint = "…"`): flags win over the environment, the environment over the file.
+[settings.md](settings.md) has them all.
 
-Exit codes: 0 done; 1 the work failed; 2 wrong usage or bad input; 3 a service could not be reached or started;
-130 interrupted and resumable. Errors go to standard error.
+Exit codes: 0 done; 1 the work failed; 2 wrong usage or bad input; 3 a service could not be reached or started,
+or object storage did not give the data; 130 interrupted and resumable. Errors go to standard error.
 """
 
 
@@ -119,12 +120,19 @@ def _row(parameter: Any) -> str:
     names = ", ".join([*parameter.opts, *parameter.secondary_opts])
     if parameter.param_type_name == "argument":
         names = str(parameter.metavar or parameter.name)
+    choices = ", ".join(f"`{choice}`" for choice in choices_of(parameter))
+    one_of = f" One of {choices}." if choices else ""
     required = " Required." if parameter.required else ""
     default = parameter.default
     shown = (
         "" if default in (None, False, "", []) or parameter.required or callable(default) else f" Default: {default}."
     )
-    return f"| `{names}` | {_text(parameter.help)}{required}{shown} |"
+    return f"| `{names}` | {_text(parameter.help)}{one_of}{required}{shown} |"
+
+
+def choices_of(parameter: Any) -> tuple[Any, ...]:
+    """The values that an option takes, where these are few and named; else none."""
+    return tuple(parameter.type_descriptor.choices or ())
 
 
 def _text(text: str | None) -> str:

@@ -119,11 +119,12 @@ class AsyncEmbedding(AsyncModelService):
         truncate: bool = False,
         timeout: float | None = None,
     ) -> EmbedBatch:
-        """Embeds the user text of each sample with `model` and stores the vectors in `collection`, durably.
+        """Embeds each sample with `model` and stores the vectors in `collection`, durably.
 
-        Any number of samples; ids unique. What is stored already under the same id and text is not embedded again.
-        Without a collection nothing is stored, which needs `return_vectors`. `truncate` cuts texts longer than the
-        context, which else fail as items. Raises UsageError and ServiceError.
+        A vector is a mean over the user text, or over what the collection was created for (`source`): the response,
+        or the whole conversation. Any number of samples; ids unique. What is stored already under the same id and text
+        is not embedded again. Without a collection nothing is stored, which needs `return_vectors`. `truncate` cuts
+        texts longer than the context, which else fail as items. Raises UsageError and ServiceError.
         """
         num_stored = 0
 

@@ -118,7 +118,8 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
-    """Weights wanted: a directory the service can read and, optionally, the digest it must have."""
+    """Weights wanted: a directory that the service can read, or a place in object storage (s3://, gs:// or az:// with
+    bucket and prefix), and, optionally, the digest that they must have."""
 
     uri: str = ""
     digest: str = ""

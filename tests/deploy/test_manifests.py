@@ -185,6 +185,18 @@ def test_object_storage_is_reached_only_where_it_is_used(rendered: dict[str, lis
     }  # fmt: skip
 
 
+def test_credentials_of_a_role_are_reached_where_they_are_said_to_be() -> None:
+    place = "169.254.170.23/32"
+    manifests = render(laid({"networkPolicy": {"objectStore": {"credentialCidrs": [place]}}}, OBJECTS))
+    reached = {
+        policy["metadata"]["name"].rpartition("-")[2]: [
+            rule["ports"] for rule in policy["spec"]["egress"] if {"ipBlock": {"cidr": place}} in rule.get("to", [])
+        ]
+        for policy in of_kind(manifests, "NetworkPolicy")
+    }
+    assert reached == {"servers": [[{"port": 80}]], "coordinator": [[{"port": 80}]]}
+
+
 def test_pods_are_confined(manifests: list[Manifest]) -> None:
     for pod in pods(manifests):
         security = pod.spec["securityContext"]

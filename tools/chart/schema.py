@@ -124,7 +124,7 @@ _NETWORK = closed(
     clientLabels={**LABELS, "minProperties": 1},
     clientNamespaces={"type": "array", "items": LABELS},
     prometheus=closed(namespaceLabels=LABELS, podLabels=LABELS),
-    objectStore=closed(cidrs=WORDS, ports={"type": "array", "items": PORT}),
+    objectStore=closed(cidrs=WORDS, credentialCidrs=WORDS, ports={"type": "array", "items": PORT}),
     extraIngress=OBJECTS,
     extraEgress=OBJECTS,
 )

@@ -66,8 +66,8 @@ def _table(rival: Signal | str, keep: str, among: str, shares: str, trusted: str
             option(
                 list[str],
                 "--trusted",
-                f"Rows that are right: a file, folder or glob; may be repeated{trusted} Rows of the data with the same"
-                " prompts are left out.",
+                f"Rows known to be right{trusted} A file, folder or glob; may be repeated. Rows of the data with the"
+                " same prompts are left out.",
                 _FILTER,
                 metavar="PATH",
             ),
@@ -96,7 +96,7 @@ def _table(rival: Signal | str, keep: str, among: str, shares: str, trusted: str
             option(
                 int,
                 "--passes",
-                "Times that these models are trained, after the first on what would be kept so far; default 1.",
+                "Times that fold models are trained; from the second on, only on rows kept so far; default 1.",
                 _CROSS,
                 min=1,
                 max=3,
@@ -174,18 +174,18 @@ def _table(rival: Signal | str, keep: str, among: str, shares: str, trusted: str
 
 FILTER = _table(
     "none",
-    "Share of the rows that is kept, of those that have a value; default 0.7, by weakest all but --outliers.",
+    "Share of the scored rows to keep; default 0.7 (weakest: all but --outliers).",
     "16 by weakest and calibrated, else 0",
     "none",
-    ". With --shares they say which is taken, calibrated learns from them what right rows are like, and models that did"
-    " not see a row learn from them; where these and shares, half of them each.",
+    ". They choose among --shares, teach calibrated what right looks like, and train the cross signals' models (with"
+    " --shares, half do each).",
 )
 _AUTO = _table(
     Signal.CALIBRATED,
     "Share of the rows that fold models of a second pass learn from; default 0.7.",
     "16",
     "0.85,0.7,0.5",
-    "; needed. They say which share is taken, and calibrated learns from them what right rows are like.",
+    "; needed. They choose among --shares, and teach calibrated what right looks like.",
 )
 # Shares say how many go.
 AUTO = {name: one for name, one in _AUTO.items() if name not in ("outliers", "hold_size")}

@@ -51,9 +51,9 @@ HoldoutOption = Annotated[
     typer.Option("--holdout", help="Held-out data that losses are measured on.", metavar="PATH"),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="The outcome as JSON on standard output.")]
-# How the bundled model and data are run: a quarter of an hour and 10 GB on two slow cores, in all. Training is most of
-# that, so a round's model sees a third of the rows. A tenth of the rows on each axis, since how many lie beyond a
-# threshold depends on the machine's arithmetic.
+# How the bundled model and data are run: minutes and 10 GB on two cores (README.md has what was measured). Training is
+# most of that, so a round's model sees a third of the rows. A tenth of the rows on each axis, since how many lie beyond
+# a threshold depends on the machine's arithmetic.
 DEMO: dict[str, Any] = {
     "rounds": 2,
     "share_loss": 0.1,

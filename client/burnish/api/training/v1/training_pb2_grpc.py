@@ -152,8 +152,8 @@ class TrainingServiceServicer:
 
     def ResumeRun(self, request, context):
         """Gives a run in STATE_PAUSED what it waits for, and has it go on. Idempotent: asking again for the same pause with the
-        same responses changes nothing. FAILED_PRECONDITION (NOT_PAUSED) where the run waits for nothing, or has other
-        responses for this pause already.
+        same responses changes nothing, also once the run has paused again. FAILED_PRECONDITION (NOT_PAUSED) where the run
+        waits for nothing, or has other responses for this pause already.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -170,7 +170,8 @@ class TrainingServiceServicer:
     def WatchRun(self, request, context):
         """Streams a run's events from a given number on, then ends when the run ends. A run can take hours: give the call no
         deadline. Safe to resume after a break (UNAVAILABLE where the server stops) with the number after the
-        last one seen: events are numbered from 1 without gaps and are kept on disk.
+        last one seen: events are numbered from 1 without gaps and are kept on disk. FAILED_PRECONDITION (EVENTS_GONE) for
+        numbers beyond the next one: the server lost its state since, or the last seconds of it; watch from event 1.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

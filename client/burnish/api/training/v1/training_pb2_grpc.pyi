@@ -70,8 +70,8 @@ class TrainingServiceStub:
     """Lists runs, newest first, a page at a time."""
     ResumeRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.ResumeRunRequest, _training_pb2.ResumeRunResponse]
     """Gives a run in STATE_PAUSED what it waits for, and has it go on. Idempotent: asking again for the same pause with the
-    same responses changes nothing. FAILED_PRECONDITION (NOT_PAUSED) where the run waits for nothing, or has other
-    responses for this pause already.
+    same responses changes nothing, also once the run has paused again. FAILED_PRECONDITION (NOT_PAUSED) where the run
+    waits for nothing, or has other responses for this pause already.
     """
     CancelRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.CancelRunRequest, _training_pb2.CancelRunResponse]
     """Asks a run to stop; it does so within a step. Idempotent; a run that has ended stays as it is, but for the
@@ -80,7 +80,8 @@ class TrainingServiceStub:
     WatchRun: _grpc.UnaryStreamMultiCallable[_training_pb2.WatchRunRequest, _training_pb2.WatchRunResponse]
     """Streams a run's events from a given number on, then ends when the run ends. A run can take hours: give the call no
     deadline. Safe to resume after a break (UNAVAILABLE where the server stops) with the number after the
-    last one seen: events are numbered from 1 without gaps and are kept on disk.
+    last one seen: events are numbered from 1 without gaps and are kept on disk. FAILED_PRECONDITION (EVENTS_GONE) for
+    numbers beyond the next one: the server lost its state since, or the last seconds of it; watch from event 1.
     """
     ReadSampleWeights: _grpc.UnaryStreamMultiCallable[_training_pb2.ReadSampleWeightsRequest, _training_pb2.ReadSampleWeightsResponse]
     """Streams the weights that a run with `bilevel` has learnt so far: a snapshot after each epoch and at the end, oldest
@@ -127,8 +128,8 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     """Lists runs, newest first, a page at a time."""
     ResumeRun: _aio.UnaryUnaryMultiCallable[_training_pb2.ResumeRunRequest, _training_pb2.ResumeRunResponse]  # type: ignore[assignment]
     """Gives a run in STATE_PAUSED what it waits for, and has it go on. Idempotent: asking again for the same pause with the
-    same responses changes nothing. FAILED_PRECONDITION (NOT_PAUSED) where the run waits for nothing, or has other
-    responses for this pause already.
+    same responses changes nothing, also once the run has paused again. FAILED_PRECONDITION (NOT_PAUSED) where the run
+    waits for nothing, or has other responses for this pause already.
     """
     CancelRun: _aio.UnaryUnaryMultiCallable[_training_pb2.CancelRunRequest, _training_pb2.CancelRunResponse]  # type: ignore[assignment]
     """Asks a run to stop; it does so within a step. Idempotent; a run that has ended stays as it is, but for the
@@ -137,7 +138,8 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     WatchRun: _aio.UnaryStreamMultiCallable[_training_pb2.WatchRunRequest, _training_pb2.WatchRunResponse]  # type: ignore[assignment]
     """Streams a run's events from a given number on, then ends when the run ends. A run can take hours: give the call no
     deadline. Safe to resume after a break (UNAVAILABLE where the server stops) with the number after the
-    last one seen: events are numbered from 1 without gaps and are kept on disk.
+    last one seen: events are numbered from 1 without gaps and are kept on disk. FAILED_PRECONDITION (EVENTS_GONE) for
+    numbers beyond the next one: the server lost its state since, or the last seconds of it; watch from event 1.
     """
     ReadSampleWeights: _aio.UnaryStreamMultiCallable[_training_pb2.ReadSampleWeightsRequest, _training_pb2.ReadSampleWeightsResponse]  # type: ignore[assignment]
     """Streams the weights that a run with `bilevel` has learnt so far: a snapshot after each epoch and at the end, oldest
@@ -217,8 +219,8 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_training_pb2.ResumeRunResponse, _abc.Awaitable[_training_pb2.ResumeRunResponse]]:
         """Gives a run in STATE_PAUSED what it waits for, and has it go on. Idempotent: asking again for the same pause with the
-        same responses changes nothing. FAILED_PRECONDITION (NOT_PAUSED) where the run waits for nothing, or has other
-        responses for this pause already.
+        same responses changes nothing, also once the run has paused again. FAILED_PRECONDITION (NOT_PAUSED) where the run
+        waits for nothing, or has other responses for this pause already.
         """
 
     @_abc_1.abstractmethod
@@ -239,7 +241,8 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_training_pb2.WatchRunResponse], _abc.AsyncIterator[_training_pb2.WatchRunResponse]]:
         """Streams a run's events from a given number on, then ends when the run ends. A run can take hours: give the call no
         deadline. Safe to resume after a break (UNAVAILABLE where the server stops) with the number after the
-        last one seen: events are numbered from 1 without gaps and are kept on disk.
+        last one seen: events are numbered from 1 without gaps and are kept on disk. FAILED_PRECONDITION (EVENTS_GONE) for
+        numbers beyond the next one: the server lost its state since, or the last seconds of it; watch from event 1.
         """
 
     @_abc_1.abstractmethod
