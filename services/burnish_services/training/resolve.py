@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +33,7 @@ class Site:
     chat_template: str | None
     sources: Sources
     models: ModelStore
-    state: Path  # where this server keeps its runs; nobody may publish anything there
+    kept: tuple[Path, ...]  # where this server keeps runs, vectors and fetched models: nobody publishes anything there
     processes: int = 1  # of all machines
     nodes: int = 1
 
@@ -66,7 +67,7 @@ def resolve(spec: RunSpec, plan: Plan, site: Site, default_output: Path, abandon
         publish_to = str(_place(spec.output_uri, site.sources.roots))
     elif spec.output_uri:
         output = _output(spec.output_uri, site.sources.roots)
-        _check_apart(output, spec.output_uri, site.state)
+        _check_apart(output, spec.output_uri, site.kept)
     # Last, since it may take long.
     data = located(spec.data_uri, spec.data_digest, "data_uri")
     eval_data = located(spec.eval_data_uri, "", "eval_data_uri") if spec.eval_data_uri else None
@@ -99,9 +100,9 @@ def resolve(spec: RunSpec, plan: Plan, site: Site, default_output: Path, abandon
     return resolved
 
 
-def _check_apart(output: Path, uri: str, state: Path) -> None:
+def _check_apart(output: Path, uri: str, kept: Sequence[Path]) -> None:
     """Raises RunError for a place among what the server keeps, which it would take for its own."""
-    if output.resolve().is_relative_to(state.resolve()):
+    if any(output.resolve().is_relative_to(place.resolve()) for place in kept):
         raise RunError(
             "PERMISSION_DENIED",
             "PATH_NOT_ALLOWED",

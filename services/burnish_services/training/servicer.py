@@ -21,6 +21,7 @@ import grpc.aio
 from burnish.api.training.v1 import training_pb2, training_pb2_grpc
 from burnish_services.engine.places import Roots
 from burnish_services.runtime import wire
+from burnish_services.runtime.config import ALL_ROLES
 from burnish_services.runtime.directory_lock import DirectoryLock, DirectoryLocked, patiently
 from burnish_services.runtime.errors import (
     AlreadyExists,
@@ -305,7 +306,7 @@ class TrainingRole(Role):
             chat_template=context.settings.chat_template,
             sources=_sources(settings, self._data, context.settings.roots),
             models=context.models,
-            state=context.settings.state_dir.absolute(),
+            kept=(context.settings.model_cache, *(context.settings.state_dir / role for role in ALL_ROLES)),
             processes=1 if fake else settings.worker_processes * settings.nodes,
             nodes=1 if fake else settings.nodes,
         )
