@@ -213,7 +213,8 @@ class AsyncRun:
         """The run's events from number `from_event` (1 is the first) on, then those to come, until the run ends.
 
         Goes on by itself, without gaps or repetitions, when the connection breaks or the server restarts. Raises
-        ServiceError where the server stays away.
+        ServiceError where the server stays away, and PreconditionFailed (EVENTS_GONE) where it has lost events that
+        were seen: watch from 1.
         """
         events = self._training._watch(self.run_id, from_event)
         async with aclosing(events):
@@ -278,8 +279,12 @@ class AsyncRun:
 
     async def _until_ended(self) -> None:
         while not self.snapshot.state.ended:
-            async for _ in self.watch():
-                pass
+            try:
+                async for _ in self.watch():
+                    pass
+            except PreconditionFailed as error:
+                if error.reason != "EVENTS_GONE":
+                    raise
             await self.refresh()
 
 

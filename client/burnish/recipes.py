@@ -7,6 +7,18 @@ Everything that is public of the coordinator is here; what else is in `burnish.c
 
 from __future__ import annotations
 
+from burnish.coordinator.errors import (
+    CoordinatorError,
+    DataAway,
+    DataError,
+    DiskFull,
+    InputError,
+    Interrupted,
+    LedgerBusy,
+    LedgerError,
+    RunMismatch,
+    StepFailed,
+)
 from burnish.coordinator.formats import Columns
 from burnish.coordinator.history import RunHistory
 from burnish.coordinator.loop import (
@@ -34,15 +46,25 @@ __all__ = [
     "BmoSettings",
     "ClearSettings",
     "Columns",
+    "CoordinatorError",
+    "DataAway",
+    "DataError",
+    "DiskFull",
     "FilterSettings",
+    "InputError",
+    "Interrupted",
+    "LedgerBusy",
+    "LedgerError",
     "MadsSettings",
     "MiddoSettings",
     "Observer",
     "RecipeSettings",
     "RunHistory",
+    "RunMismatch",
     "RunOptions",
     "RunSummary",
     "SamplingSettings",
+    "StepFailed",
     "StepProgress",
     "TrainingSettings",
     "finished",

@@ -122,9 +122,9 @@ async def test_nothing_is_published_among_what_the_server_keeps(tmp_path: Path, 
     async with running(settings, partial(create_engine, "fake")) as server, AsyncClient(server.address) as client:
         spec = RunSpec(ModelRef(str(site.model)), str(site.data), output_uri=str(site.write / "model"))
         assert (await (await client.training.create(spec)).result()).num_samples == 1
-        for name in ("training/run-0123456789abcdef", "training/data/x", "embedding/x"):
+        for name in ("training/run-0123456789abcdef", "training/data/x", "embedding/x", "merged/x", "models/x"):
             output = str(site.write / ".training" / name)
-            with pytest.raises(AccessDenied, match="in the state directory of this server"):
+            with pytest.raises(AccessDenied, match="where this server keeps what is its own"):
                 await client.training.create(replace(spec, output_uri=output))
         beside = replace(spec, output_uri=str(site.write / ".training" / "beside"))  # as of a run in the folder of both
         assert (await (await client.training.create(beside)).result()).num_samples == 1

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -303,6 +304,30 @@ def test_a_score_is_never_altered_but_a_retryable_failure_gives_way(path: Path) 
         assert findings.unscored(names, VERSION) == ["d"]
         other = ModelVersion("m", VERSION.digest, "fake/1", "float32", "u" * 16)
         assert findings.unscored(["a"], other) == ["a"]  # another chat template is another score
+
+
+def test_what_is_known_to_be_absent_is_not_looked_for_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Ledger.open(path) as ledger:
+        findings, said = Findings(ledger), []
+        execute = ledger.execute
+
+        def told(statement: str, *more: Any) -> None:
+            said.append("ON CONFLICT" in statement)
+            execute(statement, *more)
+
+        monkeypatch.setattr(ledger, "execute", told)
+        failed = ItemStatus(14, "UNAVAILABLE", "away", True)
+        assert findings.unscored(["a", "b", "c"], VERSION) == ["a", "b", "c"]
+        with ledger.transaction():
+            findings.add_scores(VERSION, [score("a", value=1.0), score("b", failed)])
+        assert said == [False], "DuckDB would join the batch with the whole table"
+        with ledger.transaction():  # what was not looked for, and what came meanwhile, may be there
+            findings.add_scores(VERSION, [score("a", value=9.0), score("d", value=4.0)])
+        assert findings.unscored(["a", "b", "c", "d"], VERSION) == ["b", "c"]
+        with ledger.transaction():
+            findings.add_scores(VERSION, [score("b", value=2.0), score("c", value=3.0)])
+        assert said == [False, True, False, True]
+        assert findings.losses(["a", "b", "c", "d"], VERSION) == {"a": 1.0, "b": 2.0, "c": 3.0, "d": 4.0}
 
 
 def detailed(name: str, value: float, alone: UnconditionalScore | None = None) -> SampleScore:

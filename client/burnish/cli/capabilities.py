@@ -19,7 +19,7 @@ from burnish._types import (
     Target,
 )
 from burnish.cli.data import Reading, with_reading
-from burnish.cli.output import command, errors
+from burnish.cli.output import command, tell
 from burnish.cli.per_sample import LimitOption, ModelOption, OutOption, SeedOption, State, each_sample, parts
 from burnish.cli.progress import Bars
 from burnish.cli.services import ServiceChoice, with_services
@@ -173,7 +173,7 @@ def embed(
             found = client.embedding.neighbor_statistics(collection, stored, k=k, recall=recall, query_ids=queries)
             statistics |= {one.sample_id: one for one in found.statistics}
         if found is not None and found.num_cells:
-            errors.print(f"note: {recall_note(found.recall, found.num_queries)}", style="dim", markup=False)
+            tell(f"note: {recall_note(found.recall, found.num_queries)}")
 
         def send(part: Sequence[Sample]) -> Iterator[tuple[str, ItemStatus, dict[str, Any]]]:
             for sample in part:

@@ -13,7 +13,7 @@ import typer
 from burnish._errors import UsageError
 from burnish._types import Sample
 from burnish.cli.expanding import REQUIRED, expanding
-from burnish.cli.output import errors
+from burnish.cli.output import tell
 from burnish.coordinator.formats import Columns, load
 
 BUNDLED = "demo"  # what `--data` is given for the bundled set
@@ -57,7 +57,7 @@ class Reading:
         """The samples in file order; warnings go to standard error. Raises DataError."""
         loaded = load(list(self.data), columns=self.columns, skip_bad_rows=self.skip_bad_rows)
         for warning in loaded.warnings:
-            errors.print(f"note: {warning}", style="dim", markup=False)
+            tell(f"note: {warning}")
         return list(loaded.samples[:limit])
 
 

@@ -72,7 +72,12 @@ class Warnings(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """See logging.Handler."""
-        errors.print(f"burnish: {visible(record.getMessage())}", style="dim", markup=False)
+        tell(f"burnish: {record.getMessage()}")
+
+
+def tell(text: str) -> None:
+    """A dim line on standard error, for people."""
+    errors.print(visible(text), style="dim", markup=False)
 
 
 def say(text: str) -> None:

@@ -8,7 +8,7 @@ from typing import Self
 
 from rich.progress import TaskID
 
-from burnish.cli.output import errors
+from burnish.cli.output import errors, tell
 from burnish.cli.progress import Bars
 from burnish.coordinator.progress import Observer, StepProgress
 
@@ -58,7 +58,7 @@ class RunBars(Observer):
 
     def _say(self, text: str) -> None:
         if self._visible:
-            errors.print(text, style="dim", markup=False)
+            tell(text)
 
 
 def _label(step: StepProgress) -> str:

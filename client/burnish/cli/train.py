@@ -13,7 +13,7 @@ import typer
 from burnish._training import Run, Training
 from burnish._types import ModelRef, RunEvent, RunSpec, RunState
 from burnish.cli.data import Reading, data_paths, with_reading
-from burnish.cli.output import command, errors, say, say_json
+from burnish.cli.output import command, say, say_json, tell
 from burnish.cli.per_sample import ModelOption
 from burnish.cli.progress import Bars
 from burnish.cli.recipe_options import TRAINING, with_tables
@@ -101,11 +101,9 @@ def train(
         "skipped": list(result.skipped),
     }
     if not is_remote(output) and not Path(output).is_dir():
-        errors.print(
+        tell(
             f"note: {output} is not on this machine: the service's has it, or it was removed since (then another"
-            " --request-id trains it anew)",
-            style="dim",
-            markup=False,
+            " --request-id trains it anew)"
         )
     if json_output:
         say_json(record)
@@ -132,7 +130,7 @@ def _create(training: Training, spec: RunSpec, request_id: str | None) -> Run:
     for attempt in range(2, _MOST_ATTEMPTS):
         if run.snapshot.state not in (RunState.FAILED, RunState.CANCELLED):
             break
-        errors.print(f"note: run {run.run_id} {run.snapshot.state.value}; another attempt", style="dim", markup=False)
+        tell(f"note: run {run.run_id} {run.snapshot.state.value}; another attempt")
         run = training.create(spec, f"{name}-a{attempt}", upload=True)
     return run
 
@@ -151,7 +149,7 @@ def _write(path: Path, reading: Reading, weight_column: str | None) -> tuple[Pat
     reader = DataReader(list(reading.data), reading.columns, reading.skip_bad_rows)
     rows = list(reader.rows())
     for warning in reader.warnings:
-        errors.print(f"note: {warning}", style="dim", markup=False)
+        tell(f"note: {warning}")
 
     def records() -> Iterator[dict[str, object]]:
         for name, row in zip(reader.ids(), rows, strict=True):

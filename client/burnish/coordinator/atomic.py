@@ -18,9 +18,10 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 @contextmanager
 def writing_whole(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
-    """A stream whose bytes stand at `path` once the block ends well; after an exception nothing has changed. One writer
-    at a time; what a killed one left behind is overwritten. `durable` waits for the disk. Raises DiskFull."""
-    temporary = path.with_name(f".{path.name}.part")
+    """A stream whose bytes stand at `path` once the block ends well; after an exception nothing has changed. `durable`
+    waits for the disk, and is for one writer at a time, who overwrites what a killed one left. Raises DiskFull."""
+    own = "" if durable else f".{os.getpid()}"  # a report may be written by two commands at once
+    temporary = path.with_name(f".{path.name}{own}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as stream:
@@ -46,6 +47,8 @@ def sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError:  # a file system that knows no such thing; what is in the folder is there
+        pass
     finally:
         os.close(handle)
 

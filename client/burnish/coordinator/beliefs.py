@@ -13,6 +13,7 @@ from dataclasses import asdict, astuple, dataclass
 from burnish._confidence_types import ConfidenceEstimate
 from burnish._confidence_types import Preference as Answered
 from burnish._response_types import PromptResponses
+from burnish.coordinator.absent import Absent
 from burnish.coordinator.findings import STATUS, replacing, status_values
 from burnish.coordinator.ledger import Ledger
 from burnish.coordinator.policy.clear import Preference
@@ -66,6 +67,7 @@ class Beliefs:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
+        self._absent = Absent(ledger)
 
     # ---- confidence
 
@@ -89,7 +91,9 @@ class Beliefs:
             )
             for one in estimates
         ]
-        self._ledger.append("confidence", columns, rows, conflict=replacing("confidence", unique, columns))
+        names = [one.sample_id for one in estimates]
+        conflict = replacing("confidence", unique, columns)
+        self._absent.append(("confidence", key), names, columns, rows, conflict=conflict)
 
     def evidence(self, hashes: Sequence[str], key: ConfidenceKey) -> dict[str, Evidence]:
         """What was measured of each sample; absent where it failed."""
@@ -121,7 +125,9 @@ class Beliefs:
                 logprobs = None if one.logprobs is None else one.logprobs.tolist()
                 said = (one.text, one.finish_reason.value, tokens, logprobs, one.rejection)
                 rows.append((result.prompt_id, *astuple(key), number, *said, *status))
-        self._ledger.append("response", columns, rows, conflict=replacing("response", unique, columns))
+        names = [str(row[0]) for row in rows]
+        conflict = replacing("response", unique, columns)
+        self._absent.append(("response", key), names, columns, rows, conflict=conflict)
 
     def responses(self, prompts: Sequence[str], key: ResponseKey) -> dict[str, list[Said]]:
         """By prompt, what was said, in order."""
@@ -200,13 +206,15 @@ class Beliefs:
 
     def _missing(self, table: str, column: str, key: ConfidenceKey | ResponseKey, wanted: Sequence[str]) -> list[str]:
         rows = self._ledger.select(
-            f"SELECT w.key FROM wanted w LEFT JOIN {table} s ON s.{column} = w.key AND {_matching(key)}"
+            f"SELECT w.key, count(s.{column}) FROM wanted w"
+            f" LEFT JOIN {table} s ON s.{column} = w.key AND {_matching(key)}"
             f" GROUP BY w.key, w.position HAVING count(s.{column}) = 0 OR coalesce(bool_or(s.retryable), false)"
             " ORDER BY w.position",
             astuple(key),
             keys=wanted,
         )
-        return [row[0] for row in rows]
+        self._absent.note((table, key), (name for name, there in rows if not there))
+        return [name for name, _ in rows]
 
 
 def preference_of(orders: str, log_length_ratio: float) -> Preference:

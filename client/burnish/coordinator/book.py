@@ -245,6 +245,13 @@ class RunBook:
         ]
         self._ledger.append("training_event", columns, rows, conflict="ON CONFLICT DO NOTHING")
 
+    def forget_training_events(self, round_number: int, training_run: str) -> None:
+        """Strikes out the events of a training run that the service counts anew."""
+        self._ledger.execute(
+            "DELETE FROM training_event WHERE run_id = ? AND round = ? AND training_run = ?",
+            (self.run_id, round_number, training_run),
+        )
+
     def last_training_event(self, round_number: int, training_run: str) -> int:
         """The number of the last event written; 0 for none."""
         return int(

@@ -20,6 +20,7 @@ from burnish._types import (
     SampleJudgment,
     SampleScore,
 )
+from burnish.coordinator.absent import Absent, Place
 from burnish.coordinator.ledger import Ledger
 from burnish.coordinator.policy.middo import RATINGS
 from burnish.coordinator.records import ScoreRecord
@@ -74,6 +75,7 @@ class Findings:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
+        self._absent = Absent(ledger)
 
     # ---- scores
 
@@ -81,11 +83,10 @@ class Findings:
         """The samples without a score under these weights, with one of which less was asked for than `parts`, or with a
         failure that may be retried."""
         return self._missing(
-            "score",
+            ("score", version.digest, version.chat_template_digest),
             "s.model_digest = ? AND s.template_digest = ?",
-            (version.digest, version.chat_template_digest, parts.value),
             hashes,
-            or_else="s.code = 0 AND s.parts < ?",
+            or_else=f"s.code = 0 AND s.parts < {parts.value}",
         )
 
     def add_scores(
@@ -118,7 +119,9 @@ class Findings:
             f"ON CONFLICT DO UPDATE SET {', '.join(settings)}, parts = excluded.parts WHERE score.retryable"
             " OR (score.code = 0 AND score.parts < excluded.parts AND NOT excluded.retryable)"
         )
-        self._ledger.append("score", (*key, *measured, *more, "parts"), rows, conflict=conflict)
+        place = ("score", version.digest, version.chat_template_digest)
+        names = [score.sample_id for score in scores]
+        self._absent.append(place, names, (*key, *measured, *more, "parts"), rows, conflict=conflict)
 
     def scores(self, hashes: Sequence[str], version: ModelVersion) -> dict[str, ScoreRecord]:
         """All that is kept of the samples' scores, by hash; absent where scoring failed."""
@@ -167,14 +170,16 @@ class Findings:
     def unjudged(self, hashes: Sequence[str], key: JudgeKey) -> list[str]:
         """The samples that lack one of the six ratings, or failed in a way that may be retried."""
         rows = self._ledger.select(
-            "SELECT w.key FROM wanted w LEFT JOIN rating r ON r.sample_hash = w.key AND r.model_digest = ?"
+            "SELECT w.key, count(r.sample_hash) FROM wanted w"
+            " LEFT JOIN rating r ON r.sample_hash = w.key AND r.model_digest = ?"
             " AND r.template_digest = ? AND r.prompt_digest = ? AND r.params_digest = ?"
             " GROUP BY w.key, w.position"
             " HAVING count(r.sample_hash) < ? OR coalesce(bool_or(r.retryable), false) ORDER BY w.position",
             (*astuple(key), len(RATINGS)),
             keys=hashes,
         )
-        return [row[0] for row in rows]
+        self._absent.note(("rating", key), (name for name, there in rows if not there))
+        return [name for name, _ in rows]
 
     def add_ratings(self, key: JudgeKey, judgments: Sequence[SampleJudgment]) -> None:
         """Writes six ratings a sample; a sample that could not be judged at all gets its failure six times."""
@@ -197,7 +202,8 @@ class Findings:
                     )
                 )
         conflict = replacing("rating", (*unique, "dimension", "target"), columns)
-        self._ledger.append("rating", columns, rows, conflict=conflict)
+        names = [str(row[0]) for row in rows]
+        self._absent.append(("rating", key), names, columns, rows, conflict=conflict)
 
     def ratings(self, hashes: Sequence[str], key: JudgeKey) -> dict[str, dict[tuple[str, str], float | None]]:
         """By hash, the value of each (dimension, target); None where there is none."""
@@ -216,7 +222,7 @@ class Findings:
 
     def unembedded(self, hashes: Sequence[str], collection: str) -> list[str]:
         """The samples that the collection has not been asked to hold, or that failed and may be retried."""
-        return self._missing("embedding", "s.collection = ?", (collection,), hashes)
+        return self._missing(("embedding", collection), "s.collection = ?", hashes)
 
     def embedded(self, collection: str) -> list[str]:
         """The samples whose vectors the collection should hold, in order of hash."""
@@ -239,7 +245,9 @@ class Findings:
             (collection, item.sample_id, version.digest, *status_values(item.status), item.truncated)
             for item in embeddings
         ]
-        self._ledger.append("embedding", columns, rows, conflict=replacing("embedding", key, columns))
+        names = [item.sample_id for item in embeddings]
+        conflict = replacing("embedding", key, columns)
+        self._absent.append(("embedding", collection), names, columns, rows, conflict=conflict)
 
     def embedding_failures(self, hashes: Sequence[str], collection: str) -> dict[str, str]:
         """Why samples are not in the collection, of those that could not be embedded into it."""
@@ -322,16 +330,17 @@ class Findings:
         found = {RewriteKey(*row[:6]): (row[6], row[7]) for row in rows}
         return {key: value for key, value in found.items() if key in wanted}
 
-    def _missing(
-        self, table: str, condition: str, parameters: Sequence[object], hashes: Sequence[str], or_else: str = "false"
-    ) -> list[str]:
+    def _missing(self, place: Place, condition: str, hashes: Sequence[str], or_else: str = "false") -> list[str]:
+        table, *parameters = place
         rows = self._ledger.select(
-            f"SELECT w.key FROM wanted w LEFT JOIN {table} s ON s.sample_hash = w.key AND {condition}"
+            f"SELECT w.key, s.sample_hash IS NULL FROM wanted w LEFT JOIN {table} s"
+            f" ON s.sample_hash = w.key AND {condition}"
             f" WHERE s.sample_hash IS NULL OR s.retryable OR ({or_else}) ORDER BY w.position",
             parameters,
             keys=hashes,
         )
-        return [row[0] for row in rows]
+        self._absent.note(place, (name for name, absent in rows if absent))
+        return [name for name, _ in rows]
 
 
 def _more(score: SampleScore) -> tuple[float | None, ...]:

@@ -73,7 +73,7 @@ class StepProgress:
     @property
     def title(self) -> str:
         """The step's name for people."""
-        return TITLES[self.name]
+        return TITLES.get(self.name, self.name)  # a newer release may have more
 
     @property
     def seconds_left(self) -> float | None:

@@ -7,6 +7,7 @@ knows the models that it has trained.
 
 from __future__ import annotations
 
+import filecmp
 import re
 import shutil
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from burnish.coordinator.atomic import FULL, disk_full
+from burnish.coordinator.atomic import FULL, disk_full, sync_folder, writing_whole
 from burnish.coordinator.errors import LedgerDamaged
 from burnish.coordinator.ledger import Ledger, connected, locked
 
@@ -190,24 +191,34 @@ def _exchange(path: Path, new: Path) -> Path:
     while (kept := path.with_name(f"{path.name}.damaged-{number}")).exists():
         number += 1
     if _wal(path).exists():
-        shutil.copyfile(_wal(path), _wal(kept))
+        _copy(_wal(path), _wal(kept))
     try:
         kept.hardlink_to(path)
     except OSError:  # a file system without links
-        shutil.copyfile(path, kept)
+        _copy(path, kept)
+    sync_folder(path.parent)
     _wal(path).unlink(missing_ok=True)
     new.replace(path)
+    sync_folder(path.parent)
     return kept
 
 
+def _copy(source: Path, target: Path) -> None:
+    """Copies a file, all of it or nothing."""
+    with writing_whole(target) as stream, source.open("rb") as given:
+        shutil.copyfileobj(given, stream)
+
+
 def _undo_exchange(path: Path) -> None:
-    """Where a kill came in the midst of an exchange, `path` and what was kept of it are one file, which is to have its
-    log again."""
+    """Where a kill came in the midst of an exchange, `path` and what was kept of it are the same, which is to have its
+    log again, unless somebody has written to it since."""
     for kept in path.parent.glob(f"{path.name}.damaged-*"):
-        if kept.suffix != ".wal" and kept.samefile(path):
-            if _wal(kept).exists():
-                _wal(kept).replace(_wal(path))
-            kept.unlink()
+        same = kept.suffix != ".wal" and (kept.samefile(path) or filecmp.cmp(kept, path, shallow=False))
+        if not same or (_wal(kept).exists() and _wal(path).exists() and not filecmp.cmp(_wal(kept), _wal(path), False)):
+            continue
+        if _wal(kept).exists():
+            _wal(kept).replace(_wal(path))
+        kept.unlink()
 
 
 def _wal(path: Path) -> Path:

@@ -66,7 +66,7 @@ async def opened(
     may share. Raises InputError, RunMismatch, LedgerBusy."""
     paths = RunPaths.find(out_dir) if ledger is None else RunPaths(out_dir, ledger)
     check_options(settings, options or RunOptions())
-    with Ledger.open(paths.ledger) as opened_ledger:
+    with await asyncio.to_thread(Ledger.open, paths.ledger) as opened_ledger:
         # Nobody else copies what is in object storage meanwhile.
         settings = settings.absolute().with_copies(paths.source)
         identity = _identity(settings)
@@ -98,7 +98,7 @@ async def reopened(
     paths = RunPaths.find(out_dir)
     if not paths.ledger.exists():
         raise LedgerError(f"{paths.out} holds no run; expected the folder that was given to --out.")
-    with Ledger.open(paths.ledger) as ledger:
+    with await asyncio.to_thread(Ledger.open, paths.ledger) as ledger:
         there = runs_in(ledger, paths)
         if not there:
             raise LedgerError(f"{paths.ledger} holds no run yet; begin it with `burnish run`.")

@@ -145,17 +145,22 @@ def span_positions(sample: TokenizedSample, span: Span) -> tuple[tuple[int, int]
 
 
 def prompt_ids(
-    tokenizer: ChatTokenizer, messages: Sequence[ChatMessage], *, max_tokens: int | None = None
+    tokenizer: ChatTokenizer,
+    messages: Sequence[ChatMessage],
+    *,
+    max_tokens: int | None = None,
+    context: int | None = None,
 ) -> list[int]:
     """Tokens to generate an answer from: the conversation, which must end in a user message, and the template's
-    header of the assistant's turn.
+    header of the assistant's turn. `context`: tokens that there is room for; what is far beyond is refused uncounted,
+    what is a little beyond is the caller's to refuse.
 
     Raises SampleError: BAD_ROLES, EMPTY_PROMPT, TEMPLATE_FAILED, and TOO_LONG beyond `max_tokens`.
     """
     validate_messages(messages)
     if messages[-1].role != "user":
         raise SampleError(BAD_ROLES, "the last message is the assistant's; expected a user message to answer")
-    _check_size(messages, max_tokens)
+    _check_size(messages, context if max_tokens is None else max_tokens)
     if not messages[-1].content.strip():
         raise SampleError(EMPTY_PROMPT, "the last user message is empty; there is nothing to answer")
     messages, literals = guard(tokenizer, messages)

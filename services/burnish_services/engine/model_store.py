@@ -56,8 +56,8 @@ class ModelStore:
             found = self._kept.find(str(path), digest) if digest and _needs_base(path) else None
             return found if found is not None else self._with_base(Lease(str(path), path), roots)
         place = object_place(uri, roots)
-        found = self._find(place, uri, digest)
-        return found if found is not None else self._with_base(self._fetched(place, uri), roots)
+        found = self._find(place, uri, digest, roots)
+        return found if found is not None else self._with_base(self._fetched(place, uri, roots), roots)
 
     async def borrow(self, uri: str, digest: str = "", *, own: bool = False) -> Lease:
         """As `lease`, without blocking: who asks for the same at a time waits for one fetch."""
@@ -65,13 +65,13 @@ class ModelStore:
             return await asyncio.to_thread(self.lease, uri, digest, own=own)
         roots = Roots() if own else self._roots
         place = object_place(uri, roots)
-        found = await asyncio.to_thread(self._find, place, uri, digest)
+        found = await asyncio.to_thread(self._find, place, uri, digest, roots)
         if found is not None:
             return found
         self._check_open(uri)
         # In threads of their own: where the store does not answer, nobody else waits for one.
         loop = asyncio.get_running_loop()
-        there = await loop.run_in_executor(self._looking, self._there, place, uri)
+        there = await loop.run_in_executor(self._looking, self._there, place, uri, roots)
         if isinstance(there, Lease):
             return there
         self._check_open(uri)
@@ -103,22 +103,38 @@ class ModelStore:
 
     # --- blocking ----------------------------------------------------------------------------------------------
 
-    def _there(self, place: ObjectPlace, uri: str) -> Lease | ModelListing:
+    def _there(self, place: ObjectPlace, uri: str, roots: Roots) -> Lease | ModelListing:
         """What is in the cache of what the store lists now, or else what is to be fetched."""
         listing = list_model(place)
         lease = self._kept.lease(listing.key, uri)
         if lease is None:
             return listing
         if not _needs_base(lease.path):
-            return lease
+            return self._checked(lease, roots)
         lease.release()
         return listing
 
-    def _find(self, place: ObjectPlace, uri: str, digest: str) -> Lease | None:
+    def _find(self, place: ObjectPlace, uri: str, digest: str, roots: Roots) -> Lease | None:
         found = self._kept.find(str(place), digest) if digest else None
-        if found is not None:
-            found.uri = uri
-        return found
+        if found is None:
+            return None
+        found.uri = uri
+        return self._checked(found, roots)
+
+    def _checked(self, lease: Lease, roots: Roots) -> Lease:
+        """The lease; of an adapter only where callers may name its base, or that was fetched, too."""
+        try:
+            self._check_base(lease.path, roots)
+        except BaseException:
+            lease.release()
+            raise
+        return lease
+
+    def _check_base(self, path: Path, roots: Roots) -> None:
+        named = adapter_base_name(path)
+        fetched = self._cache is not None and named is not None and self._kept.holds(named)
+        if not fetched and not _needs_base(path):
+            adapter_base(path, roots)
 
     @property
     def _kept(self) -> ModelCache:
@@ -126,11 +142,15 @@ class ModelStore:
             raise ModelLoadError("this server keeps no models of object storage; expected a directory")
         return self._cache
 
-    def _fetched(self, place: ObjectPlace, uri: str) -> Lease:
+    def _fetched(self, place: ObjectPlace, uri: str, roots: Roots) -> Lease:
+        def fill(listing: ModelListing, into: Path) -> None:
+            fetch_model(listing, self._stopped, into)
+            self._check_base(into, roots)  # before anybody looks at it
+
         for _ in range(_TRIES):
             listing = list_model(place)
             try:
-                self._kept.keep(listing.key, str(place), listing.size, partial(fetch_model, listing, self._stopped))
+                self._kept.keep(listing.key, str(place), listing.size, partial(fill, listing))
             except ObjectChanged:
                 continue
             lease = self._kept.lease(listing.key, uri)
@@ -145,12 +165,7 @@ class ModelStore:
         """The lease, or for an adapter of which the base lies in object storage one on both, together. A base on this
         machine is in `roots`, before anybody looks at it."""
         if not _needs_base(lease.path):
-            try:
-                adapter_base(lease.path, roots)
-            except BaseException:
-                lease.release()
-                raise
-            return lease
+            return self._checked(lease, roots)
         with lease:
             named = adapter_base_name(lease.path)
             assert named is not None
@@ -176,7 +191,7 @@ class ModelStore:
         raise ModelUnreachable(f"{lease.uri} was removed from the cache each time that it was put together")
 
     def _base(self, named: str, adapter: Path, roots: Roots) -> Lease:
-        base = self._fetched(object_place(named, roots), named)
+        base = self._fetched(object_place(named, roots), named, roots)
         if adapter_base_name(base.path) is not None:
             base.release()
             raise ModelLoadError(f"the base model of the adapter in {adapter} is an adapter; expected a whole model")

@@ -171,12 +171,12 @@ class Rewriter:
         return True
 
     def _request(self, work: _Work, call: str, number: int, question: _Question) -> GenerateRequest | EngineFailure:
+        context = self.engine.model.max_model_len
         try:
-            ids = prompt_ids(self.engine.tokenizer, question.messages)
+            ids = prompt_ids(self.engine.tokenizer, question.messages, context=context)
         except SampleError as error:
             return EngineFailure(error.reason, error.message)
         ids = ids + self.engine.tokenizer.encode(question.lead_in).ids
-        context = self.engine.model.max_model_len
         room = context - len(ids)
         if room < _LEAST_REPLY_TOKENS:
             return EngineFailure(

@@ -42,11 +42,11 @@ class Responder:
         return failures[0] if failures else made
 
     def _requests(self, messages: Sequence[ChatMessage]) -> list[GenerateRequest] | EngineFailure:
+        context = self.engine.model.max_model_len
         try:
-            ids = prompt_ids(self.engine.tokenizer, messages)
+            ids = prompt_ids(self.engine.tokenizer, messages, context=context)
         except SampleError as error:
             return EngineFailure(error.reason, error.message)
-        context = self.engine.model.max_model_len
         if len(ids) >= context:
             return EngineFailure(
                 TOO_LONG,

@@ -37,8 +37,8 @@ _MOST_CHECKS, _CHECK_PLACES = 256, 8
 
 @dataclass(frozen=True, slots=True)
 class IntakeLimits:
-    """`max_calls`: in progress at a time, of every kind. `max_bytes`: in messages of calls in progress.
-    `max_message_bytes`: in one. `receive_seconds`: until one has arrived."""
+    """`max_calls`: in progress at a time, of every kind but checks of health. `max_bytes`: in messages of calls in
+    progress. `max_message_bytes`: in one. `receive_seconds`: until one has arrived."""
 
     max_calls: int
     max_bytes: int
@@ -53,9 +53,11 @@ class IntakeLimits:
 
 @dataclass(eq=False, slots=True)
 class _Lane:
-    """Calls that take places from each other, and from no others. `most`: in progress at a time."""
+    """Calls that take places from each other, and from no others. `most`: in progress at a time; `limit`: what that is
+    called."""
 
     most: int
+    limit: str
     places: Places
     calls: int = 0
 
@@ -78,8 +80,9 @@ class Intake(grpc.aio.ServerInterceptor):
     def __init__(self, limits: IntakeLimits, reporter: CallReporter) -> None:
         self._limits = limits
         self._reporter = reporter
-        self._lane = _Lane(limits.max_calls, Places(limits.places, limits.receive_seconds))
-        self._checks = _Lane(_MOST_CHECKS, Places(_CHECK_PLACES, min(PATIENCE, limits.receive_seconds)))
+        self._lane = _Lane(limits.max_calls, "--max-calls", Places(limits.places, limits.receive_seconds))
+        seconds = min(PATIENCE, limits.receive_seconds)
+        self._checks = _Lane(_MOST_CHECKS, "checks of health", Places(_CHECK_PLACES, seconds))
         self.bytes = 0
 
     @property
@@ -146,8 +149,8 @@ class Intake(grpc.aio.ServerInterceptor):
         if lane.calls >= lane.most:
             raise Overloaded(
                 "TOO_MANY_CALLS",
-                f"this server has {lane.calls} calls and streams in progress and takes no more (--max-calls); wait and "
-                "retry, keep fewer open, or add replicas",
+                f"this server has {lane.calls} calls and streams in progress and takes no more ({lane.limit}); wait and"
+                " retry, keep fewer open, or add replicas",
             )
         lane.calls += 1
         call = _Call(context, handler.request_deserializer or bytes, lane)
@@ -186,6 +189,11 @@ class Intake(grpc.aio.ServerInterceptor):
         if raw is grpc.aio.EOF:
             return raw
         size = len(raw)
+        if call.lane is self._checks:
+            if size > _SMALL:
+                said = f"a check of health has {size} bytes; expected the name of a service"
+                raise InvalidRequest("BAD_MESSAGE", said, field="service")
+            return raw
         if self.bytes and self.bytes + size > self._limits.max_bytes and size > _SMALL:
             raise Overloaded(
                 "TOO_MANY_BYTES",

@@ -85,7 +85,7 @@ def _requests(
     """One for each answer, all with the very same tokens, or why there is none."""
     asked = [*prompt[:-1], replace(prompt[-1], content=prompts.render("answer", content=prompt[-1].content))]
     try:
-        ids = prompt_ids(tokenizer, asked)
+        ids = prompt_ids(tokenizer, asked, context=context)
     except SampleError as error:
         return [EngineFailure(error.reason, error.message)] * count
     room = context - len(ids)

@@ -103,7 +103,7 @@ def _request(
             f"the model's tokenizer has no single token for {missing[0]!r}; use the generated mode or another model",
         )
     try:
-        ids = [*prompt_ids(tokenizer, question.messages), *tokenizer.encode(question.lead_in).ids]
+        ids = [*prompt_ids(tokenizer, question.messages, context=context), *tokenizer.encode(question.lead_in).ids]
     except SampleError as error:
         return EngineFailure(error.reason, error.message)
     if len(ids) > context:

@@ -119,7 +119,7 @@ class _Asking:
             return failure
         turns = self.prompts.conversation(messages, dimension, target)
         try:
-            ids = prompt_ids(self.tokenizer, turns)
+            ids = prompt_ids(self.tokenizer, turns, context=self.context)
         except SampleError as error:
             return EngineFailure(error.reason, error.message)
         room = self.context - len(ids)

@@ -66,8 +66,7 @@ def resolve(spec: RunSpec, plan: Plan, site: Site, default_output: Path, abandon
     if is_object_uri(spec.output_uri):
         publish_to = str(_place(spec.output_uri, site.sources.roots))
     elif spec.output_uri:
-        output = _output(spec.output_uri, site.sources.roots)
-        _check_apart(output, spec.output_uri, site.kept)
+        output = _output(spec.output_uri, site.sources.roots, site.kept)
     # Last, since it may take long.
     data = located(spec.data_uri, spec.data_digest, "data_uri")
     eval_data = located(spec.eval_data_uri, "", "eval_data_uri") if spec.eval_data_uri else None
@@ -102,11 +101,13 @@ def resolve(spec: RunSpec, plan: Plan, site: Site, default_output: Path, abandon
 
 def _check_apart(output: Path, uri: str, kept: Sequence[Path]) -> None:
     """Raises RunError for a place among what the server keeps, which it would take for its own."""
-    if any(output.resolve().is_relative_to(place.resolve()) for place in kept):
+    place = next((place for place in kept if output.resolve().is_relative_to(place.resolve())), None)
+    if place is not None:
         raise RunError(
             "PERMISSION_DENIED",
             "PATH_NOT_ALLOWED",
-            f"output_uri is {uri!r}, which is in the state directory of this server; expected a place outside of it",
+            f"output_uri is {uri!r}, which is in {place}, where this server keeps what is its own; expected another"
+            " place",
         )
 
 
@@ -132,9 +133,10 @@ def _place(uri: str, roots: Roots) -> ObjectPlace:
     return place
 
 
-def _output(uri: str, roots: Roots) -> Path:
+def _output(uri: str, roots: Roots, kept: Sequence[Path]) -> Path:
     try:
         path = roots.check_writable(local_path(uri))
+        _check_apart(path, uri, kept)
         path.parent.mkdir(parents=True, exist_ok=True)
     except OutsideRoots as error:
         raise RunError("PERMISSION_DENIED", "PATH_NOT_ALLOWED", f"output_uri {error}") from None

@@ -186,12 +186,12 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
                 yield message
 
     async def _resume(self, run: Run, request: training_pb2.ResumeRunRequest) -> None:
-        pause = run.snapshot.pause
+        responses = await self._responses(request)
+        pause = run.snapshot.pause  # as it is once they are at hand, which may take long
         earlier = pause is not None and request.step < pause.step and run.directory.pool(request.step).is_file()
         if pause is None or (pause.step != request.step and not earlier):
             where = "has never paused" if pause is None else f"paused after step {pause.step} last"
             raise PreconditionFailed("NOT_PAUSED", f"run {run.record.run_id} {where}, not after step {request.step}")
-        responses = await self._responses(request)
         given = run.directory.pool(request.step)
         if run.snapshot.state is RunState.PAUSED and not earlier:
             path = None if responses is None else responses.path
@@ -306,7 +306,7 @@ class TrainingRole(Role):
             chat_template=context.settings.chat_template,
             sources=_sources(settings, self._data, context.settings.roots),
             models=context.models,
-            kept=(context.settings.model_cache, *(context.settings.state_dir / role for role in ALL_ROLES)),
+            kept=tuple(context.settings.state_dir / name for name in (*ALL_ROLES, "models", "merged")),
             processes=1 if fake else settings.worker_processes * settings.nodes,
             nodes=1 if fake else settings.nodes,
         )

@@ -254,7 +254,7 @@ def _check_ended(path: Path, buffer: str, stream: TextIO, rows: int) -> None:
 
 def _check_names(path: Path, names: Sequence[str]) -> None:
     """Raises DataError where two columns are called the same, of which one would be lost."""
-    twice = [name for name, count in Counter(names).items() if count > 1]
+    twice = [name for name, count in Counter(names).items() if count > 1 and name]  # spreadsheets leave some unnamed
     if twice:
         raise DataError(f"{path}: column {twice[0]!r} is there more than once; expected columns by names of their own.")
 

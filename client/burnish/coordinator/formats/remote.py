@@ -57,7 +57,8 @@ def _local_copy(uri: str, into: Path) -> str:
         with writing_whole(note) as stream:
             stream.write(json.dumps(wanted, indent=2).encode() + b"\n")
     there = _kept(note, folder)
-    assert there is not None
+    if there is None:  # what was copied is not what had been listed
+        raise DataAway(f"{uri}: it changed while it was copied; run the same command again.")
     return there
 
 

@@ -29,6 +29,7 @@ from burnish.coordinator.steps.stage import AnyRun, Stage
 
 # Has a training run that waits in STATE_PAUSED go on.
 AtPause = Callable[[AsyncRun], Awaitable[None]]
+_OTHER_MODEL = "MODEL_DIGEST_MISMATCH"
 _EVENTS_GONE = "EVENTS_GONE"  # the service lost its state, and counts a run's events anew
 _EVENTS_EVERY = 1.0  # seconds between two commits of training events
 _ROWS_PER_READ = 2000
@@ -139,7 +140,7 @@ def prune(run: AnyRun, round_number: int) -> None:
     model = run.paths.model(round_number)
     going = model.with_name(f".{model.name}.going")
     shutil.rmtree(going, ignore_errors=True)  # left by a kill
-    with suppress(FileNotFoundError):
+    with suppress(OSError):  # it is gone already, or the service's
         model.rename(going)  # or a kill would leave a part of a model in its place
         shutil.rmtree(going, ignore_errors=True)
 
@@ -196,19 +197,30 @@ async def _create(run: AnyRun, round_number: int, spec: RunSpec) -> AsyncRun:
         # What was stopped for its template has not told the ledger so, and the template may be another one now.
         stopped = training.snapshot.state is RunState.CANCELLED and bool(_other_template(run, training.snapshot))
         badly = stopped or run.book.training_ended_badly(round_number, training.run_id)
-        if not badly and not await asyncio.to_thread(_is_pruned, run, training):
+        if not badly and not await _is_gone(run, training):
             if _is_known(run, round_number, training):
                 return training
             await _give_up(run, training)
+            if is_remote(spec.output_uri):  # where nobody here can make room
+                spec = replace(spec, output_uri=f"{spec.output_uri.rstrip('/')}-a{attempt + 1}")
         attempt += 1
 
 
-def _is_pruned(run: AnyRun, training: AsyncRun) -> bool:
-    """Whether the run's model was deleted since, as only the last is kept, and the ledger has lost what it was for."""
-    result = training.snapshot.result
-    if run.options.keep_models != "last" or result is None or is_remote(result.model.uri):
+async def _is_gone(run: AnyRun, training: AsyncRun) -> bool:
+    """Whether the model of a run that was through already can no more be had, as after `--keep-models last` where the
+    ledger has lost what the model was for. Only services can tell where they see other files than are seen here."""
+    made = training.snapshot.result
+    if made is None or "scoring" not in run.settings.services():
         return False
-    return not Path(result.model.uri).is_dir()
+    try:
+        await run.client.scoring.load_model(made.model)
+    except NotFound:
+        return True
+    except PreconditionFailed as error:
+        if error.reason != _OTHER_MODEL:
+            raise
+        return True
+    return False
 
 
 async def _give_up(run: AnyRun, training: AsyncRun) -> None:
@@ -227,7 +239,8 @@ def _is_known(run: AnyRun, round_number: int, training: AsyncRun) -> bool:
     now = training.snapshot
     if now.pause is None or now.state is RunState.PAUSED:
         return True
-    return any(one.step == now.pause.step for one in run.book.refinement.refreshes(round_number))
+    given = run.book.refinement.refreshes(round_number)
+    return any((one.step, one.key.model_digest) == (now.pause.step, now.pause.model.digest) for one in given)
 
 
 async def _watch(run: AnyRun, stage: Stage, training: AsyncRun, at_pause: AtPause | None) -> None:
@@ -272,7 +285,10 @@ async def _watch(run: AnyRun, stage: Stage, training: AsyncRun, at_pause: AtPaus
     except PreconditionFailed as error:
         if error.reason != _EVENTS_GONE:
             raise
-        await follow(1)  # those that the ledger has already, it leaves as they are
+        waiting.clear()
+        with run.book.transaction():
+            run.book.forget_training_events(stage.round, training.run_id)
+        await follow(1)
     commit()
     if not training.snapshot.state.ended:
         run.stop_here()
