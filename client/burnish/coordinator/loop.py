@@ -12,8 +12,10 @@ and closed in `session.py`.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
+from burnish._channel import ClientOptions
 from burnish._client import AsyncClient, Client
 from burnish.coordinator.afterwards import compare_afterwards
 from burnish.coordinator.progress import Observer
@@ -84,7 +86,7 @@ def run_recipe(
     the batches on the way are in (it raises Interrupted), a second one at once."""
 
     async def work() -> RunSummary:
-        async with AsyncClient(client.endpoints, options=client.options) as own:
+        async with AsyncClient(client.endpoints, options=_wide_enough(client, options)) as own:
             with stopping_on_signals(observer) as stop:
                 return await run_recipe_async(
                     settings, own, out_dir, options=options, observer=observer, stop=stop, ledger=ledger
@@ -93,13 +95,19 @@ def run_recipe(
     return asyncio.run(work())
 
 
+def _wide_enough(client: Client, options: RunOptions | None) -> ClientOptions:
+    """The client's options, by which as many requests may be on the way as the run has batches."""
+    wanted = (options or RunOptions()).max_in_flight
+    return replace(client.options, max_in_flight=max(wanted, client.options.max_in_flight))
+
+
 def resume(
     out_dir: Path, client: Client, *, options: RunOptions | None = None, observer: Observer | None = None
 ) -> RunSummary:
     """`resume_async` for scripts and commands; signals as in `run_recipe`."""
 
     async def work() -> RunSummary:
-        async with AsyncClient(client.endpoints, options=client.options) as own:
+        async with AsyncClient(client.endpoints, options=_wide_enough(client, options)) as own:
             with stopping_on_signals(observer) as stop:
                 return await resume_async(out_dir, own, options=options, observer=observer, stop=stop)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -200,27 +199,29 @@ class Stage:
     ) -> None:
         size = self.run.options.batch_size
         batches = (items[start : start + size] for start in range(0, len(items), size))
-        on_the_way: deque[tuple[Sequence[ItemT], asyncio.Future[ReplyT]]] = deque()
+        on_the_way: dict[asyncio.Future[ReplyT], Sequence[ItemT]] = {}
         try:
             while True:
                 while len(on_the_way) < self.run.options.max_in_flight and not self.run.stop.is_set():
                     batch = next(batches, None)
                     if batch is None:
                         break
-                    on_the_way.append((batch, asyncio.ensure_future(send(batch))))
+                    on_the_way[asyncio.ensure_future(send(batch))] = batch
                 if not on_the_way:
                     break
-                batch, reply = on_the_way[0]
-                result = await reply
-                with self.run.book.transaction():
-                    store(batch, result)
-                    self.advance(len(batch) if counting else 0)
-                self.show()
-                on_the_way.popleft()
+                # Whichever is there first: one that takes long keeps no other waiting.
+                done, _ = await asyncio.wait(on_the_way, return_when=asyncio.FIRST_COMPLETED)
+                for reply in [one for one in on_the_way if one in done]:
+                    batch = on_the_way.pop(reply)
+                    result = reply.result()
+                    with self.run.book.transaction():
+                        store(batch, result)
+                        self.advance(len(batch) if counting else 0)
+                    self.show()
         finally:
-            for _, reply in on_the_way:
+            for reply in on_the_way:
                 reply.cancel()
-            await asyncio.gather(*(reply for _, reply in on_the_way), return_exceptions=True)
+            await asyncio.gather(*on_the_way, return_exceptions=True)
         if next(batches, None) is not None:
             self.run.stop_here()
 
