@@ -7,6 +7,7 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import grpc
@@ -17,8 +18,8 @@ import pytest
 from burnish.api.common.v1 import common_pb2
 from burnish.api.embedding.v1 import embedding_pb2 as pb
 from burnish.api.embedding.v1 import embedding_pb2_grpc
-from burnish_services.embedding import convert
-from burnish_services.embedding.neighbors import Metric, NearestNeighbors
+from burnish_services.embedding import convert, servicer
+from burnish_services.embedding.neighbors import Metric, NearestNeighbors, nearest_neighbors
 from burnish_services.engine.factory import create_engine
 from burnish_services.engine.fake import FakeEngine, write_fake_model
 from burnish_services.runtime.config import ServerSettings
@@ -239,13 +240,29 @@ async def test_neighbors_are_sought_within_the_ids_given(stub) -> None:
     assert "'nobody'" in failure.message
 
 
-async def test_neighbors_may_be_told_of_in_parts(stub) -> None:
+async def test_neighbors_may_be_told_of_in_parts(stub, monkeypatch: pytest.MonkeyPatch) -> None:
     await create(stub)
     await embed(stub, *(sample(f"s{i}", f"text number {i}") for i in range(6)))
     whole = (await neighbors(stub)).statistics
     parts = [(await neighbors(stub, query_ids=names)).statistics for names in (["s4", "s0", "s4"], ["s3"])]
     assert [[one.sample_id for one in part] for part in parts] == [["s4", "s0"], ["s3"]]
     assert [parts[0][1], parts[1][0], parts[0][0]] == [whole[0], whole[3], whole[4]], "sought in the whole set"
+    searches: list[int] = []
+
+    def searched(*given: Any, **more: Any) -> Any:
+        searches.append(1)
+        return nearest_neighbors(*given, **more)
+
+    monkeypatch.setattr(servicer, "nearest_neighbors", searched)
+    await neighbors(stub, query_ids=["s5"])
+    assert not searches, "what comes in parts is looked for once"
+    await embed(stub, sample("s6", "text number 6"))
+    for names in (["s0"], ["s1"], ["s2", "s3"]):
+        await neighbors(stub, query_ids=names)
+    assert len(searches) == 1, "there is one more now"
+    await neighbors(stub, query_ids=["s0"], k=1)
+    await neighbors(stub, query_ids=["s0"], k=2)
+    assert len(searches) == 3
     within = (await neighbors(stub, sample_ids=["s1", "s2", "s3"], query_ids=["s2"], k=5)).statistics
     assert [sorted(n.sample_id for n in one.neighbors) for one in within] == [["s1", "s3"]]
     failure = await failure_of(neighbors(stub, sample_ids=["s1", "s2"], query_ids=["s2", "s4"]))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,14 @@ from burnish_services.embedding.calibrations import CalibrationStore
 from burnish_services.embedding.config import EmbeddingSettings
 from burnish_services.embedding.fields import checked_name
 from burnish_services.embedding.filling import Filler
-from burnish_services.embedding.neighbors import Metric, Propose, nearest_neighbors, propose_by_tiles
+from burnish_services.embedding.last_search import LastSearch
+from burnish_services.embedding.neighbors import (
+    Metric,
+    NearestNeighbors,
+    Propose,
+    nearest_neighbors,
+    propose_by_tiles,
+)
 from burnish_services.embedding.projecting import Method, check_size, project
 from burnish_services.embedding.selecting import read_stored, rows_of, select
 from burnish_services.embedding.storage import StoreUnavailable
@@ -65,6 +73,7 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
         self._process = process
         self._filler = Filler(host, store, calibrations, storing, searching)
         self._one_search = asyncio.Semaphore(1)
+        self._last_search = LastSearch()
 
     async def GetInfo(self, request: embedding_pb2.GetInfoRequest, context: Context) -> embedding_pb2.GetInfoResponse:
         """What runs here."""
@@ -171,8 +180,10 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
             collection, ids, vectors = await self._storing.run(self._store.read, name, wanted or None)
             convert.check_in_set(queries, ids)
             convert.check_reply_fits(queries or ids, ids, k, most)
-            found = await self._searching.run_while_wanted(
-                lambda check: nearest_neighbors(
+            how = (k, metric, request.exclude_duplicates, recall)
+
+            def search(check: Callable[[], None]) -> NearestNeighbors:
+                return nearest_neighbors(
                     vectors,
                     k,
                     metric=metric,
@@ -180,6 +191,11 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
                     recall=recall,
                     propose=self._propose,
                     check=check,
+                )
+
+            found = await self._searching.run_while_wanted(
+                lambda check: (
+                    self._last_search.of(ids, vectors, how, lambda: search(check)) if queries else search(check)
                 )
             )
             statistics = await self._searching.run(
