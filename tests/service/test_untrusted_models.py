@@ -11,7 +11,9 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from burnish.api.common.v1 import common_pb2
 from burnish.api.scoring.v1 import scoring_pb2, scoring_pb2_grpc
@@ -156,7 +158,7 @@ async def test_an_adapter_whose_weights_are_only_pickled_is_refused(
 async def test_an_adapter_of_another_kind_is_refused(channel: grpc.aio.Channel, good: Path, tmp_path: Path) -> None:
     about = {"peft_type": "XLORA", "base_model_name_or_path": str(good), "adapters": {"0": "/elsewhere"}}
     (tmp_path / "adapter_config.json").write_text(json.dumps(about), encoding="utf-8")
-    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    save_file({"a": np.zeros(1, np.float32)}, tmp_path / "adapter_model.safetensors")
     failure = await failure_of(_score(channel, tmp_path))
     assert (failure.code, failure.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "MODEL_LOAD_FAILED")
     assert "has peft_type 'XLORA'; expected 'LORA'" in failure.message

@@ -46,7 +46,7 @@ def test_what_is_no_path(uri: str) -> None:
     with pytest.raises(NotLocal, match="expected"):
         local_path(uri)
     with pytest.raises(RunError) as refused:
-        _output(uri, Roots())
+        _output(uri, Roots(), ())
     assert refused.value.failure.reason == "BAD_OUTPUT"
     assert "expected" in refused.value.failure.message
 

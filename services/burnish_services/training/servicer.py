@@ -234,7 +234,9 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         except OSError as error:
             problem = f"cannot be read: {error.strerror or error}"
         if problem:
-            raise InvalidRequest("BAD_RESPONSES", f"the first line of the responses {problem}", field="responses_uri")
+            raise InvalidRequest(
+                "BAD_RESPONSES", f"responses_uri: the first line of the responses {problem}", field="responses_uri"
+            )
         return found
 
     def _get(self, run_id: str) -> Run:
