@@ -1,7 +1,8 @@
 """Keys that the ledger was seen not to have.
 
-DuckDB joins whatever is inserted with ON CONFLICT with the whole table, so that a batch of a step would cost the more,
-the more there is already: 11 ms at 50,000 scores, 45 at 500,000. What is known to be absent is inserted as it is, in 4.
+DuckDB joins whatever is inserted with ON CONFLICT with the whole table, which costs each batch of a step the more, the
+more there is already. What is known to be absent is inserted as it is: 32 scores beside 500,000 in 4 to 5 ms instead of
+11 to 12, on two cores.
 A ledger has one writer, and what it writes is struck out here; what was not looked for goes by ON CONFLICT.
 """
 
