@@ -17,9 +17,10 @@ from typer.testing import CliRunner
 
 from burnish import Client
 from burnish.cli.app import app
-from burnish.coordinator.errors import LedgerDamaged, LedgerError
+from burnish.coordinator.errors import Interrupted, LedgerDamaged, LedgerError
 from burnish.coordinator.ledger import Ledger, connected
 from burnish.coordinator.loop import RunOptions, run_recipe
+from burnish.coordinator.progress import StepProgress
 from burnish.coordinator.repair import KEYED_BY_CONTENT, repair
 from tests.e2e.conftest import FakeEngineServices
 from tests.e2e.support import Watcher, alpaca, digest_of_final, run, settings, write_jsonl
@@ -226,3 +227,28 @@ def test_killed_as_the_ledgers_are_exchanged_nothing_is_lost(
     assert not log.exists()
     assert len(list(tmp_path.glob("ledger.duckdb.damaged-*"))) == 2, "one, and its log"
     assert repair(path).moved_to is None
+
+
+def test_events_that_the_training_service_counts_anew_take_the_place_of_the_old_ones(
+    finished: Path, services: FakeEngineServices, client: Client, tmp_path: Path
+) -> None:
+    """As after the service lost its state: it knows fewer events of a run than the ledger has."""
+
+    class Stop(Watcher):
+        def step_started(self, step: StepProgress) -> None:
+            if step.name == "evaluate" and step.round:
+                raise Interrupted("enough")
+
+    out, asked = tmp_path / "out", settings(finished / "data.jsonl", model=str(services.model))
+    with pytest.raises(Interrupted):
+        run_recipe(asked, client, out, observer=Stop())
+    with Ledger.open(out / "ledger.duckdb") as ledger, ledger.transaction():
+        ledger.execute("UPDATE training_event SET number = number + 1000, state = 'running'")
+        ledger.execute("DELETE FROM model WHERE role = 'trained'")
+        ledger.execute("DELETE FROM step WHERE name = 'train'")
+    run_recipe(asked, client, out)
+    with Ledger.open(out / "ledger.duckdb") as ledger:
+        ((last, ended),) = ledger.select("SELECT max(number), bool_or(state = 'succeeded') FROM training_event")
+    assert last < 1000
+    assert ended
+    assert digest_of_final(out) == digest_of_final(finished / "out")

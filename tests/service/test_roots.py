@@ -101,10 +101,13 @@ async def test_data_is_read_and_models_are_written_in_the_roots_only(client: Asy
     assert sorted(entry.name for entry in site.secret.iterdir()) == ["data.jsonl", "model"]
 
 
-async def test_the_base_of_an_adapter_is_not_looked_at_outside_of_the_roots(client: AsyncClient, site: Site) -> None:
+async def test_the_base_of_an_adapter_is_not_looked_at_outside_of_the_roots(
+    client: AsyncClient, site: Site, tmp_path: Path
+) -> None:
     adapter = site.read / "adapter"
     adapter.mkdir()
-    for base in (site.hidden, site.secret / "nothing"):
+    kept = tmp_path / "state" / "models"
+    for base in (site.hidden, site.secret / "nothing", f"{kept}/../../secret/model", kept / "key" / "model"):
         (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
         with pytest.raises(AccessDenied, match="PATH_NOT_ALLOWED"):
             await client.scoring.score(SAMPLES, model=ModelRef(str(adapter)))

@@ -323,6 +323,12 @@ def test_blanks_after_a_list_are_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(load(tmp_path / "data.json").samples) == 1
 
 
+def test_columns_without_a_name_are_kept_apart(tmp_path: Path) -> None:
+    (tmp_path / "data.csv").write_text("instruction,output,,\na,b,c,d\n")
+    (row,) = load(tmp_path / "data.csv").records
+    assert row == {"instruction": "a", "output": "b", "unnamed 3": "c", "unnamed 4": "d"}
+
+
 def test_columns_of_one_name_are_refused_in_tables(tmp_path: Path) -> None:
     table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
     pq.write_table(table, tmp_path / "data.parquet")

@@ -104,7 +104,7 @@ def lines_to(path: Path | None) -> Iterator[IO[str]]:
     if path is None:
         yield sys.stdout
         return
-    with writing_whole(path, durable=False) as stream:
+    with writing_whole(path, durable=False, alone=False) as stream:
         text = io.TextIOWrapper(stream, encoding="utf-8")
         yield text
         text.detach()  # written, and not closed

@@ -9,11 +9,9 @@ A ledger has one writer, and what it writes is struck out here; what was not loo
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
-from typing import TypeVar
 
 from burnish.coordinator.ledger import Ledger
 
-KeyT = TypeVar("KeyT", bound=Hashable)
 # Of a table: what a part of its keys is, such as the model that scores are of.
 Place = tuple[Hashable, ...]
 

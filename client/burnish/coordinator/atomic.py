@@ -17,10 +17,11 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @contextmanager
-def writing_whole(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
+def writing_whole(path: Path, *, durable: bool = True, alone: bool = True) -> Iterator[IO[bytes]]:
     """A stream whose bytes stand at `path` once the block ends well; after an exception nothing has changed. `durable`
-    waits for the disk, and is for one writer at a time, who overwrites what a killed one left. Raises DiskFull."""
-    own = "" if durable else f".{os.getpid()}"  # a report may be written by two commands at once
+    waits for the disk. `alone`: nobody else writes there, and what a killed one left is overwritten. Raises
+    DiskFull."""
+    own = "" if alone else f".{os.getpid()}"
     temporary = path.with_name(f".{path.name}{own}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,8 +48,9 @@ def sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
-    except OSError:  # a file system that knows no such thing; what is in the folder is there
-        pass
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EROFS):  # a file system that knows no such thing
+            raise
     finally:
         os.close(handle)
 

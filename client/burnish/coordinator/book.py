@@ -91,6 +91,12 @@ class RunBook:
         """The run as written; None before `begin`."""
         return history.read_run(self._ledger, self.run_id)
 
+    def began(self) -> str:
+        """When this ledger's run began; another time in a ledger that was begun anew, or repaired."""
+        record = self.run()
+        assert record is not None
+        return record.created_at.isoformat()
+
     # ---- data
 
     def set_source(self, source: Mapping[str, object]) -> None:

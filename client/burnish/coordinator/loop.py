@@ -96,9 +96,10 @@ def run_recipe(
 
 
 def _wide_enough(client: Client, options: RunOptions | None) -> ClientOptions:
-    """The client's options, by which as many requests may be on the way as the run has batches."""
-    wanted = (options or RunOptions()).max_in_flight
-    return replace(client.options, max_in_flight=max(wanted, client.options.max_in_flight))
+    """The client's options, by which as many requests may be on the way as the run was told to have batches."""
+    if options is None or "max_in_flight" not in options.model_fields_set:
+        return client.options
+    return replace(client.options, max_in_flight=max(options.max_in_flight, client.options.max_in_flight))
 
 
 def resume(

@@ -163,7 +163,7 @@ def _save_runs(fresh: Ledger) -> Saved:
         with fresh.transaction():
             fresh.execute(
                 "INSERT INTO run (run_id, recipe, config, burnish_version, created_at)"
-                " SELECT run_id, recipe, config, burnish_version, created_at FROM damaged.run"
+                " SELECT run_id, recipe, config, burnish_version, now() FROM damaged.run"
             )
     except LedgerDamaged:
         return Saved("run", 0, 1)

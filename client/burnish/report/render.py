@@ -126,7 +126,7 @@ def _longest(data: ReportData) -> float:
 def write_report(data: ReportData, path: Path) -> Path:
     """Writes the report whole or not at all; returns `path`. Raises DiskFull."""
     page = render(data).encode("utf-8")
-    with writing_whole(path, durable=False) as stream:
+    with writing_whole(path, durable=False, alone=False) as stream:
         stream.write(page)
     return path
 

@@ -193,11 +193,12 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
                     check=check,
                 )
 
-            found = await self._searching.run_while_wanted(
-                lambda check: (
-                    self._last_search.of(ids, vectors, how, lambda: search(check)) if queries else search(check)
-                )
-            )
+            def in_parts(check: Callable[[], None]) -> NearestNeighbors:
+                return self._last_search.of(ids, vectors, how, lambda: search(check))
+
+            if not queries:
+                self._last_search = LastSearch()  # nobody fetches parts of the last one any more
+            found = await self._searching.run_while_wanted(in_parts if queries else search)
             statistics = await self._searching.run(
                 convert.statistics_messages, ids, found, queries or wanted or ids, metric
             )

@@ -136,9 +136,9 @@ class ModelCache:
         lease.take_over(base)
         return lease
 
-    def holds(self, path: str) -> bool:
-        """Whether a path is that of something kept here."""
-        return Path(path).is_relative_to(self._folder)
+    def holds(self, path: Path) -> bool:
+        """Whether a path leads to something kept here."""
+        return path.resolve().is_relative_to(self._folder.resolve())
 
     def keep(self, key: str, uri: str, size: int, fill: Callable[[Path], None], base_key: str = "") -> None:
         """Has `fill` write a model into a folder and keeps it as `key`, unless that is there, or another process does

@@ -132,8 +132,11 @@ class ModelStore:
 
     def _check_base(self, path: Path, roots: Roots) -> None:
         named = adapter_base_name(path)
-        fetched = self._cache is not None and named is not None and self._kept.holds(named)
-        if not fetched and not _needs_base(path):
+        if named is None or is_object_uri(named):
+            return
+        # Of an adapter that was put together here, the base was fetched, too.
+        ours = self._cache is not None and self._kept.holds(path) and self._kept.holds(Path(named))
+        if not ours:
             adapter_base(path, roots)
 
     @property

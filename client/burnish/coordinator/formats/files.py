@@ -254,7 +254,7 @@ def _check_ended(path: Path, buffer: str, stream: TextIO, rows: int) -> None:
 
 def _check_names(path: Path, names: Sequence[str]) -> None:
     """Raises DataError where two columns are called the same, of which one would be lost."""
-    twice = [name for name, count in Counter(names).items() if count > 1 and name]  # spreadsheets leave some unnamed
+    twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise DataError(f"{path}: column {twice[0]!r} is there more than once; expected columns by names of their own.")
 
@@ -264,7 +264,9 @@ def _read_csv(path: Path) -> Iterator[RawRecord]:
     with path.open(encoding="utf-8-sig", newline="") as stream:
         reader = csv.DictReader(stream, restkey=None, strict=True)
         try:
-            _check_names(path, reader.fieldnames or ())
+            # Spreadsheets leave columns without a name.
+            reader.fieldnames = [name or f"unnamed {at}" for at, name in enumerate(reader.fieldnames or (), start=1)]
+            _check_names(path, reader.fieldnames)
             for number, value in enumerate(reader, start=1):
                 cells = None in value or None in value.values()
                 yield RawRecord(number, value, "has another number of cells than the header" if cells else "")

@@ -1,8 +1,8 @@
 """What every step of a run shares: its bookkeeping, its batches, and how it stops.
 
-A `Stage` is one step of one round. Its batches are on the way several at a time, while results are committed in order,
-each together with the progress it made. Items whose failure may be retried are asked for again a few times before the
-step ends; a stop that was asked for lets the batches on the way come in first.
+A `Stage` is one step of one round. Its batches are on the way several at a time, while results are committed as they
+come, each together with the progress it made. Items whose failure may be retried are asked for again a few times before
+the step ends; a stop that was asked for lets the batches on the way come in first.
 """
 
 from __future__ import annotations

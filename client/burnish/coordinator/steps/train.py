@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from burnish._errors import NotFound, PreconditionFailed
+from burnish._errors import NotFound, PreconditionFailed, ServiceError
 from burnish._training import AsyncRun
 from burnish._training_types import BilevelSelection, Lora, SelfRefinement
 from burnish._types import Hyperparameters, ModelRef, RunEvent, RunResult, RunSnapshot, RunSpec, RunState
@@ -29,7 +29,7 @@ from burnish.coordinator.steps.stage import AnyRun, Stage
 
 # Has a training run that waits in STATE_PAUSED go on.
 AtPause = Callable[[AsyncRun], Awaitable[None]]
-_OTHER_MODEL = "MODEL_DIGEST_MISMATCH"
+_OTHER_MODEL, _PLACE_TAKEN = "MODEL_DIGEST_MISMATCH", "OUTPUT_EXISTS"
 _EVENTS_GONE = "EVENTS_GONE"  # the service lost its state, and counts a run's events anew
 _EVENTS_EVERY = 1.0  # seconds between two commits of training events
 _ROWS_PER_READ = 2000
@@ -68,13 +68,15 @@ async def train(
             bilevel=bilevel,
             refinement=refinement,
         )
-        made_of = digest_of([base.digest, digest, _given(spec.hyperparameters), *_special(spec)])
+        # What a run was given at its pauses is in the ledger alone: one that was lost, or repaired, has another run.
+        ledger = [run.book.began()] if refinement else []
+        made_of = digest_of([base.digest, digest, _given(spec.hyperparameters), *_special(spec), *ledger])
         spec = replace(spec, output_uri=_output(run, round_number, made_of))
         # What a run with pauses makes of the same data depends on what it was given at them.
         key = None if refinement else made_of
         if key is not None and (there := await _trained_already(run, round_number, key)) is not None:
             return ModelRef(there.uri, there.digest)
-        training = await _create(run, round_number, spec)
+        training = await _create(run, round_number, spec, ledger)
         await _watch(run, stage, training, at_pause)
         result = _result(training)
         record = ModelRecord(
@@ -185,62 +187,51 @@ def _write_data(run: AnyRun, round_number: int, rows: Sequence[DataRow], weights
     return write_lines(run.paths.data(round_number), records())
 
 
-async def _create(run: AnyRun, round_number: int, spec: RunSpec) -> AsyncRun:
-    """The training run, new or found. One that the ledger knows to have ended badly, or that is of no more use, gives
-    way to another attempt. Its name knows the data by the paths here, also where the service cannot read them and is
-    sent the files."""
+async def _create(run: AnyRun, round_number: int, spec: RunSpec, ledger: Sequence[str]) -> AsyncRun:
+    """The training run, new or found. One that the ledger knows to have ended badly, or whose model was deleted since,
+    gives way to another attempt. Its name knows the data by the paths here, also where the service cannot read them and
+    is sent the files."""
     said = [asdict(spec.base_model), spec.data_uri, spec.data_digest, spec.output_uri, _given(spec.hyperparameters)]
-    name = f"{run.book.run_id}-r{round_number}-{digest_of([*said, *_special(spec)])[:12]}"
+    name = f"{run.book.run_id}-r{round_number}-{digest_of([*said, *_special(spec), *ledger])[:12]}"
     attempt = 1
     while True:
-        training = await run.client.training.create(spec, f"{name}-a{attempt}", upload=True)
+        training = await _created(run, spec, f"{name}-a{attempt}")
         # What was stopped for its template has not told the ledger so, and the template may be another one now.
         stopped = training.snapshot.state is RunState.CANCELLED and bool(_other_template(run, training.snapshot))
         badly = stopped or run.book.training_ended_badly(round_number, training.run_id)
-        if not badly and not await _is_gone(run, training):
-            if _is_known(run, round_number, training):
-                return training
-            await _give_up(run, training)
-            if is_remote(spec.output_uri):  # where nobody here can make room
-                spec = replace(spec, output_uri=f"{spec.output_uri.rstrip('/')}-a{attempt + 1}")
+        if not badly and not await _is_pruned(run, training):
+            return training
         attempt += 1
 
 
-async def _is_gone(run: AnyRun, training: AsyncRun) -> bool:
-    """Whether the model of a run that was through already can no more be had, as after `--keep-models last` where the
-    ledger has lost what the model was for. Only services can tell where they see other files than are seen here."""
+async def _created(run: AnyRun, spec: RunSpec, request_id: str) -> AsyncRun:
+    """The run of a request. What lies in its place in this run's own directory, of a run that the ledger knows nothing
+    of any more, is removed."""
+    try:
+        return await run.client.training.create(spec, request_id, upload=True)
+    except ServiceError as error:
+        place = spec.output_uri
+        if error.reason != _PLACE_TAKEN or is_remote(place) or not Path(place).is_relative_to(run.paths.out):
+            raise
+        await asyncio.to_thread(shutil.rmtree, place, ignore_errors=True)
+    return await run.client.training.create(spec, request_id, upload=True)
+
+
+async def _is_pruned(run: AnyRun, training: AsyncRun) -> bool:
+    """Whether the model of a run that was through already was deleted, as only the last is kept, and the ledger has
+    lost what it was for. Only services can tell where they see other files than are seen here."""
     made = training.snapshot.result
-    if made is None or "scoring" not in run.settings.services():
+    if made is None or run.options.keep_models != "last" or "scoring" not in run.settings.services():
         return False
     try:
         await run.client.scoring.load_model(made.model)
     except NotFound:
         return True
-    except PreconditionFailed as error:
+    except PreconditionFailed as error:  # another attempt's model is there
         if error.reason != _OTHER_MODEL:
             raise
         return True
     return False
-
-
-async def _give_up(run: AnyRun, training: AsyncRun) -> None:
-    """Has a run whose answers are not known any more leave its place to the next attempt."""
-    if not training.snapshot.state.ended:
-        await training.cancel()
-    place = training.snapshot.spec.output_uri
-    if not is_remote(place) and Path(place).is_relative_to(run.paths.out):
-        await asyncio.to_thread(shutil.rmtree, place, ignore_errors=True)
-    run.observer.noted(f"Training run {training.run_id} learnt from answers that the ledger lost; it is trained anew.")
-
-
-def _is_known(run: AnyRun, round_number: int, training: AsyncRun) -> bool:
-    """Whether the ledger knows what a run was given at its last pause, unless it waits in it. A ledger that was
-    repaired or begun anew does not, and what was learnt from could not be told any more."""
-    now = training.snapshot
-    if now.pause is None or now.state is RunState.PAUSED:
-        return True
-    given = run.book.refinement.refreshes(round_number)
-    return any((one.step, one.key.model_digest) == (now.pause.step, now.pause.model.digest) for one in given)
 
 
 async def _watch(run: AnyRun, stage: Stage, training: AsyncRun, at_pause: AtPause | None) -> None:
