@@ -137,6 +137,14 @@ def test_a_run_of_bmo_killed_six_times_makes_the_same_data(services: FakeEngineS
         assert [(one.step, one.stopped) for one in h.refinement.refreshes(1)] == [(8, ""), (16, "")]
         model = next(model for model in h.models() if model.round == 1)
     killed(bmo, expected, KILLS // 2, steps=1)
+    out = tmp_path / "killed-in-pauses"
+    for moment in ("1 respond", "1 probe", "1 weigh"):
+        child = bmo.start(out)
+        child.until(moment)
+        child.signal(signal.SIGKILL)
+        assert child.end() == -signal.SIGKILL
+    bmo.finish(out)
+    assert digest_of_final(out) == expected[0]
     for folder in tmp_path.glob("killed-*"):
         with history(folder) as h:
             assert next(one for one in h.models() if one.round == 1).digest == model.digest

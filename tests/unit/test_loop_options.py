@@ -1,4 +1,4 @@
-"""How many requests a run has on the way at a time: what it was told, and the client's own where it was told nothing."""
+"""How many requests a run has on the way at a time: what it was told, else as many as its client."""
 
 from __future__ import annotations
 
