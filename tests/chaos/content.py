@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from burnish.coordinator.ledger import Ledger
 
-# Columns that say when, how long, or in how many beginnings; and which training run it was that made a model.
+# Columns that say when, how long, or in how many beginnings; and which training run it was that made a model: one that
+# refines itself is named by when its ledger began.
 _OF_THE_MOMENT = {
     "run": {"created_at", "finished_at"},
     "step": {"reused", "seconds", "started_at", "finished_at"},
@@ -64,9 +66,10 @@ def _rows(out: Path) -> dict[str, Any]:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """A value without what it says of time."""
+    """A value without what it says of time, and of which training run a pause's model is."""
     if name == "detail" and isinstance(value, str):
-        return {key: one for key, one in json.loads(value).items() if not key.endswith("seconds")}
+        told = json.loads(re.sub(r"run-[0-9a-f]{16}", "run", value))
+        return {key: one for key, one in told.items() if not key.endswith("seconds")}
     return value
 
 
