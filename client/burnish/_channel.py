@@ -63,6 +63,7 @@ DEFAULT_DEADLINES = {
 }
 OTHER_DEADLINE = 60.0
 _SHORTEST_KEEPALIVE = 10.0  # seconds, as in burnish_services/runtime/server.py
+_UNIX = ("unix:", "unix-abstract:")  # sockets of this machine
 
 # Reasons of refusals that a smaller request may escape.
 _TOO_MUCH = frozenset({"TOO_MANY_TOKENS", "TOO_MANY_BYTES"})
@@ -142,9 +143,6 @@ class ClientOptions:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UsageError(f"{name} is {value!r}; expected a number, more than 0")
-
-
-_UNIX = ("unix:", "unix-abstract:")  # sockets of this machine
 
 
 class Connections:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 # ruff: noqa: ASYNC109 - every `timeout` but that of `result` is a gRPC deadline
 
+# Why a run cannot be watched on: the service lost its state, or the last of it, and counts the events anew.
+EVENTS_GONE = "EVENTS_GONE"
+
 
 class AsyncTraining(AsyncService):
     """The training service. `timeout` is in seconds for each request to the service."""
@@ -283,7 +286,7 @@ class AsyncRun:
                 async for _ in self.watch():
                     pass
             except PreconditionFailed as error:
-                if error.reason != "EVENTS_GONE":
+                if error.reason != EVENTS_GONE:
                     raise
             await self.refresh()
 

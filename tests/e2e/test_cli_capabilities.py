@@ -1,25 +1,17 @@
 """The commands for one capability print what the SDK answers, a line for every sample in the file's order, those that
-failed too; and what the commands say that look at runs and services."""
+failed too."""
 
 from __future__ import annotations
 
 import json
-import os
-import re
-import signal
-import socket
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from burnish import Client, Endpoints, NotInstalled
+from burnish import Client
 from burnish._confidence_types import ConfidenceTier
 from burnish._coverage_types import (
     ActivationPooling,
@@ -44,25 +36,18 @@ from burnish._types import (
     Target,
     TokenSpan,
 )
-from burnish.cli import inspect_run, serve
-from burnish.cli.app import app
 from burnish.cli.select import summary
 from burnish.coordinator.content import sample_hash
 from burnish.coordinator.coverage import FeatureChoice, collection_name
 from burnish.coordinator.formats import load
-from burnish.coordinator.ledger import locked
-from burnish.coordinator.loop import run_recipe
-from burnish.coordinator.paths import RunPaths
 from burnish.coordinator.policy.middo import recall_note
-from burnish.coordinator.progress import StatusFile, StepProgress
-from burnish.coordinator.recipes.clear.settings import ClearSettings
 from burnish.coordinator.steps import measure
 from burnish.testing import FakeServices
+from tests.e2e.commands import burnish, complained, lines
 from tests.e2e.conftest import FakeEngineServices
 from tests.e2e.support import ROWS, alpaca, write_jsonl
 
 LONG = "word " * 20_000  # more tokens than the context, and more bytes than the smallest message
-WRONG = {f"s{i}" for i in range(0, 40, 4)}
 
 
 @pytest.fixture
@@ -92,37 +77,8 @@ def small(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def hasty(tmp_path: Path) -> Path:
-    """Settings by which nobody waits for services that are not there."""
-    path = tmp_path / "hasty.toml"
-    path.write_text("connect_timeout = 0.2\n", encoding="utf-8")
-    return path
-
-
-@pytest.fixture
-def nowhere() -> Iterator[str]:
-    """An address at which nothing listens."""
-    with closing(socket.socket()) as unused:
-        unused.bind(("127.0.0.1", 0))
-        yield f"127.0.0.1:{unused.getsockname()[1]}"
-
-
-@pytest.fixture
-def truth(tmp_path: Path) -> Path:
-    return write_jsonl(tmp_path / "truth.jsonl", [{"id": name, "flaw": "swapped"} for name in sorted(WRONG)])
-
-
-def burnish(*arguments: object) -> Result:
-    return CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
-
-
 def asked(services: FakeEngineServices, name: str, data: Path, *more: object) -> Result:
     return burnish(name, "--endpoint", services.address, "--model", services.model, "--data", data, *more)
-
-
-def lines(text: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in text.splitlines()]
 
 
 def samples(path: Path) -> list[Sample]:
@@ -133,16 +89,6 @@ def error(status: ItemStatus, reason: str = "TOO_LONG") -> dict[str, Any]:
     """What the line of a sample says that failed so."""
     assert status.reason == reason
     return {"error": {"reason": reason, "message": status.message, "retryable": status.retryable}}
-
-
-def complained(result: Result, code: int, *phrases: str) -> None:
-    said = " ".join(result.stderr.split())
-    assert result.exit_code == code, said
-    for phrase in phrases:
-        assert phrase in said
-
-
-# ---- one capability on a file
 
 
 def test_score(services: FakeEngineServices, sdk: Client, rows: Path) -> None:
@@ -426,85 +372,6 @@ def test_respond(services: FakeEngineServices, sdk: Client, rows: Path, tmp_path
         assert responses[0] != responses[1]
 
 
-def test_train(fakes: FakeServices, client: Client, data: Path, holdout: Path, tmp_path: Path) -> None:
-    out = tmp_path / "model"
-    done = burnish(
-        *("train", "--endpoint", fakes.address, "--model", "base", "--data", data, "--out", out, "--request-id", "me"),
-        *("--eval-data", holdout, "--eval-steps", "2", "--publish-best", "--seed", "5", "--epochs", "2"),
-        *("--lora-rank", "4", "--lora-modules", "q_proj,v_proj"),
-    )
-    assert done.exit_code == 0, done.stderr
-    (request,) = fakes.requests("CreateRun")
-    (run,) = client.training.list()
-    spec, how = run.snapshot.spec, run.snapshot.spec.hyperparameters
-    assert request.request_id == "me"
-    assert (how.seed, how.eval_steps, how.publish_best, how.num_epochs) == (5, 2, True, 2.0)
-    assert spec.lora is not None
-    assert (spec.lora.rank, spec.lora.target_modules) == (4, ("q_proj", "v_proj"))
-    assert spec.output_uri == str(out)
-    for uri, count in ((spec.data_uri, 43), (spec.eval_data_uri, 5)):
-        assert len(Path(uri).read_text(encoding="utf-8").splitlines()) == count
-    result = run.snapshot.result
-    assert result is not None
-    assert done.stdout.splitlines() == [
-        f"model         {out}",
-        f"digest        {result.model.digest}",
-        "loss          1.0000 nats per response token, mean over all steps",
-        "samples       10",
-    ]
-
-
-def test_train_that_comes_to_nothing_says_why(fakes: FakeServices, data: Path, tmp_path: Path) -> None:
-    arguments = ("--endpoint", fakes.address, "--model", "base", "--data", data, "--request-id", "me")
-    done = burnish("train", *arguments, "--out", tmp_path / "failing")  # the fake service goes by the name
-    complained(done, 1, "failed at step 3 of 3", "LOSS_NOT_FINITE")
-    assert done.stdout == ""
-    done = burnish("train", *arguments, "--out", tmp_path / "failing", "--json")
-    assert json.loads(done.stderr)["error"] == "RunFailed"
-
-
-# ---- runs
-
-
-def test_sweep(fakes: FakeServices, data: Path, truth: Path, tmp_path: Path) -> None:
-    out = tmp_path / "sweep"
-    arguments = [
-        *("sweep", "clear", "--endpoint", fakes.address, "--model", "base", "--data", data, "--out", out),
-        *("--vary", "drop-fraction=0.25,0.5", "--filter-only", "--truth", truth, "--items-per-batch", "10"),
-    ]
-    done = burnish(*arguments)
-    assert done.exit_code == 0, done.stderr
-    records = json.loads((out / "sweep.json").read_text(encoding="utf-8"))
-    assert [record["drop-fraction"] for record in records] == ["0.25", "0.5"]
-    sent = fakes.requests("EstimateConfidence")
-    assert max(len(request.samples) for request in sent) == 10
-    assert sum(len(request.samples) for request in sent) == 40, "each sample once"
-    assert [record["new_items"] > 0 for record in records] == [True, True]
-    for record, share in zip(records, (0.25, 0.5), strict=True):
-        folder = out / f"drop-fraction={share}"
-        kept = {row["id"] for row in lines((folder / "final/data.jsonl").read_text(encoding="utf-8"))}
-        dropped = {row["id"] for row in ROWS} - kept
-        assert record["run"] == str(folder)
-        assert record["rows_out"] == len(kept)
-        assert len(dropped) == pytest.approx(share * 43, abs=3), "copies of a row stay or go together"
-        assert record["precision"] == pytest.approx(len(dropped & WRONG) / len(dropped))
-        assert record["recall"] == pytest.approx(len(dropped & WRONG) / len(WRONG))
-        assert 0 < record["auroc"] < 1
-        assert record["held_out_loss"] is None
-        assert "swapped" in (folder / "report.html").read_text(encoding="utf-8")
-    head, *drawn = [re.split(r"\s{2,}", line.strip()) for line in done.stdout.splitlines() if line.strip("─ ")]
-    assert head[:2] == ["drop-fraction", "rows out"]
-    assert "run" not in head
-    table = [dict(zip(head, cells, strict=True)) for cells in drawn]
-    for cells, record in zip(table, records, strict=True):
-        assert cells["rows out"] == str(record["rows_out"])
-        assert cells["held out loss"] == "–"
-        assert cells["auroc"] == f"{record['auroc']:.4g}"
-    again = burnish(*arguments, "--json")
-    assert (again.exit_code, json.loads(again.stdout)) == (0, records)
-    assert len(fakes.requests("EstimateConfidence")) == len(sent)
-
-
 def test_columns_may_be_called_something_else(
     services: FakeEngineServices, fakes: FakeServices, sdk: Client, tmp_path: Path
 ) -> None:
@@ -526,154 +393,3 @@ def test_columns_may_be_called_something_else(
     for wrong in ("answer", "output=", "outputs=answer"):
         done = burnish("score", "--data", data, "--model", "base", "--column", wrong)
         assert (done.exit_code, f"--column {wrong}: expected NAME=THEIRS" in done.stderr) == (2, True)
-
-
-def test_a_finished_sweep_is_compared_when_it_is_asked_for(
-    fakes: FakeServices, data: Path, holdout: Path, tmp_path: Path
-) -> None:
-    arguments = [
-        *(
-            "sweep",
-            "clear",
-            "--endpoint",
-            fakes.address,
-            "--model",
-            "base",
-            "--data",
-            data,
-            "--out",
-            tmp_path / "sweep",
-        ),
-        *("--holdout", holdout, "--vary", "seed=7"),
-    ]
-    assert burnish(*arguments).exit_code == 0
-    trained = len(fakes.requests("CreateRun"))
-    done = burnish(*arguments, "--compare", "--random-subsets", "1")
-    assert done.exit_code == 0, done.stderr
-    assert len(fakes.requests("CreateRun")) == trained + 2, "on all rows, and on random ones"
-
-
-def test_a_run_is_watched_until_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    paths = RunPaths(tmp_path)
-    file = StatusFile(paths.status)
-    moments: Iterator[Callable[[], None]] = iter(
-        [
-            lambda: file.step_started(StepProgress(1, 2, "judge", 0, 0, 0, 0.0)),
-            lambda: None,
-            lambda: file.step_finished(StepProgress(1, 2, "judge", 30, 40, 0, 3.0, 10.0)),
-            lambda: file.run_ended(None),
-        ]
-    )
-    monkeypatch.setattr(inspect_run, "time", SimpleNamespace(sleep=lambda _seconds: next(moments)()))
-    file.run_started("r1", tmp_path, False)
-    with locked(paths.ledger):
-        now = burnish("status", tmp_path)
-        done = burnish("status", tmp_path, "--watch")
-    assert (now.exit_code, done.exit_code) == (0, 0)
-    running = f"r1: running (process {os.getpid()})"
-    assert now.stdout.splitlines() == [running]
-    assert done.stdout.splitlines() == [
-        running,
-        *(running, "round 1 of 2: Self-judging quality, 0 of unknown"),
-        *(running, "round 1 of 2: Self-judging quality, 30 of 40, 10.0/s, about 1 s left in this step"),
-        "r1: done",
-    ]
-    assert next(moments, None) is None
-
-
-def test_a_run_whose_process_is_gone_is_not_watched_for_ever(tmp_path: Path) -> None:
-    StatusFile(RunPaths(tmp_path).status).run_started("r1", tmp_path, False)
-    done = burnish("status", tmp_path, "--watch")
-    assert done.exit_code == 0
-    first, second = done.stdout.splitlines()
-    assert first == "r1: interrupted"
-    assert "was killed; run the same command again" in second
-    done = burnish("status", tmp_path, "--watch", "--json")
-    assert json.loads(done.stdout)["state"] == "interrupted"
-    complained(burnish("status", tmp_path / "else", "--watch"), 1, "else holds no run; expected the folder")
-
-
-def test_a_report_goes_where_it_is_told_to_with_the_truth_it_is_told(
-    client: Client, data: Path, truth: Path, tmp_path: Path
-) -> None:
-    run, page = tmp_path / "run", tmp_path / "page.html"
-    run_recipe(ClearSettings(data=str(data), model="base", seed=7, filter_only=True), client, run)
-    done = burnish("report", run, "--out", page, "--truth", truth)
-    assert (done.exit_code, done.stdout) == (0, f"{page}\n")
-    assert "Against what is known to be wrong" in page.read_text(encoding="utf-8")
-    assert "swapped" in page.read_text(encoding="utf-8")
-    assert not (run / "report.html").exists()
-    done = burnish("report", run)
-    assert (done.exit_code, done.stdout) == (0, f"{run / 'report.html'}\n")
-    assert "swapped" not in (run / "report.html").read_text(encoding="utf-8")
-    page.unlink()
-    complained(burnish("report", run, "--out", page, "--truth", "nowhere"), 2, "nowhere: there is no such file")
-    assert not page.exists()
-
-
-# ---- services
-
-
-def test_the_doctor_tells_which_services_answer(fakes: FakeServices, hasty: Path, nowhere: str) -> None:
-    done = burnish(
-        *("doctor", "--json", "--engine", "fake", "--config", hasty),
-        *("--scoring-endpoint", fakes.address, "--training-endpoint", nowhere),
-    )
-    found = json.loads(done.stdout)
-    assert (done.exit_code, found["ok"], found["engine"], found["advice"]) == (3, False, "fake", "")
-    assert {role: (one["address"], one["ok"]) for role, one in found["services"].items()} == {
-        "scoring": (fakes.address, True),
-        "training": (nowhere, False),
-    }
-    assert found["services"]["scoring"]["says"] == "Burnish 0.0.0, fake/0, holds fake://held"
-    assert nowhere in found["services"]["training"]["says"]
-    assert found["packages"].keys() >= {"grpcio", "torch", "vllm", "umap-learn"}
-    assert found["packages"]["grpcio"]
-
-
-def test_the_doctor_of_services_none_of_which_can_be_reached(hasty: Path, nowhere: str) -> None:
-    done = burnish("doctor", "--engine", "fake", "--config", hasty, "--endpoint", nowhere)
-    assert done.exit_code == 3
-    said = [line.split() for line in done.stdout.splitlines()]
-    told = [words[0] for words in said if words[1:2] == [f"{nowhere}:"]]
-    assert told == ["scoring", "embedding", "rewriting", "training"]
-    assert "Services started here would run on the fake engine." in done.stdout
-
-
-def test_the_doctor_of_what_is_well_and_of_what_has_no_engine(
-    fakes: FakeServices, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def none_here() -> str:
-        raise NotInstalled("No engine is installed; do this.")
-
-    monkeypatch.setattr(serve, "detect_engine", none_here)
-    done = burnish("doctor", "--json")
-    found = json.loads(done.stdout)
-    assert (done.exit_code, found["ok"], found["engine"]) == (1, False, None)
-    assert "No engine is installed; do this." in burnish("doctor").stdout
-    assert burnish("doctor", "--engine", "fake").exit_code == 0
-    done = burnish("doctor", "--json", "--endpoint", fakes.address)
-    assert (done.exit_code, json.loads(done.stdout)["ok"]) == (0, True), "what runs elsewhere needs no engine here"
-
-
-def test_up_keeps_services_until_it_is_told_to_stop(tmp_path: Path) -> None:
-    complained(burnish("up", "--engine", "fake"), 2, "--model is needed")
-    command = [sys.executable, "-m", "burnish", "up", "--json", "--engine", "fake", "--roles", "training"]
-    with subprocess.Popen([*command, "--state-dir", str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            text = ""
-            for line in process.stdout:
-                text += line
-                if line == "}\n":
-                    break
-            told = json.loads(text)
-            assert (told["engine"], len(told["pids"]), told["addresses"].keys()) == ("fake", 1, {"training"})
-            with Client(Endpoints(training=told["addresses"]["training"])) as client:
-                assert client.training.info().engine.startswith("fake/")
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(30) == 0
-            assert process.stdout.read() == ""
-        finally:
-            process.kill()
-    assert (tmp_path / "training.log").is_file()

@@ -88,9 +88,7 @@ def say(text: str) -> None:
 def visible(text: str) -> str:
     """A text of which a terminal obeys nothing: data and models' answers may have any control character, and an escape
     sequence can set the clipboard."""
-    return "".join(
-        c if c.isprintable() or c in "\n\t" or unicodedata.category(c) != "Cc" else ascii(c)[1:-1] for c in text
-    )
+    return "".join(ascii(c)[1:-1] if unicodedata.category(c) == "Cc" and c not in "\n\t" else c for c in text)
 
 
 def say_json(value: object) -> None:

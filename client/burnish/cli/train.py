@@ -70,8 +70,10 @@ def train(
     parts = Path(f"{output.rpartition('/')[2]}.data").resolve() if is_remote(out) else Path(f"{output}.data")
     parts.mkdir(parents=True, exist_ok=True)
     train_file, digest = _write(parts / "train.jsonl", reading, weight_column)
-    held_out = replace(reading, data=tuple(str(path) for path in data_paths(eval_data or [])))
-    eval_file = _write(parts / "eval.jsonl", held_out, None)[0] if eval_data else None
+    eval_file = None
+    if eval_data:
+        held_out = replace(reading, data=tuple(map(str, data_paths(eval_data))))
+        eval_file, _ = _write(parts / "eval.jsonl", held_out, None)
     spec = RunSpec(
         base_model=ModelRef(model if is_remote(model) else str(Path(model).resolve())),
         data_uri=str(train_file),

@@ -20,7 +20,7 @@ EMPTY_PROMPT = "EMPTY_PROMPT"
 EMPTY_RESPONSE = "EMPTY_RESPONSE"
 TEMPLATE_FAILED = "TEMPLATE_FAILED"
 TOO_LONG = "TOO_LONG"
-_MOST_CHARACTERS = 256  # of a conversation for each token that fits; those of a language have 2 to 6
+_MOST_CHARACTERS = 256  # of a conversation for each token that fits: far more than a token has, on average
 _MARK = "\U0010fffd"  # of a private-use plane that no placeholder is of
 
 
@@ -242,7 +242,7 @@ def _render(tokenizer: ChatTokenizer, messages: Sequence[ChatMessage], *, add_ge
 
 
 def _check_size(messages: Sequence[ChatMessage], limit: int | None) -> None:
-    """Refuses what is so long that its tokens need not be counted, which takes a hundred times its memory."""
+    """Refuses what is so long that its tokens need not be counted: as lists they take far more memory than the text."""
     if limit is None:
         return
     characters = sum(len(message.content) for message in messages)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from burnish._errors import NotFound, PreconditionFailed, ServiceError
-from burnish._training import AsyncRun
+from burnish._training import EVENTS_GONE, AsyncRun
 from burnish._training_types import BilevelSelection, Lora, SelfRefinement
 from burnish._types import Hyperparameters, ModelRef, RunEvent, RunResult, RunSnapshot, RunSpec, RunState
 from burnish.coordinator.atomic import write_lines
@@ -30,7 +30,6 @@ from burnish.coordinator.steps.stage import AnyRun, Stage
 # Has a training run that waits in STATE_PAUSED go on.
 AtPause = Callable[[AsyncRun], Awaitable[None]]
 _OTHER_MODEL, _PLACE_TAKEN = "MODEL_DIGEST_MISMATCH", "OUTPUT_EXISTS"
-_EVENTS_GONE = "EVENTS_GONE"  # the service lost its state, and counts a run's events anew
 _EVENTS_EVERY = 1.0  # seconds between two commits of training events
 _ROWS_PER_READ = 2000
 
@@ -274,7 +273,7 @@ async def _watch(run: AnyRun, stage: Stage, training: AsyncRun, at_pause: AtPaus
     try:
         await follow(run.book.last_training_event(stage.round, training.run_id) + 1)
     except PreconditionFailed as error:
-        if error.reason != _EVENTS_GONE:
+        if error.reason != EVENTS_GONE:
             raise
         waiting.clear()
         with run.book.transaction():

@@ -21,8 +21,14 @@ BUILT_IN = ("chatml", "plain")
 DEFAULT = "plain"  # for models without a template of their own
 # What a template raises that does not suit a conversation; it may do sums and look things up.
 COMPLAINTS = (
-    *(jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError),
-    *(TypeError, ValueError),
+    jinja2.TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    TypeError,
+    ValueError,
 )
 
 
