@@ -45,7 +45,7 @@ def test_unset_fields_take_the_defaults_that_the_proto_states() -> None:
         max_sequence_tokens=4096,
         dtype="float32",
         seed=0,
-        checkpoint_steps=50,
+        checkpoint_steps=None,
         gradient_checkpointing=False,
         max_loss_ratio=3.0,
         eval_steps=0,

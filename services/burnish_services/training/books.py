@@ -67,7 +67,8 @@ class RunCallback(TrainerCallback):
         self._trainer = trainer
         self._steps = trainer.args.max_steps
         self._plan = job.record.resolved.plan
-        self._step_began = self._last_save = time.monotonic()
+        self._step_began = self._last_save = self._save_began = time.monotonic()
+        self._save_seconds = 0.0  # that the last checkpoint took; unknown before there is one
         self._recent: deque[tuple[int, float]] = deque(maxlen=_WINDOW)
         self._process = psutil.Process()
 
@@ -138,13 +139,17 @@ class RunCallback(TrainerCallback):
         self.report(state.global_step)
         if self._plan.eval_steps and state.global_step % self._plan.eval_steps == 0:
             self.measure(state.global_step)
-        due = state.global_step % self._plan.checkpoint_steps == 0
-        stopping, overdue = self._trainer.agreed(
-            self._job.stop.is_set(), now - self._last_save > self._job.checkpoint_seconds
+        since = now - self._last_save
+        # The first process knows what writing one takes; the others wait for it at the next step.
+        due = self._trainer.world.is_first and (
+            since > self._job.checkpoint_seconds
+            or checkpoints.is_due(state.global_step, self._plan.checkpoint_steps, since, self._save_seconds)
         )
+        stopping, due = self._trainer.agreed(self._job.stop.is_set(), due)
         pausing = self._why_pause(state.global_step)
         self.sums = replace(self.sums, pausing=pausing)
-        if (stopping or due or overdue or pausing) and state.global_step < self._steps:
+        if (stopping or due or pausing) and state.global_step < self._steps:
+            self._save_began = time.monotonic()
             control.should_save = self._has_room(must=bool(pausing), stopping=stopping)
         if stopping or pausing:
             control.should_training_stop = True
@@ -173,6 +178,7 @@ class RunCallback(TrainerCallback):
             self._trainer.save_to(checkpoint)
             checkpoints.seal(checkpoint)
         self._last_save = time.monotonic()
+        self._save_seconds = self._last_save - self._save_began
         self._job.report.send(Checkpointed(state.global_step))
 
     def _check_spike(self) -> None:

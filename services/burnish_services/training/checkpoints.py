@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 _SEAL = "sealed.json"
 _CHUNK = 1 << 22
+_STEPS = 50
+_TIMES_ITS_COST = 30
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -31,6 +33,15 @@ class Unreadable(Exception):
 def checkpoint_path(folder: Path, step: int) -> Path:
     """Where the checkpoint after `step` optimiser steps belongs; the name is HF Trainer's."""
     return folder / f"checkpoint-{step}"
+
+
+def is_due(step: int, asked: int | None, since: float, cost: float) -> bool:
+    """Whether a checkpoint belongs after `step`, where the last one is `since` seconds old and took `cost` to write.
+    What was `asked` for is done; where nothing was, checkpoints are every 50 steps, and take up to a thirtieth of the
+    time: fast steps of a large model would be a small part of it otherwise."""
+    if asked is not None:
+        return step % asked == 0
+    return step % _STEPS == 0 and since >= _TIMES_ITS_COST * cost
 
 
 def seal(checkpoint: Path) -> None:

@@ -168,7 +168,7 @@ class Plan:
     max_sequence_tokens: int = DEFAULT_MAX_SEQUENCE_TOKENS
     dtype: str = "float32"
     seed: int = 0
-    checkpoint_steps: int = 50
+    checkpoint_steps: int | None = None  # see `checkpoints.is_due`
     gradient_checkpointing: bool = False
     max_loss_ratio: float = 3.0
     eval_steps: int = 0

@@ -120,7 +120,7 @@ class _FakeRun:
                 self._write_weights()
                 self._save(pausing)
                 raise PausedRun(self._pause(pausing))
-            due = self.step % self._plan.checkpoint_steps == 0 and self.step < self.steps
+            due = checkpoints.is_due(self.step, self._plan.checkpoint_steps, 0.0, 0.0) and self.step < self.steps
             if due or self._job.stop.is_set():
                 self._save()
             if self._job.stop.is_set() and self.step < self.steps:

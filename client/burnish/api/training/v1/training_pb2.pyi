@@ -582,7 +582,9 @@ class Hyperparameters(_message.Message):
     seed: _builtins.int
     """Seed of shuffling and dropout; default 0."""
     checkpoint_steps: _builtins.int
-    """Optimiser steps between checkpoints, >= 1; default 50. The service also writes one when the last is old."""
+    """Optimiser steps between checkpoints, >= 1; default 50, or more where writing them would take more than a thirtieth of
+    the time. The service also writes one when the last is old.
+    """
     gradient_checkpointing: _builtins.bool
     """Recompute activations in the backward pass to save memory; default false."""
     max_loss_ratio: _builtins.float
