@@ -86,6 +86,11 @@ class Arm:
         """Whether it leaves out rows by what it finds in them, so that chance is a rival."""
         return self.recipe != PLAIN
 
+    @property
+    def told_share(self) -> bool:
+        """Whether it is told what share of the rows to keep, which nobody knows of data of their own."""
+        return self.chooses and self.size.endswith("%") and self.size != "100%"
+
 
 NOISY, ORACLE = "all rows", "right rows only"
 # Settings that all arms of a cell have alike.

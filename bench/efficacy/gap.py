@@ -22,12 +22,13 @@ import numpy as np
 from scipy.stats import t as student
 
 CONFIDENCE = 0.95
+SEEDS = 3  # with fewer there is no interval, and nothing is said to be better or worse
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A share of the gap, 0 for doing nothing and 1 for the oracle, with its ends; None where so few seeds, or such as
-    differ so much, bound it on no side: then that noise costs anything is not shown either."""
+    """A share of the gap, 0 for doing nothing and 1 for the oracle, with its ends; None where there are fewer than
+    `SEEDS`, or they differ so much that they bound it on no side: then that noise costs anything is not shown."""
 
     mean: float
     low: float | None
@@ -52,7 +53,7 @@ def recovered(
     # The roots of curve · r² - 2 middle · r + rest = 0; where it is no bowl, nothing bounds r.
     curve, middle, rest = lost.mean() ** 2 - var_lost, won.mean() * lost.mean() - both, won.mean() ** 2 - var_won
     mean = float(won.mean() / lost.mean())
-    if curve <= 0:
+    if curve <= 0 or seeds < SEEDS:
         return Interval(mean, None, None)
     half = math.sqrt(max(0.0, middle**2 - curve * rest))
     return Interval(mean, float((middle - half) / curve), float((middle + half) / curve))

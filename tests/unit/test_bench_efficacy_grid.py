@@ -285,7 +285,7 @@ def measured(kind: Kind, loss: float, score: float, seed: int, seconds: float = 
 
 def test_the_report_says_what_was_won_back_and_at_what_price(tmp_path: Path) -> None:
     cells = []
-    for seed in range(2):
+    for seed in range(3):
         arms = {
             NOISY: measured(Kind.NOTHING, 2.0, 0.2, seed),
             ORACLE: measured(Kind.ORACLE, 1.0, 0.6, seed),
@@ -298,6 +298,8 @@ def test_the_report_says_what_was_won_back_and_at_what_price(tmp_path: Path) -> 
     assert gap["bds"][SCORE]["mean"] == pytest.approx(0.75)
     assert gap["bds"]["seconds_per_point"] == pytest.approx(1.0)
     assert gap[control_of("bds")]["seconds_per_point"] is None
+    of_two = gaps(cells[:2])["procedural"]["0.3"]["bds"][LOSS]
+    assert (of_two["low"], of_two["high"]) == (None, None), "two seeds make no interval, however alike they are"
     alone = gaps(cells[:1])["procedural"]["0.3"]["bds"]
     assert alone[LOSS]["mean"] == pytest.approx(0.5)
     assert alone[SCORE] is None, "one answer more or less would be the whole of it"

@@ -24,7 +24,7 @@ from bench.efficacy.page.data import Efficacy, Panel, read
 from bench.efficacy.page.files import read_files
 from bench.efficacy.page.markdown import BEGIN, END, figures, put
 from bench.efficacy.page.render import render
-from bench.efficacy.page.verdicts import Verdict, before, conclusion, shortcomings, verdict
+from bench.efficacy.page.verdicts import Verdict, before, conclusion, difference, label, shortcomings, verdict
 
 DOCS = Path(__file__).parents[2] / "docs" / "efficacy.md"
 
@@ -367,7 +367,7 @@ def test_every_arm_stands_in_the_tables_with_its_own_figures(document: dict[str,
         of_it = [one for one in document["cells"] if (one["task"], one["noise"]) == (panel.task, panel.noise)]
         for name in of_it[0]["arms"]:
             loss = told([one["arms"][name]["loss"] for one in of_it])
-            (row,) = [row for row in rows if row and row[0] == name and row[2] == loss]
+            (row,) = [row for row in rows if row and row[0] == label(panel.arms[name]) and row[2] == loss]
             assert row[1] == str(of_it[0]["arms"][name]["rows"])
             assert row[-2] == f"{statistics.fmean(one['arms'][name]['seconds'] for one in of_it):,.0f}"
             assert row[-1] == "3"
@@ -386,9 +386,11 @@ def test_the_first_screen_has_the_gap_of_the_best_recipe(document: dict[str, Any
     cards = html.split('<div class="card">')[1:]
     assert len(cards) == 3
     for card, panel in zip(cards, found_in(document).main, strict=True):
-        best = panel.best()
+        best = panel.leading
         gap = document["gap"][panel.task]["0.3"][best.name]["loss"]
-        assert f"<dd>{best.name}</dd>" in card
+        assert f"<dd>{best.name}</dd>" in card, "not one that is told the share"
+        told_one = panel.best(told_share=True)
+        assert f"<dt>Told the share: {told_one.name}</dt>" in card
         shown = percent(gap["mean"]) if gap else f"{best.above.mean:+.3f}".replace("-", "−")
         assert f'<b class="big">{shown}</b>' in card
         assert ("of the gap recovered" in card) == (gap is not None)
@@ -437,7 +439,7 @@ def test_arms_that_are_missing_break_nothing(document: dict[str, Any], gone: Cal
     assert "None" not in html
     assert figures(read(changed))
     names = {name for one in changed["cells"] for name in one["arms"]}
-    assert {row[0] for row in cells_in(html) if row} >= names
+    assert {row[0].removesuffix(" (told the share)") for row in cells_in(html) if row} >= names
 
 
 def test_no_gap_no_scores_and_no_signals_break_nothing() -> None:
@@ -463,6 +465,46 @@ def test_an_arm_that_one_seed_lacks_is_compared_where_both_are(document: dict[st
     arm = panel_of(read(changed), "maths", 0.3).arms["bds"]
     assert len(arm.loss.values) == len(arm.above.values) == 2
     render(read(changed))
+
+
+def test_the_best_recipe_is_one_that_needs_not_know_how_many_rows_are_wrong(document: dict[str, Any]) -> None:
+    changed = json.loads(json.dumps(document))
+    cells = [one for one in changed["cells"] if (one["task"], one["noise"]) == ("maths", 0.3)]
+    for cell in cells:
+        cell["arms"]["bds"]["loss"] = 0.01 + 0.001 * cell["seed"]
+    panel = panel_of(read(changed), "maths", 0.3)
+    assert panel.best() is panel.best(told_share=True) is panel.arms["bds"]
+    assert panel.leading is panel.best(told_share=False)
+    assert panel.leading not in (None, panel.arms["bds"])
+    text = figures(read(changed))
+    assert "the best recipe of each task that is told no share is shown" in text
+    assert "The best that is told what share of the rows to keep is shown to be better than doing nothing on 3" in text
+    assert [row[1] for row in tables_in(text) if row[0] == "grade-school maths"] == [
+        panel.leading.name,
+        "bds (told the share)",
+    ]
+    only = read(without(changed, lambda name: name not in ("all rows", "right rows only", "bds", "random, as bds")))
+    assert panel_of(only, "maths", 0.3).leading.name == "bds"
+    assert "the best recipe of each task, told what share to keep, is shown" in figures(only)
+
+
+def test_arms_are_put_beside_the_best_one_on_the_seeds_that_both_have(document: dict[str, Any]) -> None:
+    changed = json.loads(json.dumps(document))
+    cells = [one for one in changed["cells"] if (one["task"], one["noise"]) == ("maths", 0.3)]
+    del cells[0]["arms"]["bds"]
+    panel = panel_of(read(changed), "maths", 0.3)
+    leading = panel.leading
+    assert leading is not None
+    losses = [[one["arms"][name]["loss"] for one in cells[1:]] for name in ("bds", leading.name)]
+    apart = [one - other for one, other in zip(*losses, strict=True)]
+    assert panel.apart("bds", leading.name).values == pytest.approx(apart)
+    columns = tables.columns_of(panel)
+    beside = columns[f"Against {leading.name} (seeds)"]
+    assert beside(panel.arms["bds"]) == f"{difference(spread(apart))} (2)"
+    assert beside(leading) == "–"
+    assert beside(panel.arms["middo"]).endswith(" (3)")
+    scores = [one["arms"]["middo"]["score"] - one["arms"]["all rows"]["score"] for one in cells]
+    assert columns["Same number against all rows"](panel.arms["middo"]) == difference(spread(scores))
 
 
 def test_an_arm_of_fewer_seeds_is_not_the_best_for_having_had_easy_ones(document: dict[str, Any]) -> None:

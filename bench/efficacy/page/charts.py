@@ -112,7 +112,7 @@ def noise_charts(found: Efficacy) -> list[Markup]:
     for task in dict.fromkeys(panel.task for panel in found.panels):
         panels = found.of_task(task)
         told = next((panel for panel in panels if panel.noise == found.noise), panels[-1])
-        best = told.best()
+        best = told.leading
         if len(panels) > 1 and best is not None:
             control = control_of(best.name)
             thick = {NOISY: _NOTHING, ORACLE: _ORACLE, control: "chance", best.name: best.kind}

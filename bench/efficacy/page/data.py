@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from operator import methodcaller
 from typing import Any
 
-from bench.efficacy.arms import NOISY, ORACLE, control_of
+from bench.efficacy.arms import ARMS, NOISY, ORACLE, control_of
 from bench.efficacy.gap import Interval
 from bench.efficacy.measures import Spread, spread
 from bench.efficacy.tasks import TASKS
@@ -37,23 +37,24 @@ class Signal:
 
 @dataclass(frozen=True)
 class Arm:
-    """One arm on one task at one share of noise. Losses are nats per response token. `above`: its loss less that of all
-    rows, seed by seed; `over_chance`: less that of its random control; `chance`: the control's loss less that of all
-    rows, by seed, and `gaps_of_chance` as shares of what noise costs in these seeds. `gap` is of losses,
-    `gap_of_scores` of scores; `seconds_per_point`: for each hundredth of the former won back."""
+    """One arm on one task at one share of noise. `told_share`: whether it is told what share of the rows to keep.
+    Losses are nats per response token. `above`: its loss less that of all rows, seed by seed, and `score_above` the
+    same of scores; `over_chance`: less that of its random control; `chance`: the control's loss less that of all rows,
+    by seed, and `gaps_of_chance` as shares of what noise costs in these seeds. `gap` is of losses;
+    `seconds_per_point`: for each hundredth of it won back."""
 
     name: str
     kind: str
+    told_share: bool
     rows: float
     loss: Spread
     score: Spread | None
     seconds: float
-    trained_seconds: float
     above: Spread | None
+    score_above: Spread | None
     over_chance: Spread | None
     chance: tuple[float, ...]
     gap: Interval | None
-    gap_of_scores: Interval | None
     gaps_of_chance: tuple[float, ...]
     seconds_per_point: float | None
     signal: Signal | None
@@ -78,6 +79,7 @@ class Panel:
     lost: Spread | None
     tokens: float | None
     measures: Mapping[str, Signal] = field(default_factory=dict)
+    losses: Mapping[str, Mapping[int, float]] = field(default_factory=dict)  # by arm and seed
 
     @property
     def bound(self) -> float | None:
@@ -97,10 +99,22 @@ class Panel:
         """Whether noise cost enough for shares of it to be told."""
         return ORACLE in self.arms and self.arms[ORACLE].gap is not None
 
-    def best(self, kinds: Sequence[str] = RECIPES) -> Arm | None:
+    @property
+    def leading(self) -> Arm | None:
+        """The best recipe of those that can be run without knowing how many rows are wrong; where none of these was
+        measured, of all."""
+        return self.best(told_share=False) or self.best()
+
+    def apart(self, arm: str, peer: str) -> Spread | None:
+        """One arm's loss less another's, of the seeds that have both."""
+        one, other = self.losses.get(arm, {}), self.losses.get(peer, {})
+        return spread(one[seed] - other[seed] for seed in self.seeds if seed in one and seed in other)
+
+    def best(self, kinds: Sequence[str] = RECIPES, *, told_share: bool | None = None) -> Arm | None:
         """The arm of these kinds that is most below all rows, seed by seed; of those that most seeds have, since means
-        over other seeds cannot be compared."""
+        over other seeds cannot be compared. `told_share`: only of those that are told a share, or are not."""
         there = [arm for arm in self.shown if arm.kind in kinds and arm.above is not None]
+        there = [arm for arm in there if told_share in (None, arm.told_share)]
         most = max((len(arm.loss.values) for arm in there), default=0)
         told = [(arm.above.mean, arm) for arm in there if arm.above is not None and len(arm.loss.values) == most]
         return min(told, key=lambda one: one[0], default=(0.0, None))[1]
@@ -175,19 +189,25 @@ def _panel(task: str, noise: float, cells: Sequence[Record], gaps: Record) -> Pa
     kinds = {name: next(cell["arms"][name]["kind"] for cell in ordered if name in cell["arms"]) for name in names}
     arms = {name: _arm(name, ordered, gaps) for name in sorted(names, key=lambda name: ORDER.index(kinds[name]))}
     return Panel(
-        task,
-        TASKS[task].title if task in TASKS else task,
-        noise,
-        int(ordered[0]["rows"]),
-        statistics.fmean(cell["wrong"] for cell in ordered),
-        tuple(int(cell["seed"]) for cell in ordered),
-        str(ordered[0].get("score_name") or "score"),
-        arms,
-        spread(float(cell["base_loss"]) for cell in ordered if cell.get("base_loss") is not None),
-        spread(float(cell["base_score"]) for cell in ordered if cell.get("base_score") is not None),
-        _paired(ordered, NOISY, ORACLE),
-        _mean(ordered, lambda cell: statistics.fmean(cell["held_out_tokens"]) if cell.get("held_out_tokens") else None),
-        _measures(ordered),
+        task=task,
+        title=TASKS[task].title if task in TASKS else task,
+        noise=noise,
+        rows=int(ordered[0]["rows"]),
+        wrong=statistics.fmean(cell["wrong"] for cell in ordered),
+        seeds=tuple(int(cell["seed"]) for cell in ordered),
+        score_name=str(ordered[0].get("score_name") or "score"),
+        arms=arms,
+        base=spread(float(cell["base_loss"]) for cell in ordered if cell.get("base_loss") is not None),
+        base_score=spread(float(cell["base_score"]) for cell in ordered if cell.get("base_score") is not None),
+        lost=_paired(ordered, NOISY, ORACLE),
+        tokens=_mean(
+            ordered, lambda cell: statistics.fmean(cell["held_out_tokens"]) if cell.get("held_out_tokens") else None
+        ),
+        measures=_measures(ordered),
+        losses={
+            name: {int(cell["seed"]): float(cell["arms"][name]["loss"]) for cell in ordered if name in cell["arms"]}
+            for name in names
+        },
     )
 
 
@@ -210,16 +230,16 @@ def _arm(name: str, cells: Sequence[Record], gaps: Record) -> Arm:
     return Arm(
         name=name,
         kind=str(found[0]["kind"]),
+        told_share=name in ARMS and ARMS[name].told_share,
         rows=statistics.fmean(one["rows"] for one in found),
         loss=loss,
         score=spread(float(one["score"]) for one in found if one.get("score") is not None),
         seconds=statistics.fmean(one["seconds"] for one in found),
-        trained_seconds=statistics.fmean(one["trained_seconds"] for one in found),
         above=_paired(cells, name, NOISY),
+        score_above=_paired(cells, name, NOISY, "score"),
         over_chance=_paired(cells, name, control),
         chance=chance.values if chance else (),
         gap=gap,
-        gap_of_scores=_interval(told.get("score")),
         gaps_of_chance=tuple(-one / lost.mean for one in chance.values)
         if gap and chance and lost and lost.mean > 0
         else (),
@@ -228,10 +248,11 @@ def _arm(name: str, cells: Sequence[Record], gaps: Record) -> Arm:
     )
 
 
-def _paired(cells: Sequence[Record], arm: str, peer: str) -> Spread | None:
-    """One arm's loss less another's, of the seeds that have both."""
+def _paired(cells: Sequence[Record], arm: str, peer: str, what: str = "loss") -> Spread | None:
+    """One arm's loss (or score) less another's, of the seeds that have both."""
     both = [cell["arms"] for cell in cells if arm in cell["arms"] and peer in cell["arms"]]
-    return spread(float(one[arm]["loss"]) - float(one[peer]["loss"]) for one in both)
+    pairs = [(one[arm].get(what), one[peer].get(what)) for one in both]
+    return spread(float(one) - float(other) for one, other in pairs if one is not None and other is not None)
 
 
 def _interval(told: Record | None) -> Interval | None:

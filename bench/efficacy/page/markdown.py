@@ -7,7 +7,17 @@ from collections.abc import Sequence
 from bench.efficacy.page.charts import headline
 from bench.efficacy.page.data import Efficacy, Panel
 from bench.efficacy.page.tables import about, cells_of, columns_of, measures_of
-from bench.efficacy.page.verdicts import RULE, before, conclusion, difference, mean, share, shortcomings
+from bench.efficacy.page.verdicts import (
+    RULE,
+    before,
+    conclusion,
+    difference,
+    label,
+    mean,
+    share,
+    shortcomings,
+    told_answers,
+)
 from bench.efficacy.page.verdicts import answer as answer_of
 
 BEGIN = "<!-- figures: `python -m bench.efficacy.page --markdown` writes what follows -->"
@@ -40,14 +50,14 @@ def figures(found: Efficacy) -> str:
 
 def _answers(found: Efficacy) -> str:
     rows = []
-    for one in map(answer_of, found.main):
+    for one in [*map(answer_of, found.main), *told_answers(found)]:
         if one.best is not None:
             nothing, chance = (
                 f"{one.nothing}: {difference(one.best.above)}",
                 f"{one.chance}: {difference(one.best.over_chance)}",
             )
             score = f"{mean(one.best.score)} {one.panel.score_name}" if one.best.score else "–"
-            rows.append([one.panel.title, one.best.name, share(one.best.gap), nothing, chance, score])
+            rows.append([one.panel.title, label(one.best), share(one.best.gap), nothing, chance, score])
     headings = [
         f"At {found.noise:.0%} wrong",
         "Best recipe",
@@ -60,7 +70,7 @@ def _answers(found: Efficacy) -> str:
 
 def _everything(panel: Panel) -> str:
     headings = ["Arm", *columns_of(panel)]
-    return _table(headings, [[arm.name, *cells] for arm, cells in cells_of(panel)], numbers=True)
+    return _table(headings, [[label(arm), *cells] for arm, cells in cells_of(panel)], numbers=True)
 
 
 def _measures(panel: Panel) -> str:

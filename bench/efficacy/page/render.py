@@ -40,6 +40,8 @@ def render(found: Efficacy) -> str:
         shortcomings=verdicts.shortcomings(found),
         rule=verdicts.RULE,
         verdict=verdicts.verdict,
+        told={one.panel.task: one.best for one in verdicts.told_answers(found)},
+        label=verdicts.label,
         keys=[key(kind) for kind in STYLES],
         charts=charts,
         noise_charts=charts.noise_charts(found),

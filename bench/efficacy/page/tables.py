@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from bench.efficacy.gap import Interval
 from bench.efficacy.page.data import Arm, Efficacy, Panel
-from bench.efficacy.page.verdicts import difference, mean, percent, share
+from bench.efficacy.page.verdicts import capital, difference, mean, percent, share
 
 Cell = Callable[[Arm], str]
 
@@ -32,10 +32,6 @@ _ALWAYS: Mapping[str, Cell] = {
     "Against random rows": lambda arm: difference(arm.over_chance),
     "Gap recovered": lambda arm: _share(arm, arm.gap),
 }
-_SCORE: Mapping[str, Cell] = {
-    "": lambda arm: mean(arm.score),
-    "Gap of scores": lambda arm: _share(arm, arm.gap_of_scores),
-}
 _SIGNAL: Mapping[str, Cell] = {
     "AUROC": lambda arm: _number(arm.signal.auroc if arm.signal else None),
     "Precision": lambda arm: _number(arm.signal.precision if arm.signal else None),
@@ -52,13 +48,25 @@ def columns_of(panel: Panel) -> dict[str, Cell]:
     """By heading, what stands under it; columns that nothing was measured for are left out."""
     arms = panel.arms.values()
     columns = dict(_ALWAYS) if panel.has_gaps else {k: v for k, v in _ALWAYS.items() if k != "Gap recovered"}
+    if panel.leading is not None:
+        columns[f"Against {panel.leading.name} (seeds)"] = lambda arm: _beside(panel, arm)
     if any(arm.score for arm in arms):
-        scores = {(name or panel.score_name[:1].upper() + panel.score_name[1:]): cell for name, cell in _SCORE.items()}
-        columns |= scores if any(arm.gap_of_scores for arm in arms) else dict(list(scores.items())[:1])
+        columns[capital(panel.score_name)] = lambda arm: mean(arm.score)
+        columns[f"{capital(panel.score_name)} against all rows"] = lambda arm: (
+            "–" if arm.kind == "nothing" else difference(arm.score_above)
+        )
     if any(arm.signal for arm in arms):
         columns |= _SIGNAL
     pointless = () if any(arm.seconds_per_point is not None for arm in arms) else ("Seconds a point",)
     return {**columns, **{name: cell for name, cell in _COST.items() if name not in pointless}}
+
+
+def _beside(panel: Panel, arm: Arm) -> str:
+    """Against the best recipe on the seeds that both have, and how many these are: means over other seeds cannot be
+    compared."""
+    leading = panel.leading
+    apart = None if leading is None or leading is arm else panel.apart(arm.name, leading.name)
+    return "–" if apart is None else f"{difference(apart)} ({len(apart.values)})"
 
 
 def measures_of(panel: Panel) -> tuple[list[str], list[list[str]]]:

@@ -9,12 +9,11 @@ from enum import StrEnum
 from scipy.stats import t as student
 
 from bench.efficacy.arms import ARMS, ORACLE
-from bench.efficacy.gap import Interval
+from bench.efficacy.gap import SEEDS, Interval
 from bench.efficacy.measures import Spread
 from bench.efficacy.page.data import RECIPES, Arm, Efficacy, Panel
 from bench.efficacy.tasks import TASKS
 
-SEEDS = 3  # with fewer, nothing is said to be better or worse
 FOUND = 0.6  # AUROC from which on a signal is said to see a kind of flaw
 RULE = (
     "Better or worse means that the 95% interval of the differences seed by seed (Student's t, at least"
@@ -46,27 +45,43 @@ def verdict(difference: Spread | None) -> Verdict:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the first screen says of one task. `simpler`: a simple rule with a lower loss than the best recipe's."""
+    """What is said of one task's best recipe (`Panel.leading`), or of another of its arms, against all rows and against
+    chance."""
 
     panel: Panel
     best: Arm | None
     nothing: Verdict
     chance: Verdict
-    simpler: Arm | None
 
 
 def answer(panel: Panel) -> Answer:
     """Of the best recipe."""
+    return _of(panel, panel.leading)
+
+
+def told_answers(found: Efficacy) -> list[Answer]:
+    """Of the best of those recipes that are told what share of the rows to keep, where the best of the others leads."""
+    told = [(panel, panel.best(told_share=True)) for panel in found.main]
+    return [_of(panel, arm) for panel, arm in told if arm is not None and arm is not panel.leading]
+
+
+def _of(panel: Panel, arm: Arm | None) -> Answer:
+    return Answer(panel, arm, verdict(arm.above if arm else None), verdict(arm.over_chance if arm else None))
+
+
+def simpler(panel: Panel) -> Arm | None:
+    """A simple rule that did better than every recipe, on the seeds that both have, no fewer; None where there is
+    none."""
     best, simple = panel.best(), panel.best(("baseline",))
-    if best is None:
-        return Answer(panel, None, Verdict.MISSING, Verdict.MISSING, simple)
-    of_all = simple is not None and len(simple.loss.values) >= len(best.loss.values)
-    simpler = simple if of_all and simple and _mean_of(simple.above) < _mean_of(best.above) else None
-    return Answer(panel, best, verdict(best.above), verdict(best.over_chance), simpler)
+    if best is None or simple is None or len(simple.loss.values) < len(best.loss.values):
+        return None
+    apart = panel.apart(simple.name, best.name)
+    return simple if apart is not None and apart.mean < 0 else None
 
 
-def _mean_of(one: Spread | None) -> float:
-    return 0.0 if one is None else one.mean
+def label(arm: Arm) -> str:
+    """Its name, and whether it was told what share of the rows to keep."""
+    return f"{arm.name} (told the share)" if arm.told_share else arm.name
 
 
 def conclusion(found: Efficacy) -> str:
@@ -74,15 +89,31 @@ def conclusion(found: Efficacy) -> str:
     answers = [one for one in map(answer, found.main) if one.best is not None]
     if not answers:
         return "No recipe was measured yet."
-    tasks = count(len(answers), "task")
+    known = [one.best.told_share for one in answers if one.best is not None]
+    which = ", told what share to keep," if all(known) else "" if any(known) else " that is told no share"
+    said = (
+        f"With {found.noise:.0%} of the rows wrong, the best recipe of each task{which} is {_shown(answers)}."
+        f"{_won(answers)}"
+    )
+    if told := told_answers(found):
+        said += f" The best that is told what share of the rows to keep is {_shown(told)}.{_won(told)}"
+    return said
+
+
+def _shown(answers: Sequence[Answer]) -> str:
     nothing = sum(one.nothing is Verdict.BETTER for one in answers)
     chance = sum(one.chance is Verdict.BETTER for one in answers)
+    return (
+        f"shown to be better than doing nothing on {nothing or 'none'} of {count(len(answers), 'task')}, and better"
+        f" than as many random rows on {chance or 'none'}"
+    )
+
+
+def _won(answers: Sequence[Answer]) -> str:
+    """How much of the gap, in sentences; empty where none has one."""
     intervals = [one.best.gap for one in answers if one.best is not None and one.best.gap is not None]
     gaps = [gap.mean for gap in intervals if gap.low is not None and gap.low > 0]
-    said = (
-        f"With {found.noise:.0%} of the rows wrong, the best recipe of each task is shown to be better than doing"
-        f" nothing on {nothing or 'none'} of {tasks}, and better than as many random rows on {chance or 'none'}."
-    )
+    said = ""
     if gaps:
         reach = percent(min(gaps)) if len(gaps) == 1 else f"between {percent(min(gaps))} and {percent(max(gaps))}"
         said += f" It wins back {reach} of what the wrong rows cost."
@@ -102,9 +133,9 @@ def shortcomings(found: Efficacy) -> list[str]:
             said.append(f"{name}: {'; '.join(faults)}.")
     said += _unseen(main)
     for panel in main:
-        simpler = answer(panel).simpler
-        if simpler is not None:
-            said.append(f"{capital(panel.title)}: the simple rule “{simpler.name}” did better than every recipe.")
+        simple = simpler(panel)
+        if simple is not None:
+            said.append(f"{capital(panel.title)}: the simple rule “{simple.name}” did better than every recipe.")
     for panel in main:
         if panel.lost is not None and not panel.has_gaps and panel.noise > 0:
             said.append(
