@@ -159,7 +159,6 @@ class LocalServices:
         NotInstalled, or UsageError where they run already."""
         if self._processes:
             raise UsageError("the local services are running already")
-        self._abandoned.clear()
         command = self._command()
         self.state_dir.mkdir(parents=True, exist_ok=True)
         try:
@@ -207,6 +206,7 @@ class LocalServices:
         self.stop()
 
     async def __aenter__(self) -> Self:
+        self._abandoned.clear()
         starting = asyncio.ensure_future(asyncio.to_thread(self.start))
         try:
             await asyncio.shield(starting)
@@ -214,6 +214,7 @@ class LocalServices:
             self._abandoned.set()
             with contextlib.suppress(StartFailed):
                 await starting
+            await asyncio.to_thread(self.stop)  # they may have been ready before they were told
             raise
         return self
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from unittest import mock
@@ -124,6 +125,28 @@ async def test_an_asynchronous_start_that_is_cancelled(tmp_path: Path, monkeypat
     services = LocalServices(["scoring"], state_dir=tmp_path, engine="fake")
     starting = asyncio.ensure_future(services.__aenter__())
     await asyncio.sleep(0.5)
+    (pid,) = services.pids
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert not alive(pid)
+
+
+async def test_a_cancellation_that_comes_as_the_services_are_ready_leaves_none_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = LocalServices(["scoring"], state_dir=tmp_path, engine="fake", model="m")
+    started, start = threading.Event(), services.start
+
+    def begun_before_it_is_told() -> Endpoints:
+        endpoints = start()
+        started.set()
+        assert services._abandoned.wait(10)
+        return endpoints
+
+    monkeypatch.setattr(services, "start", begun_before_it_is_told)
+    starting = asyncio.ensure_future(services.__aenter__())
+    assert await asyncio.to_thread(started.wait, 30)
     (pid,) = services.pids
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
