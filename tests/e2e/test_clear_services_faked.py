@@ -28,9 +28,11 @@ def data(tmp_path: Path) -> Path:
     return write_jsonl(tmp_path / "data.jsonl", ROWS)
 
 
-def curate(client: Client, data: Path, out: Path, watcher: Watcher | None = None, **more: Any) -> RunSummary:
+def curate(
+    client: Client, data: Path, out: Path, watcher: Watcher | None = None, *, ledger: Path | None = None, **more: Any
+) -> RunSummary:
     settings = ClearSettings(**({"data": str(data), "model": "base", "seed": 7, "eta": 0.6} | more))
-    return run_recipe(settings, client, out, options=RunOptions(batch_size=10), observer=watcher)
+    return run_recipe(settings, client, out, options=RunOptions(batch_size=10), observer=watcher, ledger=ledger)
 
 
 def actions(out: Path, round_number: int = 1) -> Counter[str]:
@@ -235,6 +237,18 @@ def test_each_signal_asks_for_what_it_needs(
         assert all(more["signal"] in decision.signals for decision in h.decisions(1))
     tiers = {request.tier for request in fakes.requests("EstimateConfidence")}
     assert tiers <= {1 if more["signal"] == "reflection" else 2}
+
+
+def test_what_failed_otherwise_in_the_same_ledger_is_not_this_run_s(
+    client: Client, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        estimated(patched, lambda estimate: estimate.status.CopyFrom(failed("TOO_LONG")))
+        curate(client, data, tmp_path / "first", filter_only=True, tier="fast", ledger=tmp_path / "ledger.duckdb")
+    curate(client, data, tmp_path / "second", filter_only=True, tier="standard", ledger=tmp_path / "ledger.duckdb")
+    with history(tmp_path / "first") as first, history(tmp_path / "second") as second:
+        assert [f.step for f in first.failures(1)] == ["confidence"]
+        assert second.failures(1) == []
 
 
 def test_candidates_from_the_base_model_need_no_tuned_one(

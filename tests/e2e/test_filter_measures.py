@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -18,8 +19,11 @@ from burnish.coordinator.steps import measure as measuring
 from burnish.report.collect import collect
 from burnish.report.render import render
 from burnish.testing import FakeServices
+from burnish.testing._embedding import FakeEmbedding
 from tests.e2e.filtering import filtered, lines
 from tests.e2e.support import Watcher, alpaca, history, write_jsonl
+
+ALONE = "Who is here?"
 
 
 def test_a_row_is_compared_with_its_neighbours_by_prompt(
@@ -43,6 +47,28 @@ def test_a_row_is_compared_with_its_neighbours_by_prompt(
     relative = {one.row_id: one.signals["loss"] for one in decided}
     assert any(value is not None and value > 0 for value in relative.values()), "a loss alone is never above 0"
     assert Counter(one.actions for one in decided) == {("keep",): 22, ("drop",): 21}
+
+
+def test_a_row_that_cannot_be_embedded_is_told_with_the_reason(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed = FakeEmbedding.EmbedSamples
+
+    def one_is_refused(self: FakeEmbedding, request: Any, context: Any) -> Any:
+        for sample in request.samples:
+            if sample.messages[0].content == ALONE:
+                sample.messages[0].content = " "
+        return embed(self, request, context)
+
+    monkeypatch.setattr(FakeEmbedding, "EmbedSamples", one_is_refused)
+    with data.open("a") as stream:
+        stream.write(json.dumps({"instruction": ALONE, "input": "", "output": "Nobody."}) + "\n")
+    with FakeServices() as fakes, Client(fakes.endpoints) as client:
+        filtered(client, data, tmp_path / "out", signal="loss", among=4, keep=0.5)
+    with history(tmp_path / "out") as h:
+        assert [(f.step, f.reason, f.count) for f in h.failures(1)] == [("embed", "EMPTY_PROMPT", 1)]
+        (unread,) = [one for one in h.decisions(1) if one.actions == ("unscored",)]
+        assert "(made up: EMPTY_PROMPT)" in unread.reasons[0]
 
 
 def test_neighbours_that_do_not_fit_one_reply_are_asked_for_in_parts(
@@ -154,11 +180,3 @@ def test_what_is_not_given_is_as_it_was_measured(
     # What a ledger has is the same run.
     again = FilterSettings.stored(settings.model_dump(mode="json"))
     assert again == settings
-
-
-def test_a_run_of_a_release_without_outliers_still_has_its_share() -> None:
-    settings = FilterSettings.parse({"data": "d", "model": "m", "signal": "weakest", "keep": 0.7})
-    old = {name: value for name, value in settings.model_dump(mode="json").items() if name != "outliers"}
-    assert FilterSettings.stored(old) == settings
-    older = {name: value for name, value in old.items() if name not in ("among", "weighted")}
-    assert FilterSettings.stored(older).among == 0

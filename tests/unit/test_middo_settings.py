@@ -76,12 +76,3 @@ def test_a_run_is_named_by_content_of_data_and_by_every_setting() -> None:
     assert parse(data="moved.json").identity({"data": "sha256:1", "holdout": ""}) == identity
     assert parse().identity({"data": "sha256:2", "holdout": ""}) != identity
     assert parse(k=3).identity({"data": "sha256:1", "holdout": ""}) != identity
-
-
-def test_what_becomes_of_rewrites_names_a_run_only_where_it_is_not_as_published() -> None:
-    digests = {"data": "sha256:1", "holdout": ""}
-    plain = parse().identity(digests)
-    assert not {"accept", "rejected"} & plain.keys(), "runs that began before are still the same"
-    assert parse(accept="valid", rejected="keep").identity(digests) == plain
-    named = [parse(**more).identity(digests) for more in ({"accept": "agree"}, {"rejected": "drop"})]
-    assert [(one["accept"], one["rejected"]) for one in named] == [("agree", "keep"), ("valid", "drop")]

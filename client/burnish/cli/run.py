@@ -37,7 +37,7 @@ from burnish.coordinator.recipes.clear.settings import ClearSettings
 from burnish.coordinator.recipes.filter.settings import FilterSettings
 from burnish.coordinator.recipes.mads.settings import MadsSettings
 from burnish.coordinator.recipes.middo.settings import MiddoSettings
-from burnish.coordinator.recipes.registry import settings_of
+from burnish.coordinator.recipes.registry import settings_in
 from burnish.coordinator.truth import checked
 
 run_app = typer.Typer(help="Run a recipe, or go on with one that was interrupted.", no_args_is_help=True)
@@ -190,7 +190,7 @@ def resume_command(services: ServiceChoice, directory: RunDir, json_output: Json
     The same as repeating the command that began it.
     """
     with RunHistory.open(directory) as history:
-        settings = settings_of(history.run.recipe).stored(history.run.config["settings"])  # type: ignore[arg-type]
+        settings = settings_in(history.run, RecipeSettings)
     with observed(services, settings, directory, quiet=json_output) as (client, observer):
         summary = resume(directory, client, observer=observer)
     _conclude(summary, json_output=json_output)

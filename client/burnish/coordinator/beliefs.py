@@ -63,7 +63,8 @@ class Said:
 
 
 class Beliefs:
-    """The content tables of one ledger that CLEAR fills. Order of results is that of the hashes given."""
+    """The content tables of one ledger that CLEAR fills, and BMO the responses. Order of results is that of the hashes
+    given."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -107,9 +108,10 @@ class Beliefs:
 
     # ---- responses
 
-    def unanswered(self, prompts: Sequence[str], key: ResponseKey) -> list[str]:
-        """The prompts that were not responded to, or failed and may be retried."""
-        return self._missing("response", "prompt_hash", key, prompts)
+    def unanswered(self, prompts: Sequence[str], key: ResponseKey, count: int = 1) -> list[str]:
+        """The prompts that were not responded to `count` times, as after a repair that some of these were lost to, or
+        failed and may be retried."""
+        return self._missing("response", "prompt_hash", key, prompts, count)
 
     def add_responses(self, key: ResponseKey, results: Sequence[PromptResponses]) -> None:
         """Writes responses; `prompt_id` is the prompt's hash."""
@@ -204,11 +206,15 @@ class Beliefs:
             if (sample, candidate) in wanted
         }
 
-    def _missing(self, table: str, column: str, key: ConfidenceKey | ResponseKey, wanted: Sequence[str]) -> list[str]:
+    def _missing(
+        self, table: str, column: str, key: ConfidenceKey | ResponseKey, wanted: Sequence[str], count: int = 1
+    ) -> list[str]:
+        """Those of `wanted` that have fewer than `count` rows, none of which says that it failed for good."""
         rows = self._ledger.select(
             f"SELECT w.key, count(s.{column}) FROM wanted w"
             f" LEFT JOIN {table} s ON s.{column} = w.key AND {_matching(key)}"
-            f" GROUP BY w.key, w.position HAVING count(s.{column}) = 0 OR coalesce(bool_or(s.retryable), false)"
+            " GROUP BY w.key, w.position HAVING coalesce(bool_or(s.retryable), false)"
+            f" OR (count(s.{column}) < {count:d} AND NOT coalesce(bool_or(s.code <> 0), false))"
             " ORDER BY w.position",
             astuple(key),
             keys=wanted,

@@ -61,9 +61,7 @@ class FeatureChoice:
 
     def calibration_name(self, version: ModelVersion, ids: Sequence[str]) -> str:
         """The name of the calibration of this model on these ids."""
-        made_of: list[object] = [asdict(self.activations), set_digest(ids)]
-        if self.length_boundaries:  # left out where there are none, as before there was such a choice
-            made_of.append(list(self.length_boundaries))
+        made_of = [asdict(self.activations), set_digest(ids), list(self.length_boundaries)]
         return f"{_prefix(version)}-{digest_of(made_of)[:16]}"
 
     def feature_settings(self, calibration: str) -> FeatureSettings:

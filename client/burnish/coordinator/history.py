@@ -24,6 +24,7 @@ from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.bilevel import Weight
 from burnish.coordinator.policy.confidence import Evidence
 from burnish.coordinator.policy.coverage import Held
+from burnish.coordinator.policy.thresholds import Threshold
 from burnish.coordinator.records import (
     CandidateStory,
     DatasetRecord,
@@ -33,7 +34,6 @@ from burnish.coordinator.records import (
     RewriteRecord,
     RunRecord,
     StepRecord,
-    Threshold,
     TrainingEventRecord,
 )
 from burnish.coordinator.refinement import Refinement
@@ -274,7 +274,8 @@ class RunHistory:
         return {name: (loss, count) for name, loss, count in rows}
 
     def failures(self, round_number: int) -> list[FailureRecord]:
-        """What went wrong in a round, by step and reason, over distinct samples; most frequent first."""
+        """What went wrong in a round, by step and reason, over distinct samples (of each of these the ratings that are
+        missing); most frequent first."""
         rows = self._ledger.select(_FAILURES, {"run": self.run_id, "round": round_number})
         return [FailureRecord(round_number, *row) for row in rows]
 
@@ -293,7 +294,11 @@ _HASHES = "SELECT DISTINCT sample_hash FROM dataset_row WHERE run_id = $run AND 
 _TRAINED = "SELECT digest FROM model WHERE run_id = $run AND round = $round AND role = 'trained'"
 _BASE = "SELECT digest FROM model WHERE run_id = $run AND round = 0 AND role = 'base'"
 _FAILURES = f"""
-    WITH h AS ({_HASHES}), failed AS (
+    WITH h AS ({_HASHES}), asked AS (
+        SELECT name, detail ->> '$.model.digest' AS model, detail ->> '$.collection' AS collection,
+            detail ->> '$.key.prompt_digest' AS prompts, detail ->> '$.key.params_digest' AS params
+            FROM step WHERE run_id = $run AND round = $round
+    ), failed AS (
         SELECT 'score_pre' AS step, reason, message FROM score JOIN h USING (sample_hash)
             WHERE code <> 0 AND model_digest = ({_BASE})
         UNION ALL
@@ -305,11 +310,12 @@ _FAILURES = f"""
                 SELECT m.digest FROM model m JOIN step s USING (run_id, round)
                 WHERE run_id = $run AND m.role = 'trained' AND s.name = 'score_cross')
         UNION ALL
-        SELECT 'embed', reason, message FROM embedding JOIN h USING (sample_hash)
-            WHERE code <> 0 AND model_digest = ({_TRAINED})
+        SELECT 'embed', reason, message FROM embedding JOIN h USING (sample_hash) JOIN asked USING (collection)
+            WHERE code <> 0 AND name = 'embed'
         UNION ALL
         SELECT 'judge', reason, CASE WHEN reply <> '' THEN reply ELSE message END FROM rating JOIN h USING (sample_hash)
-            WHERE code <> 0 AND model_digest = ({_TRAINED})
+            JOIN asked ON (model_digest, prompt_digest, params_digest) = (model, prompts, params)
+            WHERE code <> 0 AND name = 'judge'
         UNION ALL
         SELECT 'refine', w.reason, w.message FROM rewrite w JOIN refinement f USING
             (sample_hash, strategy, context_digest, model_digest, prompt_version, params_digest)
@@ -318,14 +324,16 @@ _FAILURES = f"""
         SELECT 'accept', refusal, '' FROM acceptance
             WHERE refusal IN ('unscored', 'unrated') AND run_id = $run AND round = $round
         UNION ALL
-        SELECT 'confidence', reason, min(message) FROM confidence JOIN h USING (sample_hash)
-            WHERE code <> 0 AND model_digest = ({_BASE}) GROUP BY sample_hash, reason
+        SELECT 'confidence', reason, message FROM confidence JOIN h USING (sample_hash)
+            JOIN asked ON (model_digest, prompt_digest, params_digest) = (model, prompts, params)
+            WHERE code <> 0 AND name = 'confidence'
         UNION ALL
         SELECT 'propose', rejection, '' FROM candidate
             WHERE rejection <> '' AND rejection <> 'same' AND run_id = $run AND round = $round
         UNION ALL
         SELECT 'compare', p.reason, min(p.message) FROM preference p JOIN candidate c USING (candidate_hash)
             JOIN dataset_row d USING (run_id, round, row_id)
+            JOIN asked ON (p.model_digest, p.prompt_digest) = (model, prompts) AND name = 'compare'
             WHERE p.code <> 0 AND d.sample_hash = p.sample_hash AND c.run_id = $run AND c.round = $round
             GROUP BY p.sample_hash, p.candidate_hash, p.reason
         UNION ALL

@@ -19,7 +19,7 @@ from typing import IO, Any
 import duckdb
 import pyarrow as pa
 
-from burnish.coordinator.atomic import disk_full
+from burnish.coordinator.atomic import FULL, disk_full
 from burnish.coordinator.errors import LedgerBusy, LedgerDamaged, LedgerError, LedgerTooNew
 
 # Nothing is fetched from elsewhere at run time: what the ledger needs is built into duckdb.
@@ -69,7 +69,11 @@ class Ledger:
         if holder is not None:
             raise _busy(path, holder)
         ledger = cls(path, _connect(path, read_only=True), None)
-        version = ledger._version()
+        try:
+            version = ledger._version()
+        except BaseException:
+            ledger.close()
+            raise
         if version != len(migrations()):
             ledger.close()
             if version < len(migrations()):  # opening for writing brings it up to date
@@ -174,6 +178,8 @@ class Ledger:
                 self.close()
                 raise LedgerError(f"{self.path}: is a DuckDB file, but no ledger of Burnish.") from None
             return 0
+        except duckdb.Error as error:
+            raise _translated(self.path, error) from error
         return int(version)
 
     def _migrate(self) -> None:
@@ -268,7 +274,11 @@ def _take_lock(path: Path) -> IO[str]:
         stream.flush()
     except OSError as error:
         stream.close()
-        raise disk_full(path, error) from error
+        raise (
+            disk_full(path, error)
+            if error.errno in FULL
+            else LedgerError(f"{path}: cannot be locked: {error.strerror or error}.")
+        ) from error
     return stream
 
 

@@ -5,24 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from burnish._types import Attempt, Message
 from burnish.coordinator.policy.acceptance import Acceptance
 from burnish.coordinator.policy.clear import Preference
-from burnish.coordinator.policy.thresholds import Threshold
-
-__all__ = [
-    "DatasetRecord",
-    "DecisionRecord",
-    "FailureRecord",
-    "ModelRecord",
-    "RewriteRecord",
-    "RunRecord",
-    "ScoreRecord",
-    "StepRecord",
-    "Threshold",
-    "TrainingEventRecord",
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +18,7 @@ class RunRecord:
 
     run_id: str
     recipe: str
-    config: Mapping[str, object]
+    config: Mapping[str, Any]
     burnish_version: str
     source: Mapping[str, object] | None
     created_at: datetime

@@ -33,7 +33,7 @@ from burnish.coordinator.ledger import Ledger
 from burnish.coordinator.paths import RunPaths, is_remote
 from burnish.coordinator.progress import Observer, Observers, StatusFile
 from burnish.coordinator.recipes.base import RecipeSettings, RunOptions
-from burnish.coordinator.recipes.registry import settings_of
+from burnish.coordinator.recipes.registry import settings_in
 from burnish.coordinator.records import ModelRecord
 from burnish.coordinator.steps.stage import RunContext
 
@@ -68,9 +68,9 @@ async def opened(
     check_options(settings, options or RunOptions())
     with await asyncio.to_thread(Ledger.open, paths.ledger) as opened_ledger:
         # Nobody else copies what is in object storage meanwhile.
-        settings = settings.absolute().with_copies(paths.source)
-        identity = _identity(settings)
-        run_id = f"{settings.RECIPE}-{digest_of(identity)[:12]}"
+        local = await asyncio.to_thread(settings.absolute().with_copies, paths.source)
+        identity = await asyncio.to_thread(_identity, local)
+        run_id = f"{local.RECIPE}-{digest_of(identity)[:12]}"
         there = runs_in(opened_ledger, paths)
         if there and run_id not in there:
             before = RunBook(opened_ledger, there[0])
@@ -80,8 +80,8 @@ async def opened(
             with before.transaction():  # it got no further than its data, which were bad or are not those meant
                 before.forget()
             there = []
-        config = _config(run_id, settings, options or RunOptions(), identity)
-        async with _working(opened_ledger, config, settings, client, paths, observer, stop, resumed=bool(there)) as run:
+        config = _config(run_id, local, options or RunOptions(), identity)
+        async with _working(opened_ledger, config, local, client, paths, observer, stop, resumed=bool(there)) as run:
             yield run
 
 
@@ -106,9 +106,11 @@ async def reopened(
         record = book.run()
         assert record is not None
         before: dict[str, Any] = dict(record.config)
-        settings = settings_of(record.recipe).stored(before["settings"])
-        if record.source is None and _identity(settings) != before["identity"]:
-            raise _mismatch(paths, there[0], book, _identity(settings))
+        settings = settings_in(record, RecipeSettings)
+        if record.source is None:
+            identity = await asyncio.to_thread(_identity, settings)
+            if identity != before["identity"]:
+                raise _mismatch(paths, there[0], book, identity)
         kept = options or RunOptions.model_validate(before["options"])
         check_options(settings, kept)
         config = _config(there[0], settings, kept, before["identity"])
@@ -218,20 +220,26 @@ async def _working(
     )
     observers.run_started(book.run_id, paths.out, resumed)
     try:
-        with working_on(book.run_id), span(f"run {settings.RECIPE}", {"burnish.run_id": book.run_id}):
+        with working_on(book.run_id), span(f"run {settings.RECIPE}", {"burnish.run_id": book.run_id}), _explained():
             yield run
-    except PreconditionFailed as error:
-        observers.run_ended(error)
-        if error.reason == "MODEL_DIGEST_MISMATCH":
-            raise StepFailed(
-                "A model is not what it was when this run began; its files changed on disk, or another one was put in"
-                f" its place. Put it back, or begin a new run with another --out. ({error})"
-            ) from error
-        raise
     except BaseException as error:
         observers.run_ended(error)
         raise
     observers.run_ended(None)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """What a service refuses in words of its own, in those of a run."""
+    try:
+        yield
+    except PreconditionFailed as error:
+        if error.reason != "MODEL_DIGEST_MISMATCH":
+            raise
+        raise StepFailed(
+            "A model is not what it was when this run began; its files changed on disk, or another one was put in its"
+            f" place. Put it back, or begin a new run with another --out. ({error})"
+        ) from error
 
 
 def _identity(settings: RecipeSettings) -> dict[str, Any]:
@@ -251,7 +259,7 @@ def _config(run_id: str, settings: RecipeSettings, options: RunOptions, identity
     }
 
 
-_ABSENT = "not known"  # of a setting that one of two releases does not have
+_ABSENT = "not known"  # of a setting that one of two recipes does not have
 
 
 def _mismatch(paths: RunPaths, run_id: str, book: RunBook, identity: Mapping[str, Any]) -> RunMismatch:

@@ -11,6 +11,7 @@ from burnish.coordinator.policy.clear import Action, place_notes
 from burnish.coordinator.policy.confidence import Evidence
 from burnish.coordinator.policy.filtering import AXIS
 from burnish.coordinator.recipes.clear.settings import ClearSettings
+from burnish.coordinator.recipes.registry import settings_in
 from burnish.coordinator.steps.curate import evidence_notes
 from burnish.report.calibration import calibrate
 from burnish.report.common import Decided, map_of, measured, said_by
@@ -69,7 +70,7 @@ def _going_on(one: Decided) -> Iterator[tuple[str, str]]:
 
 def clear_notes(history: RunHistory, rounds: Sequence[ClearRound]) -> list[str]:
     """What a reader should know before believing the numbers."""
-    settings = ClearSettings.model_validate(history.run.config["settings"])
+    settings = settings_in(history.run, ClearSettings)
     notes = []
     for one in rounds:
         evidence = _evidence(history, one.number)

@@ -84,7 +84,7 @@ class FlawTable:
 
     rates: Sequence[FlawRate]
     clean: FlawRate  # rows without a planted flaw
-    expected: str  # what the table is read against, one sentence
+    note: str  # which rows are not counted, one sentence
 
 
 @dataclass(frozen=True, slots=True)

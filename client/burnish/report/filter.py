@@ -10,7 +10,7 @@ from burnish._types import Role
 from burnish.coordinator.history import RunHistory
 from burnish.coordinator.policy.signals import Action
 from burnish.coordinator.recipes.filter.settings import FilterSettings
-from burnish.coordinator.recipes.registry import settings_of
+from burnish.coordinator.recipes.registry import settings_in
 from burnish.coordinator.records import StepRecord
 from burnish.report.arms import arms_of
 from burnish.report.common import Decided, map_of, measured, said_by
@@ -54,7 +54,7 @@ def filter_round(one: Decided) -> FilterRound:
 
 def filter_notes(history: RunHistory, rounds: Sequence[FilterRound]) -> list[str]:
     """What a reader should know before believing the numbers."""
-    settings = _settings(history)
+    settings = settings_in(history.run, FilterSettings)
     notes = []
     for line in (line for one in rounds for line in one.thresholds if line.num_excluded):
         all_rows = line.num_values + line.num_excluded
@@ -88,18 +88,11 @@ def filter_notes(history: RunHistory, rounds: Sequence[FilterRound]) -> list[str
     return notes
 
 
-def _settings(history: RunHistory) -> FilterSettings:
-    settings = settings_of(history.run.recipe).stored(history.run.config["settings"])  # type: ignore[arg-type]
-    assert isinstance(settings, FilterSettings)
-    return settings
-
-
 def _tried(steps: Sequence[StepRecord]) -> list[TriedShare]:
-    """What came of each share, all rows first; nothing where none were to be tried, or it is not known yet. Ledgers of
-    before there were rivals name no signal, those of before something covered no share that is held."""
+    """What came of each share, all rows first; nothing where none were to be tried, or it is not known yet."""
     detail: dict[str, Any] = next((dict(one.detail) for one in steps if one.name == "choose"), {})
     best = tuple(detail.get(name) for name in ("signal", "share", "held"))
-    found = [{"signal": None, "held": None, **one} for one in detail.get("tried", [])]
+    found = detail.get("tried", [])
     return [TriedShare(**one, taken=(one["signal"], one["share"], one["held"]) == best) for one in found]
 
 

@@ -65,7 +65,7 @@ def mads_notes(history: RunHistory, rounds: Sequence[MadsRound]) -> list[str]:
     """What a reader should know before believing the numbers."""
     detail: Any = selection_of(history.steps())
     notes = selection_notes(detail["length_correlation"], detail["hub_share"]) if detail else []
-    if not history.run.config["settings"]["holdout"]:  # type: ignore[index]
+    if not history.run.config["settings"]["holdout"]:
         notes.append("No held-out data were given, so the core set is compared with nothing.")
     return notes
 

@@ -111,8 +111,8 @@ def _flaws(decisions: Sequence[DecisionRecord], known: Mapping[str, Known]) -> F
     rates = [rate(flaw, [d for d in rows if planted.get(d.row_id) == flaw]) for flaw in flaws]
     clean = rate("none", [d for d in rows if d.row_id in known and not known[d.row_id].flaw])
     gone = len(decisions) - len(rows)
-    expected = f"{gone} rows that earlier rounds rewrote or added are not counted here." if gone else ""
-    return FlawTable(rates, clean, expected)
+    note = f"{gone} rows that earlier rounds rewrote or added are not counted here." if gone else ""
+    return FlawTable(rates, clean, note)
 
 
 def middo_notes(history: RunHistory, rounds: Sequence[MiddoRound]) -> list[str]:

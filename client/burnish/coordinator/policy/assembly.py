@@ -14,8 +14,8 @@ from burnish.coordinator.policy.middo import Action, Axis, Decision
 
 @dataclass(frozen=True, slots=True)
 class DataRow:
-    """One row of a data set. `origin` says what made its text: source, simplify, improve or diversify; `source_row_id`
-    is the source row that it goes back to, itself for the source's own rows."""
+    """One row of a data set. `origin` says what made its text: source, or the action (simplify, improve, diversify,
+    correct, refine) that did; `source_row_id` is the source row that it goes back to, itself for the source's own."""
 
     row_id: str
     sample_hash: str

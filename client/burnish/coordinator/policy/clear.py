@@ -98,7 +98,7 @@ class RowEvidence:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What happens to one row, and why; `replacement` is the candidate's sample where the action is correct."""
+    """What happens to one row, and why."""
 
     row_id: str
     axes: tuple[str, ...]

@@ -96,10 +96,7 @@ class TrainingSettings(BaseModel):
         return Lora(self.lora_rank, self.lora_alpha, self.lora_dropout, self.lora_modules, self.lora_adapter_only)
 
 
-# Settings that came later: left out of what an id is made from where they are not used, so that runs that began before
-# are still the same.
 _OF_ADAPTERS = {"lora_rank", "lora_alpha", "lora_dropout", "lora_modules", "lora_adapter_only"}
-_LATER_TRAINING = _OF_ADAPTERS | {"max_loss_ratio", "packing"}
 
 
 class RecipeSettings(BaseModel):
@@ -134,7 +131,7 @@ class RecipeSettings(BaseModel):
 
     @classmethod
     def stored(cls, values: Mapping[str, Any]) -> Self:
-        """Settings as a ledger has them, whichever release wrote them. Raises InputError."""
+        """Settings as a ledger has them: all are given. Raises InputError."""
         return cls.parse(dict(values))
 
     def hyperparameters(self, round_number: int) -> Hyperparameters:
@@ -158,10 +155,7 @@ class RecipeSettings(BaseModel):
 
     def identity(self, digests: Mapping[str, str]) -> dict[str, Any]:
         """What a run's id is made from: all settings, with `files` named by content instead of by place."""
-        made: dict[str, Any] = self.model_dump(mode="json") | dict(digests)
-        unused = {name for name in _LATER_TRAINING if made["training"][name] in (None, [])}
-        made["training"] = {k: v for k, v in made["training"].items() if k not in unused}
-        return made
+        return self.model_dump(mode="json") | dict(digests)
 
     def services(self) -> tuple[str, ...]:
         """The services that a run needs."""
@@ -205,12 +199,6 @@ class HoldSettings(RecipeSettings):
     def hold_features(self) -> FeatureChoice:
         """Which features they are covered in; the same in every round, so that only what is new is read."""
         return FeatureChoice(seed=derive_seed(self.seed, "calibration"))
-
-    def identity(self, digests: Mapping[str, str]) -> dict[str, Any]:
-        """See RecipeSettings. Left out where it is not used, so that runs that began before there was such a setting
-        are still the same."""
-        made = super().identity(digests)
-        return made if self.hold_size is not None else {k: v for k, v in made.items() if k != "hold_size"}
 
 
 class RunOptions(BaseModel):

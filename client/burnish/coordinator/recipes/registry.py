@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from burnish.coordinator.errors import LedgerTooNew
 from burnish.coordinator.recipes.auto.settings import AutoSettings
@@ -20,7 +20,9 @@ from burnish.coordinator.recipes.mads.loop import mads
 from burnish.coordinator.recipes.mads.settings import MadsSettings
 from burnish.coordinator.recipes.middo.loop import middo
 from burnish.coordinator.recipes.middo.settings import MiddoSettings
+from burnish.coordinator.records import RunRecord
 
+SettingsT = TypeVar("SettingsT", bound=RecipeSettings)
 SETTINGS: dict[str, type[RecipeSettings]] = {
     kind.RECIPE: kind
     for kind in (MiddoSettings, ClearSettings, MadsSettings, BdsSettings, BmoSettings, FilterSettings, AutoSettings)
@@ -44,3 +46,11 @@ def settings_of(recipe: str) -> type[RecipeSettings]:
             f"The run is of recipe {recipe!r}; this Burnish knows {known}. Use the newer one that began it."
         )
     return SETTINGS[recipe]
+
+
+def settings_in(run: RunRecord, kind: type[SettingsT]) -> SettingsT:
+    """The settings of a run, as its ledger has them, of a recipe that has this `kind`. Raises LedgerTooNew and
+    InputError."""
+    settings = settings_of(run.recipe).stored(run.config["settings"])
+    assert isinstance(settings, kind)
+    return settings

@@ -121,7 +121,7 @@ def taken(run: FilterRun, round_number: int) -> Part:
         return Part(settings.signal, settings.keep)
     detail = run.stage(round_number, "choose").detail
     held = detail.get("held")
-    signal, share = Signal(str(detail.get("signal", settings.signal))), float(str(detail["share"]))
+    signal, share = Signal(str(detail["signal"])), float(str(detail["share"]))
     return Part(signal, share, None if held is None else float(str(held)))
 
 

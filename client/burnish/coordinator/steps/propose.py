@@ -43,10 +43,10 @@ async def propose(run: RunContext[ClearSettings], round_number: int, model: Mode
         prompt_of = prompts_of(run, [row.sample_hash for row in rows])
         first = {prompt: sample for sample, prompt in reversed(prompt_of.items())}  # a sample that begins so
         prompts = list(dict.fromkeys(prompt_of.values()))
-        missing = beliefs.unanswered(prompts, key)
+        missing = beliefs.unanswered(prompts, key, count)
         detail = {"model": version_detail(version), "key": asdict(key), **params}
         stage.expect(len(prompts), known=len(prompts) - len(missing), detail=detail)
-        await stage.in_batches(lambda: beliefs.unanswered(prompts, key), send, store)
+        await stage.in_batches(lambda: beliefs.unanswered(prompts, key, count), send, store)
         said = beliefs.responses(prompts, key)
         for start in range(0, len(rows), ROWS_PER_READ):
             part = rows[start : start + ROWS_PER_READ]

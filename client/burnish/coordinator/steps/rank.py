@@ -62,6 +62,9 @@ async def measure(
         found = await _calibrated(run, round_number, base, found, trusted)
     k = run.settings.among
     near = await neighbors(run, round_number, base, own, k) if k else {}
+    if k:
+        collection = str(run.stage(round_number, "embed").detail["collection"])
+        failures = {**run.book.findings.embedding_failures(own, collection), **failures}
     names = {name: [other for other, _ in others] for name, others in near.items()}
     return Measured(found, {**cross.why, **failures}, cross.fold, names)
 

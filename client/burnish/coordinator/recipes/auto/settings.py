@@ -7,8 +7,7 @@ would do well on them (docs/decisions/0009)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
@@ -31,8 +30,3 @@ class AutoSettings(FilterSettings):
         """Whose signal is the rival's own has none, unless one is given."""
         is_own = isinstance(values, dict) and values.get("signal") == Signal.CALIBRATED and "rival" not in values
         return {**values, "rival": None} if is_own else values
-
-    @classmethod
-    def stored(cls, values: Mapping[str, Any]) -> Self:
-        """See RecipeSettings."""
-        return super().stored({"rival": None, **values})  # where none is named there were none yet

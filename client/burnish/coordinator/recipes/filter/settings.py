@@ -173,10 +173,8 @@ class FilterSettings(HoldSettings):
 
     @classmethod
     def stored(cls, values: Mapping[str, Any]) -> Self:
-        """See RecipeSettings. What is not there had not been thought of."""
-        unset = {"among": 0, "outliers": None, "weighted": False}
-        known = {name: value for name, value in values.items() if name != "keep" or not values.get("outliers")}
-        return super().stored({**unset, **known})
+        """See RecipeSettings. Of `keep` and `outliers`, of which one may be given, the one that counted."""
+        return super().stored({k: v for k, v in values.items() if k != "keep" or not values["outliers"]})
 
     def tried(self) -> tuple[float, ...]:
         """The shares that a model is trained for each; none where `keep` says how many rows stay."""
@@ -202,12 +200,6 @@ class FilterSettings(HoldSettings):
     def files(self) -> dict[str, tuple[str, ...]]:
         """See RecipeSettings."""
         return super().files() | {"trusted": self.trusted}
-
-    def identity(self, digests: Mapping[str, str]) -> dict[str, Any]:
-        """See RecipeSettings. Runs from before there were rivals, outliers and what covers are still the same."""
-        used = {"rival": self.rival is not None, "outliers": self.outliers is not None, "cover": self.covers()}
-        unused = {name for name, is_used in used.items() if not is_used}
-        return {name: value for name, value in super().identity(digests).items() if name not in unused}
 
     def hyperparameters(self, round_number: int) -> Hyperparameters:
         """All models that are compared, and those of the folds, are trained alike, with the same seed."""

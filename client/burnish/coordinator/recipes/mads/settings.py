@@ -7,7 +7,6 @@ says why. The method itself is written out in `loop.py` beside this.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -112,12 +111,6 @@ class MadsSettings(RecipeSettings):
     def absolute(self) -> MadsSettings:
         """See RecipeSettings."""
         return super().absolute().model_copy(update={"selector": absolute(self.selector)})
-
-    def identity(self, digests: Mapping[str, str]) -> dict[str, Any]:
-        """See RecipeSettings. Boundaries are left out where there are none, so that runs that began before there was
-        such a setting are still the same."""
-        made = super().identity(digests)
-        return made if self.length_boundaries else {k: v for k, v in made.items() if k != "length_boundaries"}
 
     def hyperparameters(self, round_number: int) -> Hyperparameters:
         """All models that are compared are trained alike, with the same seed."""

@@ -5,7 +5,6 @@ The method itself is written out in `loop.py` beside this, its decisions in `bur
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, Field, field_validator, model_validator
@@ -144,12 +143,6 @@ class MiddoSettings(HoldSettings):
     def services(self) -> tuple[str, ...]:
         """See RecipeSettings."""
         return tuple(name for name in super().services() if name != "rewriting" or self.rewrites)
-
-    def identity(self, digests: Mapping[str, str]) -> dict[str, Any]:
-        """See RecipeSettings. Left out where they are not used, so that runs that began before there were such settings
-        are still the same."""
-        unused = set() if self.tries_rewrites else {"accept", "rejected"}
-        return {name: value for name, value in super().identity(digests).items() if name not in unused}
 
     def policy(self) -> PolicySettings:
         """The settings of the pure policy."""
