@@ -159,6 +159,17 @@ async def test_a_cut_text_keeps_the_token_that_the_tokenizer_ends_with() -> None
     assert vector(long) == [6.0, 2.0]
 
 
+async def test_a_text_whose_tokens_need_not_be_counted_is_refused_even_where_texts_are_cut() -> None:
+    class Uncalled:
+        def encode(self, text: str, *, add_special_tokens: bool = False) -> Encoding:
+            raise AssertionError("as lists of numbers tokens take far more memory than the text")
+
+    engine = LetterEngine(tokenizer=Uncalled())
+    (found,) = (await embed(engine, truncate=True, long="x" * (256 * engine.model.max_model_len + 1))).values()
+    assert isinstance(found, EngineFailure)
+    assert found.reason == "TOO_LONG"
+
+
 async def test_the_engine_is_not_asked_for_nothing() -> None:
     engine = LetterEngine()
     assert await embed(engine) == {}

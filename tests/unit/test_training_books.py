@@ -29,6 +29,7 @@ def books(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunCallback:
         record=SimpleNamespace(resolved=SimpleNamespace(lora=None, output=tmp_path / "elsewhere" / "model")),
     )
     made._stored = torch.bfloat16
+    made._needed = 1200
     made._last_save = 0.0
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     return made  # type: ignore[no-any-return]
@@ -86,11 +87,11 @@ def test_when_a_checkpoint_is_due(step: int, asked: int | None, since: float, co
 def saved_after(made: Any, step: int, *, is_first: bool = True) -> bool:
     """Whether the books have a checkpoint written at the end of a step; where they have, it is."""
     made._trainer.world.is_first = is_first
-    control = made.on_step_end(None, SimpleNamespace(global_step=step), SimpleNamespace(should_save=False))
+    state, folder = SimpleNamespace(global_step=step), made._job.directory.checkpoints
+    control = made.on_step_end(None, state, SimpleNamespace(should_save=False))
     if control.should_save:
-        made.on_save(
-            SimpleNamespace(output_dir=made._job.directory.checkpoints), SimpleNamespace(global_step=step), control
-        )
+        checkpoints.checkpoint_path(folder, step).mkdir(parents=True)
+        made.on_save(SimpleNamespace(output_dir=folder), state, control)
     return bool(control.should_save)
 
 
@@ -102,7 +103,6 @@ def test_checkpoints_that_are_slow_to_write_are_further_apart(
     monkeypatch.setattr("burnish_services.training.books.time", SimpleNamespace(monotonic=lambda: clock[0]))
 
     def write(checkpoint: Path) -> None:
-        checkpoint.mkdir(parents=True, exist_ok=True)
         clock[0] += 10
 
     made._trainer = SimpleNamespace(
@@ -122,7 +122,7 @@ def test_checkpoints_that_are_slow_to_write_are_further_apart(
         report=SimpleNamespace(send=lambda message: None),
     )
     made._plan, made._steps, made._recent = Plan(), 10_000, []
-    made.sums, made._step_began, made._last_save, made._save_began, made._save_seconds = Sums(), 0.0, 0.0, 0.0, 0.0
+    made.sums, made._step_began, made._last_save, made._save_began, made._save_seconds = Sums(), 0.0, 0.0, 0.0, 1.6
     monkeypatch.setattr(made, "report", lambda step: None)
     monkeypatch.setattr(made, "_has_room", lambda **how: True)
     monkeypatch.setattr(checkpoints, "seal", lambda checkpoint: None)

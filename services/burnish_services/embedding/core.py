@@ -20,6 +20,7 @@ from burnish_services.engine.chat import (
     TOO_LONG,
     SampleError,
     Span,
+    check_size,
     span_positions,
     tokenize_sample,
     validate_messages,
@@ -160,6 +161,7 @@ def _encode_all(
 
 
 def _encode(tokenizer: ChatTokenizer, one: Passage, plan: Plan, limit: int, truncate: bool) -> _Encoded:
+    check_size(one.messages, limit)
     alone: list[int] = []
     too_long = False
     if plan.source is Source.USER:

@@ -35,7 +35,9 @@ def _on_gpu(scores: Scores, width: int, check: Callable[[], None]) -> Best:
         return propose_on(torch.device("cuda"), scores, width, check)
     except torch.OutOfMemoryError:
         log.warning("the GPU has no room for %d vectors; searching on the CPU", len(scores))
-        return propose_by_tiles(scores, width, check)
+    finally:
+        torch.cuda.empty_cache()  # the server lives on, and engines want that memory
+    return propose_by_tiles(scores, width, check)
 
 
 def propose_on(

@@ -103,7 +103,7 @@ def tokenize_sample(
     validate_messages(messages)
     if messages[-1].role != "assistant":
         raise SampleError(BAD_ROLES, "the last message is the user's; expected an assistant message to score")
-    _check_size(messages, max_tokens)
+    check_size(messages, max_tokens)
     for index, message in enumerate(messages):
         if message.role == "assistant" and not message.content.strip():
             raise SampleError(EMPTY_RESPONSE, f"message {index}, the assistant's, is empty; there is nothing to score")
@@ -160,7 +160,7 @@ def prompt_ids(
     validate_messages(messages)
     if messages[-1].role != "user":
         raise SampleError(BAD_ROLES, "the last message is the assistant's; expected a user message to answer")
-    _check_size(messages, context if max_tokens is None else max_tokens)
+    check_size(messages, context if max_tokens is None else max_tokens)
     if not messages[-1].content.strip():
         raise SampleError(EMPTY_PROMPT, "the last user message is empty; there is nothing to answer")
     messages, literals = guard(tokenizer, messages)
@@ -241,7 +241,7 @@ def _render(tokenizer: ChatTokenizer, messages: Sequence[ChatMessage], *, add_ge
         raise SampleError(TEMPLATE_FAILED, f"the chat template refused the conversation: {error}") from error
 
 
-def _check_size(messages: Sequence[ChatMessage], limit: int | None) -> None:
+def check_size(messages: Sequence[ChatMessage], limit: int | None) -> None:
     """Refuses what is so long that its tokens need not be counted: as lists they take far more memory than the text."""
     if limit is None:
         return

@@ -208,7 +208,8 @@ class ModelHost:
             if wanted.lease is not None:
                 wanted.lease.release()  # what is held has a lease of the host's
         try:
-            assert self._held is not None
+            if self._held is None:  # lost between being admitted and going on
+                raise EngineDead("the engine was lost")
             self._check_digest(name, self._held)
             yield replace(self._held, queue_seconds=time.monotonic() - arrived, swap_seconds=swap_seconds)
         except EngineDead as error:

@@ -170,7 +170,7 @@ def _count_items(request: Message | AsyncIterator[Message]) -> int:
     return max((len(value) for field, value in request.ListFields() if field.is_repeated), default=0)
 
 
-async def _until_drained(stream: AsyncIterator[Message], lifecycle: Lifecycle) -> AsyncGenerator[Message]:
+async def _until_drained(stream: AsyncGenerator[Message], lifecycle: Lifecycle) -> AsyncGenerator[Message]:
     """The messages of `stream`, until the server drains: a stream that somebody watches would otherwise hold
     up the stop for the whole grace. Raises Unavailable then, so that the watcher resumes elsewhere."""
     drained = asyncio.ensure_future(lifecycle.draining.wait())
@@ -196,3 +196,4 @@ async def _until_drained(stream: AsyncIterator[Message], lifecycle: Lifecycle) -
         if step is not None:
             step.cancel()
             await asyncio.gather(step, return_exceptions=True)
+        await stream.aclose()

@@ -6,6 +6,7 @@ and how often the orders disagree is told.
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,11 +66,15 @@ async def compare_pairs(
     engine: Engine, prompts: PromptFiles, pairs: Sequence[Pair], rules: Rules, record: CallRecord
 ) -> list[Preference | EngineFailure]:
     """One verdict per pair, or why there is none."""
-    asked: list[Question | EngineFailure] = []
-    for pair in pairs:
-        failure = _refused(pair)
-        asked += [failure, failure] if failure else _questions(prompts, pair)
-    choices = iter(await choose(engine, asked, record))
+
+    def questions() -> list[Question | EngineFailure]:
+        asked: list[Question | EngineFailure] = []
+        for pair in pairs:
+            failure = _refused(pair)
+            asked += [failure, failure] if failure else _questions(prompts, pair)
+        return asked
+
+    choices = iter(await choose(engine, await asyncio.to_thread(questions), record))
     return [_verdict(pair, next(choices), next(choices), rules) for pair in pairs]
 
 

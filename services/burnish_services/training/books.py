@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 _SUMS = "sums.json"
 _WINDOW = 8  # steps over which speed is measured
 _SIZES_PER_CHECKPOINT = 3  # the weights and AdamW's two moments
+_BYTES_PER_SECOND = 1e9  # that a disk is taken to write, before it has shown what it does
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,8 @@ class RunCallback(TrainerCallback):
         self._steps = trainer.args.max_steps
         self._plan = job.record.resolved.plan
         self._step_began = self._last_save = self._save_began = time.monotonic()
-        self._save_seconds = 0.0  # that the last checkpoint took; unknown before there is one
+        self._needed = _SIZES_PER_CHECKPOINT * sum(p.nbytes for p in trainer.model.parameters() if p.requires_grad)
+        self._save_seconds = self._needed / _BYTES_PER_SECOND  # that the last checkpoint took, or the first is to
         self._recent: deque[tuple[int, float]] = deque(maxlen=_WINDOW)
         self._process = psutil.Process()
 
@@ -106,6 +108,13 @@ class RunCallback(TrainerCallback):
             chat_template_digest=self._template_digest,
         )
         self._job.report.send(Progressed(progress))
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """See TrainerCallback; only here the model is where it will be trained."""
+        if not state.global_step:
+            self.measure(0)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -196,14 +205,15 @@ class RunCallback(TrainerCallback):
         but for one that is `stopping`, where there is no room for the model in the end, either, while a checkpoint is
         there to go on from: the sooner it fails, the less is done twice."""
         directory, parameters = self._job.directory, list(self._trainer.model.parameters())
-        needed = _SIZES_PER_CHECKPOINT * sum(p.nbytes for p in parameters if p.requires_grad)
         free = shutil.disk_usage(directory.path).free
         in_the_end, at_output, output = self._room_to_publish(parameters)
         there = checkpoints.sealed(directory.checkpoints) is not None
-        cramped, hopeless = self._trainer.agreed(free < needed, there and not stopping and at_output < in_the_end)
+        cramped, hopeless = self._trainer.agreed(free < self._needed, there and not stopping and at_output < in_the_end)
         if not cramped:
             return True
-        room = f"a checkpoint takes {needed / 1e9:.1f} GB and only {free / 1e9:.1f} GB are free at {directory.path}"
+        room = (
+            f"a checkpoint takes {self._needed / 1e9:.1f} GB and only {free / 1e9:.1f} GB are free at {directory.path}"
+        )
         if hopeless:
             room += f", nor is there room for the model, {in_the_end / 1e9:.1f} GB, at {output}"
             raise RunError("RESOURCE_EXHAUSTED", "DISK_FULL", f"{room}; make room and create the run again")

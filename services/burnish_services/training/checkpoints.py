@@ -129,9 +129,11 @@ def _is_undamaged(checkpoint: Path) -> bool:
 
 
 def sync_tree(folder: Path) -> None:
-    """Waits until every file in a folder is on disk."""
+    """Waits until everything in a folder is on disk."""
     for path in folder.rglob("*"):
-        if path.is_file():
+        if path.is_dir():
+            sync_directory(path)
+        elif path.is_file():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
     sync_directory(folder)

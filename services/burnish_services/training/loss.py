@@ -22,6 +22,7 @@ from burnish_services.training.data import TrainingSample
 # each part adds to the gradient of the whole head.
 MAX_LOGITS_BYTES = 1 << 28
 MAX_LOGITS_BYTES_GPU = 1 << 30
+PASS_TOKENS_GPU = 16_384  # that a pass which only measures has there at least
 Batch = dict[str, Any]
 
 
@@ -69,8 +70,11 @@ class ResponseLoss:
     are picked out just before the head, so whatever a model does to its logits afterwards still happens.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, *, in_parts: bool = True) -> None:
+        """`in_parts`: logits that take much memory are made a part at a time. Not where several processes share the
+        model's weights: each would call it as often as its own samples need, and wait for the others' calls."""
         self.model = model
+        self._in_parts = in_parts
         self._head: Any = model.get_output_embeddings()
         self._positions: torch.Tensor | None = None
         self._is_plain: bool | None = None  # whether logits are what the head makes of them; None: not known yet
@@ -82,7 +86,7 @@ class ResponseLoss:
         positions, targets, owners = batch["positions"], batch["targets"], batch["owners"]
         most = MAX_LOGITS_BYTES_GPU if targets.is_cuda else MAX_LOGITS_BYTES
         part = max(1, most // (4 * self._head.weight.shape[0]))
-        if len(targets) > part and self._plain(batch, positions):
+        if self._in_parts and len(targets) > part and self._plain(batch, positions):
             with self._without_head():
                 hidden = self._forward(batch, positions)
             pairs = zip(hidden.split(part), targets.split(part), strict=True)
@@ -159,10 +163,13 @@ def mean_nll(loss: ResponseLoss, samples: Sequence[TrainingSample], batch_size: 
     """Mean over all response tokens of the samples, in nats, without dropout."""
     loss.model.eval()
     ordered = sorted(samples, key=lambda sample: -len(sample.tokens.ids))
-    total, count = 0.0, 0
-    for start in range(0, len(ordered), batch_size):
-        batch = {key: value.to(device) for key, value in collate(ordered[start : start + batch_size]).items()}
-        losses, _ = loss.nll(batch)
+    total, count, start = 0.0, 0, 0
+    while start < len(ordered):
+        size = batch_size
+        if device.type == "cuda":  # the longest come first
+            size = max(size, PASS_TOKENS_GPU // len(ordered[start].tokens.ids))
+        part, start = ordered[start : start + size], start + size
+        losses, _ = loss.nll({key: value.to(device) for key, value in collate(part).items()})
         total += losses.double().sum().item()
         count += len(losses)
     return total / count

@@ -68,7 +68,7 @@ def read_pool(path: Path, tokenizer: ChatTokenizer, max_tokens: int, names: Sequ
             name = sample_name(value)
             if name not in place:
                 raise SampleError(NOT_A_SAMPLE, f"{name!r} is no sample that is trained on")
-            prompt = prompt_ids(tokenizer, parse_messages(value))
+            prompt = prompt_ids(tokenizer, parse_messages(value), context=max_tokens)
             responses = value.get("responses")
             if not isinstance(responses, list):
                 raise SampleError(NOT_A_SAMPLE, _NO_LIST)

@@ -59,8 +59,6 @@ def origin(resolved: Resolved) -> dict[str, Any]:
     special: dict[str, Any] = {}
     if resolved.lora is not None:
         special["lora"] = asdict(resolved.lora)
-        if not resolved.lora.adapter_only:
-            del special["lora"]["adapter_only"]  # as in cards from before there was a choice
     if resolved.selection is not None:
         how = asdict(resolved.selection.how)
         special["bilevel"] = {**how, "validation_digest": resolved.selection.validation_digest}

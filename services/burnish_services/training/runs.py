@@ -78,9 +78,8 @@ class Resolved:
     # Where in object storage the base model is from, and where the trained one goes from `output`; empty: neither.
     base_uri: str = ""
     publish_to: str = ""
-    # Digest of the software that makes the weights, the chat template included; empty: from before it was noted.
-    made_by: str = ""
-    eval_digest: str = ""  # empty: there are no such data, or the run is from before it was noted
+    made_by: str = ""  # digest of the software that makes the weights, the chat template included
+    eval_digest: str = ""  # empty: there are no such data
 
     @property
     def model_uri(self) -> str:

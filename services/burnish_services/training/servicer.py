@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -59,6 +60,7 @@ _DEFAULT_PAGE = 100
 _MAX_PAGE = 1000
 _MAX_PAGE_BYTES = 2**20  # of runs, beyond the first; a run names every sample that it left out
 _EVENTS_AT_A_TIME = 64
+_FETCHES = 16
 _NOTHING = f"sha256:{hashlib.sha256().hexdigest()}"  # of no responses
 
 
@@ -72,6 +74,8 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         self._info = info
         # Two requests with one id at the same time must find one run. Others need not wait: data may be on its way.
         self._creating: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        # Stores that are slow keep nobody from asyncio's own threads, which all roles of a process have.
+        self._fetching = ThreadPoolExecutor(_FETCHES, "run-data")
 
     async def GetInfo(self, request: training_pb2.GetInfoRequest, context: Context) -> training_pb2.GetInfoResponse:
         """What runs here."""
@@ -221,7 +225,7 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         abandoned = threading.Event()
         asked = (request.responses_uri, request.responses_digest, "responses_uri", abandoned)
         try:
-            found = await asyncio.to_thread(self._site.sources.locate, *asked)
+            found = await asyncio.get_running_loop().run_in_executor(self._fetching, self._site.sources.locate, *asked)
         except asyncio.CancelledError:
             abandoned.set()  # so that the thread does not fetch on for nobody
             raise
@@ -262,10 +266,16 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
             raise _refusal(error) from error
         return run
 
+    def close(self) -> None:
+        """Begins to fetch nothing more."""
+        self._fetching.shutdown(wait=False, cancel_futures=True)
+
     async def _resolve(self, spec: RunSpec, output: Path) -> Resolved:
         abandoned = threading.Event()
         try:
-            return await asyncio.to_thread(resolve, spec, check_spec(spec), self._site, output, abandoned)
+            return await asyncio.get_running_loop().run_in_executor(
+                self._fetching, resolve, spec, check_spec(spec), self._site, output, abandoned
+            )
         except asyncio.CancelledError:
             abandoned.set()  # so that the thread does not fetch on for nobody
             raise
@@ -346,6 +356,7 @@ class TrainingRole(Role):
 
     async def close(self) -> None:
         """Stops the worker; its run goes on with the next server."""
+        self._servicer.close()
         await self._supervisor.close()
         if self._lock is not None:
             self._lock.release()

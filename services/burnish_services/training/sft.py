@@ -71,7 +71,7 @@ def train(job: Job) -> Result | None:
         books.report(step)
         if books.sums.pausing and not job.directory.pool(step).is_file():
             raise PausedRun(_pause(job, trainer, books, step, checkpoint))
-    elif books.measure(0) is None:
+    else:
         books.report(0)
     if isinstance(trainer, RefiningTrainer):
         _use_pool(job, trainer, tokenizer, max_tokens, data, step, is_new=bool(books.sums.pausing))

@@ -46,7 +46,7 @@ class Progress:
     memory_bytes: int = 0
     device_memory_bytes: int = 0
     num_tokens: int = 0  # of all steps so far, padding not counted
-    chat_template_digest: str = ""  # of runs from before this was told
+    chat_template_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Result:
     skipped: tuple[str, ...]
     data_digest: str
     num_tokens: int
-    published_step: int = 0  # of runs from before this was told
+    published_step: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,7 +105,7 @@ class SftTrainer(Trainer):
     def __init__(
         self, model: Any, arguments: TrainingArguments, data: TrainingData, plan: Plan, world: World = ALONE
     ) -> None:
-        self.response_loss = ResponseLoss(model)
+        self.response_loss = ResponseLoss(model, in_parts=world.is_alone)
         self.world = world
         self.step_loss = 0.0  # in nats, of the last step, once its gradients are there
         self.step_tokens = 0

@@ -82,6 +82,19 @@ def test_logits_made_in_parts_are_never_there_at_once(
     assert len(largest) > 2 * (len(whole[0]) // 5), "once forward and once again backward"
 
 
+def test_where_weights_are_shared_out_a_batch_is_one_pass_whatever_its_size(
+    base: Path, samples: list[TrainingSample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from burnish_services.training import loss as module
+
+    model = load(base)
+    calls: list[int] = []
+    model.get_output_embeddings().register_forward_hook(lambda *given: calls.append(1))
+    monkeypatch.setattr(module, "MAX_LOGITS_BYTES", 1)
+    module.ResponseLoss(model, in_parts=False).nll(module.collate(samples))
+    assert len(calls) == 1, "another process, with smaller samples, would wait for the others for ever"
+
+
 def test_a_model_that_does_something_to_its_logits_makes_them_whole(
     base: Path, samples: list[TrainingSample], monkeypatch: pytest.MonkeyPatch
 ) -> None:

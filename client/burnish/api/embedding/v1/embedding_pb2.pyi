@@ -790,7 +790,8 @@ class EmbedSamplesRequest(_message.Message):
     """Also return the vectors. Default false."""
     truncate: _builtins.bool
     """Cut texts that are longer than the context instead of failing them with TOO_LONG; the result says so. Default
-    false. Conversations of a collection with features are cut at its max_tokens in any case.
+    false. Conversations of a collection with features are cut at its max_tokens in any case. A conversation of more than
+    256 characters for each token of the context fails all the same: its tokens are not even counted.
     """
     @_builtins.property
     def model(self) -> _common_pb2.ModelRef:
