@@ -63,7 +63,8 @@ else
 endif
 
 .PHONY: check
-check: format lint types imports protos-check ## formatting, lint, types, architecture, protos; quick
+check: setup ## formatting, lint, types, architecture, protos; quick
+	@$(MAKE) --no-print-directory --jobs=2 format lint types imports protos-check
 
 .PHONY: format lint types imports
 format: setup
@@ -120,8 +121,12 @@ chaos: setup ## seeded fault schedules over the fake engine (SCHEDULES=300, SEED
 # Minutes, on an otherwise idle machine; each writes bench/results/<name>.json.
 .PHONY: bench bench-%
 bench: bench-scoring bench-judging bench-overhead bench-load bench-embedding bench-training ## every bench against peers, one after the other (SIZE=full takes longer)
-bench-%: setup model ## one bench: bench-scoring, -judging, -overhead, -load, -embedding, -training against named peers, -efficacy of recipes (SIZE=small|full; gpu for -efficacy)
+bench-%: setup model ## one bench: bench-scoring, -judging, -overhead, -load, -embedding, -training against named peers, -efficacy of recipes (SIZE=small|full; gpu and MODEL=DIR for -efficacy)
 	$(BIN)/python -m bench.$* --size $(SIZE)
+
+.PHONY: bench-efficacy
+bench-efficacy: setup $(if $(filter file,$(origin MODEL)),model)
+	$(BIN)/python -m bench.efficacy --size $(SIZE) --model $(MODEL)
 
 .PHONY: soak
 soak: setup ## HOURS=1 of mixed traffic on one server: memory, handles and threads must be flat (ENGINE=vllm MODEL=DIR on a real engine)

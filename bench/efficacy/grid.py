@@ -32,7 +32,7 @@ def rows_of(given: argparse.Namespace) -> Iterator[tuple[str, Fitting]]:
     """The rows of each task whose data are there. Raises SystemExit where there are none, or a flaw is unknown."""
     found = False
     for name in given.tasks:
-        data = given.data or TASKS[name].data
+        data = given.data.get(name) or TASKS[name].data
         if data is not None and not data.is_file():
             say(f"{name} is left out: {data} is not there; it is on this project's machines only (see --data)")
             continue

@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 
 from burnish_services.engine.base import EngineSettings, Task
-from burnish_services.engine.vllm_engine import client
 
 pytestmark = [pytest.mark.engine, pytest.mark.light]
 
 
 @pytest.mark.parametrize("task", list(Task))
 def test_an_engine_takes_the_share_and_the_gpus_that_it_is_given(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    from burnish_services.engine.vllm_engine import client  # seconds, for every process that collects tests
+
     monkeypatch.setattr(type(client.current_platform), "is_cpu", lambda _: False)
     settings = EngineSettings("model", task=task, gpu_memory_utilization=0.45, tensor_parallel_size=2)
     arguments = client._arguments(settings, "model", 512, 1024, None)

@@ -18,7 +18,7 @@ from tests.e2e.killing import Child, Work
 from tests.e2e.support import alpaca, digest_of_final, history, write_jsonl
 
 KILLS = 12
-CHAINS = 4  # runs that are killed again and again until they are through
+KILLS_A_CHAIN = 3  # of one run, until it is left alone
 ROWS = 60
 # The fake engine's models are rarely sure of anything.
 PROPOSE = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_tokens": 64}
@@ -165,13 +165,14 @@ def test_a_run_of_a_filter_killed_twice_makes_the_same_models(services: FakeEngi
 def killed(coordinators: Coordinators, undisturbed: tuple[str, float], kills: int, *, steps: int = 2) -> None:
     """Runs that are killed, `kills` times in all and in at least `steps` steps, make the undisturbed one's data."""
     expected, seconds = undisturbed
+    chains = -(-kills // KILLS_A_CHAIN)
 
     def chain(number: int) -> list[str]:
         """One run, killed at seeded moments until it has been killed often enough, and then left alone."""
         out = coordinators.folder / f"killed-{number}"
         moments = random.Random(number)
         where: list[str] = []
-        while len(where) < len(range(number, kills, CHAINS)):
+        while len(where) < len(range(number, kills, chains)):
             child = coordinators.start(out)
             time.sleep(moments.uniform(0.0, 0.4 * seconds))
             if not child.running:  # through before its time; another run takes the remaining kills
@@ -190,7 +191,7 @@ def killed(coordinators: Coordinators, undisturbed: tuple[str, float], kills: in
         return where
 
     with ThreadPoolExecutor(2) as pool:
-        killed_in = [where for chained in pool.map(chain, range(CHAINS)) for where in chained]
+        killed_in = [where for chained in pool.map(chain, range(chains)) for where in chained]
     print("killed in:", ", ".join(sorted(killed_in)))
     hit = {" ".join(where.split()[:2]) for where in killed_in}
     assert len(hit) >= steps, f"they fell into {hit} alone, and prove little"

@@ -65,7 +65,7 @@ def test_the_fuzzer_makes_messages(rpc: Rpc) -> None:
     """Of every kind, with every field set in some, all of which go through the wire."""
     seen: set[str] = set()
 
-    @settings(max_examples=60, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=30, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
     @given(st.data())
     def make(data: st.DataObject) -> None:
         message = data.draw(messages(rpc.request, Words()))

@@ -8,6 +8,7 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -116,6 +117,7 @@ def delete(endpoint: str, key: str) -> None:
     _client(endpoint).delete_object(Bucket=BUCKET, Key=key)
 
 
+@lru_cache(maxsize=1)
 def _client(endpoint: str) -> Any:
     return boto3.client(
         "s3",

@@ -14,6 +14,8 @@ PROFILES = sorted(path.stem for path in (CHART / "profiles").glob("*.yaml"))
 RELEASE = "demo"
 NAMESPACE = "polishing"
 
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # not everywhere is the fast one built
+
 Manifest = dict[str, Any]
 
 
@@ -43,7 +45,7 @@ def render(values: dict[str, Any], *, release: str = RELEASE) -> list[Manifest]:
         except helm_python.HelmError as error:
             raise Refused(str(error)) from None
     texts = [made[name] for name in sorted(made) if not name.endswith(".txt")]
-    return [manifest for text in texts for manifest in yaml.safe_load_all(text) if manifest]
+    return [manifest for text in texts for manifest in yaml.load_all(text, _LOADER) if manifest]
 
 
 def problems(values: dict[str, Any]) -> list[str]:

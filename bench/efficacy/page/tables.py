@@ -95,18 +95,21 @@ def about(found: Efficacy) -> list[tuple[str, str]]:
         ("Machine", ", ".join(str(machine[key]) for key in ("gpu", "cpu") if machine.get(key))),
         ("Cores", machine.get("cores")),
         ("Date", _dates(str(machine.get("when", "")))),
+        ("Commit", machine.get("commit")),
         ("Model", str(options.get("model", "")).rstrip("/").rsplit("/", 1)[-1]),
-        ("Engine", " ".join(str(options[key]) for key in ("engine", "dtype") if options.get(key))),
+        ("Scored by", " ".join(str(options[key]) for key in ("engine", "dtype") if options.get(key))),
+        ("Trained in", options.get("train_dtype")),
         ("Rows to train on", _span([panel.rows for panel in found.panels])),
         ("Clean rows to learn from", options.get("validation_rows")),
         ("Held-out rows", options.get("held_out_rows")),
         ("Of these, answered for scores", options.get("score_rows")),
-        ("Seeds", _span([len(panel.seeds) for panel in found.panels])),
+        ("Seeds of a task and a share", _span([len(panel.seeds) for panel in found.panels])),
         (
             "The base model trained first, on clean rows, for",
             f"{options['warm_steps']} steps at {options['warm_learning_rate']}" if options.get("warm_steps") else "",
         ),
         ("Each model trains for", next((f"{number} {unit}" for number, unit in length if number), "")),
+        ("Rows of a step", options.get("batch_size")),
         ("Learning rate", options.get("learning_rate")),
     ]
     return [(name, str(value)) for name, value in told if value]
