@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import methodcaller
 from typing import Any
@@ -80,6 +80,7 @@ class Panel:
     tokens: float | None
     measures: Mapping[str, Signal] = field(default_factory=dict)
     losses: Mapping[str, Mapping[int, float]] = field(default_factory=dict)  # by arm and seed
+    scores: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
 
     @property
     def bound(self) -> float | None:
@@ -109,6 +110,11 @@ class Panel:
         """One arm's loss less another's, of the seeds that have both."""
         one, other = self.losses.get(arm, {}), self.losses.get(peer, {})
         return spread(one[seed] - other[seed] for seed in self.seeds if seed in one and seed in other)
+
+    def score_beside(self, peer: str, arm: str) -> float | None:
+        """The mean score of `peer` on the seeds that `arm` has too; None where there is none."""
+        told = [score for seed, score in self.scores.get(peer, {}).items() if seed in self.scores.get(arm, {})]
+        return statistics.fmean(told) if told else None
 
     def best(self, kinds: Sequence[str] = RECIPES, *, told_share: bool | None = None) -> Arm | None:
         """The arm of these kinds that is most below all rows, seed by seed; of those that most seeds have, since means
@@ -204,11 +210,19 @@ def _panel(task: str, noise: float, cells: Sequence[Record], gaps: Record) -> Pa
             ordered, lambda cell: statistics.fmean(cell["held_out_tokens"]) if cell.get("held_out_tokens") else None
         ),
         measures=_measures(ordered),
-        losses={
-            name: {int(cell["seed"]): float(cell["arms"][name]["loss"]) for cell in ordered if name in cell["arms"]}
-            for name in names
-        },
+        losses=_by_seed(ordered, names, "loss"),
+        scores=_by_seed(ordered, names, "score"),
     )
+
+
+def _by_seed(cells: Sequence[Record], names: Iterable[str], what: str) -> dict[str, dict[int, float]]:
+    """By arm and seed, a figure of those that have it."""
+    found: dict[str, dict[int, float]] = {name: {} for name in names}
+    for cell in cells:
+        for name, arm in cell["arms"].items():
+            if arm.get(what) is not None:
+                found[name][int(cell["seed"])] = float(arm[what])
+    return found
 
 
 def _measures(cells: Sequence[Record]) -> dict[str, Signal]:
