@@ -65,8 +65,8 @@ def test_at_every_pause_the_model_of_that_moment_answers_what_weighs_least(
         *("train", "evaluate") * 4,
     ]
     with history(out) as h:
-        refreshes, weights = h.refinement.refreshes(1), {step: h.weights(1, step) for step in h.weight_steps(1)}
-        asked = {one.step: {a.row_id for a in h.refinement.answers(1, one.step)} for one in refreshes}
+        refreshes, weights = h.refreshes.of_round(1), {step: h.weights(1, step) for step in h.weight_steps(1)}
+        asked = {one.step: {a.row_id for a in h.refreshes.answers(1, one.step)} for one in refreshes}
         decided = {one.row_id: one for one in h.decisions(1)}
         final = dict(h.conversations(2))
     assert [(one.step, one.reason, one.stopped) for one in refreshes] == [(1, "schedule", ""), (2, "schedule", "")]
@@ -99,7 +99,7 @@ def test_at_every_pause_the_model_of_that_moment_answers_what_weighs_least(
 def test_questions_can_be_drawn_at_random(client: Client, files: dict[str, str], tmp_path: Path) -> None:
     refined(client, tmp_path / "out", files, compare=False, questions="random")
     with history(tmp_path / "out") as h:
-        first, second = ({a.row_id for a in h.refinement.answers(1, step)} for step in (1, 2))
+        first, second = ({a.row_id for a in h.refreshes.answers(1, step)} for step in (1, 2))
     assert len(first) == len(second) == 4
     assert first != second
 
@@ -139,8 +139,8 @@ def test_a_run_stopped_in_the_midst_of_a_pause_asks_only_for_what_is_missing(
     with history(out) as h:
         expected = {
             (one.key.model_digest, answer.prompt_hash)
-            for one in h.refinement.refreshes(1)
-            for answer in h.refinement.answers(1, one.step)
+            for one in h.refreshes.of_round(1)
+            for answer in h.refreshes.answers(1, one.step)
         }
     assert len(asked) == len(set(asked)) == len(expected), "each question once at each pause"
     assert len(fakes.requests("CreateRun")) == 3, "the same training run is found, and another one is of what it left"
@@ -156,7 +156,7 @@ def test_where_the_ledger_lost_what_was_answered_it_is_trained_and_answered_anew
     refined(client, out, files, compare=False, online_share=0.5)
     with history(out) as h:
         assert any(d.actions[0] == "refine" for d in h.decisions(1)), "they were lost, and are there again"
-        assert h.refinement.refreshes(1)
+        assert h.refreshes.of_round(1)
     assert len(fakes.requests("CreateRun")) == trained + 2, "another one, and S"
 
 
@@ -211,7 +211,7 @@ def test_a_real_model_answers_with_its_weights_of_the_pause(files: dict[str, str
     ):
         refined(client, tmp_path / "out", files, model=str(model), training=batches, selection_epochs=1.5, **limits)
     with history(tmp_path / "out") as h:
-        (refresh,) = h.refinement.refreshes(1)
+        (refresh,) = h.refreshes.of_round(1)
         models = h.models()
     assert refresh.step == 3
     assert refresh.vitals.num_answers == 4 * refresh.vitals.num_questions == 84

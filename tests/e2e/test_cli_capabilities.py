@@ -38,7 +38,7 @@ from burnish._types import (
 )
 from burnish.cli.select import summary
 from burnish.coordinator.content import sample_hash
-from burnish.coordinator.coverage import FeatureChoice, collection_name
+from burnish.coordinator.coverage import FeatureChoice, features_collection
 from burnish.coordinator.formats import load
 from burnish.coordinator.policy.middo import recall_note
 from burnish.coordinator.steps import measure
@@ -254,7 +254,7 @@ def test_select(services: FakeEngineServices, sdk: Client, tmp_path: Path) -> No
     choice = FeatureChoice(FeatureRule.TOP_K, 4, ActivationPooling.MEAN, TokenSpan.ALL, seed=5)
     version = sdk.embedding.load_model(str(services.model))
     found = sdk.embedding.select(
-        collection_name(version, TokenSpan.ALL, choice, ""),
+        features_collection(version, TokenSpan.ALL, choice, ""),
         3,
         [CoverageCandidate(name) for name in rows],
         settings=CoverageSettings(

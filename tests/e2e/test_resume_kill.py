@@ -134,7 +134,7 @@ def test_a_run_of_bmo_killed_six_times_makes_the_same_data(services: FakeEngineS
     expected = left_alone(bmo)
     with history(tmp_path / "undisturbed") as h:
         assert {decision.actions[0] for decision in h.decisions(1)} == {"keep", "refine", "drop", "validate"}
-        assert [(one.step, one.stopped) for one in h.refinement.refreshes(1)] == [(8, ""), (16, "")]
+        assert [(one.step, one.stopped) for one in h.refreshes.of_round(1)] == [(8, ""), (16, "")]
         model = next(model for model in h.models() if model.round == 1)
     killed(bmo, expected, KILLS // 2, steps=1)
     out = tmp_path / "killed-in-pauses"

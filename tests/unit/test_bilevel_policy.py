@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from burnish.coordinator.errors import InputError
 from burnish.coordinator.policy.assembly import DataRow
-from burnish.coordinator.policy.bilevel import Action, Weight, split_by, split_off, split_size, weigh_rows
+from burnish.coordinator.policy.bilevel import Weight, split_by, split_off, split_size, weigh_rows
+from burnish.coordinator.policy.verdict import Action
 from burnish.coordinator.recipes.bds.settings import BdsSettings
 
 
@@ -109,4 +110,3 @@ def test_a_run_is_the_same_whatever_its_files_are_called() -> None:
     assert named == moved
     adapted = BdsSettings(data=("d",), model="m", validation=("a",), training={"lora_rank": 8})  # type: ignore[arg-type]
     assert adapted.identity(digests) != named
-    assert "lora_rank" not in named["training"], "runs that began before there were adapters are still the same"

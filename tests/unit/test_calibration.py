@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from burnish.coordinator.errors import DataError
+from burnish.coordinator.policy.thresholds import Threshold
 from burnish.coordinator.recipes.clear.settings import ClearSettings
 from burnish.coordinator.records import DecisionRecord
 from burnish.coordinator.truth import Known, checked, read_truth
 from burnish.report.calibration import auroc, calibrate, reliability
-from burnish.report.data import ClearRound, Correction, DroppedRow, ReportData, StepTiming, Threshold
+from burnish.report.data import ClearRound, Correction, ReportData, ShownRow, StepTiming
 from burnish.report.render import render
 from tests.unit.test_clear_story import finished_run  # a run in a ledger, made without services
 
@@ -88,7 +89,7 @@ def test_the_page_says_what_was_found() -> None:
     round_ = ClearRound(
         number=1,
         num_rows=6,
-        thresholds=[Threshold("confidence", "low_confidence", 0.5, 0.3, None, 0.3, 5, 1)],
+        thresholds=[Threshold("low_confidence", "confidence", 0.5, 0.3, None, 0.3, None, 0, 5, 1)],
         signals={"confidence": [0.9, 0.8, 0.3, 0.2, 0.1]},
         failures=[],
         timings=[StepTiming("confidence", "done", 6, 0, 1.0)],
@@ -97,7 +98,7 @@ def test_the_page_says_what_was_found() -> None:
         compared=2,
         flipped=1,
         corrections=[Correction("c", ["P 0.9."], "<b>q</b>", "old words", "new words")],
-        dropped=[DroppedRow("e", ["P 0.1."], "q", "bad")],
+        dropped=[ShownRow("e", ["P 0.1."], "q", "bad")],
         calibration=calibration,
     )
     page = render(

@@ -9,12 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from burnish.coordinator.policy.clear import (
-    Action,
     Candidate,
     CorrectionRules,
     Preference,
     RowEvidence,
-    Unscored,
     decide,
     judged,
     probability_of_candidate,
@@ -35,6 +33,7 @@ from burnish.coordinator.policy.control import Control
 from burnish.coordinator.policy.filtering import FilterRule, Ties, filter_rows
 from burnish.coordinator.policy.sameness import normal
 from burnish.coordinator.policy.thresholds import Threshold
+from burnish.coordinator.policy.verdict import Action, Unscored
 from burnish_services.scoring import answers as of_service
 
 A, B, C = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
@@ -270,7 +269,7 @@ def row(passed: bool | None, *candidates: Candidate, value: float | None = None)
 def action(one: RowEvidence, **more) -> Action:
     (verdict,) = decide([one], line(), CorrectionRules(), **more)
     assert verdict.reasons
-    return verdict.action
+    return verdict.actions[0]
 
 
 def test_every_row_ends_with_one_action() -> None:

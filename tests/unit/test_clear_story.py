@@ -30,8 +30,8 @@ from burnish.coordinator.errors import InputError
 from burnish.coordinator.history import RunHistory
 from burnish.coordinator.ledger import Ledger
 from burnish.coordinator.policy.assembly import DataRow
-from burnish.coordinator.policy.clear import Action, Verdict
 from burnish.coordinator.policy.thresholds import Threshold
+from burnish.coordinator.policy.verdict import Action, Verdict
 from burnish.coordinator.story import story_of
 
 BASE, TUNED = "sha256:" + "b" * 64, "sha256:" + "d" * 64
@@ -101,9 +101,9 @@ def finished_run(folder: Path) -> RunHistory:
             book.add_decisions(
                 1,
                 [
-                    Verdict("1", (), (Action.KEEP,), {"confidence": 0.6}, ("Passed.",)),
-                    Verdict("2", ("low_confidence",), (Action.CORRECT,), {"confidence": 0.4}, ("Wins.",), (nine,)),
-                    Verdict("3", ("low_confidence",), (Action.DROP,), {"confidence": 0.3}, ("Failed.",)),
+                    Verdict("1", (Action.KEEP,), {"confidence": 0.6}, ("Passed.",)),
+                    Verdict("2", (Action.CORRECT,), {"confidence": 0.4}, ("Wins.",), (nine,), ("low_confidence",)),
+                    Verdict("3", (Action.DROP,), {"confidence": 0.3}, ("Failed.",), axes=("low_confidence",)),
                 ],
             )
             book.add_dataset(2, [rows[0], DataRow("2", nine, "correct", None, "2")])

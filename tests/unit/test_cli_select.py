@@ -8,7 +8,7 @@ from burnish._coverage_types import CoverageCurve, CoverageSelection, FeatureRul
 from burnish._errors import UsageError
 from burnish._types import ModelVersion, TokenSpan
 from burnish.cli.select import budget_of, left_out, summary
-from burnish.coordinator.coverage import FeatureChoice, collection_name
+from burnish.coordinator.coverage import FeatureChoice, features_collection
 
 VERSION = ModelVersion("/m", "sha256:" + "ab" * 32, "vllm/0.32.0", "bfloat16", "0" * 16)
 
@@ -69,11 +69,11 @@ def test_names_follow_from_content() -> None:
     assert name != choice.calibration_name(VERSION, ids)
     assert name != FeatureChoice(tokens=TokenSpan.ALL).calibration_name(VERSION, chosen)
     collections = {
-        collection_name(VERSION, source, one, calibration)
+        features_collection(VERSION, source, one, calibration)
         for one in (choice, FeatureChoice(k=4), FeatureChoice(FeatureRule.TOP_K))
         for calibration in ("a", "b")
         for source in TokenSpan
     }
-    vectors_alone = {collection_name(VERSION, source, None, "") for source in TokenSpan}
+    vectors_alone = {features_collection(VERSION, source, None, "") for source in TokenSpan}
     assert len(collections | vectors_alone) == 18 + 3, "with features and without are two collections"
     assert all(len(one) < 128 and one == one.lower() for one in [*collections, name])

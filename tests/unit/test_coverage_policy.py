@@ -14,7 +14,8 @@ from burnish.coordinator.coverage import parse_budget
 from burnish.coordinator.errors import InputError
 from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.controls import draws, random_rows
-from burnish.coordinator.policy.coverage import Action, Nearest, Picked, hold, verdicts
+from burnish.coordinator.policy.coverage import Nearest, Picked, hold, verdicts
+from burnish.coordinator.policy.verdict import Action
 from burnish.coordinator.recipes.clear.settings import ClearSettings
 from burnish.coordinator.recipes.mads.settings import MadsSettings
 from burnish.coordinator.recipes.middo.settings import MiddoSettings

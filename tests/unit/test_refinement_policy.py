@@ -7,12 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from burnish.coordinator.policy.assembly import DataRow
-from burnish.coordinator.policy.bilevel import Action, Weight
-from burnish.coordinator.policy.coverage import Verdict
+from burnish.coordinator.policy.bilevel import Weight
 from burnish.coordinator.policy.refinement import (
     Answer,
-    Choice,
     Limits,
+    Questions,
     Vitals,
     choose_questions,
     collapse,
@@ -21,6 +20,7 @@ from burnish.coordinator.policy.refinement import (
     refine_verdicts,
     vitals,
 )
+from burnish.coordinator.policy.verdict import Action, Verdict
 
 ROWS = [DataRow(f"r{i}", f"h{i}", "source", None, f"r{i}") for i in range(10)]
 WEIGHTS = {
@@ -30,20 +30,20 @@ HEALTHY = Vitals(10, 40, 40, 10, 1.0, 20.0, 0.9, 0.1)
 
 
 def test_the_questions_that_weigh_least_are_asked_in_the_order_of_the_data() -> None:
-    asked = choose_questions(ROWS, WEIGHTS, 0.3, Choice.LOWEST, 0)
+    asked = choose_questions(ROWS, WEIGHTS, 0.3, Questions.LOWEST, 0)
     assert [row.row_id for row in asked] == ["r1", "r3", "r6"]
-    assert len(choose_questions(ROWS, WEIGHTS, 0.01, Choice.LOWEST, 0)) == 1
-    assert choose_questions(ROWS, {}, 0.5, Choice.LOWEST, 0) == []
+    assert len(choose_questions(ROWS, WEIGHTS, 0.01, Questions.LOWEST, 0)) == 1
+    assert choose_questions(ROWS, {}, 0.5, Questions.LOWEST, 0) == []
 
 
 def test_a_row_without_a_weight_is_not_asked() -> None:
     known = {name: weight for name, weight in WEIGHTS.items() if name != "r1"}
-    for choice in Choice:
+    for choice in Questions:
         assert "r1" not in {row.row_id for row in choose_questions(ROWS, known, 1.0, choice, 3)}
 
 
 def test_random_questions_follow_from_the_seed() -> None:
-    drawn = [tuple(choose_questions(ROWS, WEIGHTS, 0.5, Choice.RANDOM, seed)) for seed in (1, 1, 2)]
+    drawn = [tuple(choose_questions(ROWS, WEIGHTS, 0.5, Questions.RANDOM, seed)) for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert {len(one) for one in drawn} == {5}
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 import burnish.report
+from burnish.coordinator.policy.thresholds import Threshold
 from burnish.coordinator.recipes.registry import METHODS
+from burnish.coordinator.records import FailureRecord
 from burnish.report.data import (
     Change,
-    Failure,
     FlawRate,
     FlawTable,
     Map,
@@ -20,7 +21,6 @@ from burnish.report.data import (
     Model,
     ReportData,
     StepTiming,
-    Threshold,
 )
 from burnish.report.histogram import Line, Series, histogram
 from burnish.report.recipes import PAGES
@@ -33,13 +33,13 @@ ROUND = MiddoRound(
     rewritten=1,
     added=0,
     rejected=1,
-    thresholds=[Threshold("loss_pre", "hard", 2.0, 0.5, 1.0, 2.5, 3, 1)],
+    thresholds=[Threshold("hard", "loss_pre", 2.0, 0.5, 1.0, 2.5, None, 0, 3, 1)],
     signals={"loss_pre": [1.5, 2.0, 2.6]},
     changes=[
         Change("r1", ("hard",), "simplify", ("Loss 2.6.",), "a <script>x</script> b", "old", "a c", "new", ""),
         Change("r2", ("low_quality",), "improve", ("Quality 3.",), "p", "q", None, None, "no marker"),
     ],
-    failures=[Failure("judge", "UNPARSEABLE", 2, "I like it")],
+    failures=[FailureRecord(1, "judge", "UNPARSEABLE", 2, "I like it")],
     timings=[StepTiming("train", "done", 4, 0, 2.0), StepTiming("judge", "done", 24, 24, 0.0)],
     flaws=FlawTable(
         [FlawRate("wrong_answer", 4, {"hard": 1, "sparse": 0, "low_quality": 2, "any": 3})],

@@ -10,10 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from burnish.coordinator.policy.assembly import DataRow
-from burnish.coordinator.policy.clear import Unscored
 from burnish.coordinator.policy.folds import assign_folds
 from burnish.coordinator.policy.signals import (
-    Action,
     Features,
     Scored,
     Signal,
@@ -24,6 +22,7 @@ from burnish.coordinator.policy.signals import (
     value_of,
     weakest_nll,
 )
+from burnish.coordinator.policy.verdict import Action, Unscored
 
 # Three tokens of probability 1/2, 1/4, 1/8: 6 log 2 nats in all; 12 log 2 without the prompt; 1/2 each by a fold model.
 LOG2 = math.log(2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from burnish.cli.bds_options import BDS
 from burnish.cli.recipe_options import Table, option
-from burnish.coordinator.policy.refinement import Choice
+from burnish.coordinator.policy.refinement import Questions
 
 _REFINE = "Answering anew"
 _WEIGH = "What answers weigh"
@@ -17,7 +17,7 @@ BMO: Table = {
     ),
     "questions": (
         "questions",
-        option(Choice, "--questions", "Those whose responses weigh least (default), or any at random.", _REFINE),
+        option(Questions, "--questions", "Those whose responses weigh least (default), or any at random.", _REFINE),
     ),
     "responses": (
         "responses",

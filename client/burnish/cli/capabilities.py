@@ -188,7 +188,7 @@ def embed(
                 )
                 yield sample.id, failed.get(sample.id, ItemStatus()), record
 
-        each_sample("", samples, send, out)
+        each_sample(None, samples, send, out)
 
 
 @command

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from burnish._confidence_types import ConfidenceTier
 from burnish.cli.recipe_options import HOLD, TRAINING, Table, option
-from burnish.coordinator.policy.clear import Scope, Unscored
+from burnish.coordinator.policy.clear import Scope
 from burnish.coordinator.policy.control import Control
 from burnish.coordinator.policy.filtering import Ties
+from burnish.coordinator.policy.verdict import Unscored
 from burnish.coordinator.recipes.clear.settings import Proposer, Signal
 
 _CONFIDENCE = "Confidence"

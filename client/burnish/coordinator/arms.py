@@ -20,8 +20,6 @@ from burnish.coordinator.recipes.filter.settings import MOST_FOLDS, MOST_PASSES,
 from burnish.coordinator.recipes.mads.loop import RANDOM as MADS_RANDOM
 from burnish.coordinator.recipes.mads.loop import D as MADS_D
 
-# Actions of rows that a recipe keeps to judge by, or that ask the same: what is compared is trained on none of them.
-SET_ASIDE = ("validate", "trusted")
 ALL_ROWS, RIGHT_ROWS, RANDOM = 1001, 1002, 1011  # the last: of the first random subset
 
 

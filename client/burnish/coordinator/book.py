@@ -11,7 +11,6 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import astuple
-from typing import Protocol
 
 from burnish._training_types import SampleWeights
 from burnish._types import Message, RunEvent, RunState
@@ -25,27 +24,11 @@ from burnish.coordinator.ledger import Ledger
 from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.bilevel import Weight
 from burnish.coordinator.policy.coverage import Held
-from burnish.coordinator.policy.middo import Action
+from burnish.coordinator.policy.middo import Action, Decision
 from burnish.coordinator.policy.thresholds import Threshold
-from burnish.coordinator.records import DatasetRecord, DecisionRecord, ModelRecord, RunRecord, StepRecord
-from burnish.coordinator.refinement import Refinement
-
-
-class Decided(Protocol):
-    """A decision of any recipe, as it is written down."""
-
-    @property
-    def row_id(self) -> str: ...  # noqa: D102 - as in the table `decision`
-    @property
-    def axes(self) -> Sequence[str]: ...  # noqa: D102
-    @property
-    def actions(self) -> Sequence[str]: ...  # noqa: D102
-    @property
-    def signals(self) -> Mapping[str, float | None]: ...  # noqa: D102
-    @property
-    def reasons(self) -> Sequence[str]: ...  # noqa: D102
-    @property
-    def hints(self) -> Sequence[str]: ...  # noqa: D102
+from burnish.coordinator.policy.verdict import Verdict
+from burnish.coordinator.records import DatasetRecord, DecisionRecord, ModelRecord, StepRecord
+from burnish.coordinator.refreshes import Refreshes
 
 
 class RunBook:
@@ -56,7 +39,7 @@ class RunBook:
         self.findings = Findings(ledger)
         self.beliefs = Beliefs(ledger)
         self.curation = Curation(ledger, run_id)
-        self.refinement = Refinement(ledger, run_id)
+        self.refreshes = Refreshes(ledger, run_id)
         self.acceptance = Acceptances(ledger, run_id)
         self._ledger = ledger
 
@@ -87,15 +70,9 @@ class RunBook:
         for table in ("step", "run"):
             self._ledger.execute(f"DELETE FROM {table} WHERE run_id = ?", (self.run_id,))
 
-    def run(self) -> RunRecord | None:
-        """The run as written; None before `begin`."""
-        return history.read_run(self._ledger, self.run_id)
-
     def began(self) -> str:
         """When this ledger's run began; another time in a ledger that was begun anew, or repaired."""
-        record = self.run()
-        assert record is not None
-        return record.created_at.isoformat()
+        return self.history().run.created_at.isoformat()
 
     # ---- data
 
@@ -229,8 +206,18 @@ class RunBook:
     def add_training_events(self, round_number: int, events: Sequence[RunEvent]) -> None:
         """Writes what the training service reported; events that are there stay."""
         columns = (
-            *("run_id", "round", "training_run", "number", "reported_at", "state", "step", "total_steps", "loss"),
-            *("learning_rate", "tokens_per_second", "eval_loss"),
+            "run_id",
+            "round",
+            "training_run",
+            "number",
+            "reported_at",
+            "state",
+            "step",
+            "total_steps",
+            "loss",
+            "learning_rate",
+            "tokens_per_second",
+            "eval_loss",
         )
         rows = [
             (
@@ -289,7 +276,7 @@ class RunBook:
         """The lines that were drawn in a round."""
         return history.read_thresholds(self._ledger, self.run_id, round_number)
 
-    def add_decisions(self, round_number: int, decisions: Sequence[Decided]) -> None:
+    def add_decisions(self, round_number: int, decisions: Sequence[Verdict | Decision]) -> None:
         """Writes a round's decisions, one for each of its rows."""
         columns = ("run_id", "round", "row_id", "axes", "actions", "signals", "reasons", "hints")
         values = (

@@ -70,7 +70,9 @@ class FeatureChoice:
         return FeatureSettings(self.rule, calibration, activations, self.k)
 
 
-def collection_name(version: ModelVersion, source: TokenSpan, choice: FeatureChoice | None, calibration: str) -> str:
+def features_collection(
+    version: ModelVersion, source: TokenSpan, choice: FeatureChoice | None, calibration: str
+) -> str:
     """The name of the collection of this model's vectors over `source`, and of features where there is a `choice`."""
     features = None if choice is None else [choice.rule.value, choice.k, asdict(choice.activations), calibration]
     return f"{_prefix(version)}-{digest_of([source.value, features])[:16]}"

@@ -36,7 +36,7 @@ from burnish.coordinator.records import (
     StepRecord,
     TrainingEventRecord,
 )
-from burnish.coordinator.refinement import Refinement
+from burnish.coordinator.refreshes import Refreshes
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class RunHistory:
     def __init__(self, ledger: Ledger, run_id: str, paths: RunPaths | None = None) -> None:
         self.run_id = run_id
         self.paths = paths
-        self.refinement = Refinement(ledger, run_id)
+        self.refreshes = Refreshes(ledger, run_id)
         self.acceptance = Acceptances(ledger, run_id)
         self._ledger = ledger
 
@@ -156,13 +156,8 @@ class RunHistory:
         detail: Any = next((step.detail.get("model") for step in found), None)
         if detail is None or self.paths is None or not self.paths.holdout.exists():
             return {}
-        rows = self._ledger.select(
-            "SELECT s.sample_hash, s.sum_nll, s.num_tokens FROM wanted w JOIN score s ON s.sample_hash = w.key"
-            " WHERE s.model_digest = ? AND s.template_digest = ? AND s.code = 0 ORDER BY w.position",
-            (detail["digest"], detail["chat_template_digest"]),
-            keys=hashes_in(self.paths.holdout),
-        )
-        return {name: (nll, tokens) for name, nll, tokens in rows}
+        hashes = hashes_in(self.paths.holdout)
+        return self.response_losses(hashes, detail["digest"], detail["chat_template_digest"])
 
     def thresholds(self, round_number: int) -> list[Threshold]:
         """The lines drawn in a round."""
@@ -263,11 +258,11 @@ class RunHistory:
     def response_losses(
         self, hashes: Sequence[str], model_digest: str, template_digest: str
     ) -> dict[str, tuple[float, int]]:
-        """By sample, the loss of all response tokens together under a model (nats), and how many tokens these are;
-        absent where it was not scored."""
+        """By sample, in the order of `hashes`, the loss of all response tokens together under a model (nats), and how
+        many tokens these are; absent where it was not scored."""
         rows = self._ledger.select(
             "SELECT s.sample_hash, s.sum_nll, s.num_tokens FROM wanted w JOIN score s ON s.sample_hash = w.key"
-            " WHERE s.model_digest = ? AND s.template_digest = ? AND s.code = 0",
+            " WHERE s.model_digest = ? AND s.template_digest = ? AND s.code = 0 ORDER BY w.position",
             (model_digest, template_digest),
             keys=hashes,
         )

@@ -7,20 +7,9 @@ from typing import Any
 
 from burnish.coordinator.content import message_list
 from burnish.coordinator.history import RunHistory
-from burnish.coordinator.policy import bilevel, coverage, signals
 from burnish.coordinator.policy.acceptance import told
-from burnish.coordinator.policy.clear import Action
+from burnish.coordinator.policy.verdict import ANSWERED, GONE, Action
 from burnish.coordinator.records import DecisionRecord
-
-_UNSCORED = Action.UNSCORED.value
-_ANSWERED = {Action.CORRECT.value, bilevel.Action.REFINE.value}  # decided once the other response is there
-_GONE = {
-    (one.value,)
-    for one in (
-        *(Action.DROP, coverage.Action.DROP, coverage.Action.UNREAD, bilevel.Action.VALIDATE),
-        *(signals.Action.DROP, signals.Action.TRUSTED),
-    )
-}
 
 
 def provenance(history: RunHistory, round_number: int) -> Iterator[dict[str, Any]]:
@@ -37,10 +26,11 @@ def provenance(history: RunHistory, round_number: int) -> Iterator[dict[str, Any
         for row in history.rows(number):
             born.setdefault(row.row_id, (number, row.origin))
         if number < round_number:
-            decided[number] = {d.row_id: d for d in history.decisions(number) if d.actions != ("keep",)}
+            decided[number] = {d.row_id: d for d in history.decisions(number) if d.actions[0] != Action.KEEP}
             refused[number] = _refusals(history, number)
             accepted[number] = {(r.row_id, r.strategy): r.accepted for r in history.rewrites(number)}
-            answered = ((row_id, d.actions[0]) for row_id, d in decided[number].items() if d.actions[0] in _ANSWERED)
+            # What is answered anew is decided on once the other response is there.
+            answered = ((row_id, d.actions[0]) for row_id, d in decided[number].items() if d.actions[0] in ANSWERED)
             accepted[number] |= dict.fromkeys(answered, True)
     for row in history.rows(round_number):
         actions: list[dict[str, Any]] = []
@@ -56,7 +46,7 @@ def provenance(history: RunHistory, round_number: int) -> Iterator[dict[str, Any
             actions += [
                 {"round": number, "action": action, "accepted": accepted[number].get((row.row_id, action), False)}
                 for action in decision.actions
-                if action != _UNSCORED
+                if action != Action.UNSCORED
             ]
             reasons += _reasons(number, decision)
             reasons += [f"Round {number}: {one}" for one in refused[number].get(row.row_id, [])]
@@ -78,7 +68,9 @@ def dropped(history: RunHistory, round_number: int) -> Iterator[dict[str, Any]]:
         if dataset.round >= round_number:
             return
         gone: dict[str, tuple[dict[str, Any], list[str]]] = {
-            d.row_id: (dict(d.signals), list(d.reasons)) for d in history.decisions(dataset.round) if d.actions in _GONE
+            d.row_id: (dict(d.signals), list(d.reasons))
+            for d in history.decisions(dataset.round)
+            if d.actions[0] in GONE
         }
         gone |= {one.row_id: ({}, [one.reason]) for one in history.held(dataset.round) if not one.kept}
         gone |= _refused(history, dataset.round)

@@ -74,8 +74,7 @@ async def opened(
         there = runs_in(opened_ledger, paths)
         if there and run_id not in there:
             before = RunBook(opened_ledger, there[0])
-            record = before.run()
-            if record is not None and record.source is not None:
+            if before.history().run.source is not None:
                 raise _mismatch(paths, there[0], before, identity)
             with before.transaction():  # it got no further than its data, which were bad or are not those meant
                 before.forget()
@@ -103,8 +102,7 @@ async def reopened(
         if not there:
             raise LedgerError(f"{paths.ledger} holds no run yet; begin it with `burnish run`.")
         book = RunBook(ledger, there[0])
-        record = book.run()
-        assert record is not None
+        record = book.history().run
         before: dict[str, Any] = dict(record.config)
         settings = settings_in(record, RecipeSettings)
         if record.source is None:
@@ -263,9 +261,7 @@ _ABSENT = "not known"  # of a setting that one of two recipes does not have
 
 
 def _mismatch(paths: RunPaths, run_id: str, book: RunBook, identity: Mapping[str, Any]) -> RunMismatch:
-    record = book.run()
-    assert record is not None
-    there: Any = record.config["identity"]
+    there: Any = book.history().run.config["identity"]
     names = [name for name in {**there, **identity} if there.get(name, _ABSENT) != identity.get(name, _ABSENT)]
     differences = "; ".join(
         f"{name}: {_brief(there.get(name, _ABSENT))} there, {_brief(identity.get(name, _ABSENT))} now" for name in names

@@ -18,7 +18,7 @@ from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.confidence import Evidence
 from burnish.coordinator.policy.thresholds import Threshold
 from burnish.coordinator.records import CandidateStory, DecisionRecord, RewriteRecord
-from burnish.coordinator.refinement import AnswerStory
+from burnish.coordinator.refreshes import AnswerStory
 
 # Steps whose weights are told, and what they do there.
 _WORKERS = {
@@ -87,7 +87,7 @@ def story_of(history: RunHistory, row_id: str) -> RowStory:
         row, final = found
         candidates = tuple(c for c in history.candidates(dataset.round) if c.row_id == row_id)
         rewrites = tuple(r for r in history.rewrites(dataset.round) if r.row_id == row_id)
-        answers = tuple(history.refinement.story(dataset.round, row_id))
+        answers = tuple(history.refreshes.story(dataset.round, row_id))
         took_part = {
             "propose": bool(candidates),
             "compare": any(c.preference is not None for c in candidates),

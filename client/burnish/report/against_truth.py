@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from burnish.coordinator.policy.verdict import SET_ASIDE, Action
 from burnish.coordinator.records import DecisionRecord
 from burnish.coordinator.truth import Known
 from burnish.report.calibration import auroc
@@ -12,7 +13,7 @@ from burnish.report.truth_data import FlawOutcome, Found, Share, SignalAgainst, 
 # Of losses a right row is expected to have the lower value; of all other signals, the higher one.
 _LOSSES = ("loss_pre", "loss_post", "_nll")  # how their names end
 _NOT_OF_A_ROW = ("preference", "rank", "gain", "cosine")  # of a candidate, or only of rows that were picked
-_NOT_JUDGED = ("validate", "trusted", "unread")  # actions
+_NOT_JUDGED = SET_ASIDE | {Action.UNREAD}
 _Z = 1.959963984540054  # of a 95% interval
 _Judged = tuple[DecisionRecord, str]  # with the flaw, "" for none
 

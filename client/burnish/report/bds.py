@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from burnish._types import Role
 from burnish.coordinator.history import RunHistory
 from burnish.report.arms import arms_of
 from burnish.report.calibration import auroc
-from burnish.report.common import Decided, measured, said_by
+from burnish.report.common import Decided, measured, prompt_and_response
 from burnish.report.data import BdsRound, WeighedRow, WeightsAt
 
 _SHOWN = 12  # rows at either end of the ranking
@@ -34,8 +33,7 @@ def bds_round(one: Decided) -> BdsRound:
                 d.actions[0],
                 d.signals["weight"] or 0.0,
                 d.reasons,
-                said_by(samples[d.sample_hash][:-1], Role.USER),
-                samples[d.sample_hash][-1].content,
+                *prompt_and_response(samples[d.sample_hash]),
             )
             for d in shown
         ],

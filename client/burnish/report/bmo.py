@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 
-from burnish._types import Role
 from burnish.coordinator.history import RunHistory
-from burnish.coordinator.policy.bilevel import Action
 from burnish.coordinator.policy.sameness import normal
+from burnish.coordinator.policy.verdict import Action
 from burnish.report.bds import bds_notes, bds_round
-from burnish.report.common import Decided, said_by
+from burnish.report.common import Decided, prompt_and_response
 from burnish.report.data import BdsRound, BmoRound, Correction, Refresh
 
 
@@ -29,8 +28,7 @@ def bmo_round(one: Decided) -> BmoRound:
             Correction(
                 d.row_id,
                 d.reasons,
-                said_by(before[d.sample_hash][:-1], Role.USER),
-                before[d.sample_hash][-1].content,
+                *prompt_and_response(before[d.sample_hash]),
                 after[d.hints[0]][-1].content,
             )
             for d in refined
@@ -58,7 +56,7 @@ def bmo_notes(history: RunHistory, rounds: Sequence[BdsRound]) -> list[str]:
     stopped = [
         f"After step {one.step} the model's answers were learnt from no more: {one.stopped}."
         for dataset in history.datasets()
-        for one in history.refinement.refreshes(dataset.round)
+        for one in history.refreshes.of_round(dataset.round)
         if one.stopped
     ]
     return [*bds_notes(history, rounds), weighting, *stopped]
@@ -73,12 +71,12 @@ def _refreshes(history: RunHistory, number: int) -> list[Refresh]:
             num_questions=one.vitals.num_questions,
             num_answers=one.vitals.num_answers,
             num_accepted=one.vitals.num_accepted,
-            rejected=history.refinement.rejections(number, one.step),
+            rejected=history.refreshes.rejections(number, one.step),
             entropy=one.vitals.entropy,
             length=one.vitals.length,
             distinct=one.vitals.distinct,
             divergence=one.vitals.divergence,
             stopped=one.stopped,
         )
-        for one in history.refinement.refreshes(number)
+        for one in history.refreshes.of_round(number)
     ]

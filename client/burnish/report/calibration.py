@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from burnish.coordinator.policy.clear import Action
 from burnish.coordinator.policy.filtering import AXIS
 from burnish.coordinator.policy.sameness import normal
+from burnish.coordinator.policy.verdict import Action
 from burnish.coordinator.records import DecisionRecord
 from burnish.coordinator.truth import Known
 from burnish.report.data import ActionsByTruth, Calibration, ReliabilityBin

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from burnish._types import Message, Role
 from burnish.coordinator.history import RunHistory
-from burnish.coordinator.policy.clear import Action, place_notes
+from burnish.coordinator.policy.clear import place_notes
 from burnish.coordinator.policy.confidence import Evidence
 from burnish.coordinator.policy.filtering import AXIS
+from burnish.coordinator.policy.verdict import Action
 from burnish.coordinator.recipes.clear.settings import ClearSettings
 from burnish.coordinator.recipes.registry import settings_in
 from burnish.coordinator.steps.curate import evidence_notes
 from burnish.report.calibration import calibrate
-from burnish.report.common import Decided, map_of, measured, said_by
-from burnish.report.data import ClearRound, Correction, DroppedRow
+from burnish.report.common import Decided, map_of, measured, prompt_and_response
+from burnish.report.data import ClearRound, Correction, ShownRow
 from burnish.report.map import Key, Legend
 
 LEGEND = Legend(
@@ -45,12 +45,12 @@ def clear_round(one: Decided) -> ClearRound:
         compared=len(judged),
         flipped=sum(each.flipped for each in judged),
         corrections=[
-            Correction(d.row_id, d.reasons, *_turns(samples[d.row_id]), corrected[d.row_id][-1].content)
+            Correction(d.row_id, d.reasons, *prompt_and_response(samples[d.row_id]), corrected[d.row_id][-1].content)
             for d in decisions
             if d.row_id in corrected
         ],
         dropped=[
-            DroppedRow(d.row_id, d.reasons, *_turns(samples[d.row_id]))
+            ShownRow(d.row_id, d.reasons, *prompt_and_response(samples[d.row_id]))
             for d in decisions
             if d.actions[0] == Action.DROP
         ],
@@ -87,8 +87,3 @@ def clear_notes(history: RunHistory, rounds: Sequence[ClearRound]) -> list[str]:
 def _evidence(history: RunHistory, number: int) -> list[Evidence]:
     hashes = list(dict.fromkeys(row.sample_hash for row in history.rows(number)))
     return list(history.evidence(number, hashes).values())
-
-
-def _turns(messages: tuple[Message, ...]) -> tuple[str, str]:
-    """The prompt, and the response that was judged."""
-    return said_by(messages[:-1], Role.USER), messages[-1].content

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from burnish._types import Message, Role
 from burnish.coordinator.history import RunHistory
 from burnish.coordinator.records import DecisionRecord, StepRecord
 from burnish.coordinator.truth import Known
-from burnish.report.data import Failure, Map, StepTiming, Threshold
+from burnish.report.data import Map, StepTiming
 
 _MOST_POINTS = 3000  # of one group in a map; of more, a seeded part is drawn
 
@@ -31,16 +31,13 @@ class Decided:
 
 def measured(one: Decided) -> dict[str, Any]:
     """The fields of a `Round`."""
-    thresholds = [
-        Threshold(t.signal, t.axis, t.mean, t.std, t.m, t.tau, t.num_values, t.num_excluded)
-        for t in one.history.thresholds(one.number)
-    ]
+    thresholds = one.history.thresholds(one.number)
     return {
         "number": one.number,
         "num_rows": one.num_rows,
         "thresholds": thresholds,
         "signals": {t.signal: values_of(one.decisions, t.signal) for t in thresholds},
-        "failures": [Failure(f.step, f.reason, f.count, short(f.example)) for f in one.history.failures(one.number)],
+        "failures": [replace(f, example=short(f.example)) for f in one.history.failures(one.number)],
         "timings": timings_of(step for step in one.steps if step.round == one.number),
     }
 
@@ -54,6 +51,11 @@ def values_of(decisions: Iterable[DecisionRecord], signal: str) -> list[float]:
 def said_by(messages: Iterable[Message], role: Role) -> str:
     """What one speaker said in a conversation."""
     return "\n\n".join(m.content for m in messages if m.role is role)
+
+
+def prompt_and_response(messages: Sequence[Message]) -> tuple[str, str]:
+    """What the user said in a conversation, and what its last turn says, which is what is judged."""
+    return said_by(messages[:-1], Role.USER), messages[-1].content
 
 
 def timings_of(steps: Iterable[StepRecord], last: int | None = None) -> list[StepTiming]:

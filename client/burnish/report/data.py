@@ -5,24 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from burnish.coordinator.policy.thresholds import Threshold
+from burnish.coordinator.records import FailureRecord
 from burnish.report.short_data import Arm, InShort
 from burnish.report.truth_data import TruthRound
 
 AXES = ("hard", "sparse", "low_quality")
-
-
-@dataclass(frozen=True, slots=True)
-class Threshold:
-    """A line drawn on a signal: tau = mean +/- m * std over `num_values` rows; None where nothing could be drawn."""
-
-    signal: str
-    axis: str
-    mean: float | None
-    std: float | None
-    m: float | None
-    tau: float | None
-    num_values: int
-    num_excluded: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +27,6 @@ class Change:
     after_response: str | None
     rejection: str  # why, for people; empty where accepted
     dropped: bool = False  # the row left the set for want of a rewrite
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Things that went wrong for the same reason in the same step."""
-
-    step: str
-    reason: str
-    count: int
-    example: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +73,7 @@ class Round:
     num_rows: int
     thresholds: Sequence[Threshold]
     signals: Mapping[str, Sequence[float]]  # finite values per signal, in row order
-    failures: Sequence[Failure]
+    failures: Sequence[FailureRecord]  # with examples short enough for a line
     timings: Sequence[StepTiming]
 
 
@@ -160,8 +138,8 @@ class Correction:
 
 
 @dataclass(frozen=True, slots=True)
-class DroppedRow:
-    """One row that was dropped."""
+class ShownRow:
+    """One row as a reader is shown it, and why it was kept or dropped."""
 
     row_id: str
     reasons: Sequence[str]
@@ -219,7 +197,7 @@ class ClearRound(Round):
     compared: int
     flipped: int
     corrections: Sequence[Correction]
-    dropped: Sequence[DroppedRow]
+    dropped: Sequence[ShownRow]
     calibration: Calibration | None
     map: Map | None = None
 
@@ -234,16 +212,6 @@ class Curve:
 
 
 @dataclass(frozen=True, slots=True)
-class PickedRow:
-    """One row of the core set."""
-
-    row_id: str
-    reasons: Sequence[str]
-    prompt: str
-    response: str
-
-
-@dataclass(frozen=True, slots=True)
 class MadsRound(Round):
     """What MADS-style selection chose, what that covers, and what came of training on it."""
 
@@ -255,7 +223,7 @@ class MadsRound(Round):
     hub_share: float
     arms: Sequence[Arm]
     map: Map | None
-    picked: Sequence[PickedRow]  # the first ones, in order of picking
+    picked: Sequence[ShownRow]  # the first ones, in order of picking
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,7 +282,7 @@ class FilterRound(Round):
     left_out: int
     arms: Sequence[Arm]
     tried: Sequence[TriedShare]
-    dropped: Sequence[DroppedRow]  # the last in rank first
+    dropped: Sequence[ShownRow]  # the last in rank first
     map: Map | None = None
 
 

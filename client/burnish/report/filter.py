@@ -6,15 +6,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from burnish._types import Role
 from burnish.coordinator.history import RunHistory
-from burnish.coordinator.policy.signals import Action
+from burnish.coordinator.policy.verdict import STAYS, Action, Unscored
 from burnish.coordinator.recipes.filter.settings import FilterSettings
 from burnish.coordinator.recipes.registry import settings_in
 from burnish.coordinator.records import StepRecord
 from burnish.report.arms import arms_of
-from burnish.report.common import Decided, map_of, measured, said_by
-from burnish.report.data import DroppedRow, FilterRound, TriedShare
+from burnish.report.common import Decided, map_of, measured, prompt_and_response
+from burnish.report.data import FilterRound, ShownRow, TriedShare
 from burnish.report.map import Key, Legend
 
 _SHOWN = 60  # dropped rows; all are in final/dropped.jsonl
@@ -42,12 +41,7 @@ def filter_round(one: Decided) -> FilterRound:
         left_out=sum(not held.kept for held in history.held(one.number)),
         arms=arms_of(history),
         tried=_tried(one.steps),
-        dropped=[
-            DroppedRow(
-                d.row_id, d.reasons, said_by(samples[d.sample_hash][:-1], Role.USER), samples[d.sample_hash][-1].content
-            )
-            for d in shown
-        ],
+        dropped=[ShownRow(d.row_id, d.reasons, *prompt_and_response(samples[d.sample_hash])) for d in shown],
         map=map_of(one, _going_on(one)),
     )
 
@@ -58,7 +52,7 @@ def filter_notes(history: RunHistory, rounds: Sequence[FilterRound]) -> list[str
     notes = []
     for line in (line for one in rounds for line in one.thresholds if line.num_excluded):
         all_rows = line.num_values + line.num_excluded
-        kept = "They were kept." if settings.unscored == "keep" else "They were dropped."
+        kept = "They were kept." if settings.unscored is Unscored.KEEP else "They were dropped."
         notes.append(f"{line.num_excluded} of {all_rows} rows have no {line.signal} and could not be ranked. {kept}")
     tried = [share.signal for one in rounds for share in one.tried]
     if tried and settings.covers() and not any(share.held for one in rounds for share in one.tried):
@@ -100,5 +94,5 @@ def _going_on(one: Decided) -> Iterator[tuple[str, str]]:
     """The rows that were kept, which alone have vectors: the sample of each, and what became of it."""
     left_out = {held.row_id for held in one.history.held(one.number) if not held.kept}
     for d in one.decisions:
-        if d.actions[0] in (Action.KEEP, Action.UNSCORED):
+        if d.actions[0] in STAYS:
             yield d.sample_hash, "left_out" if d.row_id in left_out else d.actions[0]

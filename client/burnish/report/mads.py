@@ -6,14 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from burnish._types import Role
 from burnish.coordinator.coverage import selection_notes
 from burnish.coordinator.history import RunHistory
-from burnish.coordinator.policy.coverage import Action
-from burnish.coordinator.records import StepRecord
+from burnish.coordinator.policy.verdict import Action
+from burnish.coordinator.records import FailureRecord, StepRecord
 from burnish.report.arms import arms_of
-from burnish.report.common import Decided, map_of, measured, said_by, short
-from burnish.report.data import Curve, Failure, MadsRound, PickedRow
+from burnish.report.common import Decided, map_of, measured, prompt_and_response, short
+from burnish.report.data import Curve, MadsRound, ShownRow
 from burnish.report.map import Key, Legend
 
 _SHOWN = 20  # rows of the core set
@@ -31,7 +30,7 @@ def mads_round(one: Decided) -> MadsRound:
     fields = measured(one)
     if unread:
         example, _ = unread.most_common(1)[0]
-        fields["failures"] = [Failure("features", "UNREAD", sum(unread.values()), short(example))]
+        fields["failures"] = [FailureRecord(one.number, "features", "UNREAD", sum(unread.values()), short(example))]
     kept = sorted((d for d in decisions if d.actions[0] == Action.KEEP), key=lambda d: d.signals["rank"] or 0.0)
     samples = history.samples(d.sample_hash for d in kept[:_SHOWN])
     curve: Any = detail.get("curve")
@@ -49,15 +48,7 @@ def mads_round(one: Decided) -> MadsRound:
         hub_share=hubs,
         arms=arms_of(history),
         map=map_of(one, ((d.sample_hash, d.actions[0]) for d in decisions)),
-        picked=[
-            PickedRow(
-                d.row_id,
-                d.reasons,
-                said_by(samples[d.sample_hash][:-1], Role.USER),
-                samples[d.sample_hash][-1].content,
-            )
-            for d in kept[:_SHOWN]
-        ],
+        picked=[ShownRow(d.row_id, d.reasons, *prompt_and_response(samples[d.sample_hash])) for d in kept[:_SHOWN]],
     )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from burnish.coordinator.arms import ARM_ROUNDS, SET_ASIDE, ArmKind, ArmRounds, run_round
+from burnish.coordinator.arms import ARM_ROUNDS, ArmKind, ArmRounds, run_round
 from burnish.coordinator.history import RunHistory
+from burnish.coordinator.policy.verdict import SET_ASIDE
 from burnish.report.arms import arms_of
 from burnish.report.cost import cost_of
 from burnish.report.flow import flow_of

@@ -96,12 +96,6 @@ class FakeServices:
             self._server.stop(None).wait()
             self._server = None
 
-    def hold_model(self, uri: str, digest: str | None = None) -> None:
-        """Changes the weights that serve requests naming no model, or the digest that `uri` has from now on."""
-        self._state.held = uri
-        if digest is not None:
-            self._state.digests[uri] = digest
-
     def requests(self, method: str) -> list[Any]:
         """The requests that came for an RPC (`ScoreSamples`), failed ones included, in order of arrival."""
         return list(self._record.requests[method])

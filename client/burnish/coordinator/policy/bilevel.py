@@ -5,21 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 from burnish.coordinator.content import derive_seed
 from burnish.coordinator.policy.assembly import DataRow
-from burnish.coordinator.policy.coverage import Verdict
-
-
-class Action(StrEnum):
-    """What becomes of a row."""
-
-    KEEP = "keep"  # the validation set asks for it
-    DROP = "drop"  # others rank above it
-    REFINE = "refine"  # others rank above it, and the model's own answer takes the place of its response
-    VALIDATE = "validate"  # it is in the validation set, or asks the same as one that is
-    UNREAD = "unread"  # it could not be trained on, so that it has no weight
+from burnish.coordinator.policy.verdict import Action, Verdict
 
 
 @dataclass(frozen=True, slots=True)

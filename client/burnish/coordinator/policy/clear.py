@@ -20,17 +20,9 @@ from burnish.coordinator.policy.control import Control
 from burnish.coordinator.policy.filtering import AXIS
 from burnish.coordinator.policy.sameness import normal
 from burnish.coordinator.policy.thresholds import Threshold
+from burnish.coordinator.policy.verdict import Action, Unscored, Verdict
 
 _MOST_FLIPS = 0.5  # share of comparisons whose winner hangs on the order, from which on they say little
-
-
-class Action(StrEnum):
-    """What is done about a row."""
-
-    KEEP = "keep"
-    CORRECT = "correct"
-    DROP = "drop"
-    UNSCORED = "unscored"
 
 
 class Scope(StrEnum):
@@ -38,13 +30,6 @@ class Scope(StrEnum):
 
     FAILED = "failed"  # those that failed the filter
     ALL = "all"  # every row with a confidence
-
-
-class Unscored(StrEnum):
-    """What happens to rows without a confidence."""
-
-    KEEP = "keep"
-    DROP = "drop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,23 +79,6 @@ class RowEvidence:
     signals: Mapping[str, float]
     passed: bool | None
     candidates: tuple[Candidate, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What happens to one row, and why."""
-
-    row_id: str
-    axes: tuple[str, ...]
-    actions: tuple[Action, ...]
-    signals: Mapping[str, float]
-    reasons: tuple[str, ...]
-    hints: tuple[str, ...] = ()  # the sample that takes the row's place, where there is one
-
-    @property
-    def action(self) -> Action:
-        """The one action."""
-        return self.actions[0]
 
 
 def rejection_of(response: str, candidate: str, *, truncated: bool) -> str:
@@ -175,7 +143,7 @@ def _verdict(
 ) -> Verdict:
     if row.passed is None:
         action = Action.UNSCORED if unscored is Unscored.KEEP else Action.DROP
-        return Verdict(row.row_id, (), (action,), row.signals, (f"No {line.signal} could be had; {unscored} it.",))
+        return Verdict(row.row_id, (action,), row.signals, (f"No {line.signal} could be had; {unscored} it.",))
     reasons = [_filtered(row, line, control)]
     axes = () if row.passed else (AXIS,)
     best: tuple[float, Candidate] | None = None
@@ -195,9 +163,9 @@ def _verdict(
         signals["preference"] = max(probability_of_candidate(one, swap=rules.swap) for one in compared)
     if best is not None and best[1].sample_hash is not None:
         hint = (best[1].sample_hash,)
-        return Verdict(row.row_id, axes, (Action.CORRECT,), signals, tuple(reasons), hint)
+        return Verdict(row.row_id, (Action.CORRECT,), signals, tuple(reasons), hint, axes)
     action = Action.KEEP if row.passed or same else Action.DROP
-    return Verdict(row.row_id, axes, (action,), signals, tuple(reasons))
+    return Verdict(row.row_id, (action,), signals, tuple(reasons), axes=axes)
 
 
 def _filtered(row: RowEvidence, line: Threshold, control: Control) -> str:

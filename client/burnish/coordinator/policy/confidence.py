@@ -177,10 +177,10 @@ def mixture_notes(evidence: Sequence[Evidence], weights: Weights) -> list[str]:
     partial = [value for read, value in pairs if value is not None and not read]
     if min(len(whole), len(partial)) <= _LEAST_MIXED * len(sampled):
         return []
-    means = (math.fsum(values) / len(values) for values in (partial, whole))
+    unread_mean, read_mean = (math.fsum(values) / len(values) for values in (partial, whole))
     return [
         f"in {len(partial)} of {len(sampled)} samples not one sampled answer could be read, so that their confidence is"
-        " reflection alone: {:.3f} in the mean, {:.3f} for the others. The two cannot be compared, and the filter tells"
-        " them apart by that. More --answer-max-tokens or a larger --model may help; --signal weakest needs no"
-        " answers.".format(*means)
+        f" reflection alone: {unread_mean:.3f} in the mean, {read_mean:.3f} for the others. The two cannot be compared,"
+        " and the filter tells them apart by that. More --answer-max-tokens or a larger --model may help; --signal"
+        " weakest needs no answers."
     ]

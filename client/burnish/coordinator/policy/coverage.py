@@ -4,17 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 from burnish.coordinator.policy.assembly import DataRow
-
-
-class Action(StrEnum):
-    """What becomes of a row."""
-
-    KEEP = "keep"  # it is in the core set
-    DROP = "drop"  # another stands for it
-    UNREAD = "unread"  # the model could not read it, so that it could not be selected
+from burnish.coordinator.policy.verdict import Action, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,19 +23,6 @@ class Nearest:
 
     sample_hash: str
     cosine: float
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What becomes of one row, the one action of a recipe that only chooses, and why; `hints` names the row that stands
-    for it."""
-
-    row_id: str
-    actions: tuple[str, ...]
-    signals: Mapping[str, float]
-    reasons: tuple[str, ...]
-    hints: tuple[str, ...] = ()
-    axes: tuple[str, ...] = ()
 
 
 def verdicts(

@@ -16,15 +16,15 @@ from enum import StrEnum
 
 from burnish.coordinator.content import derive_seed
 from burnish.coordinator.policy.assembly import DataRow
-from burnish.coordinator.policy.bilevel import Action, Weight
-from burnish.coordinator.policy.coverage import Verdict
+from burnish.coordinator.policy.bilevel import Weight
 from burnish.coordinator.policy.sameness import normal
+from burnish.coordinator.policy.verdict import Action, Verdict
 
 _MOST_LENGTH_CHANGE = 4.0  # times longer or shorter than what the first answers were
 _LEAST_DISTINCT = 0.25  # of how different the data's own responses to the same questions are
 
 
-class Choice(StrEnum):
+class Questions(StrEnum):
     """Which questions are answered anew; the published code's `dynamic` and `fixed`."""
 
     LOWEST = "lowest"  # those whose own responses weigh least
@@ -71,7 +71,7 @@ class Limits:
 
 
 def choose_questions(
-    rows: Sequence[DataRow], weights: Mapping[str, Weight], share: float, choice: Choice, seed: int
+    rows: Sequence[DataRow], weights: Mapping[str, Weight], share: float, choice: Questions, seed: int
 ) -> list[DataRow]:
     """The share of the rows with a weight, at least one, that is answered anew, in the order of the data: those with
     the smallest logits (of equals the first), or drawn at random by `seed`."""
@@ -79,7 +79,7 @@ def choose_questions(
     if not known:
         return []
     size = max(1, int(share * len(known) + 1e-9))
-    if choice is Choice.RANDOM:
+    if choice is Questions.RANDOM:
         taken = random.Random(seed).sample(known, size)
     else:
         taken = sorted(known, key=lambda index: (weights[rows[index].row_id].logit, index))[:size]

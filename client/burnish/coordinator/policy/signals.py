@@ -28,10 +28,9 @@ from enum import StrEnum
 from statistics import median
 
 from burnish.coordinator.policy.assembly import DataRow
-from burnish.coordinator.policy.clear import Unscored
-from burnish.coordinator.policy.coverage import Verdict
 from burnish.coordinator.policy.filtering import FilterRule, Ties, filter_rows, in_order
 from burnish.coordinator.policy.thresholds import Threshold, outlier_line
+from burnish.coordinator.policy.verdict import Action, Unscored, Verdict
 
 AXIS = "low_value"
 LEAST_WEIGHT = 0.25  # of the last kept row, against 1 of the first
@@ -72,15 +71,6 @@ class Signal(StrEnum):
     def learns_from_trusted(self) -> bool:
         """Whether trusted rows, where there are some, have a part in what rows are measured by."""
         return self.needs_folds or self is Signal.CALIBRATED
-
-
-class Action(StrEnum):
-    """What becomes of a row."""
-
-    KEEP = "keep"  # it is among the best
-    DROP = "drop"  # others rank above it
-    UNSCORED = "unscored"  # it has no value; kept unless the settings say otherwise
-    TRUSTED = "trusted"  # a trusted row asks the same; it is not trained on
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,26 +214,20 @@ def rank_weights(values: Mapping[str, float | None]) -> dict[str, float]:
     """What each kept row counts while it is trained on, by name: with its rank falling on a line from 1 for the best
     value to LEAST_WEIGHT for the worst, over the mean of that, so that the mean is 1. Rows that tie share the mean of
     their ranks; one without a value counts 1. Our derivation."""
-    ranked = sorted(
-        (name for name, value in values.items() if value is not None), key=lambda name: -_known(values[name])
-    )
+    known = {name: value for name, value in values.items() if value is not None}
+    ranked = sorted(known, key=lambda name: -known[name])
     weights = dict.fromkeys(values, 1.0)
     last, mean = len(ranked) - 1, (1 + LEAST_WEIGHT) / 2
     start = 0
     while last > 0 and start <= last:
         end = start
-        while end < last and values[ranked[end + 1]] == values[ranked[start]]:
+        while end < last and known[ranked[end + 1]] == known[ranked[start]]:
             end += 1
         place = (start + end) / 2
         for name in ranked[start : end + 1]:
             weights[name] = (1 - (1 - LEAST_WEIGHT) * place / last) / mean
         start = end + 1
     return weights
-
-
-def _known(value: float | None) -> float:
-    assert value is not None
-    return value
 
 
 def _said(signal: Signal) -> str:

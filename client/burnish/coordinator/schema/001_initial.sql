@@ -4,7 +4,7 @@
 
 -- One run of one recipe.
 CREATE TABLE run (
-    run_id          VARCHAR PRIMARY KEY,      -- 'middo-' and 12 hex digits of the digest of recipe, data and settings
+    run_id          VARCHAR PRIMARY KEY,      -- recipe, '-', and 12 hex digits of the digest of data and settings
     recipe          VARCHAR NOT NULL,
     config          JSON NOT NULL,            -- the resolved configuration
     burnish_version VARCHAR NOT NULL,
@@ -203,8 +203,9 @@ CREATE TABLE step (
     run_id      VARCHAR NOT NULL,
     round       INTEGER NOT NULL,
     position    INTEGER NOT NULL,
-    name        VARCHAR NOT NULL,             -- round 0: read, evaluate; round t: train, evaluate, score_pre, score_post,
-                                              -- embed, judge, decide, refine, assemble; round N + 1: train, evaluate
+    name        VARCHAR NOT NULL,             -- of Middo, round 0: read, evaluate; round t: train, evaluate, score_pre,
+                                              -- score_post, embed, judge, decide, refine, assemble; round N + 1: train,
+                                              -- evaluate; of the other recipes: later versions
     state       VARCHAR NOT NULL,             -- running | done | failed
     done        INTEGER NOT NULL,             -- items done
     total       INTEGER NOT NULL,             -- items in all

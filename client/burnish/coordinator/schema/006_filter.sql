@@ -1,8 +1,10 @@
 -- Version 6: filtering by one signal. More of a score is kept. For the recipe filter `decision.actions` is one of keep | drop
 -- | unscored | trusted; the keys of `decision.signals` are the signal's name (its value, higher is better), rank, and what was
--- measured (policy.signals.Features); `threshold.axis` is low_value. The steps of its rounds are split, score_pre, decide,
--- calibrate, features, project, hold, assemble, train, score_cross, evaluate: round 1 is all rows, round 2 what is kept,
--- rounds from 3 on are fold models and from 13 on random subsets, which have models but no data set of their own.
+-- measured (policy.signals.Features); `threshold.axis` is low_value. The steps of its rounds are split, score_pre, embed, choose,
+-- decide, calibrate, features, project, hold, assemble, train, score_cross, score_trusted, evaluate: round 1 is all rows,
+-- round 2 what is kept, rounds 3 to 32 are fold models, from 33 on what was tried (all rows first, then shares), 42 the model
+-- of the trusted rows alone, from 43 on random subsets, from 64 on shares tried by the rival signal, and 72 what covers the
+-- largest share; those from 3 on have models but no data set of their own.
 
 ALTER TABLE score ADD COLUMN mean_probability DOUBLE;   -- of the response tokens, arithmetic
 ALTER TABLE score ADD COLUMN min_probability DOUBLE;    -- of the least likely response token

@@ -9,7 +9,8 @@ CREATE TABLE acceptance (
     row_id         VARCHAR NOT NULL,
     strategy       VARCHAR NOT NULL,          -- simplify | improve | diversify
     accepted       BOOLEAN NOT NULL,
-    refusal        VARCHAR NOT NULL,          -- invalid | loss | rating | failed | unscored | unrated; '' where accepted
+    refusal        VARCHAR NOT NULL,          -- invalid | loss | rating | declined | failed | unscored | unrated; ''
+                                              -- where accepted
     loss_before    DOUBLE,                    -- under the round's model, nats per response token
     loss_limit     DOUBLE,                    -- what the rewrite's loss may be at most
     loss_after     DOUBLE,

@@ -8,17 +8,14 @@ from burnish._types import ModelRef
 from burnish.coordinator.acceptance import Asked
 from burnish.coordinator.policy.acceptance import Accept, Refusal, Rejected, Trial, decide
 from burnish.coordinator.policy.middo import Action, Decision, Unparseable, quality
-from burnish.coordinator.recipes.middo.settings import MiddoSettings
 from burnish.coordinator.steps.measure import judge, score
-from burnish.coordinator.steps.stage import RunContext
+from burnish.coordinator.steps.runs import MiddoRun
 
 _INVALID = "REJECTED"  # the rewriting service's reason where every attempt broke a rule
 _HARD_BY = "loss_post"
 
 
-async def accept(
-    run: RunContext[MiddoSettings], t: int, base: ModelRef, trained: ModelRef, decisions: Sequence[Decision]
-) -> None:
+async def accept(run: MiddoRun, t: int, base: ModelRef, trained: ModelRef, decisions: Sequence[Decision]) -> None:
     """Has every rewrite that a round's `decisions` ask for tried as the settings say; what became of each is in the
     ledger. Nothing where rules alone decide, as published."""
     settings, book, stage = run.settings, run.book, run.stage(t, "accept")

@@ -13,12 +13,13 @@ from burnish.coordinator.findings import Parts
 from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.choice import LEAST_JUDGES, Tried, choose
 from burnish.coordinator.policy.contrast import Scores, contrast
-from burnish.coordinator.policy.coverage import Verdict
 from burnish.coordinator.policy.signals import Signal, value_of
+from burnish.coordinator.policy.verdict import STAYS, Verdict
 from burnish.coordinator.recipes.filter.settings import FilterSettings
 from burnish.coordinator.steps.hold import cover
 from burnish.coordinator.steps.measure import score_in_detail
-from burnish.coordinator.steps.rank import KEPT, FilterRun, Measured, rank, weights_by
+from burnish.coordinator.steps.rank import Measured, rank, weights_by
+from burnish.coordinator.steps.runs import FilterRun
 from burnish.coordinator.steps.train import prune, train
 
 _NO_NEURONS = "CALIBRATION_TOO_SMALL"  # of not one sample: those of a mixture of experts are not to be read
@@ -185,7 +186,7 @@ def _best(
 ) -> dict[str, Verdict]:
     """The rows of a share, by id."""
     _, ranked = rank(run, training, found, signal, share)
-    return {one.row_id: one for one in ranked if one.actions[0] in KEPT}
+    return {one.row_id: one for one in ranked if one.actions[0] in STAYS}
 
 
 async def _on_trusted(run: FilterRun, round_number: int, model: ModelRef, trusted: Sequence[DataRow]) -> Scores:

@@ -10,14 +10,14 @@ from burnish._types import ModelRef
 from burnish.coordinator.beliefs import PreferenceKey
 from burnish.coordinator.content import digest_of
 from burnish.coordinator.policy.clear import Preference
-from burnish.coordinator.recipes.clear.settings import ClearSettings
-from burnish.coordinator.steps.stage import RunContext, same_prompts, same_version, version_detail
+from burnish.coordinator.steps.runs import ClearRun
+from burnish.coordinator.steps.stage import same_prompts, same_version, version_detail
 
 Pair = tuple[str, str]  # sample hashes: the conversation as it is, and with the candidate
 
 
 async def compare(
-    run: RunContext[ClearSettings], round_number: int, model: ModelRef, pairs: Sequence[Pair]
+    run: ClearRun, round_number: int, model: ModelRef, pairs: Sequence[Pair]
 ) -> Mapping[Pair, Preference | str]:
     """By pair, how `model` judged it, or the reason why it did not. `pairs` are distinct."""
     stage = run.stage(round_number, "compare")

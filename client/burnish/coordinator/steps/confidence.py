@@ -10,13 +10,13 @@ from burnish._types import ModelRef
 from burnish.coordinator.beliefs import ConfidenceKey
 from burnish.coordinator.content import digest_of
 from burnish.coordinator.policy.confidence import Evidence
-from burnish.coordinator.recipes.clear.settings import ClearSettings
 from burnish.coordinator.steps.measure import prompts_of, samples_of
-from burnish.coordinator.steps.stage import RunContext, same_prompts, same_version, version_detail
+from burnish.coordinator.steps.runs import ClearRun
+from burnish.coordinator.steps.stage import same_prompts, same_version, version_detail
 
 
 async def estimate(
-    run: RunContext[ClearSettings], round_number: int, model: ModelRef, hashes: Sequence[str], tier: ConfidenceTier
+    run: ClearRun, round_number: int, model: ModelRef, hashes: Sequence[str], tier: ConfidenceTier
 ) -> Mapping[str, Evidence]:
     """What `model` makes of each sample; absent where nothing could be had. The parts are kept, not a confidence: other
     weights of them cost nothing."""

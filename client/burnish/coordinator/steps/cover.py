@@ -12,15 +12,14 @@ from dataclasses import asdict
 from burnish._coverage_types import CoverageCandidate, CoverageSelection, MeasureBatch
 from burnish._errors import PreconditionFailed
 from burnish._types import ModelRef, TokenSpan
-from burnish.coordinator.coverage import CALIBRATION_FINISHED, FeatureChoice, collection_name, selection_notes
+from burnish.coordinator.coverage import CALIBRATION_FINISHED, FeatureChoice, features_collection, selection_notes
 from burnish.coordinator.errors import StepFailed
 from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.coverage import Nearest, Picked, verdicts
-from burnish.coordinator.recipes.mads.settings import MadsSettings
 from burnish.coordinator.steps.measure import embed_missing, expect_collection, samples_of
-from burnish.coordinator.steps.stage import AnyRun, RunContext, same_version, version_detail
+from burnish.coordinator.steps.runs import MadsRun
+from burnish.coordinator.steps.stage import AnyRun, same_version, version_detail
 
-MadsRun = RunContext[MadsSettings]
 NUM_RANDOM_CURVES = 3
 _MANY_UNREAD = 0.01  # share of the samples that a reader is to be told of
 
@@ -75,7 +74,7 @@ async def compute_features(
     read."""
     stage = run.stage(round_number, "features")
     version = await run.client.embedding.load_model(selector)
-    collection = collection_name(version, TokenSpan.ALL, choice, calibration)
+    collection = features_collection(version, TokenSpan.ALL, choice, calibration)
     features = None if choice is None else choice.feature_settings(calibration)
     await expect_collection(run, collection, source=TokenSpan.ALL, features=features)
     if stage.done and not run.book.findings.unembedded(hashes, collection):

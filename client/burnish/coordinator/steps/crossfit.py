@@ -12,10 +12,9 @@ from burnish.coordinator.errors import DataError
 from burnish.coordinator.findings import Parts
 from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.folds import assign_folds
-from burnish.coordinator.recipes.filter.settings import FilterSettings
 from burnish.coordinator.records import ScoreRecord
 from burnish.coordinator.steps.measure import prompts_of, score_in_detail
-from burnish.coordinator.steps.stage import RunContext
+from burnish.coordinator.steps.runs import FilterRun
 from burnish.coordinator.steps.train import prune, train
 
 
@@ -30,7 +29,7 @@ class CrossFit:
 
 
 async def crossfit(
-    run: RunContext[FilterSettings],
+    run: FilterRun,
     first_round: int,
     base: ModelRef,
     rows: Sequence[DataRow],
@@ -55,7 +54,7 @@ async def crossfit(
 
 
 async def by_trusted(
-    run: RunContext[FilterSettings],
+    run: FilterRun,
     round_number: int,
     base: ModelRef,
     rows: Sequence[DataRow],
@@ -72,7 +71,7 @@ async def by_trusted(
 
 
 async def _score(
-    run: RunContext[FilterSettings],
+    run: FilterRun,
     round_number: int,
     model: ModelRef,
     rows: Sequence[DataRow],
@@ -91,7 +90,7 @@ def _in_proportion(given: Hyperparameters, share: float) -> Hyperparameters:
     return replace(given, max_steps=max(1, ceil(given.max_steps * share))) if given.max_steps else given
 
 
-def _folds(run: RunContext[FilterSettings], rows: Sequence[DataRow]) -> list[list[DataRow]]:
+def _folds(run: FilterRun, rows: Sequence[DataRow]) -> list[list[DataRow]]:
     settings = run.settings
     prompts = prompts_of(run, [row.sample_hash for row in rows])
     try:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from burnish.coordinator.errors import StepFailed
 from burnish.coordinator.policy.assembly import DataRow
-from burnish.coordinator.policy.clear import Action, Candidate, Preference, RowEvidence, Scope, decide, place_notes
+from burnish.coordinator.policy.clear import Candidate, Preference, RowEvidence, Scope, decide, place_notes
 from burnish.coordinator.policy.confidence import (
     Evidence,
     mixture_notes,
@@ -19,12 +19,12 @@ from burnish.coordinator.policy.confidence import (
 )
 from burnish.coordinator.policy.filtering import filter_rows
 from burnish.coordinator.policy.thresholds import Threshold
+from burnish.coordinator.policy.verdict import Action, Unscored
 from burnish.coordinator.recipes.clear.settings import ClearSettings
-from burnish.coordinator.records import DecisionRecord
+from burnish.coordinator.steps.assemble import write_following
 from burnish.coordinator.steps.compare import Pair
-from burnish.coordinator.steps.stage import RunContext
+from burnish.coordinator.steps.runs import ClearRun
 
-ClearRun = RunContext[ClearSettings]
 Signals = Mapping[str, float]
 
 
@@ -71,7 +71,9 @@ def filter_round(
 
 def staying(rows: Sequence[DataRow], passed: Mapping[str, bool | None], settings: ClearSettings) -> list[DataRow]:
     """F: the rows that are trained on as they are."""
-    return [row for row in rows if passed[row.row_id] or (passed[row.row_id] is None and settings.unscored == "keep")]
+    return [
+        row for row in rows if passed[row.row_id] or (passed[row.row_id] is None and settings.unscored is Unscored.KEEP)
+    ]
 
 
 def to_be_corrected(
@@ -134,36 +136,16 @@ def decide_rows(
                 run.observer.noted(f"Round {round_number}: {note}")
 
 
-def curated_rows(run: ClearRun, round_number: int, rows: Sequence[DataRow]) -> list[DataRow]:
-    """What was kept, with corrections in the place of what they correct."""
-    decisions = {one.row_id: one for one in run.book.decisions(round_number)}
-    return [made for row in rows if (made := _following(row, decisions[row.row_id])) is not None]
-
-
 def assemble_curated(run: ClearRun, round_number: int, rows: Sequence[DataRow], following: Sequence[DataRow]) -> None:
     """The next data set, written down."""
     stage = run.stage(round_number, "assemble")
     if stage.done:
         return
-    book = run.book
     with stage.working():
-        stage.expect(len(rows))
-        counts = Counter(one.actions[0] for one in book.decisions(round_number))
-        with book.transaction():
-            if book.dataset(round_number + 1) is None:
-                book.add_dataset(round_number + 1, following)
-            stage.advance(len(rows))
+        write_following(run, stage, rows, following)
+        counts = Counter(one.actions[0] for one in run.book.decisions(round_number))
         said = ", ".join(f"{counts[action]} {action}" for action in Action if counts[action])
         run.observer.noted(f"Round {round_number}: {said}; {len(following)} of {len(rows)} rows go on.")
-
-
-def _following(row: DataRow, decision: DecisionRecord) -> DataRow | None:
-    action = Action(decision.actions[0])
-    if action is Action.DROP:
-        return None
-    if action is Action.CORRECT:
-        return replace(row, sample_hash=decision.hints[0], origin=Action.CORRECT.value)
-    return row
 
 
 def _notes(

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from burnish.coordinator.policy.middo import Action, Axis, Decision, RowSignals, decide
-from burnish.coordinator.recipes.middo.settings import MiddoSettings
-from burnish.coordinator.steps.stage import RunContext
-
-MiddoRun = RunContext[MiddoSettings]
+from burnish.coordinator.steps.runs import MiddoRun
 
 
 def decide_round(run: MiddoRun, round_number: int, signals: Sequence[RowSignals]) -> list[Decision]:

@@ -10,12 +10,9 @@ from burnish.coordinator.content import derive_seed
 from burnish.coordinator.errors import StepFailed
 from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.coverage import Held, Nearest, hold
-from burnish.coordinator.recipes.base import HoldSettings
 from burnish.coordinator.steps.cover import calibrate, compute_features
 from burnish.coordinator.steps.project import project
-from burnish.coordinator.steps.stage import RunContext
-
-HoldRun = RunContext[HoldSettings]
+from burnish.coordinator.steps.runs import HoldRun
 
 
 async def hold_size(

@@ -174,7 +174,7 @@ async def _embed(run: AnyRun, stage: Stage, model: ModelRef, hashes: Sequence[st
     """Has all of `hashes`, whose set digest is `everything`, embedded, and their neighbours found."""
     findings, service = run.book.findings, run.client.embedding
     version = await service.load_model(model)
-    collection = collection_name(version, everything)
+    collection = prompts_collection(version, everything)
     await expect_collection(run, collection)
 
     await embed_missing(run, stage, version, model, collection, hashes, {"k": k})
@@ -243,8 +243,9 @@ async def expect_collection(
             run.book.findings.forget_embeddings(collection)
 
 
-def collection_name(version: ModelVersion, digest_of_set: str) -> str:
-    """A name by content: the same weights, computed alike, and the same samples have the same collection."""
+def prompts_collection(version: ModelVersion, digest_of_set: str) -> str:
+    """The name of the collection of a model's vectors of prompts, by content: the same weights, computed alike, and the
+    same samples have the same one."""
     computed = digest_of([version.engine.partition("/")[0], version.dtype])
     return f"m{version.digest.removeprefix('sha256:')[:16]}-{digest_of_set[:16]}-{computed[:8]}"
 

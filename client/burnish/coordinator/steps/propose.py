@@ -12,12 +12,12 @@ from burnish.coordinator.content import digest_of, sample_hash
 from burnish.coordinator.curation import CandidateRecord
 from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.clear import rejection_of
-from burnish.coordinator.recipes.clear.settings import ClearSettings
 from burnish.coordinator.steps.measure import ROWS_PER_READ, prompts_of
-from burnish.coordinator.steps.stage import RunContext, same_version, version_detail
+from burnish.coordinator.steps.runs import ClearRun
+from burnish.coordinator.steps.stage import same_version, version_detail
 
 
-async def propose(run: RunContext[ClearSettings], round_number: int, model: ModelRef, rows: Sequence[DataRow]) -> None:
+async def propose(run: ClearRun, round_number: int, model: ModelRef, rows: Sequence[DataRow]) -> None:
     """Has `model` respond to the prompts of `rows`, and writes down what came of it for each row."""
     stage = run.stage(round_number, "propose")
     if stage.done:

@@ -9,9 +9,7 @@ from burnish._types import ModelRef
 from burnish.coordinator.errors import StepFailed
 from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.calibrated import calibrated
-from burnish.coordinator.policy.coverage import Verdict
 from burnish.coordinator.policy.signals import (
-    Action,
     Features,
     Scored,
     Signal,
@@ -23,14 +21,11 @@ from burnish.coordinator.policy.signals import (
     weakest_nll,
 )
 from burnish.coordinator.policy.thresholds import Threshold
-from burnish.coordinator.recipes.filter.settings import FilterSettings
+from burnish.coordinator.policy.verdict import STAYS, Verdict
 from burnish.coordinator.records import DecisionRecord, ScoreRecord
 from burnish.coordinator.steps.crossfit import CrossFit
 from burnish.coordinator.steps.measure import neighbors, score_in_detail
-from burnish.coordinator.steps.stage import RunContext
-
-FilterRun = RunContext[FilterSettings]
-KEPT = (Action.KEEP, Action.UNSCORED)
+from burnish.coordinator.steps.runs import FilterRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +114,7 @@ def decide_rows(
 def kept_by(run: FilterRun, training: Sequence[DataRow], found: Measured) -> set[str]:
     """The ids of the rows that would be kept by what is known so far."""
     _, ranked = rank(run, training, found, run.settings.signal, run.settings.keep)
-    return {one.row_id for one in ranked if one.actions[0] in KEPT}
+    return {one.row_id for one in ranked if one.actions[0] in STAYS}
 
 
 def rank(
@@ -152,7 +147,7 @@ def weights_of(run: FilterRun, round_number: int, signal: Signal, rows: Sequence
 
 def weights_by(signal: Signal, decided: Sequence[Verdict | DecisionRecord]) -> dict[str, float]:
     """What each row that is kept counts by its rank among them, by id."""
-    kept = [one for one in decided if one.actions[0] in KEPT]
+    kept = [one for one in decided if one.actions[0] in STAYS]
     return rank_weights({one.row_id: one.signals.get(signal.value) for one in kept})
 
 

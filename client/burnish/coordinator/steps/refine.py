@@ -1,4 +1,4 @@
-"""Steps `refine` and `assemble`: the rewrites that the decisions ask for, and the data set that follows."""
+"""Step `refine`: the rewrites that the decisions ask for, and the rows that follow from what became of them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ from burnish.coordinator.findings import RewriteKey
 from burnish.coordinator.formats import IdKind
 from burnish.coordinator.policy.assembly import DataRow, RowIds, assemble, assemble_compat
 from burnish.coordinator.policy.middo import Action, Decision
-from burnish.coordinator.recipes.middo.settings import MiddoSettings
 from burnish.coordinator.records import ModelRecord
-from burnish.coordinator.steps.stage import RunContext, Stage, same_version, version_detail
-
-MiddoRun = RunContext[MiddoSettings]
+from burnish.coordinator.steps.runs import MiddoRun
+from burnish.coordinator.steps.stage import Stage, same_version, version_detail
 
 _STRATEGIES = {
     Action.SIMPLIFY: Strategy.SIMPLIFY,
@@ -147,14 +145,13 @@ def following_rows(
 ) -> list[DataRow]:
     """What follows from D_t, the decisions, and what became of the rewrites. Raises StepFailed where nothing does."""
     book = run.book
-    record = book.run()
-    assert record is not None
-    assert record.source is not None
+    source = book.history().run.source
+    assert source is not None
     outcomes = book.outcomes(round_number)
     # Of rows that have left, too: whose id is given again, nobody could tell apart.
     taken = {row.row_id for earlier in range(1, round_number + 1) for row in book.rows(earlier)}
     taken |= {one.row_id for earlier in range(1, round_number) for one in book.held(earlier)}
-    ids = RowIds(taken, numbers=record.source["ids"] == IdKind.NUMBER.value)
+    ids = RowIds(taken, numbers=source["ids"] == IdKind.NUMBER.value)
     if run.settings.compat:
         keys = _compat_keys(run, round_number, rows)
         return assemble_compat(rows, decisions, outcomes, ids, round_number=round_number, keys=keys)
@@ -168,20 +165,6 @@ def following_rows(
             " a run with another --out that selects fewer (--m-loss, --m-quality) or keeps such rows (--rejected keep)."
         )
     return following
-
-
-def assemble_next(run: MiddoRun, round_number: int, rows: Sequence[DataRow], following: Sequence[DataRow]) -> None:
-    """D_{t+1}, written down."""
-    stage = run.stage(round_number, "assemble")
-    if stage.done:
-        return
-    book = run.book
-    with stage.working():
-        stage.expect(len(rows))
-        with book.transaction():
-            if book.dataset(round_number + 1) is None:
-                book.add_dataset(round_number + 1, following)
-            stage.advance(len(rows))
 
 
 def _compat_keys(run: MiddoRun, round_number: int, rows: Sequence[DataRow]) -> list[tuple[str, str]]:

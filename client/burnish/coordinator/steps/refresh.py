@@ -27,13 +27,11 @@ from burnish.coordinator.policy.refinement import (
     question_seed,
     vitals,
 )
-from burnish.coordinator.recipes.bmo.settings import BmoSettings
-from burnish.coordinator.refinement import OnlineRecord, RefreshRecord, answer_of
+from burnish.coordinator.refreshes import OnlineRecord, RefreshRecord, answer_of
 from burnish.coordinator.steps.measure import prompts_of, score_missing
-from burnish.coordinator.steps.stage import RunContext, same_version, version_detail
+from burnish.coordinator.steps.runs import BmoRun
+from burnish.coordinator.steps.stage import same_version, version_detail
 from burnish.coordinator.steps.weigh import fetch_weights
-
-BmoRun = RunContext[BmoSettings]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +47,7 @@ class Refresher:
         """Has the training go on from the pause that it waits in; what was done of it before is not done again."""
         pause = training.snapshot.pause
         assert pause is not None
-        known = self.run.book.refinement.refreshes(self.round)
+        known = self.run.book.refreshes.of_round(self.round)
         refresh = next((one for one in known if one.step == pause.step), None)
         if refresh is None:
             refresh = await self._refresh(training, pause, known)
@@ -79,7 +77,7 @@ class Refresher:
         stopped = collapse(now, first, settings.limits())
         refresh = RefreshRecord(pause.step, pause.reason, pause.effective_share, key, now, stopped)
         with run.book.transaction():
-            run.book.refinement.add(self.round, refresh, records)
+            run.book.refreshes.add(self.round, refresh, records)
         run.observer.noted(_note(pause, now, stopped))
         return refresh
 
@@ -160,7 +158,7 @@ class Refresher:
     def _write(self, refresh: RefreshRecord) -> str:
         """The accepted answers as the training service reads them; returns the digest of the file's bytes."""
         accepted: dict[str, list[OnlineRecord]] = {}
-        for one in self.run.book.refinement.answers(self.round, refresh.step):
+        for one in self.run.book.refreshes.answers(self.round, refresh.step):
             if not one.rejection:
                 accepted.setdefault(one.row_id, []).append(one)
         prompts = list(dict.fromkeys(one.prompt_hash for found in accepted.values() for one in found))

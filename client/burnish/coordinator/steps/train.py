@@ -25,13 +25,13 @@ from burnish.coordinator.errors import StepFailed
 from burnish.coordinator.paths import is_remote
 from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.records import ModelRecord
+from burnish.coordinator.steps.measure import ROWS_PER_READ
 from burnish.coordinator.steps.stage import AnyRun, Stage
 
 # Has a training run that waits in STATE_PAUSED go on.
 AtPause = Callable[[AsyncRun], Awaitable[None]]
 _OTHER_MODEL, _PLACE_TAKEN = "MODEL_DIGEST_MISMATCH", "OUTPUT_EXISTS"
 _EVENTS_EVERY = 1.0  # seconds between two commits of training events
-_ROWS_PER_READ = 2000
 
 
 async def train(
@@ -176,8 +176,8 @@ def _write_data(run: AnyRun, round_number: int, rows: Sequence[DataRow], weights
     """The rows as the training service reads them; returns the digest of the file's bytes."""
 
     def records() -> Iterator[dict[str, object]]:
-        for start in range(0, len(rows), _ROWS_PER_READ):
-            part = rows[start : start + _ROWS_PER_READ]
+        for start in range(0, len(rows), ROWS_PER_READ):
+            part = rows[start : start + ROWS_PER_READ]
             samples = run.book.samples(row.sample_hash for row in part)
             for row in part:
                 weight = {"weight": weights[row.row_id]} if weights else {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,14 +16,12 @@ from burnish.coordinator.errors import DataError, StepFailed
 from burnish.coordinator.formats import DataReader
 from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.bilevel import Split, split_by, split_off, split_size
-from burnish.coordinator.recipes.bds.settings import BdsSettings
-from burnish.coordinator.recipes.filter.settings import FilterSettings
 from burnish.coordinator.steps.measure import prompts_of
 from burnish.coordinator.steps.read import holdout_hashes
-from burnish.coordinator.steps.stage import AnyRun, RunContext
+from burnish.coordinator.steps.runs import BdsRun, FilterRun
+from burnish.coordinator.steps.stage import AnyRun
 
 Lines = Sequence[tuple[str, Sequence[Message]]]  # id and conversation
-BdsRun = RunContext[BdsSettings]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,46 +32,46 @@ class Validation:
     digest: str
 
 
-async def split_validation(run: BdsRun, round_number: int, rows: Sequence[DataRow]) -> tuple[Split, Validation]:
+def split_validation(run: BdsRun, round_number: int, rows: Sequence[DataRow]) -> tuple[Split, Validation]:
     """Which rows are trained on, and the validation set, written down once. Raises DataError where the validation set
     shares samples with the held-out data, or nothing is left to train on."""
-    stage = run.stage(round_number, "split")
     prompts = prompts_of(run, [row.sample_hash for row in rows])
     path = run.paths.validation
-    if not stage.done:
-        with stage.working():
-            stage.expect(len(rows))
-            digest = _write(path, _validation_lines(run, rows, prompts))
-            with run.book.transaction():
-                stage.note({"digest": digest})
-                stage.advance(len(rows))
-    else:
-        digest = str(stage.detail["digest"])
+    digest = _written_once(run, round_number, rows, path, lambda: _validation_lines(run, rows, prompts))
     validation = Validation(_read(path, digest), digest)
     return _apart(run, rows, prompts, validation.rows, "the validation set", "validation set"), validation
 
 
-async def split_trusted(
-    run: RunContext[FilterSettings], round_number: int, rows: Sequence[DataRow]
-) -> tuple[Split, Sequence[DataRow]]:
+def split_trusted(run: FilterRun, round_number: int, rows: Sequence[DataRow]) -> tuple[Split, Sequence[DataRow]]:
     """Which rows are trained on, and the trusted ones, written down once; all, and none, where none are given. Raises
     DataError as `split_validation` does."""
-    if not run.settings.trusted:
+    files = run.settings.trusted
+    if not files:
         return Split(rows, []), []
-    stage = run.stage(round_number, "split")
     path = run.paths.trusted
-    if not stage.done:
-        with stage.working():
-            stage.expect(len(rows))
-            digest = _write(path, _trusted_lines(run, run.settings.trusted, "trusted", "the trusted rows"))
-            with run.book.transaction():
-                stage.note({"digest": digest})
-                stage.advance(len(rows))
-    else:
-        digest = str(stage.detail["digest"])
+    digest = _written_once(
+        run, round_number, rows, path, lambda: _trusted_lines(run, files, "trusted", "the trusted rows")
+    )
     trusted = _read(path, digest)
     prompts = prompts_of(run, [row.sample_hash for row in rows])
     return _apart(run, rows, prompts, trusted, "the trusted rows", "set of trusted rows"), trusted
+
+
+def _written_once(
+    run: AnyRun, round_number: int, rows: Sequence[DataRow], path: Path, lines: Callable[[], Lines]
+) -> str:
+    """Writes the `lines` that can be trusted the first time that a round's `rows` are split; returns the digest of the
+    file as it was written then."""
+    stage = run.stage(round_number, "split")
+    if stage.done:
+        return str(stage.detail["digest"])
+    with stage.working():
+        stage.expect(len(rows))
+        digest = _write(path, lines())
+        with run.book.transaction():
+            stage.note({"digest": digest})
+            stage.advance(len(rows))
+    return digest
 
 
 def _validation_lines(run: BdsRun, rows: Sequence[DataRow], prompts: Mapping[str, str]) -> Lines:

@@ -11,9 +11,9 @@ from burnish.coordinator.errors import StepFailed
 from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.bilevel import Split, Weight, weigh_rows
 from burnish.coordinator.policy.refinement import consensus, refine_verdicts
-from burnish.coordinator.refinement import OnlineRecord, answer_of
+from burnish.coordinator.refreshes import OnlineRecord, answer_of
+from burnish.coordinator.steps.runs import BdsRun
 from burnish.coordinator.steps.stage import AnyRun
-from burnish.coordinator.steps.validation import BdsRun
 
 
 async def weigh(run: AnyRun, round_number: int) -> Mapping[str, Weight]:
@@ -50,11 +50,11 @@ async def fetch_weights(run: AnyRun, round_number: int, training: AsyncRun) -> N
 def last_answers(run: AnyRun, round_number: int) -> Mapping[str, tuple[str, str]]:
     """By row, the sample with the answer that takes the place of its response, and why it is that one: of the answers
     that the round's training learnt from last."""
-    learnt = [one for one in run.book.refinement.refreshes(round_number) if not one.stopped]
+    learnt = [one for one in run.book.refreshes.of_round(round_number) if not one.stopped]
     if not learnt:
         return {}
     records: dict[str, list[OnlineRecord]] = {}
-    for record in run.book.refinement.answers(round_number, learnt[-1].step):
+    for record in run.book.refreshes.answers(round_number, learnt[-1].step):
         records.setdefault(record.row_id, []).append(record)
     found = {}
     prompts = list(dict.fromkeys(one[0].prompt_hash for one in records.values()))

@@ -25,8 +25,9 @@ from burnish.coordinator.steps.arm import measure_arm, measure_draws
 from burnish.coordinator.steps.assemble import assemble_kept
 from burnish.coordinator.steps.measure import base_model, evaluate
 from burnish.coordinator.steps.read import read
+from burnish.coordinator.steps.runs import BdsRun
 from burnish.coordinator.steps.train import prune, steps_of, train
-from burnish.coordinator.steps.validation import BdsRun, Validation, split_validation
+from burnish.coordinator.steps.validation import Validation, split_validation
 from burnish.coordinator.steps.weigh import decide_rows, weigh
 
 D, S, DIRECT, VALIDATION_ONLY, RANDOM = 1, 2, 3, 4, 5
@@ -50,7 +51,7 @@ async def begin(run: BdsRun) -> tuple[Sequence[DataRow], Split, Validation, Mode
     """The rows of D, which of them are trained on, V, and the base model, which is measured."""
     await read(run)
     rows = run.book.rows(D)
-    split, validation = await split_validation(run, D, rows)
+    split, validation = split_validation(run, D, rows)
     base = await base_model(run)
     await evaluate(run, 0, base)
     return rows, split, validation, base

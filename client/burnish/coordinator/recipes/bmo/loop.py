@@ -16,7 +16,8 @@ from __future__ import annotations
 from burnish.coordinator.recipes.bds.loop import D, S, begin, compare
 from burnish.coordinator.steps.assemble import assemble_kept
 from burnish.coordinator.steps.measure import evaluate
-from burnish.coordinator.steps.refresh import BmoRun, Refresher
+from burnish.coordinator.steps.refresh import Refresher
+from burnish.coordinator.steps.runs import BmoRun
 from burnish.coordinator.steps.train import train
 from burnish.coordinator.steps.weigh import decide_rows, last_answers, weigh
 

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from burnish._training_types import SelfRefinement
 from burnish._types import Sampling
 from burnish.coordinator.content import derive_seed
-from burnish.coordinator.policy.refinement import Choice, Limits
+from burnish.coordinator.policy.refinement import Limits, Questions
 from burnish.coordinator.recipes.bds.settings import BdsSettings
 
 MOST_ONLINE = 0.5  # share of the questions that may be answered anew: beyond it a model learns from itself above all
@@ -26,11 +26,19 @@ class BmoSettings(BdsSettings):
 
     RECIPE: ClassVar[str] = "bmo"
     STEPS: ClassVar[tuple[str, ...]] = (
-        *("read", "split", "train", "respond", "probe", "evaluate", "weigh", "decide", "assemble"),
+        "read",
+        "split",
+        "train",
+        "respond",
+        "probe",
+        "evaluate",
+        "weigh",
+        "decide",
+        "assemble",
     )
 
     online_share: float = Field(0.1, gt=0, le=MOST_ONLINE, description="share of the questions that are answered anew")
-    questions: Choice = Field(Choice.LOWEST, description="which: those whose responses weigh least, or any")
+    questions: Questions = Field(Questions.LOWEST, description="which: those whose responses weigh least, or any")
     responses: int = Field(4, ge=1, le=32, description="answers to each")
     max_answer_tokens: int = Field(256, ge=1, description="of an answer; one that is cut off there is not learnt from")
 

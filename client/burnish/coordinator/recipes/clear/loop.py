@@ -18,12 +18,11 @@ from burnish.coordinator.policy.clear import Preference
 from burnish.coordinator.policy.confidence import Evidence
 from burnish.coordinator.policy.middo import Unparseable, quality
 from burnish.coordinator.recipes.clear.settings import Proposer, Signal
+from burnish.coordinator.steps.assemble import kept_rows
 from burnish.coordinator.steps.compare import Pair, compare
 from burnish.coordinator.steps.confidence import estimate
 from burnish.coordinator.steps.curate import (
-    ClearRun,
     assemble_curated,
-    curated_rows,
     decide_rows,
     filter_round,
     pairs_of,
@@ -34,6 +33,7 @@ from burnish.coordinator.steps.hold import hold_size
 from burnish.coordinator.steps.measure import base_model, evaluate, judge, score, score_in_detail
 from burnish.coordinator.steps.propose import propose
 from burnish.coordinator.steps.read import read
+from burnish.coordinator.steps.runs import ClearRun
 from burnish.coordinator.steps.train import prune, train
 
 
@@ -66,7 +66,7 @@ async def curate(run: ClearRun, base: ModelRef, t: int) -> None:
         await propose(run, t, proposer, failed)  # y'
         preferences = await compare(run, t, base, pairs_of(run, t, rows))  # P(y' > y), by the base model
     decide_rows(run, t, rows, passed, signals, preferences)  # against eta
-    following = await hold_size(run, t, base, curated_rows(run, t, rows), draw=True)
+    following = await hold_size(run, t, base, kept_rows(run, t, rows), draw=True)
     assemble_curated(run, t, rows, following)
 
 

@@ -14,10 +14,11 @@ from pydantic import Field, model_validator
 from burnish._confidence_types import ConfidenceTier
 from burnish._types import Sampling
 from burnish.coordinator.content import derive_seed
-from burnish.coordinator.policy.clear import CorrectionRules, Scope, Unscored
+from burnish.coordinator.policy.clear import CorrectionRules, Scope
 from burnish.coordinator.policy.confidence import Weights
 from burnish.coordinator.policy.control import Control
 from burnish.coordinator.policy.filtering import FilterRule, Ties
+from burnish.coordinator.policy.verdict import Unscored
 from burnish.coordinator.recipes.base import HoldSettings, SamplingSettings
 
 
@@ -44,8 +45,21 @@ class ClearSettings(HoldSettings):
 
     RECIPE: ClassVar[str] = "clear"
     STEPS: ClassVar[tuple[str, ...]] = (
-        *("read", "score_pre", "judge", "confidence", "filter", "train", "evaluate", "propose", "compare", "decide"),
-        *("calibrate", "features", "project", "hold", "assemble"),
+        "read",
+        "score_pre",
+        "judge",
+        "confidence",
+        "filter",
+        "train",
+        "evaluate",
+        "propose",
+        "compare",
+        "decide",
+        "calibrate",
+        "features",
+        "project",
+        "hold",
+        "assemble",
     )
 
     tier: ConfidenceTier = ConfidenceTier.STANDARD

@@ -46,8 +46,9 @@ from burnish.coordinator.steps.choose import Part, check_judges, choose_share, d
 from burnish.coordinator.steps.crossfit import by_trusted, crossfit
 from burnish.coordinator.steps.hold import cover, hold_size
 from burnish.coordinator.steps.measure import base_model, evaluate, prompts_of
-from burnish.coordinator.steps.rank import FilterRun, Measured, decide_rows, kept_by, measure, weights_of
+from burnish.coordinator.steps.rank import Measured, decide_rows, kept_by, measure, weights_of
 from burnish.coordinator.steps.read import read
+from burnish.coordinator.steps.runs import FilterRun
 from burnish.coordinator.steps.train import train
 from burnish.coordinator.steps.validation import split_trusted
 
@@ -63,7 +64,7 @@ async def filter_by_signal(run: FilterRun) -> None:
     """Selects S, trains on it, and, where there is held-out data, on what it is to be compared with."""
     await read(run)
     rows = run.book.rows(D)
-    split, trusted = await split_trusted(run, D, rows)
+    split, trusted = split_trusted(run, D, rows)
     base = await base_model(run)
     await evaluate(run, 0, base)
     if not run.stage(D, "assemble").done:

@@ -13,8 +13,8 @@ from pydantic import Field, field_validator, model_validator
 
 from burnish._types import Hyperparameters
 from burnish.coordinator.findings import Parts
-from burnish.coordinator.policy.clear import Unscored
 from burnish.coordinator.policy.signals import Signal
+from burnish.coordinator.policy.verdict import Unscored
 from burnish.coordinator.recipes.base import HoldSettings
 
 MOST_FOLDS, MOST_PASSES, MOST_SUBSETS, MOST_SHARES = 10, 3, 20, 8
@@ -33,20 +33,21 @@ class FilterSettings(HoldSettings):
 
     RECIPE: ClassVar[str] = "filter"
     STEPS: ClassVar[tuple[str, ...]] = (
-        *(
-            "read",
-            "split",
-            "score_pre",
-            "embed",
-            "choose",
-            "decide",
-            "calibrate",
-            "features",
-            "project",
-            "hold",
-            "assemble",
-        ),
-        *("train", "score_cross", "score_trusted", "evaluate"),
+        "read",
+        "split",
+        "score_pre",
+        "embed",
+        "choose",
+        "decide",
+        "calibrate",
+        "features",
+        "project",
+        "hold",
+        "assemble",
+        "train",
+        "score_cross",
+        "score_trusted",
+        "evaluate",
     )
 
     rounds: int = Field(1, ge=1, le=1)

@@ -15,10 +15,11 @@ from burnish._types import ModelRef
 from burnish.coordinator.policy.controls import draws
 from burnish.coordinator.steps.arm import measure_arm, measure_draws
 from burnish.coordinator.steps.assemble import assemble_kept
-from burnish.coordinator.steps.cover import MadsRun, calibrate, compute_features, select_rows
+from burnish.coordinator.steps.cover import calibrate, compute_features, select_rows
 from burnish.coordinator.steps.measure import base_model, evaluate
 from burnish.coordinator.steps.project import project
 from burnish.coordinator.steps.read import read
+from burnish.coordinator.steps.runs import MadsRun
 from burnish.coordinator.steps.train import train
 
 D, S, RANDOM = 1, 2, 3

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 from burnish._types import ModelRef
 from burnish.coordinator.policy.middo import Axis, RowSignals
-from burnish.coordinator.recipes.middo.settings import MiddoSettings
 from burnish.coordinator.steps.accept import accept
+from burnish.coordinator.steps.assemble import write_following
 from burnish.coordinator.steps.decide import decide_round
 from burnish.coordinator.steps.hold import hold_size
 from burnish.coordinator.steps.measure import base_model, evaluate, judge, neighbors, score
 from burnish.coordinator.steps.project import project_embedded
 from burnish.coordinator.steps.read import read
-from burnish.coordinator.steps.refine import assemble_next, following_rows, refine
-from burnish.coordinator.steps.stage import RunContext
+from burnish.coordinator.steps.refine import following_rows, refine
+from burnish.coordinator.steps.runs import MiddoRun
 from burnish.coordinator.steps.train import prune, train
 
 
-async def middo(run: RunContext[MiddoSettings]) -> None:
+async def middo(run: MiddoRun) -> None:
     """All rounds, and the model trained on what they made."""
     await read(run)  # D_1
     base = await base_model(run)
@@ -34,7 +34,7 @@ async def middo(run: RunContext[MiddoSettings]) -> None:
     await evaluate(run, last, await train(run, last, base))
 
 
-async def polish(run: RunContext[MiddoSettings], base: ModelRef, t: int) -> None:
+async def polish(run: MiddoRun, base: ModelRef, t: int) -> None:
     """One round: from D_t to D_{t+1}."""
     rows = run.book.rows(t)
     samples = list(dict.fromkeys(row.sample_hash for row in rows))  # duplicates share what is measured
@@ -66,4 +66,6 @@ async def polish(run: RunContext[MiddoSettings], base: ModelRef, t: int) -> None
         await refine(run, t, base, rows, decisions)
     await accept(run, t, base, trained, decisions)
     following = await hold_size(run, t, base, following_rows(run, t, rows, decisions))
-    assemble_next(run, t, rows, following)
+    stage = run.stage(t, "assemble")
+    with stage.working():
+        write_following(run, stage, rows, following)

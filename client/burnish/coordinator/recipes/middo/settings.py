@@ -52,8 +52,23 @@ class MiddoSettings(HoldSettings):
 
     RECIPE: ClassVar[str] = "middo"
     STEPS: ClassVar[tuple[str, ...]] = (
-        *("read", "train", "evaluate", "score_pre", "score_post", "embed", "project", "judge", "decide", "refine"),
-        *("score_rewrites", "judge_rewrites", "accept", "calibrate", "features", "hold", "assemble"),
+        "read",
+        "train",
+        "evaluate",
+        "score_pre",
+        "score_post",
+        "embed",
+        "project",
+        "judge",
+        "decide",
+        "refine",
+        "score_rewrites",
+        "judge_rewrites",
+        "accept",
+        "calibrate",
+        "features",
+        "hold",
+        "assemble",
     )
 
     refiner: str = Field("", description="model that rewrites; empty: the base model")

@@ -56,12 +56,18 @@ def answer_of(row_id: str, said: Said) -> Answer:
 
 _KEY = ("model_digest", "template_digest", "params_digest")
 _VITALS = (
-    *("num_questions", "num_answers", "num_accepted", "num_answered"),
-    *("entropy", "length", "distinct_share", "divergence"),
+    "num_questions",
+    "num_answers",
+    "num_accepted",
+    "num_answered",
+    "entropy",
+    "length",
+    "distinct_share",
+    "divergence",
 )
 
 
-class Refinement:
+class Refreshes:
     """The tables `refresh` and `online_response` of one run."""
 
     def __init__(self, ledger: Ledger, run_id: str) -> None:
@@ -76,7 +82,7 @@ class Refinement:
         rows = [(self._run_id, round_number, refresh.step, *astuple(one)) for one in answers]
         self._ledger.append("online_response", ("run_id", "round", "step", *OnlineRecord.__slots__), rows)
 
-    def refreshes(self, round_number: int) -> list[RefreshRecord]:
+    def of_round(self, round_number: int) -> list[RefreshRecord]:
         """The pauses of a round so far, in order."""
         rows = self._ledger.select(
             f"SELECT step, reason, effective_share, {', '.join((*_KEY, *_VITALS))}, stopped FROM refresh"
