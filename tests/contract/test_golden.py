@@ -15,7 +15,7 @@ import pytest
 from burnish_services.engine.base import EngineSettings, ScoreRequest, Task, TokenScores
 from burnish_services.engine.factory import create_engine
 from burnish_services.engine.hf_tokenizer import HfTokenizer
-from burnish_services.engine.models import model_digests
+from burnish_services.engine.model_digests import model_digests
 from tests.contract.conftest import Rig
 from tests.golden.cases import CONTEXT, GOLDEN, MODEL, conversations, tokenized
 

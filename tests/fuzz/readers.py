@@ -20,7 +20,9 @@ from burnish.coordinator import formats
 from burnish.coordinator.truth import _from_file
 from burnish_services.engine.base import ModelLoadError
 from burnish_services.engine.fake import FakeTokenizer, read_fake_model
-from burnish_services.engine.models import _compute_digests, check_model_directory, shape_of
+from burnish_services.engine.model_digests import _compute_digests
+from burnish_services.engine.model_shapes import shape_of
+from burnish_services.engine.models import check_model_directory
 from burnish_services.runtime.tokens import read_tokens
 from burnish_services.training.data import read_data
 from burnish_services.training.pool import read_pool

@@ -22,7 +22,7 @@ from burnish.api.common.v1 import common_pb2
 from burnish.api.embedding.v1 import embedding_pb2, embedding_pb2_grpc
 from burnish.api.training.v1 import training_pb2, training_pb2_grpc
 from burnish_services.engine.fake import write_fake_model
-from burnish_services.engine.models import model_digest
+from burnish_services.engine.model_digests import model_digest
 from tests.fuzz.messages import Words
 from tests.fuzz.vitals import Vitals
 from tests.service.support import sample

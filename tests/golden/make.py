@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from burnish_services.engine.base import EngineFailure, EngineSettings, ScoreRequest, Task, TokenScores
-from burnish_services.engine.models import model_digests
+from burnish_services.engine.model_digests import model_digests
 from burnish_services.engine.transformers_engine import TransformersEngine
 from tests.golden.cases import CONTEXT, GOLDEN, MODEL, tokenized, write_perturbed
 

@@ -22,7 +22,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from burnish_services.engine.hf_tokenizer import HfTokenizer
-from burnish_services.engine.models import model_digest
+from burnish_services.engine.model_digests import model_digest
 from burnish_services.training.core import (
     Bilevel,
     Plan,

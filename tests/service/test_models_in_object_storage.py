@@ -25,8 +25,9 @@ from burnish_services.engine.base import ModelCacheFull, ModelLoadError, ModelNo
 from burnish_services.engine.factory import create_engine
 from burnish_services.engine.fake import write_fake_model
 from burnish_services.engine.model_cache import ModelCache
+from burnish_services.engine.model_digests import model_digest
 from burnish_services.engine.model_store import ModelStore
-from burnish_services.engine.models import adapter_base_name, model_digest
+from burnish_services.engine.models import adapter_base_name
 from burnish_services.engine.object_places import ObjectPlace
 from burnish_services.engine.places import Roots
 from burnish_services.runtime.config import ServerSettings

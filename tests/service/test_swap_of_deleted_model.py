@@ -9,7 +9,7 @@ import pytest
 
 from burnish_services.engine.base import EngineSettings, ModelMismatch, ScoreRequest, Task, TokenScores
 from burnish_services.engine.factory import create_engine
-from burnish_services.engine.models import model_digest
+from burnish_services.engine.model_digests import model_digest
 from tests.tiny_model import write_tiny_model
 
 

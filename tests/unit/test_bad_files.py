@@ -16,7 +16,8 @@ from burnish.coordinator.errors import DataError
 from burnish.coordinator.truth import _from_file
 from burnish_services.engine.base import ModelLoadError
 from burnish_services.engine.fake import FakeTokenizer
-from burnish_services.engine.models import check_model_directory, model_digests
+from burnish_services.engine.model_digests import model_digests
+from burnish_services.engine.models import check_model_directory
 from burnish_services.runtime.tokens import read_tokens
 from burnish_services.training.data import read_data
 from burnish_services.training.pool import read_pool

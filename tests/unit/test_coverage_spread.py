@@ -126,20 +126,17 @@ def test_k_center_picks_what_a_literal_loop_picks(vectors: Floats, budget: int, 
     n = len(vectors)
     start = np.random.default_rng(seed).permutation(n)[:num_start].tolist()
     groups = some_groups(n, seed) if seed % 2 else Groups(np.zeros(n, np.intp), np.array([n]))
-    found = k_center(UnitVectors(vectors), budget, seed=seed, start=start, groups=groups)
+    found = k_center(UnitVectors(vectors), budget, start=start, groups=groups)
     first = int(found.rows[0]) if len(found.rows) and not start else None
     picks, gains = literal_k_center(1 - all_cosines(vectors), budget, first, start, groups)
     assert found.rows.tolist() == picks
     assert found.gains.tolist() == gains
 
 
-def test_k_center_starts_nearest_to_the_mean_or_at_random() -> None:
+def test_k_center_starts_nearest_to_the_mean() -> None:
     angles = np.deg2rad([0, 80, 35, 90, 36, 35])
     vectors = UnitVectors(np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32))
     assert k_center(vectors, 3).rows.tolist() == [4, 3, 0]  # the mean direction is at 46 degrees
-    firsts = {int(k_center(vectors, 1, seed=seed).rows[0]) for seed in range(60)}
-    assert firsts == set(range(6))
-    assert k_center(vectors, 6, seed=3).rows.tolist() == k_center(vectors, 6, seed=3).rows.tolist()
 
 
 @settings(max_examples=30, deadline=None)

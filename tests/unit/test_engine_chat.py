@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from burnish_services.engine.base import Sampling
 from burnish_services.engine.chat import (
     BAD_ROLES,
     EMPTY_PROMPT,
@@ -18,6 +20,7 @@ from burnish_services.engine.chat import (
     TOO_LONG,
     SampleError,
     Span,
+    fitted,
     prompt_ids,
     span_positions,
     tokenize_sample,
@@ -228,6 +231,15 @@ def test_nothing_is_ever_cut_to_fit() -> None:
     assert caught.value.reason == TOO_LONG
     with pytest.raises(SampleError) as caught:
         prompt_ids(CHATML, messages[:1], max_tokens=3)
+    assert caught.value.reason == TOO_LONG
+
+
+def test_a_reply_is_no_longer_than_the_context_has_room() -> None:
+    sampling = Sampling(max_tokens=10, seed=3)
+    assert fitted([1] * 6, sampling, 16, least=8, what="it") == sampling
+    assert fitted([1] * 8, sampling, 16, least=8, what="it") == replace(sampling, max_tokens=8)
+    with pytest.raises(SampleError, match="it takes 9 of 16 tokens and leaves no room") as caught:
+        fitted([1] * 9, sampling, 16, least=8, what="it")
     assert caught.value.reason == TOO_LONG
 
 

@@ -13,7 +13,7 @@ from burnish_services.engine import digesting
 from burnish_services.engine.base import ModelLoadError
 from burnish_services.engine.digesting import Digesting
 from burnish_services.engine.fake import write_fake_model
-from burnish_services.engine.models import ModelDigests, model_digests
+from burnish_services.engine.model_digests import ModelDigests, model_digests
 from tests.waiting import until
 
 

@@ -27,7 +27,7 @@ from burnish_services.engine.base import (
 )
 from burnish_services.engine.chat import prompt_ids, tokenize_sample
 from burnish_services.engine.fake import FakeEngine, FakeTokenizer, read_fake_model, write_fake_model
-from burnish_services.engine.models import model_digest
+from burnish_services.engine.model_digests import model_digest
 from burnish_services.engine.tokenizer import ChatMessage
 
 TOKENIZER = FakeTokenizer()

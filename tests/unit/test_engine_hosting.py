@@ -26,7 +26,7 @@ from burnish_services.engine.base import (
 from burnish_services.engine.canary import CANARY_TEXT, CanaryFailed
 from burnish_services.engine.fake import FakeEngine, canary_mean_nll, write_fake_model
 from burnish_services.engine.hosting import ModelHost, ModelReference
-from burnish_services.engine.models import model_digest
+from burnish_services.engine.model_digests import model_digest
 from burnish_services.engine.restarts import Restarts
 from tests.waiting import until
 

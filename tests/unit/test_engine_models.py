@@ -13,17 +13,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from burnish_services.engine.base import ModelLoadError, ModelMismatch, ModelNotFound
-from burnish_services.engine.models import (
-    built_in_of,
-    check_model_directory,
-    check_same_built_in,
-    check_same_shape,
-    copy_all_but_weights,
-    model_digest,
-    model_digests,
-    resolve_uri,
-    shape_of,
-)
+from burnish_services.engine.model_digests import model_digest, model_digests
+from burnish_services.engine.model_shapes import built_in_of, check_same_built_in, check_same_shape, shape_of
+from burnish_services.engine.models import check_model_directory, copy_all_but_weights, resolve_uri
 
 WEIGHTS = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(4, np.float32)}
 

@@ -230,7 +230,6 @@ def test_nan_is_no_sampling_parameter() -> None:
 
 def test_prompt_digests_follow_the_files_named() -> None:
     files = PromptFiles("burnish_services.rewriting")
-    assert {"simplify", "improve", "diversify", "answer"} <= files.names
     assert files.digest(["simplify", "answer"]) == files.digest(["answer", "simplify"])
     assert files.digest(["simplify"]) != files.digest(["improve"])
 

@@ -21,6 +21,8 @@ from burnish_services.training.core import (
     lr_factor,
     plan,
     plan_lora,
+    shared_out,
+    step_batches,
     total_steps,
     validation_batch,
 )
@@ -134,6 +136,32 @@ def test_an_epoch_has_every_sample_once_and_batches_of_like_length() -> None:
     others = [epoch_order(lengths, small, 1), epoch_order(lengths, replace(small, seed=1), 0)]
     assert all(set(other[:8]) != set(order[:8]) for other in others)
     assert epoch_order(lengths, small, 0) == order
+
+
+@pytest.mark.parametrize("packing", [False, True])
+@pytest.mark.parametrize("processes", [1, 2, 4])
+@pytest.mark.parametrize("count", range(1, 17))
+def test_a_step_has_each_sample_once_in_as_many_batches_for_each_process(
+    count: int, processes: int, packing: bool
+) -> None:
+    four = replace(Plan(), per_device_batch_size=4, gradient_accumulation_steps=4, packing=packing)
+    batches = step_batches(range(count), four)
+    assert len(batches) == math.ceil(count / 4)
+    assert max(map(len, batches)) <= 4
+    assert sorted(index for batch in batches for index in batch) == list(range(count))
+    shares = [shared_out(batches, rank, processes) for rank in range(processes)]
+    assert {len(share) for share in shares} == {math.ceil(len(batches) / processes)}
+    dealt = [batch for turn in zip(*shares, strict=True) for batch in turn]
+    assert dealt == batches + [[]] * (len(dealt) - len(batches))
+
+
+def test_packed_batches_are_dealt_and_others_are_of_like_length() -> None:
+    four = replace(Plan(), per_device_batch_size=4, gradient_accumulation_steps=2)
+    packed = replace(four, packing=True)
+    assert step_batches(range(8), four) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert step_batches(range(8), packed) == [[0, 2, 4, 6], [1, 3, 5, 7]]
+    assert step_batches(range(5), four) == [[0, 1, 2, 3], [4]]
+    assert step_batches(range(5), packed) == [[0, 2, 4], [1, 3]]
 
 
 def test_the_rate_rises_then_falls_and_is_never_nought() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from contextlib import closing
 from dataclasses import replace
@@ -12,7 +13,8 @@ from typing import Any
 import pytest
 
 from burnish_services.engine.fake import write_fake_model
-from burnish_services.engine.models import copy_all_but_weights, model_digest
+from burnish_services.engine.model_digests import model_digest
+from burnish_services.engine.models import copy_all_but_weights
 from burnish_services.training import checkpoints, publish
 from burnish_services.training.core import Hyperparameters, Plan, RunSpec
 from burnish_services.training.events import EventLog
@@ -240,6 +242,19 @@ def test_another_model_in_the_way_is_left_alone(tmp_path: Path) -> None:
         publish.publish(run.directory, run.record, write_model, result_of)
     assert model_digest(run.record.resolved.output) == before
     assert publish.published(run.directory, run.record) is None
+
+
+def test_a_card_tells_whether_training_would_make_the_model_again(tmp_path: Path) -> None:
+    record = made(tmp_path).record
+    card = json.loads(json.dumps(publish.card(record, canary={}, training={}, packages=[], device="cpu")))
+    assert card["hyperparameters"]["max_loss_ratio"] == Plan().max_loss_ratio
+    same = replace(record.resolved, plan=Plan(checkpoint_steps=2, max_loss_ratio=9.0))
+    assert publish.is_made_from(card, record.resolved)
+    assert publish.is_made_from(card, same)
+    assert not publish.is_made_from(card, replace(record.resolved, plan=Plan(seed=1)))
+    assert not publish.is_made_from(card, replace(record.resolved, data_digest="sha256:other"))
+    assert not publish.is_made_from(card | {"hyperparameters": 3}, record.resolved)
+    assert not publish.is_made_from({}, record.resolved)
 
 
 def test_a_noted_result_counts_only_if_its_model_is_there(tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
             checked_name(request.collection)
         elif not request.return_vectors:
             raise InvalidRequest("NO_RESULT", "neither collection nor return_vectors is set; expected one or both")
-        samples = {sample.id: wire.chat_messages(sample) for sample in request.samples}
+        samples = {sample.id: wire.messages(sample.messages) for sample in request.samples}
         record = current_call()
         filled = await self._filler.fill(
             request.model,
@@ -287,7 +287,7 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
         """The batch, measured."""
         wire.check_batch(request.samples, (sample.id for sample in request.samples), self._settings.max_items)
         name = checked_name(request.calibration, "calibration")
-        samples = {sample.id: wire.chat_messages(sample) for sample in request.samples}
+        samples = {sample.id: wire.messages(sample.messages) for sample in request.samples}
         record = current_call()
         measured = await self._filler.measure(request.model, name, samples, record)
         return embedding_pb2.MeasureSamplesResponse(

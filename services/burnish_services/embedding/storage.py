@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 import pyarrow as pa
 
 from burnish_services.runtime.directory_lock import DirectoryLock
+from burnish_services.runtime.files import sync_path
 
 # Connects to the database at a path or URI, with these options of LanceDB's for object stores.
 Connect = Callable[[str, dict[str, str] | None], Any]
@@ -125,7 +126,7 @@ class LocalDirectory:
             # Renamed first: a table of which only a part is deleted would look like one that is there.
             doomed = self._directory / f".deleted-{time.time_ns()}"
             path.rename(doomed)
-            _sync(self._directory)
+            sync_path(self._directory)
             shutil.rmtree(doomed)
 
     @contextmanager
@@ -151,7 +152,7 @@ class LocalDirectory:
         new = self._files(name) - known
         directories = {Path(directory) for directory, _ in new} | {self._path(name), self._directory}
         for path in [*(Path(directory, file) for directory, file in new), *directories]:
-            _sync(path)
+            sync_path(path)
 
 
 class ObjectStore:
@@ -229,14 +230,6 @@ def _is_table(path: Path) -> bool:
 
 def _is_deleted(table: Any) -> bool:
     return _DELETED_KEY in (table.schema.metadata or {})
-
-
-def _sync(path: Path) -> None:
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
 
 
 def _complaint(uri: str, error: Exception) -> str:

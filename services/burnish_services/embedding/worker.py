@@ -8,6 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
+from burnish_services.runtime.threads import while_wanted
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -32,17 +34,15 @@ class Worker:
 
     async def run_while_wanted(self, function: Callable[[Callable[[], None]], R]) -> R:
         """Runs `function(check)`; `check` raises Abandoned in it once the caller is cancelled."""
-        unwanted = threading.Event()
 
-        def check() -> None:
-            if unwanted.is_set():
-                raise Abandoned
+        def checked(unwanted: threading.Event) -> R:
+            def check() -> None:
+                if unwanted.is_set():
+                    raise Abandoned
 
-        try:
-            return await self.run(function, check)
-        except asyncio.CancelledError:
-            unwanted.set()
-            raise
+            return function(check)
+
+        return await while_wanted(self._executor, checked)
 
     async def close(self) -> None:
         """Waits for what runs, and drops what has not begun; safe to call twice."""

@@ -14,7 +14,8 @@ import uuid
 from pathlib import Path
 
 from burnish_services.engine.base import ModelLoadError
-from burnish_services.engine.models import adapter_base, model_digest
+from burnish_services.engine.model_digests import model_digest
+from burnish_services.engine.models import adapter_base
 from burnish_services.engine.places import Roots
 
 _KEPT = 2  # merged models, each as large as its base

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from burnish_services.engine.base import Sampling
 from burnish_services.engine.literals import guard
 from burnish_services.engine.tokenizer import ChatMessage, ChatTokenizer
 
@@ -167,6 +168,19 @@ def prompt_ids(
     ids = tokenizer.encode(_render(tokenizer, messages, add_generation_prompt=True), literals=literals).ids
     _check_length(len(ids), max_tokens)
     return ids
+
+
+def fitted(ids: Sequence[int], sampling: Sampling, context: int, *, least: int, what: str) -> Sampling:
+    """How to sample a reply to a prompt of these tokens: as `sampling` says, and no longer than the `context` has room.
+    Raises SampleError(TOO_LONG) where that is for fewer than `least` tokens; `what` says of which prompt."""
+    room = context - len(ids)
+    if room < least:
+        raise SampleError(
+            TOO_LONG,
+            f"{what} takes {len(ids)} of {context} tokens and leaves no room for a reply; shorten it or use a model "
+            "with a longer context",
+        )
+    return replace(sampling, max_tokens=min(sampling.max_tokens, room))
 
 
 def _response_regions(

@@ -7,7 +7,7 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from burnish_services.engine.models import ModelDigests, model_digests, remembered_digests
+from burnish_services.engine.model_digests import ModelDigests, model_digests, remembered_digests
 
 _AT_A_TIME = 2  # directories; a disk is no faster for more
 

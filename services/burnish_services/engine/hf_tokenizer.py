@@ -76,11 +76,6 @@ class HfTokenizer:
         """Ids of `end_tokens`; generation ends at any of them."""
         return frozenset(self._end_tokens.values())
 
-    @property
-    def pad_token_id(self) -> int:
-        """A token to fill batches with; never attended to."""
-        return int(self._tokenizer.pad_token_id or 0)
-
     def render(self, messages: Sequence[ChatMessage], *, add_generation_prompt: bool) -> str:
         """See `ChatTokenizer`."""
         if not self._is_own:

@@ -22,8 +22,8 @@ from burnish_services.engine.adapters import MergedModels
 from burnish_services.engine.base import Engine, EngineDead, EngineRestarting, ModelDigestMismatch, ModelLoadError
 from burnish_services.engine.digesting import Digesting
 from burnish_services.engine.model_cache import Lease
+from burnish_services.engine.model_digests import ModelDigests, model_digests
 from burnish_services.engine.model_store import ModelStore
-from burnish_services.engine.models import ModelDigests, model_digests
 from burnish_services.engine.restarts import Restarts
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,8 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from burnish_services.engine.base import ModelLoadError
-from burnish_services.engine.models import ADAPTER_FILE, copy_all_but_weights, read_json, stored_format
+from burnish_services.engine.model_digests import stored_format
+from burnish_services.engine.models import ADAPTER_FILE, copy_all_but_weights, read_json
 from burnish_services.engine.rounding import NotFinite, round_weights
 from burnish_services.engine.untrusted import SAFE_WEIGHTS
 

@@ -28,7 +28,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from burnish_services.engine.models import adapter_base_name, model_digest, note_moved
+from burnish_services.engine.model_digests import model_digest, note_moved
+from burnish_services.engine.models import adapter_base_name
 from burnish_services.engine.object_models import too_large
 from burnish_services.engine.object_places import is_object_uri
 

@@ -6,7 +6,6 @@ in batches of similar length. Checkpoints differ in which class means contradict
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,8 +16,9 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from burnish_services.engine.base import ModelLoadError
-from burnish_services.engine.models import model_digest
+from burnish_services.engine.model_digests import model_digest
 from burnish_services.engine.untrusted import NO_CODE, SAFE_WEIGHTS, cannot_load
+from burnish_services.runtime.threads import while_wanted
 
 _MAX_TOKENS = 512
 
@@ -58,12 +58,7 @@ class NliModel:
 
     async def contradictions(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         """See `Contradictions`."""
-        unwanted = threading.Event()
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, self._compute, pairs, unwanted)
-        except asyncio.CancelledError:
-            unwanted.set()
-            raise
+        return await while_wanted(self._executor, lambda unwanted: self._compute(pairs, unwanted))
 
     def close(self) -> None:
         """Ends the thread once its work is done."""

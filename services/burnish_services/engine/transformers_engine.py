@@ -40,9 +40,12 @@ from burnish_services.engine.failures import (
     refused,
 )
 from burnish_services.engine.hf_tokenizer import HfTokenizer
-from burnish_services.engine.models import check_model_directory, check_same_shape, model_digest, resolve_uri, shape_of
+from burnish_services.engine.model_digests import model_digest
+from burnish_services.engine.model_shapes import check_same_shape, shape_of
+from burnish_services.engine.models import check_model_directory, resolve_uri
 from burnish_services.engine.settings import context_length, count_cores
 from burnish_services.engine.torch_model import TorchModel
+from burnish_services.runtime.threads import while_wanted
 
 Result = TypeVar("Result")
 _NOT_FINITE = "the next token's logits are not finite; the weights or the device are at fault"
@@ -179,9 +182,4 @@ class TransformersEngine:
         """Runs `work` in the engine's thread; tells it when the caller has been cancelled."""
         if self._closed:
             raise EngineDead("the engine is closed")
-        cancel = threading.Event()
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, work, cancel)
-        except asyncio.CancelledError:
-            cancel.set()
-            raise
+        return await while_wanted(self._executor, work)

@@ -42,7 +42,7 @@ def requested_strategy(request: rewriting_pb2.RewriteSamplesRequest) -> Strategy
 def requested_item(message: rewriting_pb2.RewriteItem, strategy: Strategy) -> Item | EngineFailure:
     """What to rewrite, or why there is nothing; neighbours count for DIVERSIFY only."""
     neighbors = message.neighbors if strategy is Strategy.DIVERSIFY else ()
-    return item_of(wire.chat_messages(message.sample), [wire.chat_messages(neighbor) for neighbor in neighbors])
+    return item_of(wire.messages(message.sample.messages), [wire.messages(neighbor.messages) for neighbor in neighbors])
 
 
 def requested_attempts(request: rewriting_pb2.RewriteSamplesRequest) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from burnish_services.engine.base import Engine, EngineFailure, GenerateRequest, Generation, Sampling
-from burnish_services.engine.chat import TOO_LONG, SampleError, prompt_ids
+from burnish_services.engine.chat import TOO_LONG, SampleError, fitted, prompt_ids
 from burnish_services.engine.tokenizer import ChatMessage
 from burnish_services.rewriting.strategies import Material, RewritePrompts, Strategy, material_of
 from burnish_services.rewriting.validation import (
@@ -174,18 +174,12 @@ class Rewriter:
         context = self.engine.model.max_model_len
         try:
             ids = prompt_ids(self.engine.tokenizer, question.messages, context=context)
+            ids = ids + self.engine.tokenizer.encode(question.lead_in).ids
+            sampling = fitted(ids, self.sampling, context, least=_LEAST_REPLY_TOKENS, what="what is to be rewritten")
         except SampleError as error:
             return EngineFailure(error.reason, error.message)
-        ids = ids + self.engine.tokenizer.encode(question.lead_in).ids
-        room = context - len(ids)
-        if room < _LEAST_REPLY_TOKENS:
-            return EngineFailure(
-                TOO_LONG,
-                f"what is to be rewritten takes {len(ids)} of {context} tokens and leaves no room for a reply; shorten "
-                "the sample or use a model with a longer context",
-            )
-        seed = derive_seed(self.sampling.seed, work.item.key, str(self.strategy), number, call)
-        return GenerateRequest(ids, replace(self.sampling, max_tokens=min(self.sampling.max_tokens, room), seed=seed))
+        seed = derive_seed(sampling.seed, work.item.key, str(self.strategy), number, call)
+        return GenerateRequest(ids, replace(sampling, seed=seed))
 
     def _fail(self, work: _Work, failure: EngineFailure) -> None:
         if work.prompt and failure.reason == TOO_LONG:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from burnish_services.engine.base import Engine, EngineFailure, GenerateRequest, Generation, Sampling
-from burnish_services.engine.chat import TOO_LONG, SampleError, prompt_ids
+from burnish_services.engine.chat import SampleError, fitted, prompt_ids
 from burnish_services.engine.tokenizer import ChatMessage
 from burnish_services.rewriting.validation import Original, Rejected, Rules, check_response
 from burnish_services.runtime.calls import CallRecord
@@ -45,15 +45,9 @@ class Responder:
         context = self.engine.model.max_model_len
         try:
             ids = prompt_ids(self.engine.tokenizer, messages, context=context)
+            sampling = fitted(ids, self.sampling, context, least=1, what="the prompt")
         except SampleError as error:
             return EngineFailure(error.reason, error.message)
-        if len(ids) >= context:
-            return EngineFailure(
-                TOO_LONG,
-                f"the prompt takes {len(ids)} of {context} tokens and leaves no room for a response; shorten it or use "
-                "a model with a longer context",
-            )
-        sampling = replace(self.sampling, max_tokens=min(self.sampling.max_tokens, context - len(ids)))
         key = content_key(messages)
         return [
             GenerateRequest(ids, replace(sampling, seed=derive_seed(sampling.seed, key, "respond", n)), logprobs=True)

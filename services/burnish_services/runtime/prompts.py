@@ -40,11 +40,6 @@ class PromptFiles:
         # Compiling a turn takes several times as long as filling it in.
         self._template = functools.cache(self._environment.from_string)
 
-    @property
-    def names(self) -> frozenset[str]:
-        """Names of all prompts."""
-        return frozenset(self._texts)
-
     def render(self, name: str, **values: object) -> str:
         """The prompt with `values` filled in, without space around it. A value that the prompt needs and does not
         get is a defect and raises."""

@@ -13,7 +13,6 @@ import logging
 import os
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
-from pathlib import Path
 
 import grpc
 import grpc.aio
@@ -30,6 +29,7 @@ from burnish_services.runtime.admission import Admission
 from burnish_services.runtime.authentication import Authentication
 from burnish_services.runtime.config import ServerSettings
 from burnish_services.runtime.engines import EnginePool
+from burnish_services.runtime.files import write_whole
 from burnish_services.runtime.intake import Intake, IntakeLimits
 from burnish_services.runtime.interceptors import CallGuard
 from burnish_services.runtime.lifecycle import Lifecycle
@@ -216,7 +216,8 @@ class Server:
                 ready["metrics"] = self.observability.metrics_address
             if self.probes is not None:
                 ready["health"] = self.probes.address
-            write_atomically(path, json.dumps(ready) + "\n")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, json.dumps(ready).encode() + b"\n", durable=False)
 
     def _remove_ready_file(self) -> None:
         if self.settings.ready_file is not None:
@@ -233,14 +234,6 @@ def _credentials(settings: ServerSettings) -> grpc.ServerCredentials | None:
     if settings.tls_cert is None or settings.tls_key is None:
         return None
     return server_credentials(TlsFiles(settings.tls_cert, settings.tls_key, settings.tls_client_ca))
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a file so that a reader sees all of it or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
 
 
 def intake_limits(settings: ServerSettings) -> IntakeLimits:

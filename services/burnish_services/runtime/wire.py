@@ -59,14 +59,8 @@ def require_uri(model: common_pb2.ModelRef) -> None:
         )
 
 
-def chat_messages(sample: common_pb2.Sample) -> list[ChatMessage]:
-    """A sample's turns. A role that is not set becomes an empty word, which validation refuses as
-    BAD_ROLES."""
-    return messages(sample.messages)
-
-
 def messages(given: Sequence[common_pb2.Message]) -> list[ChatMessage]:
-    """Turns, as `chat_messages` makes them."""
+    """Turns. A role that is not set becomes an empty word, which validation refuses as BAD_ROLES."""
     return [ChatMessage(_ROLE_WORDS.get(message.role, ""), message.content) for message in given]
 
 
@@ -126,15 +120,12 @@ def server_info(
     max_items: int,
     process: ServerSettings,
     max_concurrent_requests: int,
-    max_sequence_tokens: int | None = None,
     max_tokens_in_flight: int = 0,
     max_concurrent_streams: int = 0,
     notes: Sequence[str] = (),
 ) -> common_pb2.ServerInfo:
-    """What GetInfo answers. `max_sequence_tokens` None: the held model's context, 0 while none is held.
-    `max_tokens_in_flight` 0: not limited. `process` has the limits of all services together."""
-    if max_sequence_tokens is None:
-        max_sequence_tokens = held.max_model_len if held is not None else 0
+    """What GetInfo answers. `max_tokens_in_flight` 0: not limited. `process` has the limits of all services
+    together."""
     return common_pb2.ServerInfo(
         version=version,
         engine=engine,
@@ -142,7 +133,7 @@ def server_info(
         limits=common_pb2.Limits(
             max_items=max_items,
             max_message_bytes=process.max_message_bytes,
-            max_sequence_tokens=max_sequence_tokens,
+            max_sequence_tokens=0 if held is None else held.max_model_len,
             max_concurrent_requests=max_concurrent_requests,
             max_tokens_in_flight=max_tokens_in_flight,
             max_bytes_in_flight=process.max_bytes_in_flight,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from burnish_services.engine.base import Engine, EngineFailure, GenerateRequest, Generation, Sampling
-from burnish_services.engine.chat import TOO_LONG, SampleError, prompt_ids
+from burnish_services.engine.chat import SampleError, fitted, prompt_ids
 from burnish_services.engine.tokenizer import ChatMessage, ChatTokenizer
 from burnish_services.runtime.calls import CallRecord
 from burnish_services.runtime.prompts import PromptFiles
@@ -86,14 +86,8 @@ def _requests(
     asked = [*prompt[:-1], replace(prompt[-1], content=prompts.render("answer", content=prompt[-1].content))]
     try:
         ids = prompt_ids(tokenizer, asked, context=context)
+        fitting = fitted(ids, sampling, context, least=_LEAST_REPLY_TOKENS, what="the prompt")
     except SampleError as error:
         return [EngineFailure(error.reason, error.message)] * count
-    room = context - len(ids)
-    if room < _LEAST_REPLY_TOKENS:
-        failure = EngineFailure(
-            TOO_LONG, f"the prompt takes {len(ids)} of {context} tokens and leaves no room for an answer; shorten it"
-        )
-        return [failure] * count
-    fitting = replace(sampling, max_tokens=min(sampling.max_tokens, room))
     seeds = (derive_seed(sampling.seed, key, "answer", number) for number in range(count))
     return [GenerateRequest(ids, replace(fitting, seed=seed)) for seed in seeds]

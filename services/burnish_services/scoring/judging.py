@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from burnish_services.engine.base import Engine, EngineFailure, GenerateRequest, Generation, Sampling
-from burnish_services.engine.chat import TOO_LONG, SampleError, prompt_ids
+from burnish_services.engine.chat import SampleError, fitted, prompt_ids
 from burnish_services.engine.tokenizer import ChatMessage, ChatTokenizer
 from burnish_services.runtime.calls import CallRecord
 from burnish_services.runtime.seeds import content_key, derive_seed
@@ -120,15 +120,9 @@ class _Asking:
         turns = self.prompts.conversation(messages, dimension, target)
         try:
             ids = prompt_ids(self.tokenizer, turns, context=self.context)
+            what = f"the question about the {target}"
+            sampling = fitted(ids, self.sampling, self.context, least=_LEAST_REPLY_TOKENS, what=what)
         except SampleError as error:
             return EngineFailure(error.reason, error.message)
-        room = self.context - len(ids)
-        if room < _LEAST_REPLY_TOKENS:
-            return EngineFailure(
-                TOO_LONG,
-                f"the question about the {target} takes {len(ids)} of {self.context} tokens and leaves no room for a "
-                "reply; shorten the sample or use a model with a longer context",
-            )
-        seed = derive_seed(self.sampling.seed, content_key(messages), str(dimension), str(target))
-        sampling = replace(self.sampling, max_tokens=min(self.sampling.max_tokens, room), seed=seed)
-        return GenerateRequest(ids, sampling)
+        seed = derive_seed(sampling.seed, content_key(messages), str(dimension), str(target))
+        return GenerateRequest(ids, replace(sampling, seed=seed))

@@ -93,7 +93,7 @@ class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
         """Losses of the batch."""
         wire.check_batch(request.samples, (sample.id for sample in request.samples), self._settings.max_items)
         wanted = convert.wanted(request)
-        conversations = [wire.chat_messages(sample) for sample in request.samples]
+        conversations = [wire.messages(sample.messages) for sample in request.samples]
         record = current_call()
         host = self._scorer
         async with host.using(request.model) as held:
@@ -116,7 +116,7 @@ class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
         dimensions, targets = convert.dimensions(request), convert.targets(request)
         by_logits = convert.by_logits(request)
         sampling = wire.resolve_sampling(request.sampling, JUDGE_SAMPLING)
-        conversations = [wire.chat_messages(sample) for sample in request.samples]
+        conversations = [wire.messages(sample.messages) for sample in request.samples]
         record = current_call()
         host = self._scorer if by_logits else self._generate
         async with host.using(self._as_scored(host, request.model)) as held:
@@ -155,7 +155,7 @@ class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
         """Confidence in the responses of the batch."""
         wire.check_batch(request.samples, (sample.id for sample in request.samples), self._settings.max_items)
         asked = convert_confidence.asked(request)
-        conversations = [wire.chat_messages(sample) for sample in request.samples]
+        conversations = [wire.messages(sample.messages) for sample in request.samples]
         record = current_call()
         estimator = Estimator(self._scorer, self._generate, self._prompts, self._nli)
         held, results = await estimator.estimate(request.model, conversations, asked, record)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from burnish_services.training.runs import sync_directory, unfinished
+from burnish_services.runtime.files import sync_path, unfinished
 
 
 class Best:
@@ -32,10 +31,9 @@ class Best:
         beside = unfinished(self._path)
         # repr: the number comes back as it was.
         save_file(trained, beside, metadata={"loss": repr(loss), "step": str(step)})
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
+        sync_path(beside)
         beside.replace(self._path)
-        sync_directory(self._path.parent)
+        sync_path(self._path.parent)
         self.loss, self.step = loss, step
 
     @torch.no_grad()

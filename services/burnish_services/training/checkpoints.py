@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import shutil
 import zlib
 from pathlib import Path
 
-from burnish_services.training.runs import sync_directory, write_durably
+from burnish_services.runtime.files import sync_path, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +46,8 @@ def is_due(step: int, asked: int | None, since: float, cost: float) -> bool:
 def seal(checkpoint: Path) -> None:
     """Declares a checkpoint whole, then removes all others beside it; takes 1 s for about 2 GB. Raises OSError."""
     sync_tree(checkpoint)
-    write_durably(checkpoint / _SEAL, json.dumps(_checksums(checkpoint)).encode() + b"\n")
-    sync_directory(checkpoint.parent)
+    write_whole(checkpoint / _SEAL, json.dumps(_checksums(checkpoint)).encode() + b"\n", durable=True)
+    sync_path(checkpoint.parent)
     for other in checkpoint.parent.iterdir():
         if other != checkpoint:
             shutil.rmtree(other, ignore_errors=True)
@@ -131,9 +130,6 @@ def _is_undamaged(checkpoint: Path) -> bool:
 def sync_tree(folder: Path) -> None:
     """Waits until everything in a folder is on disk."""
     for path in folder.rglob("*"):
-        if path.is_dir():
-            sync_directory(path)
-        elif path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    sync_directory(folder)
+        if path.is_dir() or path.is_file():
+            sync_path(path)
+    sync_path(folder)

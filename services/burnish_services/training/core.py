@@ -335,13 +335,22 @@ def epoch_order(lengths: Sequence[int], plan: Plan, epoch: int) -> list[int]:
     return order
 
 
-def step_batches(samples: Sequence[int], plan: Plan, rank: int, processes: int) -> list[list[int]]:
-    """The batches, in order, that process `rank` of `processes` reads of an optimiser step's `samples`. All processes
-    have as many, since they meet at each; where there are not enough for all, the last ones are empty."""
+def step_batches(samples: Sequence[int], plan: Plan) -> list[list[int]]:
+    """The batches, in order, of an optimiser step's `samples`, which stand by length: like with like, or,
+    where they are packed, dealt like cards, so that batches have about as many tokens each, and the largest takes no
+    more memory than the others."""
     size = plan.per_device_batch_size
-    batches = [list(samples[start : start + size]) for start in range(0, len(samples), size)]
-    batches += [[] for _ in range(-len(batches) % processes)]
-    return batches[rank::processes]
+    if plan.packing:
+        hands = math.ceil(len(samples) / size)
+        return [list(samples[hand::hands]) for hand in range(hands)]
+    return [list(samples[start : start + size]) for start in range(0, len(samples), size)]
+
+
+def shared_out(batches: Sequence[list[int]], rank: int, processes: int) -> list[list[int]]:
+    """Those of a step's batches, in order, that process `rank` of `processes` reads. All processes have as many, since
+    they meet at each; where there are not enough for all, the last ones are empty."""
+    filled = [*batches, *([] for _ in range(-len(batches) % processes))]
+    return filled[rank::processes]
 
 
 def check_processes(plan: Plan, processes: int) -> None:

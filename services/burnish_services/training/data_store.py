@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from burnish_services.runtime.disks import is_disk_full
+from burnish_services.runtime.files import sync_path
 from burnish_services.training.core import is_digest
-from burnish_services.training.runs import sync_directory
 from burnish_services.training.state import RunError
 
 log = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ class DataStore:
             # One that is there is replaced by the same bytes: two may bring them at once, and whoever reads the old
             # file goes on reading it.
             written.replace(path)
-        sync_directory(self._root)
+        sync_path(self._root)
         return path
 
 

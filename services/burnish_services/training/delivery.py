@@ -59,15 +59,14 @@ def paused_place(output: ObjectPlace, run_id: str, step: int) -> ObjectPlace:
     return output / _PAUSED / run_id / f"step-{step}"
 
 
-def check_place(output: ObjectPlace, run_id: str, origin: dict[str, Any]) -> None:
+def check_place(output: ObjectPlace, run_id: str, is_same: Callable[[dict[str, Any]], bool]) -> None:
     """Raises RunError where something else is at `output`, or this server may not write there. What the same run left
-    may be there, and a model that was made from what `origin` says: training would make it again."""
+    may be there, and a model whose card `is_same`: training would make it again."""
     try:
         if is_anything_below(output, except_for=(_PAUSED, _PROBE)):
             claimed_by = _read(output / _CLAIM).get("run_id")
-            card = _read(output / CARD_FILE)
-            is_other = any(card.get(key) != value for key, value in origin.items())
-            if claimed_by != run_id and (claimed_by is not None or is_other):
+            is_other = claimed_by is not None or not is_same(_read(output / CARD_FILE))
+            if claimed_by != run_id and is_other:
                 raise _taken(output)
         put_object(output / _PROBE, b"")
         remove_object(output / _PROBE)

@@ -7,7 +7,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from burnish_services.engine.models import model_digest
+from burnish_services.engine.model_digests import model_digest
 from burnish_services.engine.tokenizer import ChatTokenizer
 from burnish_services.training.data import TrainingData, read_data
 from burnish_services.training.messages import Reporter

@@ -16,13 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from burnish_services.training import checkpoints
-from burnish_services.training.publish import origin
+from burnish_services.training.publish import FREE, origin
 from burnish_services.training.runs import Resolved, Run, RunDirectory
 from burnish_services.training.state import RunState, Snapshot
 
 _WOULD_FAIL_AGAIN = ("DATA_LOSS", "INVALID_ARGUMENT")
-# Hyperparameters that change no weight, but when a run is safe and what stops it.
-_FREE = ("checkpoint_steps", "max_loss_ratio")
 
 
 def may_leave(run: Run, now: Snapshot, keep_seconds: float) -> bool:
@@ -52,7 +50,7 @@ def told(now: Snapshot, directory: RunDirectory, run_id: str) -> Snapshot:
     words = (
         f"{now.failure.message}. Its last checkpoint, after step {checkpoints.step_of(kept)}, is kept in "
         f"{directory.checkpoints}: a new run with the same base model, data and settings (but for "
-        f"{' and '.join(_FREE)}) goes on from there. To begin anew, delete that folder, or call CancelRun for {run_id}"
+        f"{' and '.join(FREE)}) goes on from there. To begin anew, delete that folder, or call CancelRun for {run_id}"
     )
     return replace(now, failure=replace(now.failure, message=words))
 
@@ -91,9 +89,7 @@ def take(mine: RunDirectory, theirs: RunDirectory) -> None:
 
 
 def _kind(resolved: Resolved) -> dict[str, Any]:
-    found = origin(resolved)
-    plan = {name: value for name, value in found["hyperparameters"].items() if name not in _FREE}
-    return {**found, "hyperparameters": plan, "trainer": resolved.trainer, "made_by": resolved.made_by}
+    return {**origin(resolved), "trainer": resolved.trainer, "made_by": resolved.made_by}
 
 
 def _link(source: str | Path, target: str | Path) -> None:

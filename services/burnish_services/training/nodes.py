@@ -21,6 +21,8 @@ from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from burnish_services.runtime.files import write_whole
+
 log = logging.getLogger(__name__)
 
 BEATS_PER_LEASE = 20
@@ -90,7 +92,7 @@ class Board:
 
     def write_attempt(self, attempt: Attempt) -> None:
         """Announces or renews an attempt."""
-        _write(self._attempt, _ATTEMPT.dump_json(attempt))
+        write_whole(self._attempt, _ATTEMPT.dump_json(attempt), durable=False)
 
     def remove_attempt(self) -> None:
         """Ends whatever attempt there is."""
@@ -102,7 +104,7 @@ class Board:
 
     def write_presence(self, presence: Presence) -> None:
         """Says that a follower is there."""
-        _write(self._presence(presence.node), _PRESENCE.dump_json(presence))
+        write_whole(self._presence(presence.node), _PRESENCE.dump_json(presence), durable=False)
 
     def remove_presence(self, node: int) -> None:
         """Says that it is there no more."""
@@ -151,9 +153,3 @@ def _content(path: Path) -> bytes:
         if error.errno != errno.ESTALE:
             raise
         return path.read_bytes()
-
-
-def _write(path: Path, content: bytes) -> None:
-    beside = path.with_name(f".{path.name}.tmp")
-    beside.write_bytes(content)
-    beside.replace(path)

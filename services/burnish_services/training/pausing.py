@@ -11,11 +11,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from burnish_services.engine.models import model_digest
+from burnish_services.engine.model_digests import model_digest
+from burnish_services.runtime.files import copy_durably, sync_path, write_whole
 from burnish_services.training import delivery
 from burnish_services.training.checkpoints import sync_tree
 from burnish_services.training.job import Job
-from burnish_services.training.runs import RunDirectory, copy_durably, sync_directory, write_durably
+from burnish_services.training.runs import RunDirectory
 from burnish_services.training.state import Pause
 
 SCHEDULE, STALE = "schedule", "stale"
@@ -35,9 +36,9 @@ def write_pool(directory: RunDirectory, step: int, responses: Path | None, *, la
     path = directory.pool(step)
     path.parent.mkdir(exist_ok=True)
     if last:
-        write_durably(directory.no_more, b"")
+        write_whole(directory.no_more, b"", durable=True)
     if responses is None:
-        write_durably(path, b"")
+        write_whole(path, b"", durable=True)
     else:
         copy_durably(responses, path)
 
@@ -62,7 +63,7 @@ def publish_paused(job: Job, step: int, reason: str, share: float | None, write:
         write(staging)
         sync_tree(staging)
         staging.rename(place)
-        sync_directory(directory.paused)
+        sync_path(directory.paused)
     uri = str(place)
     if output is not None:
         directory.note_placed()

@@ -18,12 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from burnish_services.engine.base import ModelLoadError
-from burnish_services.engine.models import CARD_FILE, adapter_base_name, model_digest, read_json, write_adapter_base
+from burnish_services.engine.model_digests import model_digest
+from burnish_services.engine.models import CARD_FILE, adapter_base_name, read_json, write_adapter_base
 from burnish_services.engine.object_places import is_object_uri
+from burnish_services.runtime.files import sync_path
 from burnish_services.training import delivery
 from burnish_services.training.checkpoints import sync_tree
-from burnish_services.training.runs import Resolved, RunDirectory, RunRecord, sync_directory
+from burnish_services.training.runs import Resolved, RunDirectory, RunRecord
 from burnish_services.training.state import Result, RunError
+
+# Hyperparameters that change no weight, but when a run is safe and what stops it.
+FREE = ("checkpoint_steps", "max_loss_ratio")
 
 
 def staging_path(output: Path, run_id: str) -> Path:
@@ -42,6 +47,7 @@ def card(
         "run_id": record.run_id,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         **origin(resolved),
+        "hyperparameters": asdict(resolved.plan),
         "canary": canary,
         "training": training,
         "versions": {name: release_of(name) for name in ("burnish", *packages)},
@@ -71,9 +77,21 @@ def origin(resolved: Resolved) -> dict[str, Any]:
     return special | {
         "base_digest": resolved.base_digest,
         "data_digest": resolved.data_digest,
-        "hyperparameters": asdict(resolved.plan),
+        "hyperparameters": _determining(asdict(resolved.plan)),
         "chat_template": resolved.chat_template,
     }
+
+
+def is_made_from(found: dict[str, Any], resolved: Resolved) -> bool:
+    """Whether a model has the `origin` that `resolved` says, going by the card that was `found`, whatever it says."""
+    given = found.get("hyperparameters")
+    told = found | {"hyperparameters": _determining(given)} if isinstance(given, dict) else found
+    wanted = json.loads(json.dumps(origin(resolved)))  # lists for tuples, as a card has them
+    return all(told.get(key) == value for key, value in wanted.items())
+
+
+def _determining(hyperparameters: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in hyperparameters.items() if name not in FREE}
 
 
 def publish(
@@ -102,7 +120,7 @@ def publish(
         if not holds_model(output, made.model_digest):
             check_output_free(output)
             staging.rename(output)
-            sync_directory(output.parent)
+            sync_path(output.parent)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return made
@@ -172,17 +190,16 @@ def check_place_free(resolved: Resolved, run_id: str) -> None:
     if resolved.place is None:
         check_output_free(resolved.output, resolved)
     else:
-        delivery.check_place(resolved.place, run_id, json.loads(json.dumps(origin(resolved))))
+        delivery.check_place(resolved.place, run_id, lambda card: is_made_from(card, resolved))
 
 
 def check_output_free(output: Path, resolved: Resolved | None = None) -> None:
     """As `check_place_free`, of a directory."""
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
-    if resolved is not None and (output / CARD_FILE).is_file():
-        found = read_json(output / CARD_FILE)
-        if all(found.get(key) == value for key, value in json.loads(json.dumps(origin(resolved))).items()):
-            return
+    card_file = output / CARD_FILE
+    if resolved is not None and card_file.is_file() and is_made_from(read_json(card_file), resolved):
+        return
     raise RunError(
         "FAILED_PRECONDITION",
         "OUTPUT_EXISTS",

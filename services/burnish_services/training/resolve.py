@@ -11,8 +11,9 @@ from pathlib import Path
 from burnish_services.engine.base import ModelDigestMismatch
 from burnish_services.engine.chat import TemplateError
 from burnish_services.engine.fake import read_fake_model
+from burnish_services.engine.model_digests import model_digest
 from burnish_services.engine.model_store import ModelStore
-from burnish_services.engine.models import check_model_directory, model_digest
+from burnish_services.engine.models import check_model_directory
 from burnish_services.engine.object_places import ObjectMalformed, ObjectPlace, is_object_uri
 from burnish_services.engine.places import NotLocal, OutsideRoots, Roots, local_path
 from burnish_services.engine.templates import load_template

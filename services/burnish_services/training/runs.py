@@ -25,18 +25,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from pydantic import TypeAdapter
 
 from burnish_services.engine.object_places import ObjectPlace
+from burnish_services.runtime.files import sync_path, write_whole
 from burnish_services.training.core import Bilevel, Lora, Plan, Refinement, RunSpec
 from burnish_services.training.events import Event, EventLog
 from burnish_services.training.state import Result, Snapshot
@@ -186,7 +184,7 @@ class RunDirectory:
     def note_placed(self) -> None:
         """Before anything is put there."""
         if not self.placed.is_file():
-            write_durably(self.placed, b"")
+            write_whole(self.placed, b"", durable=True)
 
     def read_record(self) -> RunRecord:
         """What was asked for. Raises OSError or pydantic.ValidationError."""
@@ -194,7 +192,7 @@ class RunDirectory:
 
     def write_result(self, result: Result) -> None:
         """Notes a result whole or not at all, on disk before it returns."""
-        write_durably(self.result, _RESULT.dump_json(result))
+        write_whole(self.result, _RESULT.dump_json(result), durable=True)
 
     def read_result(self) -> Result | None:
         """The noted result, if there is one."""
@@ -307,12 +305,12 @@ class RunStore:
         shutil.rmtree(beside.path, ignore_errors=True)
         try:
             beside.path.mkdir(parents=True)
-            write_durably(beside.spec, _RECORD.dump_json(record, indent=2))
+            write_whole(beside.spec, _RECORD.dump_json(record, indent=2), durable=True)
             beside.path.rename(directory.path)
         except OSError:
             shutil.rmtree(beside.path, ignore_errors=True)
             raise
-        sync_directory(self._root)
+        sync_path(self._root)
         self._load_run(directory)
         return self._runs[record.run_id]
 
@@ -320,40 +318,3 @@ class RunStore:
 def run_id_of(request_id: str) -> str:
     """The id of a request's run: the same request always finds the same run, without an index."""
     return "run-" + hashlib.sha256(request_id.encode()).hexdigest()[:16]
-
-
-def unfinished(path: Path) -> Path:
-    """Where a file is written before it takes its place."""
-    return path.with_name(f".{path.name}.tmp")
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Writes a file so that a reader, or the next process after a crash, sees all of it or none. Raises OSError."""
-    with _durable(path) as file:
-        file.write(content)
-
-
-def copy_durably(source: Path, path: Path) -> None:
-    """As `write_durably`, what another file has, however large. Raises OSError."""
-    with source.open("rb") as given, _durable(path) as file:
-        shutil.copyfileobj(given, file)
-
-
-@contextmanager
-def _durable(path: Path) -> Iterator[BinaryIO]:
-    beside = unfinished(path)
-    with beside.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-    sync_directory(path.parent)
-
-
-def sync_directory(path: Path) -> None:
-    """Makes renames in a directory survive a loss of power."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

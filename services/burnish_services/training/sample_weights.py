@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from burnish_services.training.runs import write_durably
+from burnish_services.runtime.files import write_whole
 
 _NAMES = "names.json"
 
@@ -35,14 +35,14 @@ class WeightSnapshot:
 def write_names(folder: Path, names: Sequence[str]) -> None:
     """Writes down whose weights will follow. Raises OSError."""
     folder.mkdir(exist_ok=True)
-    write_durably(folder / _NAMES, json.dumps(list(names), ensure_ascii=False).encode())
+    write_whole(folder / _NAMES, json.dumps(list(names), ensure_ascii=False).encode(), durable=True)
 
 
 def write_snapshot(folder: Path, step: int, logits: NDArray[np.float64], weights: NDArray[np.float64]) -> None:
     """Adds a snapshot, whole or not at all. Raises OSError."""
     content = io.BytesIO()
     np.savez(content, logits=logits.astype(np.float32), weights=weights.astype(np.float32))
-    write_durably(folder / f"{step}.npz", content.getvalue())
+    write_whole(folder / f"{step}.npz", content.getvalue(), durable=True)
 
 
 def snapshot_steps(folder: Path) -> list[int]:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import threading
 import time
 from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +33,7 @@ from burnish_services.runtime.errors import (
 )
 from burnish_services.runtime.readings import Reading
 from burnish_services.runtime.role import Role, RoleContext, RoleUnavailable
+from burnish_services.runtime.threads import while_wanted
 from burnish_services.training import convert, state, uploads
 from burnish_services.training.config import TrainingSettings
 from burnish_services.training.core import MAX_REQUEST_ID, RunSpec, SpecError, check_spec, is_digest
@@ -222,13 +222,9 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
                 " hexadecimal digits",
                 field="responses_digest",
             )
-        abandoned = threading.Event()
-        asked = (request.responses_uri, request.responses_digest, "responses_uri", abandoned)
+        locate = partial(self._site.sources.locate, request.responses_uri, request.responses_digest, "responses_uri")
         try:
-            found = await asyncio.get_running_loop().run_in_executor(self._fetching, self._site.sources.locate, *asked)
-        except asyncio.CancelledError:
-            abandoned.set()  # so that the thread does not fetch on for nobody
-            raise
+            found = await while_wanted(self._fetching, locate)
         except SpecError as error:
             raise InvalidRequest("BAD_SPEC", str(error), field=error.field) from error
         except RunError as error:
@@ -271,14 +267,7 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         self._fetching.shutdown(wait=False, cancel_futures=True)
 
     async def _resolve(self, spec: RunSpec, output: Path) -> Resolved:
-        abandoned = threading.Event()
-        try:
-            return await asyncio.get_running_loop().run_in_executor(
-                self._fetching, resolve, spec, check_spec(spec), self._site, output, abandoned
-            )
-        except asyncio.CancelledError:
-            abandoned.set()  # so that the thread does not fetch on for nobody
-            raise
+        return await while_wanted(self._fetching, partial(resolve, spec, check_spec(spec), self._site, output))
 
 
 def _refusal(error: RunError) -> ServiceError:

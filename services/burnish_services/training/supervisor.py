@@ -17,6 +17,7 @@ from pathlib import Path
 from burnish_services.engine.base import ModelLoadError
 from burnish_services.engine.object_places import ObjectError
 from burnish_services.runtime.disks import is_disk_full
+from burnish_services.runtime.files import unfinished, write_whole
 from burnish_services.training import leftover, publish, state
 from burnish_services.training.clearing import Clearer
 from burnish_services.training.config import TrainingSettings
@@ -36,7 +37,7 @@ from burnish_services.training.messages import (
 from burnish_services.training.nodes import WorkerOptions
 from burnish_services.training.process import Place, WorkerProcess, describe_exit
 from burnish_services.training.readings import Tally
-from burnish_services.training.runs import Run, RunStore, unfinished, write_durably
+from burnish_services.training.runs import Run, RunStore
 from burnish_services.training.state import Failure, RestartLimits, Result, RunState, Snapshot
 
 log = logging.getLogger(__name__)
@@ -360,7 +361,7 @@ def _with_log(failure: Failure, worker: WorkerProcess) -> Failure:
 
 def _note_cancelled(run: Run) -> None:
     try:
-        write_durably(run.directory.cancelled, b"")
+        write_whole(run.directory.cancelled, b"", durable=True)
     except OSError as error:
         log.warning("run %s is being cancelled; should this server die now, it goes on: %s", run.record.run_id, error)
 

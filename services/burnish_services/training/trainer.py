@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.utils import is_liger_kernel_available
 
-from burnish_services.training.core import Plan, epoch_order, lr_factor, step_batches, steps_per_epoch
+from burnish_services.training.core import Plan, epoch_order, lr_factor, shared_out, step_batches, steps_per_epoch
 from burnish_services.training.data import TrainingData, TrainingSample
 from burnish_services.training.job import Job
 from burnish_services.training.loss import Batch, ResponseLoss, collate, without_targets
@@ -66,12 +66,7 @@ class StepSampler(Sampler[list[int]]):
 
     def batches(self, step: int) -> list[list[int]]:
         """Indices of the samples of each batch that this process reads of an optimiser step."""
-        samples = self.samples(step)
-        if self._plan.packing:
-            # Dealt like cards: batches have as many tokens each, and the largest takes no more memory than the others.
-            hands = math.ceil(len(samples) / self._plan.per_device_batch_size)
-            samples = [index for hand in range(hands) for index in samples[hand::hands]]
-        return step_batches(samples, self._plan, self._world.rank, self._world.size)
+        return shared_out(step_batches(self.samples(step), self._plan), self._world.rank, self._world.size)
 
     def __iter__(self) -> Iterator[list[int]]:
         per_epoch = steps_per_epoch(self._plan, len(self._lengths))
@@ -80,7 +75,7 @@ class StepSampler(Sampler[list[int]]):
 
     def __len__(self) -> int:
         whole, rest = divmod(len(self._lengths), self._plan.samples_per_step)
-        last = step_batches(range(rest), self._plan, self._world.rank, self._world.size)
+        last = shared_out(step_batches(range(rest), self._plan), self._world.rank, self._world.size)
         return whole * self._plan.gradient_accumulation_steps // self._world.size + len(last)
 
 

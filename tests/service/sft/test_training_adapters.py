@@ -12,7 +12,7 @@ import pytest
 from burnish import AsyncClient, Lora, Message, ModelRef, NotFound, PreconditionFailed, Role, RunSpec, Sample
 from burnish._types import Hyperparameters
 from burnish_services.engine.factory import create_engine
-from burnish_services.engine.models import model_digest, model_digests
+from burnish_services.engine.model_digests import model_digest, model_digests
 from burnish_services.runtime.config import ServerSettings
 from burnish_services.runtime.server import running
 from tests.tiny_model import write_tiny_model

@@ -13,7 +13,7 @@ import pytest
 from burnish.api.training.v1 import training_pb2
 from burnish_services.engine.chat import prompt_ids
 from burnish_services.engine.hf_tokenizer import HfTokenizer
-from burnish_services.engine.models import model_digest
+from burnish_services.engine.model_digests import model_digest
 from burnish_services.engine.tokenizer import ChatMessage
 from burnish_services.runtime.config import ServerSettings
 from tests.service.training_support import ENDED, Client, client_of, sample, spec, worker_process, write_jsonl

@@ -15,7 +15,7 @@ import pytest
 from google.rpc import code_pb2
 
 from burnish.api.training.v1 import training_pb2
-from burnish_services.engine.models import model_digest
+from burnish_services.engine.model_digests import model_digest
 from burnish_services.runtime.config import ServerSettings
 from tests.service.training_support import Client, client_of, sample, spec, worker_process, write_jsonl
 

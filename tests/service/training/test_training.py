@@ -16,7 +16,7 @@ from google.rpc import code_pb2
 from burnish.api.common.v1 import common_pb2
 from burnish.api.training.v1 import training_pb2
 from burnish_services.engine.fake import write_fake_model
-from burnish_services.engine.models import model_digest
+from burnish_services.engine.model_digests import model_digest
 from burnish_services.runtime.config import ServerSettings
 from burnish_services.runtime.role import RoleUnavailable
 from burnish_services.training import servicer, supervisor

@@ -16,8 +16,8 @@ from burnish.api.training.v1 import training_pb2 as pb
 from burnish_services.engine import objects
 from burnish_services.engine.base import ModelLoadError
 from burnish_services.engine.model_cache import ModelCache
+from burnish_services.engine.model_digests import model_digest
 from burnish_services.engine.model_store import ModelStore
-from burnish_services.engine.models import model_digest
 from burnish_services.engine.object_models import list_model
 from burnish_services.engine.object_places import ObjectPlace
 from burnish_services.runtime.config import ServerSettings

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from burnish_services.embedding.coverage.arrays import Check, Doubles, Rows
 from burnish_services.embedding.coverage.objectives import FeatureCoverage
 
-_POINTS = 100  # prefixes that are looked at by default, besides the empty one
+_POINTS = 100  # prefixes that are looked at, besides the empty one
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,22 +22,14 @@ class CoverageCurve:
     covered: NDArray[np.int64]
 
 
-def coverage_curve(
-    objective: FeatureCoverage,
-    order: Rows,
-    *,
-    sizes: Sequence[int] | None = None,
-    check: Check = lambda: None,
-) -> CoverageCurve:
-    """The curve of `order`, rows that are not selected yet, at the given ascending sizes of its prefixes, by default
-    at about a hundred evenly spaced from 0 to all.
+def coverage_curve(objective: FeatureCoverage, order: Rows, *, check: Check = lambda: None) -> CoverageCurve:
+    """The curve of `order`, rows that are not selected yet, at about a hundred of its prefixes, evenly spaced from the
+    empty one to all.
 
     What `objective` has selected already counts; it is left as it is. `check` is called at every size and may raise
-    to give up. Raises ValueError for sizes that fall, or are outside [0, len(order)].
+    to give up.
     """
-    points = _evenly(len(order)) if sizes is None else np.array(sizes, np.intp)
-    if len(points) and (points[0] < 0 or points[-1] > len(order) or (np.diff(points) < 0).any()):
-        raise ValueError(f"expected ascending sizes in [0, {len(order)}], got {points.tolist()}")
+    points = np.unique(np.linspace(0, len(order), _POINTS + 1).astype(np.intp))
     state = objective.copy()
     values, covered = np.empty(len(points)), np.empty(len(points), np.int64)
     done = 0
@@ -57,7 +48,6 @@ def random_curves(
     *,
     num_orders: int = 3,
     seed: int = 0,
-    sizes: Sequence[int] | None = None,
     check: Check = lambda: None,
 ) -> list[CoverageCurve]:
     """The curves of `num_orders` random choices of `num_picks` rows that are not selected yet; else as
@@ -65,8 +55,4 @@ def random_curves(
     rng = np.random.default_rng(seed)
     rows = np.flatnonzero(~objective.state.selected)
     orders = [rng.choice(rows, num_picks, replace=False) for _ in range(num_orders)]
-    return [coverage_curve(objective, order, sizes=sizes, check=check) for order in orders]
-
-
-def _evenly(length: int) -> Rows:
-    return np.unique(np.linspace(0, length, _POINTS + 1).astype(np.intp))
+    return [coverage_curve(objective, order, check=check) for order in orders]

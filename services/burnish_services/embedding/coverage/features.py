@@ -66,22 +66,6 @@ class FeatureRows:
         """n."""
         return len(self.starts) - 1
 
-    def features_of(self, row: int) -> NDArray[np.uint64]:
-        """The features of one row, ascending."""
-        entries = self.ids[self.starts[row] : self.starts[row + 1]]
-        return self.offsets[: len(entries)] + entries
-
-    def take(self, rows: Rows) -> FeatureRows:
-        """The given rows in the given order, copied. Raises IndexError for rows outside [0, n)."""
-        rows = np.array(rows, np.intp)
-        if len(rows) and not 0 <= rows.min() <= rows.max() < self.num_rows:
-            raise IndexError(f"rows from {rows.min()} to {rows.max()}, expected them in [0, {self.num_rows})")
-        starts = np.zeros(len(rows) + 1, np.intp)
-        np.cumsum(np.diff(self.starts)[rows], out=starts[1:])
-        ids = np.empty(starts[-1], self.ids.dtype)
-        kernels.copy_rows(self.ids, self.starts, rows, ids)
-        return self._frozen(ids, starts, self.offsets, self.num_features)
-
     def frequencies(self) -> Rows:
         """The number of rows that have each feature, shape (num_features,). One pass over all rows."""
         frequencies = np.zeros(self.num_features, np.intp)

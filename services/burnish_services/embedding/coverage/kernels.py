@@ -71,21 +71,6 @@ def count_features(ids: Ids, starts: Rows, offsets: NDArray[np.uint64], frequenc
 
 
 @_compiled
-def copy_rows(
-    ids: Ids,
-    starts: Rows,
-    rows: Rows,
-    target: Ids,
-) -> None:
-    """Writes the given rows one after the other to `target`."""
-    place = 0
-    for row in rows:
-        for source in range(starts[row], starts[row + 1]):
-            target[place] = ids[source]
-            place += 1
-
-
-@_compiled
 def _gain(state: CoverageState, row: int) -> float:
     start = state.starts[row]
     total = 0.0

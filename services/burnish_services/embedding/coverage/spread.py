@@ -27,16 +27,14 @@ def k_center(
     vectors: UnitVectors,
     budget: int,
     *,
-    seed: int | None = None,
     start: Sequence[int] | Rows = (),
     groups: Groups | None = None,
     check: Check = lambda: None,
 ) -> Selection:
     """At most `budget` rows, each the farthest from those before it by cosine distance, 1 - cosine, in [0, 2].
 
-    Where `start` is empty the first is random with a `seed`, otherwise the nearest to the mean direction. The gains
-    are the distances to the nearest row selected before, never rising; 2 for a first row. One pass over all vectors
-    for each pick.
+    Where `start` is empty the first is the nearest to the mean direction. The gains are the distances to the nearest
+    row selected before, never rising; 2 for a first row. One pass over all vectors for each pick.
     """
     pool = Pool.open(vectors.num_rows, budget, start, groups)
     picks = Picks()
@@ -47,7 +45,7 @@ def k_center(
         _bring_near(distances, vectors, block, check)
     is_candidate = np.zeros(vectors.num_rows, bool)
     is_candidate[pool.candidates] = True
-    row = _farthest(distances, is_candidate) if len(pool.start) else _first(vectors, pool.candidates, seed)
+    row = _farthest(distances, is_candidate) if len(pool.start) else _first(vectors, pool.candidates)
     while True:
         picks.append(row, float(distances[row]))
         if len(picks) == pool.budget:
@@ -101,9 +99,7 @@ def repr_filter(
     return picks.selection()
 
 
-def _first(vectors: UnitVectors, candidates: Rows, seed: int | None) -> int:
-    if seed is not None:
-        return int(np.random.default_rng(seed).choice(candidates))
+def _first(vectors: UnitVectors, candidates: Rows) -> int:
     mean = vectors.mean_direction()
     cosines = np.concatenate([mean.cosines(block)[0] for _, block in vectors.blocks(candidates)])
     return int(candidates[np.argmax(cosines)])

@@ -33,7 +33,8 @@ from burnish_services.engine.failures import checked, checked_generation, checke
 from burnish_services.engine.fake import numbers, replies
 from burnish_services.engine.fake.model import FakeModel, read_fake_model
 from burnish_services.engine.fake.tokenizer import END_OF_TURN, VOCAB_SIZE, FakeTokenizer
-from burnish_services.engine.models import CARD_FILE, model_digest, resolve_uri
+from burnish_services.engine.model_digests import model_digest
+from burnish_services.engine.models import CARD_FILE, resolve_uri
 
 DEFAULT_MAX_MODEL_LEN = 8192
 

@@ -14,7 +14,8 @@ from burnish_services.engine import canary
 from burnish_services.engine.base import ModelLoadError
 from burnish_services.engine.fake.numbers import token_logprobs
 from burnish_services.engine.fake.tokenizer import FakeTokenizer
-from burnish_services.engine.models import FAKE_MODEL_FILE, model_digest, read_json
+from burnish_services.engine.model_digests import model_digest
+from burnish_services.engine.models import FAKE_MODEL_FILE, read_json
 
 # load: cannot be loaded; stale: loading it keeps the old weights; nan: every result is NaN; dead: the engine dies at
 # the first request after it has been loaded and checked.

@@ -35,16 +35,9 @@ from burnish_services.engine.failures import (
     refused,
 )
 from burnish_services.engine.hf_tokenizer import HfTokenizer
-from burnish_services.engine.models import (
-    built_in_of,
-    check_model_directory,
-    check_same_built_in,
-    check_same_shape,
-    model_digest,
-    read_json,
-    resolve_uri,
-    shape_of,
-)
+from burnish_services.engine.model_digests import model_digest
+from burnish_services.engine.model_shapes import built_in_of, check_same_built_in, check_same_shape, shape_of
+from burnish_services.engine.models import check_model_directory, read_json, resolve_uri
 from burnish_services.engine.settings import cache_bytes_per_token, context_length, model_context
 from burnish_services.engine.vllm_engine import environment
 from burnish_services.engine.vllm_plugin.asked import Asked
