@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
+
+# Files whose tests ask the same engines, which are started once for each process.
+_SAME_ENGINES = tuple(f"tests/contract/test_{name}.py" for name in ("embedding", "generating", "golden", "scoring"))
+
+
+class _ByEngine(LoadFileScheduling):
+    """Each file to one process; those that ask the same engines to the same."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "the same engines" if nodeid.startswith(_SAME_ENGINES) else str(super()._split_scope(nodeid))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -18,3 +30,9 @@ def pytest_configure(config: pytest.Config) -> None:
         cores = sorted(os.sched_getaffinity(0))
         number = int(worker.removeprefix("gw")) % len(cores)
         os.sched_setaffinity(0, cores[number :: int(count)])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
+    by_file = config.getoption("--own-cores") and config.getoption("dist") == "loadfile"
+    return _ByEngine(config, log) if by_file else None

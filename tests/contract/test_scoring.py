@@ -223,7 +223,7 @@ async def test_activations_of_sequences_read_in_parts_are_those_of_the_whole(poo
     """More tokens than a step takes: some sequences begin in one step and end in another."""
     ids = (sample_ids(pooling) * 9)[:400]
     how = list(ActivationPooling)
-    lengths = [60 + (37 * index) % 340 for index in range(10 if pooling.kind == "vllm" else 6)]
+    lengths = [60 + (37 * index) % 340 for index in range(15 if pooling.kind == "vllm" else 6)]
     requests = [
         ScoreRequest(ids[:length], length - 5, activations=Activations([(1, 30), (40, length)], how[length % 3]))
         for length in lengths

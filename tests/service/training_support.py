@@ -98,3 +98,8 @@ async def worker_process() -> psutil.Process:
                 continue
         await asyncio.sleep(0.01)
     raise AssertionError("no worker was started")
+
+
+def before_training(events: Sequence[training_pb2.WatchRunResponse]) -> float:
+    """The loss on the evaluation data before the first step: the first one that is told."""
+    return next(one.run.progress.eval_loss for one in events if one.run.progress.HasField("eval_loss"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ def test_ragged_rows_are_the_sets_they_were_made_of(sets: list[set[int]]) -> Non
     rows = ragged(sets)
     assert rows.num_rows == len(sets)
     assert rows.frequencies().tolist() == [sum(feature in one for one in sets) for feature in range(8)]
+    assert [rows.ids[start:end].tolist() for start, end in pairwise(rows.starts)] == [sorted(one) for one in sets]
 
 
 def test_packed_rows_are_neither_copied_nor_written_to(tmp_path: Path) -> None:

@@ -92,6 +92,14 @@ async def endless(messages: list[Message], closed: asyncio.Event) -> AsyncIterat
         closed.set()
 
 
+async def test_a_watcher_that_leaves_between_two_messages_leaves_nothing_open() -> None:
+    closed, first = asyncio.Event(), health_pb2.HealthCheckResponse(status=1)
+    stream = _until_drained(endless([first], closed), Lifecycle())
+    assert await anext(stream) == first
+    await stream.aclose()
+    assert closed.is_set()
+
+
 async def test_a_stream_ends_when_the_server_drains() -> None:
     lifecycle, closed = Lifecycle(), asyncio.Event()
     first, second = health_pb2.HealthCheckResponse(status=1), health_pb2.HealthCheckResponse(status=2)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from burnish_services.training import checkpoints
-from burnish_services.training.books import RunCallback, Sums
+from burnish_services.training.books import RunCallback, Sums, checkpoint_bytes
 from burnish_services.training.core import Plan
 from burnish_services.training.state import RunError
 
@@ -29,7 +29,7 @@ def books(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunCallback:
         record=SimpleNamespace(resolved=SimpleNamespace(lora=None, output=tmp_path / "elsewhere" / "model")),
     )
     made._stored = torch.bfloat16
-    made._needed = 1200
+    made._needed = checkpoint_bytes(model)
     made._last_save = 0.0
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     return made  # type: ignore[no-any-return]
@@ -62,6 +62,12 @@ def test_a_run_that_could_not_publish_fails_while_it_can_be_gone_on_with(
     assert not books._has_room(must=False, stopping=True), "the next server goes on with it"
     free[tmp_path / "elsewhere"] = 200
     assert not books._has_room(must=False)
+
+
+def test_a_checkpoint_takes_what_is_trained_three_times() -> None:
+    model = torch.nn.Linear(10, 10, bias=False)
+    model.register_parameter("frozen", torch.nn.Parameter(torch.zeros(50), requires_grad=False))
+    assert checkpoint_bytes(model) == 3 * 4 * 100
 
 
 def test_with_room_it_is_written(books: RunCallback, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -254,6 +254,8 @@ def test_a_card_tells_whether_training_would_make_the_model_again(tmp_path: Path
     assert not publish.is_made_from(card, replace(record.resolved, plan=Plan(seed=1)))
     assert not publish.is_made_from(card, replace(record.resolved, data_digest="sha256:other"))
     assert not publish.is_made_from(card | {"hyperparameters": 3}, record.resolved)
+    assert not publish.is_made_from(card | {"lora": {"rank": 8}}, record.resolved), "adapters make other weights"
+    assert not publish.is_made_from(card | {"processes": 2}, record.resolved)
     assert not publish.is_made_from({}, record.resolved)
 
 

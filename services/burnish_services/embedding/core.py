@@ -107,7 +107,8 @@ async def read_passages(
     """Reads passages by id, all submitted to the engine together.
 
     The user's text alone has the tokenizer's default special tokens and no template; the mean is over all tokens of
-    it. What is longer than the context fails with TOO_LONG, or is cut at its end with `truncate`. Where activations are
+    it. What is longer than the context fails with TOO_LONG, or is cut at its end with `truncate`, unless it has more
+    than 256 characters for each token of the context. Where activations are
     read, conversations are cut at their `max_tokens` in any case; the first token does not count, and what has fewer
     than 4 others is read together with those before it, so that there are 4. TOO_SHORT where none is among the first
     `max_tokens`, or there are no 4. Other failures: those of `tokenize_sample` and the engine's, NOT_FINITE among them.
@@ -161,7 +162,7 @@ def _encode_all(
 
 
 def _encode(tokenizer: ChatTokenizer, one: Passage, plan: Plan, limit: int, truncate: bool) -> _Encoded:
-    check_size(one.messages, limit)
+    check_size(one.messages if plan.reads_conversation else [ChatMessage("user", one.text)], limit)
     alone: list[int] = []
     too_long = False
     if plan.source is Source.USER:

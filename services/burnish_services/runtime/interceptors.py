@@ -195,5 +195,7 @@ async def _until_drained(stream: AsyncGenerator[Message], lifecycle: Lifecycle) 
         drained.cancel()
         if step is not None:
             step.cancel()
-            await asyncio.gather(step, return_exceptions=True)
-        await stream.aclose()
+        try:
+            await asyncio.gather(*filter(None, [step]), return_exceptions=True)
+        finally:
+            await stream.aclose()

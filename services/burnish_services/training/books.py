@@ -45,6 +45,11 @@ class Sums:
     pausing: str = ""  # why the run pauses here, if it does
 
 
+def checkpoint_bytes(model: torch.nn.Module) -> int:
+    """What a checkpoint takes: of the weights that are trained, and of what AdamW keeps of each."""
+    return _SIZES_PER_CHECKPOINT * sum(one.nbytes for one in model.parameters() if one.requires_grad)
+
+
 class RunCallback(TrainerCallback):
     """Reports each step, measures, decides on checkpoints, and stops when the server wants it or the loss is out of all
     proportion. `evaluate` measures the loss on the evaluation data, None where there are none; `template_digest` is of
@@ -69,7 +74,7 @@ class RunCallback(TrainerCallback):
         self._steps = trainer.args.max_steps
         self._plan = job.record.resolved.plan
         self._step_began = self._last_save = self._save_began = time.monotonic()
-        self._needed = _SIZES_PER_CHECKPOINT * sum(p.nbytes for p in trainer.model.parameters() if p.requires_grad)
+        self._needed = checkpoint_bytes(trainer.model)
         self._save_seconds = self._needed / _BYTES_PER_SECOND  # that the last checkpoint took, or the first is to
         self._recent: deque[tuple[int, float]] = deque(maxlen=_WINDOW)
         self._process = psutil.Process()

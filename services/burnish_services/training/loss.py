@@ -80,6 +80,11 @@ class ResponseLoss:
         self._is_plain: bool | None = None  # whether logits are what the head makes of them; None: not known yet
         self._head.register_forward_pre_hook(self._pick)
 
+    @property
+    def makes_parts(self) -> bool:
+        """Whether large logits are made a part at a time, as far as is known."""
+        return self._in_parts and self._is_plain is not False
+
     def nll(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Negative log-likelihood in nats, float32, of every response token of the batch in reading order, and the
         sample, by its place in the batch, that each belongs to."""
@@ -158,17 +163,24 @@ def sample_means(losses: torch.Tensor, owners: torch.Tensor, num_samples: int) -
     return sums / torch.bincount(owners, minlength=num_samples)
 
 
+def passes(samples: Sequence[TrainingSample], batch_size: int, pass_tokens: int) -> Iterator[Sequence[TrainingSample]]:
+    """The samples, longest first, `batch_size` at a time, or more where that many have fewer than `pass_tokens`, padded
+    to the longest."""
+    ordered = sorted(samples, key=lambda sample: -len(sample.tokens.ids))
+    start = 0
+    while start < len(ordered):
+        size = max(batch_size, pass_tokens // len(ordered[start].tokens.ids))
+        yield ordered[start : start + size]
+        start += size
+
+
 @torch.no_grad()
 def mean_nll(loss: ResponseLoss, samples: Sequence[TrainingSample], batch_size: int, device: torch.device) -> float:
     """Mean over all response tokens of the samples, in nats, without dropout."""
     loss.model.eval()
-    ordered = sorted(samples, key=lambda sample: -len(sample.tokens.ids))
-    total, count, start = 0.0, 0, 0
-    while start < len(ordered):
-        size = batch_size
-        if device.type == "cuda":  # the longest come first
-            size = max(size, PASS_TOKENS_GPU // len(ordered[start].tokens.ids))
-        part, start = ordered[start : start + size], start + size
+    total, count = 0.0, 0
+    pass_tokens = PASS_TOKENS_GPU if device.type == "cuda" and loss.makes_parts else 0
+    for part in passes(samples, batch_size, pass_tokens):
         losses, _ = loss.nll({key: value.to(device) for key, value in collate(part).items()})
         total += losses.double().sum().item()
         count += len(losses)

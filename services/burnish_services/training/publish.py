@@ -29,6 +29,7 @@ from burnish_services.training.state import Result, RunError
 
 # Hyperparameters that change no weight, but when a run is safe and what stops it.
 FREE = ("checkpoint_steps", "max_loss_ratio")
+_SPECIAL = ("lora", "bilevel", "refinement", "processes", "eval_data_digest")
 
 
 def staging_path(output: Path, run_id: str) -> Path:
@@ -61,7 +62,7 @@ def card(
 
 
 def origin(resolved: Resolved) -> dict[str, Any]:
-    """What determines a model's weights, by name."""
+    """What determines a model's weights, by name; of `_SPECIAL` what the run has."""
     special: dict[str, Any] = {}
     if resolved.lora is not None:
         special["lora"] = asdict(resolved.lora)
@@ -87,7 +88,7 @@ def is_made_from(found: dict[str, Any], resolved: Resolved) -> bool:
     given = found.get("hyperparameters")
     told = found | {"hyperparameters": _determining(given)} if isinstance(given, dict) else found
     wanted = json.loads(json.dumps(origin(resolved)))  # lists for tuples, as a card has them
-    return all(told.get(key) == value for key, value in wanted.items())
+    return all(told.get(key) == wanted.get(key) for key in {*wanted, *_SPECIAL})
 
 
 def _determining(hyperparameters: dict[str, Any]) -> dict[str, Any]:
