@@ -57,8 +57,6 @@ def ratio(ours: Sequence[float], peer: Sequence[float]) -> Ratio:
 def machine() -> dict[str, object]:
     """What the numbers were measured on, and of which commit, "+" for one with changes; without one where this is no
     checkout."""
-    git = ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     cpu = Path("/proc/cpuinfo")
     lines = cpu.read_text().splitlines() if cpu.exists() else []
     model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
@@ -67,10 +65,19 @@ def machine() -> dict[str, object]:
         "cpu": model,
         "cores": len(os.sched_getaffinity(0)),
         "amx": "amx_bf16" in flags,
-        "commit": commit or None,
+        "commit": _commit(),
         "python": platform.python_version(),
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _commit() -> str | None:
+    git = ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
+    try:
+        said = subprocess.run(git, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
+    except OSError:
+        return None
+    return said.stdout.strip() or None
 
 
 def write(

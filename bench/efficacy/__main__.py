@@ -31,7 +31,7 @@ from bench.results import write as write_results
 
 def main() -> None:
     """See the module."""
-    given = arguments()
+    given, on = arguments(), machine()  # the commit that it began with
     arms, lacking = there([*given.arms, NOISY, ORACLE])
     if lacking:
         say(f"left out, for this build has no such recipe or setting: {', '.join(lacking)}")
@@ -46,7 +46,7 @@ def main() -> None:
     ended = [read_cell(cell) for cell in asked]
     problems += [problem for one in ended for problem in one.problems]
     found = [record_of(one) for one in ended if one.arms]
-    document = merged([*known, _document(given, lacking, expected, found, problems)])
+    document = merged([*known, _document(given, on, lacking, expected, found, problems)])
     if document["cells"]:
         _tell(document, given.out / "efficacy.html")
     if problems:
@@ -70,6 +70,7 @@ def _asked(given: argparse.Namespace, arms: Sequence[str], known: Known) -> tupl
 
 def _document(
     given: argparse.Namespace,
+    on: Record,
     lacking: Sequence[str],
     expected: Estimate,
     found: Sequence[Record],
@@ -80,7 +81,7 @@ def _document(
     options["data"] = {task: str(path) for task, path in given.data.items()}
     options["max_seconds"] = None if given.max_seconds == float("inf") else given.max_seconds
     return {
-        "machine": machine(),
+        "machine": on,
         "command": f"python -m bench.efficacy {shlex.join(sys.argv[1:])}",
         "options": options,
         "left_out": lacking,

@@ -34,7 +34,7 @@ def rows_of(given: argparse.Namespace) -> Iterator[tuple[str, Fitting]]:
     for name in given.tasks:
         data = given.data.get(name) or TASKS[name].data
         if data is not None and not data.is_file():
-            say(f"{name} is left out: {data} is not there; it is on this project's machines only (see --data)")
+            say(f"{name} is left out: {data} is not there; name the file of its rows: --data {name}=FILE")
             continue
         found = True
         rows = fitting(TASKS[name].read(data or Path()), given.model, given.max_tokens)

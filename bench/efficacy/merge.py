@@ -30,7 +30,7 @@ def merged(documents: Sequence[Record]) -> Record:
         **documents[-1],
         "cells": complete,
         "gap": gaps(complete),
-        "machine": _together([document.get("machine") or {} for document in documents]),
+        "machine": _together([_noted(document.get("machine") or {}) for document in documents]),
         "options": _together([document.get("options") or {} for document in documents]),
         "command": "\n".join(_distinct(document["command"] for document in documents if document.get("command"))),
         "problems": _distinct(one for document in documents for one in document.get("problems") or ()),
@@ -114,6 +114,11 @@ def _together(records: Sequence[Record]) -> Record:
         values = _distinct(record[name] for record in records if record.get(name) is not None)
         found[name] = values[0] if len(values) == 1 else ", ".join(map(str, values))
     return found
+
+
+def _noted(machine: Record) -> Record:
+    """With the commit, where none was noted too: others' would be taken for that of all."""
+    return {**machine, "commit": machine.get("commit") or "not noted"}
 
 
 def _distinct(values: Iterable[Any]) -> list[Any]:

@@ -31,7 +31,11 @@ Results are in bench/results/efficacy.json, which the next command writes anew: 
 
 def _file_of_task(text: str) -> tuple[str | None, Path]:
     task, equals, path = text.partition("=")
-    return (task, Path(path)) if equals and task in TASKS else (None, Path(text))
+    if equals and task in TASKS:
+        return task, Path(path)
+    if equals and not Path(text).is_file():
+        raise argparse.ArgumentTypeError(f"{text}: {task} is no task; expected TASK=FILE, of {', '.join(TASKS)}")
+    return None, Path(text)
 
 
 def arguments() -> argparse.Namespace:

@@ -206,7 +206,6 @@ class LocalServices:
         self.stop()
 
     async def __aenter__(self) -> Self:
-        self._abandoned.clear()
         starting = asyncio.ensure_future(asyncio.to_thread(self.start))
         try:
             await asyncio.shield(starting)
@@ -215,6 +214,7 @@ class LocalServices:
             with contextlib.suppress(StartFailed):
                 await starting
             await asyncio.to_thread(self.stop)  # they may have been ready before they were told
+            self._abandoned.clear()
             raise
         return self
 

@@ -144,14 +144,17 @@ async def test_a_cancellation_that_comes_as_the_services_are_ready_leaves_none_r
         assert services._abandoned.wait(10)
         return endpoints
 
-    monkeypatch.setattr(services, "start", begun_before_it_is_told)
-    starting = asyncio.ensure_future(services.__aenter__())
-    assert await asyncio.to_thread(started.wait, 30)
-    (pid,) = services.pids
-    starting.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await starting
+    with monkeypatch.context() as patched:
+        patched.setattr(services, "start", begun_before_it_is_told)
+        starting = asyncio.ensure_future(services.__aenter__())
+        assert await asyncio.to_thread(started.wait, 30)
+        (pid,) = services.pids
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
     assert not alive(pid)
+    with services:
+        assert services.pids, "they may be started again"
 
 
 def test_starting_twice_is_refused(tmp_path: Path) -> None:

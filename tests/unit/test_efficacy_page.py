@@ -507,6 +507,36 @@ def test_arms_are_put_beside_the_best_one_on_the_seeds_that_both_have(document: 
     assert columns["Same number against all rows"](panel.arms["middo"]) == difference(spread(scores))
 
 
+def test_the_card_tells_scores_and_the_oracle_on_the_seeds_of_the_best_recipe(document: dict[str, Any]) -> None:
+    changed = json.loads(json.dumps(document))
+    cells = [one for one in changed["cells"] if (one["task"], one["noise"]) == ("maths", 0.3)]
+    leading = panel_of(read(changed), "maths", 0.3).leading
+    assert leading is not None
+    for number, cell in enumerate(cells):
+        for name in [name for name in cell["arms"] if number == 2 and cell["arms"][name]["kind"] == "recipe"]:
+            del cell["arms"][name]
+        cell["arms"]["all rows"]["score"] = [0.1, 0.2, 0.9][number]
+        cell["arms"]["right rows only"]["score"] = [0.4, 0.6, 0.9][number]
+    panel = panel_of(read(changed), "maths", 0.3)
+    assert panel.score_beside("all rows", leading.name) == pytest.approx(0.15)
+    (card,) = [one for one in render(read(changed)).split('<div class="card">')[1:] if "Grade-school maths" in one[:40]]
+    best = panel.leading
+    assert best is not None
+    assert best.score is not None
+    assert len(best.loss.values) == 2
+    assert f"0.150 → <b>{best.score.mean:.3f}</b>" in card
+    assert "(oracle 0.500)" in card
+    still = panel.apart(best.name, "right rows only")
+    assert still is not None
+    assert f"<dd>{still.mean:.3f}</dd>" in card or still.mean <= 0
+
+
+def test_figures_without_a_commit_are_not_taken_for_those_of_another(document: dict[str, Any]) -> None:
+    first, second = (json.loads(json.dumps(document)) for _ in range(2))
+    second["machine"]["commit"] = "abc"
+    assert dict(tables.about(read(merged([first, second]))))["Commit"] == "not noted, abc"
+
+
 def test_an_arm_of_fewer_seeds_is_not_the_best_for_having_had_easy_ones(document: dict[str, Any]) -> None:
     changed = json.loads(json.dumps(document))
     cells = [one for one in changed["cells"] if (one["task"], one["noise"]) == ("maths", 0.3)]

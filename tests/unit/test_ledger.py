@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from burnish._response_types import FinishReason, GeneratedResponse, PromptResponses
 from burnish._types import (
     Dimension,
     ItemStatus,
@@ -26,6 +27,7 @@ from burnish._types import (
     UnconditionalScore,
 )
 from burnish.coordinator import ledger as ledger_module
+from burnish.coordinator.beliefs import ResponseKey
 from burnish.coordinator.book import RunBook
 from burnish.coordinator.content import sample_hash
 from burnish.coordinator.errors import DiskFull, LedgerBusy, LedgerError, LedgerTooNew
@@ -395,6 +397,25 @@ def test_a_sample_is_judged_once_it_has_all_six_ratings(path: Path) -> None:
         found = findings.ratings(["a", "c", "e"], key)
         assert set(found["a"].values()) == {7.0}
         assert set(found["c"].values()) == set(found["e"].values()) == {None}
+
+
+def test_a_prompt_that_lost_some_of_its_answers_is_asked_again(tmp_path: Path) -> None:
+    key = ResponseKey("sha256:m", "t", "p")
+
+    def answered(name: str, count: int, status: ItemStatus | None = None) -> PromptResponses:
+        made = [GeneratedResponse(f"{name} {number}", FinishReason.STOP, 1, -1.0) for number in range(count)]
+        return PromptResponses(name, status or ItemStatus(), tuple(made))
+
+    with Ledger.open(tmp_path / "ledger.duckdb") as ledger:
+        beliefs = RunBook(ledger, "clear-1").beliefs
+        with ledger.transaction():
+            beliefs.add_responses(key, [answered("whole", 3), answered("torn", 3), answered("failed", 0, TOO_LONG)])
+            ledger.execute("DELETE FROM response WHERE prompt_hash = 'torn' AND number = 2")
+        assert beliefs.unanswered(["whole", "torn", "failed", "new"], key, 3) == ["torn", "new"]
+        with ledger.transaction():
+            beliefs.add_responses(key, [answered("torn", 3)])
+        assert beliefs.unanswered(["whole", "torn", "failed"], key, 3) == []
+        assert [one.number for one in beliefs.responses(["torn"], key)["torn"]] == [1, 2, 3]
 
 
 def test_failures_are_counted_by_step_and_reason(tmp_path: Path) -> None:

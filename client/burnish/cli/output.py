@@ -49,6 +49,8 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
         except OSError as error:  # a folder that cannot be made or written, a disk that fails
+            if error.errno is None:
+                raise
             message = f"{error.filename or 'A file'}: {error.strerror or error}."
             complain(message, as_json=bool(kwargs.get("json_output")), kind=type(error).__name__)
             raise typer.Exit(1) from None

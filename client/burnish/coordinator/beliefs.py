@@ -108,7 +108,7 @@ class Beliefs:
 
     # ---- responses
 
-    def unanswered(self, prompts: Sequence[str], key: ResponseKey, count: int = 1) -> list[str]:
+    def unanswered(self, prompts: Sequence[str], key: ResponseKey, count: int) -> list[str]:
         """The prompts that were not responded to `count` times, as after a repair that some of these were lost to, or
         failed and may be retried."""
         return self._missing("response", "prompt_hash", key, prompts, count)

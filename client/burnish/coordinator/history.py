@@ -291,7 +291,8 @@ _BASE = "SELECT digest FROM model WHERE run_id = $run AND round = 0 AND role = '
 _FAILURES = f"""
     WITH h AS ({_HASHES}), asked AS (
         SELECT name, detail ->> '$.model.digest' AS model, detail ->> '$.collection' AS collection,
-            detail ->> '$.key.prompt_digest' AS prompts, detail ->> '$.key.params_digest' AS params
+            detail ->> '$.key.template_digest' AS template, detail ->> '$.key.prompt_digest' AS prompts,
+            detail ->> '$.key.params_digest' AS params
             FROM step WHERE run_id = $run AND round = $round
     ), failed AS (
         SELECT 'score_pre' AS step, reason, message FROM score JOIN h USING (sample_hash)
@@ -309,7 +310,8 @@ _FAILURES = f"""
             WHERE code <> 0 AND name = 'embed'
         UNION ALL
         SELECT 'judge', reason, CASE WHEN reply <> '' THEN reply ELSE message END FROM rating JOIN h USING (sample_hash)
-            JOIN asked ON (model_digest, prompt_digest, params_digest) = (model, prompts, params)
+            JOIN asked ON (model_digest, template_digest) = (model, template)
+                AND (prompt_digest, params_digest) = (prompts, params)
             WHERE code <> 0 AND name = 'judge'
         UNION ALL
         SELECT 'refine', w.reason, w.message FROM rewrite w JOIN refinement f USING
@@ -320,7 +322,8 @@ _FAILURES = f"""
             WHERE refusal IN ('unscored', 'unrated') AND run_id = $run AND round = $round
         UNION ALL
         SELECT 'confidence', reason, message FROM confidence JOIN h USING (sample_hash)
-            JOIN asked ON (model_digest, prompt_digest, params_digest) = (model, prompts, params)
+            JOIN asked ON (model_digest, template_digest) = (model, template)
+                AND (prompt_digest, params_digest) = (prompts, params)
             WHERE code <> 0 AND name = 'confidence'
         UNION ALL
         SELECT 'propose', rejection, '' FROM candidate
@@ -328,7 +331,8 @@ _FAILURES = f"""
         UNION ALL
         SELECT 'compare', p.reason, min(p.message) FROM preference p JOIN candidate c USING (candidate_hash)
             JOIN dataset_row d USING (run_id, round, row_id)
-            JOIN asked ON (p.model_digest, p.prompt_digest) = (model, prompts) AND name = 'compare'
+            JOIN asked ON (p.model_digest, p.template_digest, p.prompt_digest) = (model, template, prompts)
+                AND name = 'compare'
             WHERE p.code <> 0 AND d.sample_hash = p.sample_hash AND c.run_id = $run AND c.round = $round
             GROUP BY p.sample_hash, p.candidate_hash, p.reason
         UNION ALL

@@ -29,7 +29,6 @@ class FakeState:
 
     limits: Limits
     finish_runs: bool
-    held: str = "fake://held"
     digests: dict[str, str] = field(default_factory=dict)
     collections: dict[str, dict[str, NDArray[np.float32]]] = field(default_factory=dict)
     collection_settings: dict[str, embedding_pb2.Collection] = field(default_factory=dict)
@@ -68,7 +67,7 @@ class FakeState:
 
     def version(self, model: common_pb2.ModelRef) -> common_pb2.ModelVersion:
         """The version that a reference names."""
-        uri = model.uri or self.held
+        uri = model.uri or "fake://held"
         digest = self.digests.get(uri) or "sha256:" + hashlib.sha256(uri.encode()).hexdigest()
         return common_pb2.ModelVersion(
             uri=uri, digest=digest, engine="fake/0", dtype="float32", chat_template_digest="0" * 16

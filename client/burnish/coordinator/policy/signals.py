@@ -103,7 +103,7 @@ class Features:
 @dataclass(frozen=True, slots=True)
 class Scored:
     """A row with what its decision depends on: the value of its signal, None where it has none, and what was measured.
-    `why` says in a word why there is no value; `fold` is the model, from 1, that measured it without having seen it; 0:
+    `why` says why there is no value; `fold` is the model, from 1, that measured it without having seen it; 0:
     one of trusted rows alone, or none."""
 
     row_id: str

@@ -106,9 +106,9 @@ class Refresher:
             first = {prompt: sample for sample, prompt in reversed(prompt_of.items())}  # a sample that begins so
             prompts = list(first)
             before = sum(one.vitals.num_questions for one in known)
-            done = before + len(prompts) - len(beliefs.unanswered(prompts, key))
+            done = before + len(prompts) - len(beliefs.unanswered(prompts, key, count))
             stage.expect(before + len(prompts), known=done, detail={"model": version_detail(version), **params})
-            await stage.in_batches(lambda: beliefs.unanswered(prompts, key), send, store)
+            await stage.in_batches(lambda: beliefs.unanswered(prompts, key, count), send, store)
         return key
 
     def _check_template(self, digest: str) -> None:

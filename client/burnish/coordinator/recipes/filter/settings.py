@@ -175,7 +175,7 @@ class FilterSettings(HoldSettings):
     @classmethod
     def stored(cls, values: Mapping[str, Any]) -> Self:
         """See RecipeSettings. Of `keep` and `outliers`, of which one may be given, the one that counted."""
-        return super().stored({k: v for k, v in values.items() if k != "keep" or not values["outliers"]})
+        return super().stored({k: v for k, v in values.items() if k != "keep" or not values.get("outliers")})
 
     def tried(self) -> tuple[float, ...]:
         """The shares that a model is trained for each; none where `keep` says how many rows stay."""
