@@ -147,7 +147,7 @@ def projection_from_proto(reply: pb.ProjectSamplesResponse) -> t.Projection:
     x, y = reply.variance_shares
     numbers = floats(reply.points)
     points = np.empty((0, 2), np.float32) if numbers is None else numbers.reshape(len(reply.sample_ids), 2)
-    method = PROJECTIONS.word(reply.method)
+    method = PROJECTIONS.word(reply.method or pb.PROJECTION_METHOD_PCA)  # what "unspecified" means
     return t.Projection(optional_version(reply), tuple(reply.sample_ids), points, (x, y), method)
 
 
