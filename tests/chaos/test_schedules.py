@@ -4,7 +4,7 @@ that nothing disturbed. `make chaos` runs more of these; a seed that fails here 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
 
@@ -25,8 +25,11 @@ def seeds(runner: Runner) -> list[int]:
     """Few whose schedules have every fault for every recipe, and every step of it disturbed, each time the one that has
     most which are new; of those that disturb whole runs, in which one fault may hide another, one for each recipe."""
     schedules = {seed: runner.schedule(seed) for seed in range(DRAWN)}
+    # Steps by number beside faults by whom and kind: both are to be covered.
     whole = {one.recipe: seed for seed, one in schedules.items() if one.first != one.last}
-    drawn = {seed: _disturbed(one) for seed, one in schedules.items() if one.first == one.last}
+    drawn = {
+        seed: {(one.recipe, one.first), *_faults([one])} for seed, one in schedules.items() if one.first == one.last
+    }
     missing, found = set[tuple[object, ...]]().union(*drawn.values()), sorted(whole.values())
     while missing:
         found.append(max(drawn, key=lambda seed: len(drawn[seed] & missing)))
@@ -34,15 +37,18 @@ def seeds(runner: Runner) -> list[int]:
     return found
 
 
-def _disturbed(one: Schedule) -> set[tuple[object, ...]]:
-    return {(one.recipe, one.first), *((one.recipe, fault.whom, fault.kind) for fault in one.faults)}
+def _faults(schedules: Iterable[Schedule]) -> set[tuple[str, str, str]]:
+    return {(one.recipe, fault.whom, fault.kind) for one in schedules for fault in one.faults}
+
+
+def all_faults(runner: Runner) -> set[tuple[str, str, str]]:
+    return {(recipe, whom, kind) for recipe in runner.lanes for whom, kinds in KINDS.items() for kind in kinds}
 
 
 def test_every_fault_is_scheduled_for_every_recipe_and_follows_from_the_seed(runner: Runner) -> None:
     schedules = [runner.schedule(seed) for seed in range(4000)]
     assert schedules == [runner.schedule(seed) for seed in range(4000)]
-    drawn = {(one.recipe, fault.whom, fault.kind) for one in schedules for fault in one.faults}
-    assert drawn == {(recipe, whom, kind) for recipe in runner.lanes for whom, kinds in KINDS.items() for kind in kinds}
+    assert _faults(schedules) == all_faults(runner)
 
 
 @pytest.mark.slow
@@ -59,7 +65,6 @@ def test_no_schedule_changes_the_data(runner: Runner) -> None:
 
     chosen = seeds(runner)
     runner.run(chosen, tell)
-    drawn = {one for seed in chosen for one in _disturbed(runner.schedule(seed)) if len(one) == 3}
-    assert drawn == {(recipe, whom, kind) for recipe in runner.lanes for whom, kinds in KINDS.items() for kind in kinds}
+    assert _faults(runner.schedule(seed) for seed in chosen) == all_faults(runner)
     assert not failed, "\n\n".join(failed)
     assert counts["struck"] > 0.8 * counts["faults"], "most faults must come to pass, or the test proves little"

@@ -1,15 +1,14 @@
-"""The efficacy bench's page and tables: they say what the results have, and what is not there breaks nothing."""
+"""The efficacy bench's page and the documentation's tables: they say what the results have, and what is not there
+breaks nothing."""
 
 from __future__ import annotations
 
 import json
 import math
-import random
 import re
 import statistics
 import sys
 from collections.abc import Callable
-from html import unescape
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -20,344 +19,29 @@ from bench.efficacy.measures import spread
 from bench.efficacy.merge import merged
 from bench.efficacy.page import tables
 from bench.efficacy.page.__main__ import main
-from bench.efficacy.page.data import Efficacy, Panel, read
+from bench.efficacy.page.data import read
 from bench.efficacy.page.files import read_files
 from bench.efficacy.page.markdown import BEGIN, END, figures, put
 from bench.efficacy.page.render import render
-from bench.efficacy.page.verdicts import Verdict, before, conclusion, difference, label, shortcomings, verdict
+from bench.efficacy.page.verdicts import before, difference, label
+from tests.unit.efficacy_results import (
+    ARMS,
+    cells_in,
+    found_in,
+    panel_of,
+    percent,
+    results,
+    tables_in,
+    told,
+    without,
+)
 
 DOCS = Path(__file__).parents[2] / "docs" / "efficacy.md"
-
-ARMS: dict[str, tuple[str, float, float, float | None]] = {  # kind, share of the gap it wins, seconds, AUROC
-    "all rows": ("nothing", 0.0, 31, None),
-    "right rows only": ("oracle", 1.0, 24, None),
-    "direct mix": ("baseline", 0.1, 33, None),
-    "longest": ("baseline", -0.2, 26, 0.44),
-    "perplexity": ("baseline", 0.21, 35, 0.66),
-    "ifd": ("baseline", -0.1, 41, 0.38),
-    "pmi": ("baseline", 0.33, 42, 0.71),
-    "cross loss": ("recipe", 0.55, 78, 0.83),
-    "cross gain": ("recipe", 0.62, 86, 0.87),
-    "calibrated": ("recipe", 0.74, 96, 0.91),
-    "middo": ("recipe", 0.02, 410, 0.55),
-    "clear": ("recipe", 0.38, 350, 0.78),
-    "mads": ("recipe", -0.05, 52, None),
-    "bds": ("recipe", 0.44, 240, 0.72),
-    "bmo": ("recipe", 0.4, 390, 0.72),
-    "auto": ("recipe", 0.7, 110, 0.91),
-    "confidence → coverage → weights": ("combination", 0.68, 131, 0.88),
-}
-FLAWS = {
-    "extractive_qa": ("other span", "whole sentence", "vague", "duplicate"),
-    "maths": ("wrong number", "cut off", "vague", "duplicate"),
-    "instructions": ("swapped", "cut off", "vague", "duplicate"),
-    "procedural": ("other procedure", "slip", "vague", "duplicate"),
-}
-SCORES = {"extractive_qa": "token F1", "maths": "same number", "instructions": "token F1", "procedural": "exact match"}
-
-
-def cell(task: str, noise: float, seed: int, rows: int = 400) -> dict[str, Any]:
-    """Made up, in the form of the bench's own."""
-    rng = random.Random(f"{task} {noise} {seed}")
-    number = list(FLAWS).index(task)
-    clean, lost = 0.9 + 0.4 * number, (0.5, 0.02, 0.28, 0.65)[number] * noise
-    base = rng.gauss(clean, 0.04)
-    deviations = [-0.1, -0.05, 0.0, 0.05, 0.1]
-
-    def made(kind: str, share: float, seconds: float, kept: float) -> dict[str, Any]:
-        loss = base + lost * (1 - share) + rng.gauss(0, 0.012)
-        score = None if task == "instructions" else max(0.0, min(1.0, 0.62 - 0.3 * (loss - clean) - 0.1 * number))
-        trained = 31 * kept
-        return {
-            "kind": kind,
-            "loss": loss,
-            "score": score,
-            "rows": round(rows * kept),
-            "trained_seconds": trained,
-            "seconds": seconds * (1 + 0.4 * number),
-            "held_out_nats": [loss + deviation for deviation in deviations],
-            "held_out_scores": None if score is None else [score] * len(deviations),
-        }
-
-    arms, signals = {}, {}
-    for name, (kind, share, seconds, auroc) in ARMS.items():
-        kept = 1 - noise if kind == "oracle" else 1.0 if name in ("all rows", "direct mix") else 0.7
-        arms[name] = made(kind, share + rng.gauss(0, 0.03), seconds, kept)
-        if kind in ("recipe", "combination") or (kind == "baseline" and kept < 1):
-            arms[f"random, as {name}"] = made("control", -0.12, 22, kept)
-        if auroc is not None and noise:
-            by_kind = {
-                flaw: min(0.99, max(0.05, auroc + (0.1, -0.12, -0.2, -0.36)[place] + rng.gauss(0, 0.02)))
-                for place, flaw in enumerate(FLAWS[task])
-            }
-            signals[name] = {
-                "auroc": statistics.fmean(by_kind.values()),
-                "precision": auroc - 0.1,
-                "recall": auroc - 0.15,
-                "auroc_by_kind": by_kind,
-            }
-    return {
-        "task": task,
-        "noise": noise,
-        "seed": seed,
-        "rows": rows,
-        "wrong": round(noise * rows),
-        "made_of": f"{task} {noise} {seed}",
-        "held_out_tokens": [1] * len(deviations),
-        "arms": arms,
-        "score_name": SCORES[task],
-        "signals": signals,
-    }
-
-
-def gaps(cells: list[dict[str, Any]], measure: str) -> dict[str, Any]:
-    """Of the cells of one task and noise: by arm, the gap with an interval of its seeds."""
-    sign = 1 if measure == "loss" else -1
-    told: dict[str, Any] = {}
-    if any(one["arms"]["all rows"][measure] is None for one in cells):
-        return dict.fromkeys(cells[0]["arms"])
-    all_rows, right = ([one["arms"][name][measure] for one in cells] for name in ("all rows", "right rows only"))
-    lost = sign * (statistics.fmean(all_rows) - statistics.fmean(right))
-    for name in cells[0]["arms"]:
-        won = [sign * (a - one["arms"][name][measure]) / lost for a, one in zip(all_rows, cells, strict=True)]
-        width = 2 * (statistics.stdev(won) if len(won) > 1 else 0.1)
-        mean = statistics.fmean(won)
-        told[name] = {"mean": mean, "low": mean - width, "high": mean + width, "seeds": won} if lost > 0.012 else None
-    return told
-
-
-def results(
-    tasks: tuple[str, ...] = tuple(FLAWS), noises: tuple[float, ...] = (0.0, 0.1, 0.3, 0.5), seeds: int = 3
-) -> dict[str, Any]:
-    """As `bench.results.write` has it."""
-    cells = [cell(task, noise, seed) for task in tasks for noise in noises for seed in range(seeds)]
-    gap: dict[str, Any] = {}
-    for task in tasks:
-        for noise in noises:
-            of_it = [one for one in cells if (one["task"], one["noise"]) == (task, noise)]
-            losses, scores = gaps(of_it, "loss"), gaps(of_it, "score")
-            gap.setdefault(task, {})[f"{noise:g}"] = {
-                name: {"loss": losses[name], "score": scores[name]} for name in losses
-            }
-    return {
-        "bench": "efficacy",
-        "machine": {
-            "cpu": "Some CPU",
-            "cores": 2,
-            "python": "3.12",
-            "when": "2026-11-29T02:00:00+00:00, 2026-11-28T23:00:00+00:00",
-        },
-        "results": [],
-        "ratios": {},
-        "options": {"model": "models/tiny-model", "validation_rows": 100, "held_out_rows": 200, "seeds": seeds},
-        "cells": cells,
-        "gap": gap,
-    }
-
-
-# --- reading
 
 
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
     return results(("maths", "instructions", "procedural"), noises=(0.0, 0.3))
-
-
-def found_in(document: dict[str, Any]) -> Efficacy:
-    return read(json.loads(json.dumps(document)))
-
-
-def panel_of(found: Efficacy, task: str, noise: float) -> Panel:
-    return next(panel for panel in found.panels if (panel.task, panel.noise) == (task, noise))
-
-
-def test_seeds_are_taken_together_and_differences_are_paired(document: dict[str, Any]) -> None:
-    panel = panel_of(found_in(document), "procedural", 0.3)
-    cells = [one for one in document["cells"] if (one["task"], one["noise"]) == ("procedural", 0.3)]
-    losses = {name: [one["arms"][name]["loss"] for one in cells] for name in cells[0]["arms"]}
-    bds = panel.arms["bds"]
-    assert bds.loss.mean == pytest.approx(statistics.fmean(losses["bds"]))
-    assert bds.loss.error == pytest.approx(statistics.stdev(losses["bds"]) / 3**0.5)
-    for told, peer in ((bds.above, "all rows"), (bds.over_chance, "random, as bds")):
-        apart = [one - other for one, other in zip(losses["bds"], losses[peer], strict=True)]
-        assert told.values == pytest.approx(apart)
-        assert told.error == pytest.approx(statistics.stdev(apart) / 3**0.5)
-    gap = document["gap"]["procedural"]["0.3"]["bds"]["loss"]
-    assert (bds.gap.mean, bds.gap.low, bds.gap.high) == (gap["mean"], gap["low"], gap["high"])
-    chance = [one - other for one, other in zip(losses["random, as bds"], losses["all rows"], strict=True)]
-    lost = statistics.fmean(losses["all rows"]) - statistics.fmean(losses["right rows only"])
-    assert bds.gaps_of_chance == pytest.approx([-one / lost for one in chance])
-    assert [arm.name for arm in panel.shown] == [name for name, (kind, *_) in ARMS.items() if "rows" not in name]
-    assert panel.best().name == min(
-        (name for name, (kind, *_) in ARMS.items() if kind in ("recipe", "combination")),
-        key=lambda name: statistics.fmean(losses[name]),
-    )
-
-
-def test_the_first_screen_is_about_the_noise_that_most_tasks_have(document: dict[str, Any]) -> None:
-    assert found_in(document).noise == 0.3
-    assert read(results(noises=(0.0, 0.5))).noise == 0.5
-    assert read(results(noises=(0.0,))).noise == 0.0
-    mixed = results(noises=(0.1,))
-    mixed["cells"] += results(("maths",), noises=(0.3,))["cells"]
-    assert read(mixed).noise == 0.1
-    with pytest.raises(ValueError, match="no cells"):
-        read({"bench": "efficacy"})
-
-
-def test_files_of_other_tasks_are_one_page(document: dict[str, Any]) -> None:
-    apart = [results((task,), noises=(0.0, 0.3)) for task in ("maths", "instructions", "procedural")]
-    for number, one in enumerate(apart):
-        one["options"] |= {"held_out_rows": 100 * (number + 1), "warm_steps": 60, "warm_learning_rate": 1e-4 * number}
-        one["command"] = f"python -m bench.efficacy --tasks {number}"
-    together = read(merged(apart))
-    alone = found_in(document)
-    assert [(panel.task, panel.noise) for panel in together.panels] == [(one.task, one.noise) for one in alone.panels]
-    assert panel_of(together, "maths", 0.3).arms["bds"].loss == panel_of(alone, "maths", 0.3).arms["bds"].loss
-    about = dict(tables.about(together))
-    assert (about["Held-out rows"], about["Clean rows to learn from"]) == ("100, 200, 300", "100")
-    assert about["The base model trained first, on clean rows, for"] == "60 steps at 0.0, 0.0001, 0.0002"
-    assert together.commands == [f"python -m bench.efficacy --tasks {number}" for number in range(3)]
-    render(together)
-
-
-def test_arms_of_the_same_cells_are_one_panel_and_share_their_controls(document: dict[str, Any]) -> None:
-    first, second = (json.loads(json.dumps(document)) for _ in range(2))
-    for cell in first["cells"]:
-        for name in ("bds", "random, as bds"):
-            del cell["arms"][name]
-        cell["signals"].pop("bds", None)
-    for cell in second["cells"]:
-        cell["arms"] = {"bds": cell["arms"]["bds"]}
-        cell["signals"] = {name: one for name, one in cell["signals"].items() if name == "bds"}
-    panel = panel_of(read(merged([first, second])), "maths", 0.3)
-    assert panel.arms.keys() == panel_of(found_in(document), "maths", 0.3).arms.keys()
-    assert panel.arms["bds"].gap is not None
-    for cell in second["cells"]:
-        all_of_them = {**cell["arms"]["bds"], "rows": cell["rows"]}
-        cell["arms"] |= {"all, weighted": all_of_them, "random, as all, weighted": {**all_of_them, "kind": "control"}}
-    arms = panel_of(read(merged([first, second])), "maths", 0.3).arms
-    assert "all, weighted" in arms
-    assert "random, as all, weighted" not in arms, "all rows are no random ones"
-    for cell in second["cells"]:
-        cell["made_of"] = "something else"
-    with pytest.raises(ValueError, match="two files have maths at noise 0, seed 0, of other data"):
-        merged([first, second])
-
-
-def test_seeds_whose_arms_have_other_settings_are_not_averaged(document: dict[str, Any]) -> None:
-    first, second = (json.loads(json.dumps(document)) for _ in range(2))
-    for number, cell in enumerate(second["cells"]):
-        cell["seed"] += 100
-        cell["made_of"] = f"of another draw {number}"
-        cell["arms"]["bds"]["settings"] = {"keep": 0.7, "later": None}
-    for cell in first["cells"]:
-        cell["arms"]["bds"]["settings"] = {"keep": 0.7}
-    assert len(merged([first, second])["cells"]) == 2 * len(first["cells"]), (
-        "what was unset before there was such a thing"
-    )
-    second["cells"][-1]["arms"]["bds"]["settings"]["later"] = "calibrated"
-    with pytest.raises(ValueError, match=r"bds of .* later None and 'calibrated'; expected the same of all seeds"):
-        merged([first, second])
-
-
-# --- verdicts
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ((-0.10, -0.11, -0.12), Verdict.BETTER),
-        ((0.10, 0.11, 0.12), Verdict.WORSE),
-        ((-0.10, -0.15, -0.20), Verdict.BETTER),  # 5.2 standard errors; 4.3 are enough for three seeds
-        ((-0.10, -0.17, -0.24), Verdict.UNCLEAR),  # 4.2
-        ((-0.10, -0.17, -0.24, -0.17), Verdict.BETTER),  # 5.9; 3.2 are enough for four
-        ((-0.1, -0.1, -0.1, -0.1, 0.1), Verdict.UNCLEAR),
-        ((-0.1, -0.1), Verdict.TOO_FEW),
-        ((-0.1,), Verdict.TOO_FEW),
-        ((), Verdict.MISSING),
-    ],
-)
-def test_better_is_said_only_of_what_chance_does_not_explain(values: tuple[float, ...], expected: Verdict) -> None:
-    assert verdict(spread(values)) is expected
-
-
-def without(document: dict[str, Any], gone: Callable[[str], bool]) -> dict[str, Any]:
-    changed = json.loads(json.dumps(document))
-    for one in changed["cells"]:
-        for part in ("arms", "signals"):
-            one[part] = {name: value for name, value in one[part].items() if not gone(name)}
-    return changed
-
-
-def test_what_does_not_work_is_said_and_what_works_is_not() -> None:
-    made = results(("extractive_qa", "procedural"), noises=(0.0, 0.3))
-    for one in made["cells"]:
-        arms = one["arms"]
-        for name, arm in arms.items():
-            nothing = arms["all rows"]["loss"]
-            arm["loss"] = nothing - 0.1 * (one["noise"] > 0) - 0.001 * one["seed"] * (name == "auto")
-            if name.startswith("random") or name == "mads":
-                arm["loss"] = nothing + 0.05 + 0.001 * one["seed"]
-    said = shortcomings(read(made))
-    (mads,) = [one for one in said if one.startswith("mads")]
-    assert "shown to be better than as many random rows on none of 2 tasks" in mads
-    assert "worse than doing nothing on extractive QA at 30% and procedures at 30%" in mads
-    assert "worse by more than one standard error where nothing is wrong, on extractive QA and procedures" in mads
-    assert not [one for one in said if one.startswith("auto")]
-    assert [one for one in said if "sees “duplicate” on extractive QA and procedures" in one]
-    assert not [one for one in said if "other span" in one]
-    assert "on 2 of 2 tasks, and better than as many random rows on 2" in conclusion(read(made))
-
-
-def test_a_simple_rule_that_wins_one_seed_and_problems_are_said() -> None:
-    made = results(("maths",), noises=(0.3,), seeds=1)
-    made["cells"][0]["arms"]["pmi"]["loss"] = 0.1
-    made["problems"], made["left_out"] = ["maths, noise 0.3, seed 1: ended with 9"], ["auto"]
-    said = shortcomings(read(made))
-    assert "Grade-school maths: the simple rule “pmi” did better than every recipe." in said
-    assert "Fewer than 3 seeds show nothing, whatever the figures are: grade-school maths." in said
-    assert "Not measured: extractive QA, open instructions and procedures." in said
-    (recipes,) = [one for one in said if one.startswith("Not measured: “")]
-    assert "“weakest, among”" in recipes
-    assert "“auto”" not in recipes
-    assert said[-2:] == [
-        "Not everything ran: maths, noise 0.3, seed 1: ended with 9.",
-        "Not everything ran: auto, which this build cannot do.",
-    ]
-    assert "on none of 1 task" in conclusion(read(made))
-
-
-def test_a_base_that_right_rows_teach_nothing_is_said_to_be_one() -> None:
-    made = results(("maths", "procedural"), noises=(0.3,))
-    for one in made["cells"]:
-        right = one["arms"]["right rows only"]["loss"]
-        one["base_loss"] = right + 0.5 if one["task"] == "maths" else right - 0.1
-    found = read(made)
-    told = [one for one in shortcomings(found) if "makes no better a model than the base" in one]
-    assert [one.partition(":")[0] for one in told] == ["Procedures"]
-    base = panel_of(found, "maths", 0.3).base
-    assert base is not None
-    for whole in (figures(found), render(found)):
-        assert f"The base model, before training: {base.mean:.3f} ± {base.error:.3f} nats." in whole
-
-
-# --- the page
-
-
-def cells_in(html: str) -> list[list[str]]:
-    rows = re.findall(r"<tr[^>]*>(.*?)</tr>", html, re.DOTALL)
-    return [
-        [unescape(re.sub(r"<[^>]+>", "", cell)) for cell in re.findall(r"<td[^>]*>(.*?)</td>", row)] for row in rows
-    ]
-
-
-def told(values: list[float], digits: int = 3) -> str:
-    return f"{statistics.fmean(values):.{digits}f} ± {statistics.stdev(values) / len(values) ** 0.5:.{digits}f}"
-
-
-def percent(value: float) -> str:
-    return "0%" if abs(value) < 0.005 else f"{value:.0%}".replace("-", "−")
 
 
 def test_every_arm_stands_in_the_tables_with_its_own_figures(document: dict[str, Any]) -> None:
@@ -578,13 +262,6 @@ def test_names_are_words_and_never_markup(document: dict[str, Any]) -> None:
     assert "<b>&middo" not in html
     assert "&lt;b&gt;&amp;middo" in html
     assert "<i>x</i>" not in html
-
-
-# --- the documentation
-
-
-def tables_in(text: str) -> list[list[str]]:
-    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in text.splitlines() if line[:1] == "|"]
 
 
 def test_the_documentation_has_the_figures_of_the_page(document: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from bench.efficacy.tasks import TASKS
 RECIPES = ("recipe", "combination")  # kinds of arms that this project is judged by
 ORDER = ("nothing", "oracle", "baseline", "recipe", "combination", "control")
 Record = Mapping[str, Any]
+BySeed = Mapping[str, Mapping[int, float]]  # a figure, by arm and seed
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,8 @@ class Panel:
     lost: Spread | None
     tokens: float | None
     measures: Mapping[str, Signal] = field(default_factory=dict)
-    losses: Mapping[str, Mapping[int, float]] = field(default_factory=dict)  # by arm and seed
-    scores: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    losses: BySeed = field(default_factory=dict)
+    scores: BySeed = field(default_factory=dict)
 
     @property
     def bound(self) -> float | None:
@@ -108,8 +109,7 @@ class Panel:
 
     def apart(self, arm: str, peer: str) -> Spread | None:
         """One arm's loss less another's, of the seeds that have both."""
-        one, other = self.losses.get(arm, {}), self.losses.get(peer, {})
-        return spread(one[seed] - other[seed] for seed in self.seeds if seed in one and seed in other)
+        return _apart(self.losses, arm, peer)
 
     def score_beside(self, peer: str, arm: str) -> float | None:
         """The mean score of `peer` on the seeds that `arm` has too; None where there is none."""
@@ -192,8 +192,12 @@ def _told_first(noises: Sequence[float]) -> float:
 def _panel(task: str, noise: float, cells: Sequence[Record], gaps: Record) -> Panel:
     ordered = sorted(cells, key=lambda cell: int(cell["seed"]))
     names = dict.fromkeys(name for cell in ordered for name in cell["arms"])
+    losses, scores = (_by_seed(ordered, names, what) for what in ("loss", "score"))
     kinds = {name: next(cell["arms"][name]["kind"] for cell in ordered if name in cell["arms"]) for name in names}
-    arms = {name: _arm(name, ordered, gaps) for name in sorted(names, key=lambda name: ORDER.index(kinds[name]))}
+    arms = {
+        name: _arm(name, ordered, gaps, losses, scores)
+        for name in sorted(names, key=lambda name: ORDER.index(kinds[name]))
+    }
     return Panel(
         task=task,
         title=TASKS[task].title if task in TASKS else task,
@@ -205,13 +209,13 @@ def _panel(task: str, noise: float, cells: Sequence[Record], gaps: Record) -> Pa
         arms=arms,
         base=spread(float(cell["base_loss"]) for cell in ordered if cell.get("base_loss") is not None),
         base_score=spread(float(cell["base_score"]) for cell in ordered if cell.get("base_score") is not None),
-        lost=_paired(ordered, NOISY, ORACLE),
+        lost=_apart(losses, NOISY, ORACLE),
         tokens=_mean(
             ordered, lambda cell: statistics.fmean(cell["held_out_tokens"]) if cell.get("held_out_tokens") else None
         ),
         measures=_measures(ordered),
-        losses=_by_seed(ordered, names, "loss"),
-        scores=_by_seed(ordered, names, "score"),
+        losses=losses,
+        scores=scores,
     )
 
 
@@ -233,13 +237,13 @@ def _measures(cells: Sequence[Record]) -> dict[str, Signal]:
     return {name: signal for name, signal in told.items() if signal is not None}
 
 
-def _arm(name: str, cells: Sequence[Record], gaps: Record) -> Arm:
+def _arm(name: str, cells: Sequence[Record], gaps: Record, losses: BySeed, scores: BySeed) -> Arm:
     found = [cell["arms"][name] for cell in cells if name in cell["arms"]]
-    loss = spread(float(one["loss"]) for one in found)
+    loss = spread(losses[name].values())
     assert loss is not None
     control, told = control_of(name), gaps.get(name) or {}
-    chance = _paired(cells, control, NOISY)
-    lost = _paired([cell for cell in cells if control in cell["arms"]], NOISY, ORACLE)
+    chance = _apart(losses, control, NOISY)
+    lost = _apart(losses, NOISY, ORACLE, losses.get(control, {}))
     gap = _interval(told.get("loss"))
     return Arm(
         name=name,
@@ -247,11 +251,11 @@ def _arm(name: str, cells: Sequence[Record], gaps: Record) -> Arm:
         told_share=name in ARMS and ARMS[name].told_share,
         rows=statistics.fmean(one["rows"] for one in found),
         loss=loss,
-        score=spread(float(one["score"]) for one in found if one.get("score") is not None),
+        score=spread(scores[name].values()),
         seconds=statistics.fmean(one["seconds"] for one in found),
-        above=_paired(cells, name, NOISY),
-        score_above=_paired(cells, name, NOISY, "score"),
-        over_chance=_paired(cells, name, control),
+        above=_apart(losses, name, NOISY),
+        score_above=_apart(scores, name, NOISY),
+        over_chance=_apart(losses, name, control),
         chance=chance.values if chance else (),
         gap=gap,
         gaps_of_chance=tuple(-one / lost.mean for one in chance.values)
@@ -262,11 +266,10 @@ def _arm(name: str, cells: Sequence[Record], gaps: Record) -> Arm:
     )
 
 
-def _paired(cells: Sequence[Record], arm: str, peer: str, what: str = "loss") -> Spread | None:
-    """One arm's loss (or score) less another's, of the seeds that have both."""
-    both = [cell["arms"] for cell in cells if arm in cell["arms"] and peer in cell["arms"]]
-    pairs = [(one[arm].get(what), one[peer].get(what)) for one in both]
-    return spread(float(one) - float(other) for one, other in pairs if one is not None and other is not None)
+def _apart(figures: BySeed, arm: str, peer: str, of: Mapping[int, float] | None = None) -> Spread | None:
+    """One arm's figure less another's, of the seeds that both have, and that are in `of`."""
+    one, other = figures.get(arm, {}), figures.get(peer, {})
+    return spread(one[seed] - other[seed] for seed in one if seed in other and (of is None or seed in of))
 
 
 def _interval(told: Record | None) -> Interval | None:

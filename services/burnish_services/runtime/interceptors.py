@@ -193,9 +193,9 @@ async def _until_drained(stream: AsyncGenerator[Message], lifecycle: Lifecycle) 
             yield message
     finally:
         drained.cancel()
-        if step is not None:
-            step.cancel()
         try:
-            await asyncio.gather(*filter(None, [step]), return_exceptions=True)
+            if step is not None:
+                step.cancel()
+                await asyncio.gather(step, return_exceptions=True)
         finally:
             await stream.aclose()

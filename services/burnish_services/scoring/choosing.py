@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from burnish_services.engine.base import Engine, EngineFailure, RankRequest
@@ -37,10 +37,11 @@ class Choice:
 
 
 async def choose(
-    engine: Engine, questions: Sequence[Question | EngineFailure], record: CallRecord
+    engine: Engine, questions: Iterable[Question | EngineFailure], record: CallRecord
 ) -> list[Choice | EngineFailure]:
     """One choice per question, or why there is none: the question's own failure, those of `chat.SampleError`, the
-    engine's, or NO_TOKEN where the tokenizer has no token for an option."""
+    engine's, or NO_TOKEN where the tokenizer has no token for an option. `questions` are gone through once, in a
+    thread, so that writing them may take its time."""
     prepared = await asyncio.to_thread(_prepare, engine.tokenizer, engine.model.max_model_len, questions)
     requests = [one.request for one in prepared if isinstance(one, _Prepared)]
     with record.in_engine(prompt_tokens=sum(len(request.token_ids) for request in requests)):
@@ -77,7 +78,7 @@ class _Prepared:
 
 
 def _prepare(
-    tokenizer: ChatTokenizer, context: int, questions: Sequence[Question | EngineFailure]
+    tokenizer: ChatTokenizer, context: int, questions: Iterable[Question | EngineFailure]
 ) -> list[_Prepared | EngineFailure]:
     tokens: dict[tuple[str, str], list[int]] = {}
     prepared: list[_Prepared | EngineFailure] = []

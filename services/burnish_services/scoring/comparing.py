@@ -6,7 +6,6 @@ and how often the orders disagree is told.
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -66,15 +65,8 @@ async def compare_pairs(
     engine: Engine, prompts: PromptFiles, pairs: Sequence[Pair], rules: Rules, record: CallRecord
 ) -> list[Preference | EngineFailure]:
     """One verdict per pair, or why there is none."""
-
-    def questions() -> list[Question | EngineFailure]:
-        asked: list[Question | EngineFailure] = []
-        for pair in pairs:
-            failure = _refused(pair)
-            asked += [failure, failure] if failure else _questions(prompts, pair)
-        return asked
-
-    choices = iter(await choose(engine, await asyncio.to_thread(questions), record))
+    asked = (question for pair in pairs for question in _questions(prompts, pair))
+    choices = iter(await choose(engine, asked, record))
     return [_verdict(pair, next(choices), next(choices), rules) for pair in pairs]
 
 
@@ -127,6 +119,9 @@ def _three(choice: Choice) -> tuple[float, float, float]:
 
 
 def _questions(prompts: PromptFiles, pair: Pair) -> list[Question | EngineFailure]:
+    failure = _refused(pair)
+    if failure is not None:
+        return [failure, failure]
     return [
         Question(
             [ChatMessage("user", prompts.render("compare", messages=pair.prompt, first=one, second=other))],

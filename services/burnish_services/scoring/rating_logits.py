@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 from burnish_services.engine.base import Engine, EngineFailure
@@ -28,17 +27,14 @@ async def rate_conversations(
 ) -> list[list[Rated] | EngineFailure]:
     """As `judging.judge_conversations`, without chance."""
     refused = [refusal(messages) for messages in conversations]
-
-    def questions() -> list[Question | EngineFailure]:
-        return [
-            _question(prompts, messages, dimension, target)
-            for messages, failure in zip(conversations, refused, strict=True)
-            if failure is None
-            for dimension in dimensions
-            for target in targets
-        ]
-
-    choices = iter(await choose(engine, await asyncio.to_thread(questions), record))
+    asked = (
+        _question(prompts, messages, dimension, target)
+        for messages, failure in zip(conversations, refused, strict=True)
+        if failure is None
+        for dimension in dimensions
+        for target in targets
+    )
+    choices = iter(await choose(engine, asked, record))
     return [failure or [_rated(d, t, next(choices)) for d in dimensions for t in targets] for failure in refused]
 
 

@@ -6,7 +6,6 @@ letter cancels out.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -45,14 +44,9 @@ async def believe(
 ) -> list[Belief | EngineFailure]:
     """One belief per conversation, or the first reason why there is none."""
     losses = await score_conversations(engine, conversations, Wanted(), record)
-
-    def questions() -> list[Question | EngineFailure]:
-        asked: list[Question | EngineFailure] = []
-        for messages, loss in zip(conversations, losses, strict=True):
-            asked += _questions(prompts, messages) if isinstance(loss, SampleLoss) else []
-        return asked
-
-    choices = iter(await choose(engine, await asyncio.to_thread(questions), record))
+    scored = (messages for messages, loss in zip(conversations, losses, strict=True) if isinstance(loss, SampleLoss))
+    asked = (question for messages in scored for question in _questions(prompts, messages))
+    choices = iter(await choose(engine, asked, record))
     results: list[Belief | EngineFailure] = []
     for loss in losses:
         if isinstance(loss, EngineFailure):

@@ -29,7 +29,6 @@ from burnish_services.training.state import Result, RunError
 
 # Hyperparameters that change no weight, but when a run is safe and what stops it.
 FREE = ("checkpoint_steps", "max_loss_ratio")
-_SPECIAL = ("lora", "bilevel", "refinement", "processes", "eval_data_digest")
 
 
 def staging_path(output: Path, run_id: str) -> Path:
@@ -62,24 +61,23 @@ def card(
 
 
 def origin(resolved: Resolved) -> dict[str, Any]:
-    """What determines a model's weights, by name; of `_SPECIAL` what the run has."""
-    special: dict[str, Any] = {}
-    if resolved.lora is not None:
-        special["lora"] = asdict(resolved.lora)
-    if resolved.selection is not None:
-        how = asdict(resolved.selection.how)
-        special["bilevel"] = {**how, "validation_digest": resolved.selection.validation_digest}
-    if resolved.refinement is not None:
-        special["refinement"] = asdict(resolved.refinement)
-    if resolved.processes > 1:  # sums of floats are in another order
-        special["processes"] = resolved.processes
-    if resolved.plan.publish_best:
-        special["eval_data_digest"] = resolved.eval_digest  # which weights are the best follows from them
-    return special | {
+    """What determines a model's weights, by name; None for what the run does not have."""
+    plan, selection, refinement = resolved.plan, resolved.selection, resolved.refinement
+    how = None if selection is None else asdict(selection.how)
+    return {
         "base_digest": resolved.base_digest,
         "data_digest": resolved.data_digest,
-        "hyperparameters": _determining(asdict(resolved.plan)),
+        "hyperparameters": _determining(asdict(plan)),
         "chat_template": resolved.chat_template,
+        "lora": None if resolved.lora is None else asdict(resolved.lora),
+        "bilevel": None
+        if selection is None or how is None
+        else how | {"validation_digest": selection.validation_digest},
+        "refinement": None if refinement is None else asdict(refinement),
+        # Sums of floats are in another order.
+        "processes": resolved.processes,
+        # Which weights are the best follows from them.
+        "eval_data_digest": resolved.eval_digest if plan.publish_best else None,
     }
 
 
@@ -88,7 +86,7 @@ def is_made_from(found: dict[str, Any], resolved: Resolved) -> bool:
     given = found.get("hyperparameters")
     told = found | {"hyperparameters": _determining(given)} if isinstance(given, dict) else found
     wanted = json.loads(json.dumps(origin(resolved)))  # lists for tuples, as a card has them
-    return all(told.get(key) == wanted.get(key) for key in {*wanted, *_SPECIAL})
+    return all(told.get(key) == value for key, value in wanted.items())
 
 
 def _determining(hyperparameters: dict[str, Any]) -> dict[str, Any]:

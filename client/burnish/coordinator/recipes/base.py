@@ -170,6 +170,9 @@ class RecipeSettings(BaseModel):
         return self.model_copy(update={"model": absolute(self.model)})
 
 
+HOLD_STEPS = ("calibrate", "features", "project", "hold")  # that holding the size takes
+
+
 class HoldSettings(RecipeSettings):
     """Settings of a recipe whose rounds can hold the set's size: where more rows would go on, those that cover all of
     them best do, by the base model's neurons."""

@@ -19,7 +19,7 @@ from burnish.coordinator.policy.confidence import Weights
 from burnish.coordinator.policy.control import Control
 from burnish.coordinator.policy.filtering import FilterRule, Ties
 from burnish.coordinator.policy.verdict import Unscored
-from burnish.coordinator.recipes.base import HoldSettings, SamplingSettings
+from burnish.coordinator.recipes.base import HOLD_STEPS, HoldSettings, SamplingSettings
 
 
 class Signal(StrEnum):
@@ -55,10 +55,7 @@ class ClearSettings(HoldSettings):
         "propose",
         "compare",
         "decide",
-        "calibrate",
-        "features",
-        "project",
-        "hold",
+        *HOLD_STEPS,
         "assemble",
     )
 

@@ -15,7 +15,7 @@ from burnish._types import Hyperparameters
 from burnish.coordinator.findings import Parts
 from burnish.coordinator.policy.signals import Signal
 from burnish.coordinator.policy.verdict import Unscored
-from burnish.coordinator.recipes.base import HoldSettings
+from burnish.coordinator.recipes.base import HOLD_STEPS, HoldSettings
 
 MOST_FOLDS, MOST_PASSES, MOST_SUBSETS, MOST_SHARES = 10, 3, 20, 8
 _OUTLIERS, _AMONG = 3.5, 16
@@ -39,10 +39,7 @@ class FilterSettings(HoldSettings):
         "embed",
         "choose",
         "decide",
-        "calibrate",
-        "features",
-        "project",
-        "hold",
+        *HOLD_STEPS,
         "assemble",
         "train",
         "score_cross",
