@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +15,9 @@ import torch
 from burnish_services.engine.base import EngineFailure, EngineSettings, ModelLoadError, Sampling
 from burnish_services.engine.factory import EngineUnavailable, create_engine
 from burnish_services.engine.failures import checked, refused
+from burnish_services.engine.model_config import cache_bytes_per_token, model_context, read_text_config
 from burnish_services.engine.sampling import choose_token, new_generator
-from burnish_services.engine.settings import cache_bytes_per_token, context_length, model_context, parse_cores
+from burnish_services.engine.settings import context_length, parse_cores
 from burnish_services.engine.vllm_engine import environment
 
 
@@ -33,16 +37,30 @@ def test_context_lengths() -> None:
             context_length(bad, 8192)
 
 
-def test_sizes_read_from_a_configuration() -> None:
-    config = {
+def test_sizes_read_from_a_configuration(tmp_path: Path) -> None:
+    shape = {
         "hidden_size": 576, "num_attention_heads": 9, "num_key_value_heads": 3, "num_hidden_layers": 30,
         "max_position_embeddings": 8192, "dtype": "bfloat16",
     }  # fmt: skip
+    config = _read(tmp_path, {"model_type": "llama", **shape})
     assert model_context(config) == 8192
     assert cache_bytes_per_token(config, "auto") == 2 * 30 * 3 * 64 * 2
     assert cache_bytes_per_token(config, "float32") == 2 * 30 * 3 * 64 * 4
-    assert cache_bytes_per_token({"text_config": config}, "bfloat16") == 2 * 30 * 3 * 64 * 2
-    assert model_context({}) == 2048
+
+
+def test_a_context_that_is_stated_elsewhere_or_in_other_words(tmp_path: Path) -> None:
+    text = {"model_type": "gemma3_text", "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "head_dim": 16, "num_hidden_layers": 3, "max_position_embeddings": 512}  # fmt: skip
+    inside = _read(tmp_path, {"model_type": "gemma3", "text_config": text})
+    assert (model_context(inside), cache_bytes_per_token(inside, "bfloat16")) == (512, 2 * 3 * 2 * 16 * 2)
+    gpt2 = _read(tmp_path, {"model_type": "gpt2", "n_positions": 256, "n_embd": 32, "n_head": 2, "n_layer": 5})
+    assert (model_context(gpt2), cache_bytes_per_token(gpt2, "float32")) == (256, 2 * 5 * 2 * 16 * 4)
+    assert model_context(_read(tmp_path, {"model_type": "bloom"})) == 2048  # it states none
+
+
+def _read(folder: Path, config: dict[str, Any]) -> Any:
+    (folder / "config.json").write_text(json.dumps(config))
+    return read_text_config(folder)
 
 
 @pytest.mark.parametrize(

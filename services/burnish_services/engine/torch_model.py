@@ -27,6 +27,7 @@ from burnish_services.engine.base import (
     ScoreRequest,
     TokenScores,
 )
+from burnish_services.engine.model_config import model_context
 from burnish_services.engine.neurons import NeuronRecorder, pooled
 from burnish_services.engine.sampling import choose_token, new_generator
 from burnish_services.engine.untrusted import SAFE_WEIGHTS, cannot_load
@@ -64,9 +65,9 @@ class TorchModel:
         self.batch_tokens = (
             (0 if self.device.type == "cpu" else _GPU_BATCH_TOKENS) if batch_tokens is None else batch_tokens
         )
-        config = self._model.config.get_text_config()
+        config = self._model.config.get_text_config(decoder=True)
         self.vocab_size = int(config.vocab_size)
-        self.context = int(getattr(config, "max_position_embeddings", None) or 1 << 20)
+        self.context = model_context(config)
         self._softcap = getattr(config, "final_logit_softcapping", None)
         self._recorder = NeuronRecorder(self._model)
         self.neurons = self._recorder.shape

@@ -15,12 +15,13 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from burnish_services.engine.hf_tokenizer import HfTokenizer
 from burnish_services.engine.merging import SEED, stored_dtype
+from burnish_services.engine.model_config import model_context, read_text_config
 from burnish_services.engine.models import CARD_FILE
-from burnish_services.engine.untrusted import NO_CODE, SAFE_WEIGHTS, cannot_load
+from burnish_services.engine.untrusted import SAFE_WEIGHTS, cannot_load
 from burnish_services.training import checkpoints, publish, weights
 from burnish_services.training.attention import use_packed
 from burnish_services.training.bilevel.importance import Weighting
@@ -31,6 +32,7 @@ from burnish_services.training.data import TrainingData
 from burnish_services.training.job import Job, StoppedEarly
 from burnish_services.training.lora import Adapters, add_adapters, merge_adapters
 from burnish_services.training.loss import ResponseLoss, mean_nll
+from burnish_services.training.number_formats import check_format
 from burnish_services.training.pausing import PausedRun, newest_pool, publish_paused
 from burnish_services.training.pool import EMPTY, read_pool
 from burnish_services.training.refining_trainer import RefiningTrainer
@@ -49,7 +51,7 @@ def train(job: Job) -> Result | None:
     check_format(plan.dtype)
     job.check_base()
     tokenizer = HfTokenizer(base, record.resolved.chat_template)
-    max_tokens = min(plan.max_sequence_tokens, _context(base))
+    max_tokens = min(plan.max_sequence_tokens, model_context(read_text_config(base)))
     data = job.read_training_data(tokenizer, max_tokens)
     eval_data = job.read_eval_data(tokenizer, max_tokens)
     stored = stored_dtype(base)
@@ -150,31 +152,6 @@ def _prepare_torch(threads: int) -> None:
     # Lets oneDNN multiply float32 matrices. Where the CPU has AMX it rounds their entries to bfloat16 for that and
     # sums in float32; elsewhere it is exact, and on AMD twice as fast as MKL, which torch would take.
     torch.set_float32_matmul_precision("medium")
-
-
-def check_format(dtype: str) -> None:
-    """Warns of a CPU that can only emulate products in a number format."""
-    if dtype == "float32" or torch.cuda.is_available() or _multiplies_bfloat16():
-        return
-    log.warning(
-        "dtype is %s, and this CPU cannot multiply bfloat16 itself, which makes it up to 50 times slower than float32;"
-        " train in float32 here, or on a CPU with AVX-512 BF16 or AMX, or on a GPU",
-        dtype,
-    )
-
-
-def _multiplies_bfloat16() -> bool:
-    """Whether torch has oneDNN multiply bfloat16 on this CPU, which it does from AVX-512 on, rather than itself."""
-    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-def _context(base: Path) -> int:
-    """Tokens that the model was made for. Raises ModelLoadError."""
-    try:
-        config = AutoConfig.from_pretrained(str(base), **NO_CODE).get_text_config()
-    except Exception as error:  # transformers raises anything here, from KeyError to OSError
-        raise cannot_load("the configuration", base, error) from error
-    return int(getattr(config, "max_position_embeddings", None) or 1 << 20)
 
 
 def _load(job: Job, base: Path) -> Any:

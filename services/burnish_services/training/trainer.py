@@ -27,6 +27,7 @@ from burnish_services.training.core import Plan, epoch_order, lr_factor, shared_
 from burnish_services.training.data import TrainingData, TrainingSample
 from burnish_services.training.job import Job
 from burnish_services.training.loss import Batch, ResponseLoss, collate, without_targets
+from burnish_services.training.number_formats import has_bfloat16
 from burnish_services.training.state import RunError
 from burnish_services.training.world import ALONE, World
 
@@ -286,7 +287,7 @@ def training_arguments(job: Job, steps: int) -> TrainingArguments:
         # On a GPU float32 is the usual mixed precision too. On a CPU it is not: many have no instructions for it, and
         # small steps are lost on a forward pass that sees weights rounded, until they add up. Where it is asked for
         # there, `compute_loss_context_manager` has it, so that what is measured is not rounded.
-        bf16=torch.cuda.is_available() and plan.dtype != "bfloat16",
+        bf16=torch.cuda.is_available() and plan.dtype != "bfloat16" and has_bfloat16(),
         use_cpu=not torch.cuda.is_available(),
         fsdp=not alone,
         fsdp_config=None if alone else _FSDP,

@@ -1,4 +1,4 @@
-"""A number format that a CPU can only emulate is told of before anything is trained in it."""
+"""A number format that a device can only emulate is told of before anything is trained in it."""
 
 from __future__ import annotations
 
@@ -7,27 +7,32 @@ import pytest
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.light]
 
 
+@pytest.mark.parametrize("device", ["CPU", "GPU"])
 @pytest.mark.parametrize("dtype", ["mixed", "bfloat16", "float32"])
 @pytest.mark.parametrize("has_instructions", [False, True])
 def test_a_format_without_instructions_is_warned_of(
-    dtype: str, has_instructions: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    device: str,
+    dtype: str,
+    has_instructions: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     import torch
 
-    from burnish_services.training.sft import check_format
+    from burnish_services.training import number_formats
 
-    monkeypatch.setattr("burnish_services.training.sft._multiplies_bfloat16", lambda: has_instructions)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    check_format(dtype)
-    warned = "cannot multiply bfloat16 itself" in caplog.text
+    monkeypatch.setattr(number_formats, "has_bfloat16", lambda: has_instructions)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: device == "GPU")
+    number_formats.check_format(dtype)
+    warned = f"this {device} cannot multiply bfloat16 itself" in caplog.text
     assert warned == (dtype != "float32" and not has_instructions)
 
 
 def test_torch_says_whether_there_are_instructions() -> None:
     import torch
 
-    from burnish_services.training.sft import _multiplies_bfloat16
+    from burnish_services.training.number_formats import has_bfloat16
 
     capability = torch.backends.cpu.get_cpu_capability()
     if torch.backends.mkldnn.is_available() and capability in ("DEFAULT", "AVX2", "AVX512"):
-        assert _multiplies_bfloat16() == (capability == "AVX512")
+        assert has_bfloat16() == (capability == "AVX512")

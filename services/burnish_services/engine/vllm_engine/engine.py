@@ -35,10 +35,11 @@ from burnish_services.engine.failures import (
     refused,
 )
 from burnish_services.engine.hf_tokenizer import HfTokenizer
+from burnish_services.engine.model_config import cache_bytes_per_token, model_context, read_text_config
 from burnish_services.engine.model_digests import model_digest
 from burnish_services.engine.model_shapes import built_in_of, check_same_built_in, check_same_shape, shape_of
 from burnish_services.engine.models import check_model_directory, read_json, resolve_uri
-from burnish_services.engine.settings import cache_bytes_per_token, context_length, model_context
+from burnish_services.engine.settings import context_length
 from burnish_services.engine.vllm_engine import environment
 from burnish_services.engine.vllm_plugin.asked import Asked
 
@@ -241,10 +242,10 @@ class VllmEngine:
         check_model_directory(path)
         digest = model_digest(path)
         self._tokenizer = HfTokenizer(path, self._settings.chat_template)
-        config = read_json(path / "config.json")
+        config = read_text_config(path)
         self._shape, self._built_in = shape_of(path), built_in_of(path)
         context = context_length(self._settings.max_model_len, model_context(config))
-        architecture = str((config.get("architectures") or [""])[0])
+        architecture = str((read_json(path / "config.json").get("architectures") or [""])[0])
         cache_bytes = cache_bytes_per_token(config, self._settings.dtype)
         client = VllmClient(self._settings, str(path), architecture, context, cache_bytes)
         self._client, self._name = client, f"vllm/{VERSION}"
