@@ -39,6 +39,12 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+def test_data_that_hold_nothing_to_validate_by_are_refused(client: Client, tmp_path: Path) -> None:
+    same = write_jsonl(tmp_path / "same.jsonl", ROWS[:6])
+    with pytest.raises(DataError, match="every prompt of the data is in the held-out data as well"):
+        selected(client, same, tmp_path / "out", holdout=str(same), validation_split=2)
+
+
 def test_who_is_asked_for_what(
     fakes: FakeServices, client: Client, data: Path, holdout: Path, validation: Path, tmp_path: Path
 ) -> None:
@@ -154,7 +160,7 @@ def test_a_killed_run_ends_as_an_undisturbed_one(
         assert len(h.weight_steps(1)) == 3
     (only,) = data_of.rounds
     assert isinstance(only, BdsRound)
-    assert [arm.name.split(" ")[0] for arm in only.arms] == ["nothing", "what", "all", "all", "the", "random"]
+    assert [arm.name.split(" ")[0] for arm in data_of.short.arms] == ["nothing", "what", "all", "all", "the", "random"]
     page = render(data_of)
     assert "direct mixing" in page
     assert "What was kept is not better than chance" in page

@@ -364,7 +364,9 @@ def test_a_killed_choice_ends_as_an_undisturbed_one(
     assert [path.name for path in (tmp_path / "rough/models").iterdir()] == [f"round-{taken}"]
     page = render(found)
     assert page.count("pass 2") == 2
-    assert page.count("the trusted rows alone") == 1
+    assert page.count("the trusted rows alone") == 3, (
+        "in the table, and over the curve of its training, which is named twice"
+    )
     assert "the best 80%, to try it" in page
     assert "Which share was taken" in page
 
@@ -414,7 +416,7 @@ def test_a_killed_run_ends_as_an_undisturbed_one(
         found = collect(h, truth=str(told))
     (only,) = found.rounds
     assert isinstance(only, FilterRound)
-    assert [(arm.name, len(arm.losses)) for arm in only.arms] == [
+    assert [(arm.name, len(arm.losses)) for arm in found.short.arms] == [
         ("nothing (the base model)", 1),
         ("what was kept", 1),
         ("all rows", 1),
@@ -447,8 +449,8 @@ def test_held_out_rows_that_not_every_model_could_score_are_told(
     filtered(client, data, tmp_path / "out", signal="loss", holdout=str(holdout))
     whole = RunHistory.held_out_scores
 
-    def lacking(history: RunHistory, number: int) -> dict[str, tuple[float, int]]:
-        found = dict(whole(history, number))
+    def lacking(history: RunHistory, number: int, hashes: Sequence[str]) -> dict[str, tuple[float, int]]:
+        found = dict(whole(history, number, hashes))
         if number == 2:
             found.pop(next(iter(found)))
         return found

@@ -171,10 +171,10 @@ def test_the_core_set_covers_more_than_chance_and_the_report_says_so(
     assert isinstance(round_, MadsRound)
     assert round_.curve is not None
     assert round_.curve.value[-1] > max(curve.value[-1] for curve in round_.random_curves)
-    assert [arm.name for arm in round_.arms] == [
+    assert [arm.name for arm in report.short.arms] == [
         *("nothing (the base model)", "the core set", "all rows", "random subsets of the same size")
     ]
-    assert [len(arm.losses) for arm in round_.arms] == [1, 1, 1, 3]
+    assert [len(arm.losses) for arm in report.short.arms] == [1, 1, 1, 3]
     assert report.models[-1].label == "trained on the core set"
     page = render(report)
     assert "trained on random subset 3" in page

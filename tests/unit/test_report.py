@@ -64,6 +64,19 @@ DATA = ReportData(
 LEGENDS = {recipe: page.legend for recipe, page in PAGES.items() if page.legend}
 
 
+def test_the_losses_of_each_training_are_drawn() -> None:
+    losses = [(step, 3.0 - step / 400) for step in range(1, 401)]
+    page = render(replace(DATA, models=[Model("base", "m", "", None, 2.5), Model("final", "n", "", 1, 2, losses)]))
+    assert page.count("How they learnt") == 1
+    (line,) = re.findall(r'<polyline points="([^"]*)" class="selected"', page)
+    points = [tuple(map(float, point.split(","))) for point in line.split()]
+    assert len(points) == 134
+    assert points == sorted(points)
+    assert "each point the mean of 3" in page
+    assert "final: training loss 2.995 at first, 2.000 at last, over 400 steps" in page
+    assert "How they learnt" not in render(DATA)
+
+
 def test_the_text_of_samples_is_escaped() -> None:
     page = render(DATA)
     assert "<script>" not in page

@@ -16,7 +16,6 @@ from burnish._types import Attempt, Message, Role
 from burnish.coordinator.acceptance import Acceptances
 from burnish.coordinator.beliefs import Beliefs, ConfidenceKey, PreferenceKey, preference_of
 from burnish.coordinator.errors import LedgerError
-from burnish.coordinator.heldout import hashes_in
 from burnish.coordinator.ledger import Ledger
 from burnish.coordinator.paths import RunPaths
 from burnish.coordinator.policy.acceptance import Acceptance, why
@@ -34,7 +33,6 @@ from burnish.coordinator.records import (
     RewriteRecord,
     RunRecord,
     StepRecord,
-    TrainingEventRecord,
 )
 from burnish.coordinator.refreshes import Refreshes
 
@@ -148,15 +146,13 @@ class RunHistory:
         """All models, by round."""
         return read_models(self._ledger, self.run_id)
 
-    def held_out_scores(self, round_number: int) -> dict[str, tuple[float, int]]:
-        """By held-out sample, the loss that a round's model has on it, in nats summed over its response tokens, and
-        their number; round 0 is the base model. Empty where that was not measured, or the run's directory is not
-        known."""
+    def held_out_scores(self, round_number: int, hashes: Sequence[str]) -> dict[str, tuple[float, int]]:
+        """By held-out sample of these, the loss that a round's model has on it, in nats summed over its response
+        tokens, and their number; round 0 is the base model. Empty where that was not measured."""
         found = (s for s in self.steps() if (s.round, s.name, s.state) == (round_number, "evaluate", "done"))
         detail: Any = next((step.detail.get("model") for step in found), None)
-        if detail is None or self.paths is None or not self.paths.holdout.exists():
+        if detail is None:
             return {}
-        hashes = hashes_in(self.paths.holdout)
         return self.response_losses(hashes, detail["digest"], detail["chat_template_digest"])
 
     def thresholds(self, round_number: int) -> list[Threshold]:
@@ -274,15 +270,15 @@ class RunHistory:
         rows = self._ledger.select(_FAILURES, {"run": self.run_id, "round": round_number})
         return [FailureRecord(round_number, *row) for row in rows]
 
-    def training_events(self, round_number: int) -> list[TrainingEventRecord]:
-        """What the training service reported in a round, in order."""
+    def training_losses(self, round_number: int, training_run: str) -> list[tuple[int, float]]:
+        """(optimiser step, loss of the step in nats per response token) as the training service reported them, in
+        order; of a step that was taken again after a kill, what was reported last. Empty for a model of another run."""
         rows = self._ledger.select(
-            "SELECT round, training_run, number, epoch_us(reported_at), state, step, total_steps, loss, learning_rate,"
-            " tokens_per_second, eval_loss FROM training_event WHERE run_id = ? AND round = ?"
-            " ORDER BY reported_at, number",
-            (self.run_id, round_number),
+            "SELECT step, arg_max(loss, number) FROM training_event WHERE run_id = ? AND round = ? AND training_run = ?"
+            " AND loss IS NOT NULL AND step > 0 GROUP BY step ORDER BY step",
+            (self.run_id, round_number, training_run),
         )
-        return [TrainingEventRecord(*_converted(row, {3: _time})) for row in rows]
+        return [(int(step), float(loss)) for step, loss in rows]
 
 
 _HASHES = "SELECT DISTINCT sample_hash FROM dataset_row WHERE run_id = $run AND round = $round"

@@ -138,20 +138,3 @@ class FailureRecord:
     reason: str
     count: int
     example: str
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingEventRecord:
-    """What the training service reported at one moment of a round's training."""
-
-    round: int
-    training_run: str
-    number: int
-    at: datetime
-    state: str
-    step: int
-    total_steps: int
-    loss: float | None
-    learning_rate: float | None
-    tokens_per_second: float | None
-    eval_loss: float | None

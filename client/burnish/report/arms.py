@@ -19,6 +19,7 @@ def arms_of(history: RunHistory) -> list[Arm]:
     """The arms whose held-out loss was measured: the base model, what the run made, and what it is compared with."""
     run = history.run
     models = [m for m in history.models() if m.eval_loss is not None and m.role in ("base", "trained")]
+    hashes = _held_out(history) if models else []
     rounds = {m.round for m in models}
     members: dict[tuple[ArmKind, str], list[ModelRecord]] = {}
     for model in models:
@@ -30,7 +31,7 @@ def arms_of(history: RunHistory) -> list[Arm]:
             int(str(found[0].detail.get("num_samples", 0))) if kind is not ArmKind.BASE else 0,
             [m.eval_loss for m in found if m.eval_loss is not None],
             kind,
-            _scores(history, found),
+            _scores(history, found, hashes),
         )
         for (kind, name), found in members.items()
     ]
@@ -41,9 +42,8 @@ def not_compared(history: RunHistory, arms: Sequence[Arm]) -> int:
     """How many held-out samples are left out of `arms`, since not every model that is compared has a loss on them."""
     found = [frozenset(scores) for arm in _compared(arms) for scores in arm.scores]
     common = found[0].intersection(*found) if found else frozenset()
-    if not common or history.paths is None or not history.paths.holdout.exists():
-        return 0  # nothing is compared by single samples
-    return len(set(hashes_in(history.paths.holdout)) - common)
+    # Where there are none, nothing is compared by single samples.
+    return len(set(_held_out(history)) - common) if common else 0
 
 
 def in_common(arms: list[Arm]) -> list[Arm]:
@@ -79,9 +79,18 @@ def _place(run: RunRecord, rounds: Collection[int], number: int) -> ArmPlace:
     return place
 
 
-def _scores(history: RunHistory, models: list[ModelRecord]) -> list[dict[str, tuple[float, int]]]:
+def _held_out(history: RunHistory) -> list[str]:
+    """The hashes of the held-out samples; none where they, or the run's directory, are not known."""
+    if history.paths is None or not history.paths.holdout.exists():
+        return []
+    return hashes_in(history.paths.holdout)
+
+
+def _scores(
+    history: RunHistory, models: list[ModelRecord], hashes: Sequence[str]
+) -> list[dict[str, tuple[float, int]]]:
     """By model; none at all where one is missing."""
-    found = [history.held_out_scores(m.round) for m in models]
+    found = [history.held_out_scores(m.round, hashes) for m in models]
     return found if all(found) else []
 
 
@@ -98,5 +107,6 @@ def models_of(history: RunHistory) -> list[Model]:
         if m.role == "trained" and place.kind is ArmKind.RANDOM:
             label = f"trained on random subset {place.number}"
         made = m.role == "trained" and place.kind is ArmKind.RUN
-        (last if made else found).append(Model(label, m.uri, m.digest, m.train_loss, m.eval_loss))
+        losses = history.training_losses(m.round, m.training_run) if m.training_run else []
+        (last if made else found).append(Model(label, m.uri, m.digest, m.train_loss, m.eval_loss, losses))
     return found + last

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 
 from burnish.coordinator.history import RunHistory
-from burnish.report.arms import arms_of
 from burnish.report.calibration import auroc
 from burnish.report.common import Decided, measured, prompt_and_response
 from burnish.report.data import BdsRound, WeighedRow, WeightsAt
@@ -26,7 +25,6 @@ def bds_round(one: Decided) -> BdsRound:
         **measured(one),
         actions=actions,
         snapshots=snapshots,
-        arms=arms_of(history),
         weighed=[
             WeighedRow(
                 d.row_id,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from burnish.coordinator.policy.thresholds import Threshold
 from burnish.coordinator.records import FailureRecord
-from burnish.report.short_data import Arm, InShort
+from burnish.report.short_data import InShort
 from burnish.report.truth_data import TruthRound
 
 AXES = ("hard", "sparse", "low_quality")
@@ -221,7 +221,6 @@ class MadsRound(Round):
     num_features: int
     length_correlation: float | None
     hub_share: float
-    arms: Sequence[Arm]
     map: Map | None
     picked: Sequence[ShownRow]  # the first ones, in order of picking
 
@@ -254,7 +253,6 @@ class BdsRound(Round):
 
     actions: Mapping[str, int]
     snapshots: Sequence[WeightsAt]
-    arms: Sequence[Arm]
     weighed: Sequence[WeighedRow]  # the first and the last in order of rank
 
 
@@ -280,7 +278,6 @@ class FilterRound(Round):
 
     actions: Mapping[str, int]
     left_out: int
-    arms: Sequence[Arm]
     tried: Sequence[TriedShare]
     dropped: Sequence[ShownRow]  # the last in rank first
     map: Map | None = None
@@ -318,13 +315,15 @@ class BmoRound(BdsRound):
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model that the run used; losses in nats per response token."""
+    """A model that the run used; losses in nats per response token. `losses`: (optimiser step, training loss), of a
+    model that this run trained itself."""
 
     label: str
     uri: str
     digest: str
     train_loss: float | None
     eval_loss: float | None
+    losses: Sequence[tuple[int, float]] = ()
 
 
 @dataclass(frozen=True, slots=True)

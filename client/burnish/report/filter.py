@@ -11,7 +11,6 @@ from burnish.coordinator.policy.verdict import STAYS, Action, Unscored
 from burnish.coordinator.recipes.filter.settings import FilterSettings
 from burnish.coordinator.recipes.registry import settings_in
 from burnish.coordinator.records import StepRecord
-from burnish.report.arms import arms_of
 from burnish.report.common import Decided, map_of, measured, prompt_and_response
 from burnish.report.data import FilterRound, ShownRow, TriedShare
 from burnish.report.map import Key, Legend
@@ -39,7 +38,6 @@ def filter_round(one: Decided) -> FilterRound:
         **measured(one),
         actions=actions,
         left_out=sum(not held.kept for held in history.held(one.number)),
-        arms=arms_of(history),
         tried=_tried(one.steps),
         dropped=[ShownRow(d.row_id, d.reasons, *prompt_and_response(samples[d.sample_hash])) for d in shown],
         map=map_of(one, _going_on(one)),

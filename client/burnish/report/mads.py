@@ -10,7 +10,6 @@ from burnish.coordinator.coverage import selection_notes
 from burnish.coordinator.history import RunHistory
 from burnish.coordinator.policy.verdict import Action
 from burnish.coordinator.records import FailureRecord, StepRecord
-from burnish.report.arms import arms_of
 from burnish.report.common import Decided, map_of, measured, prompt_and_response, short
 from burnish.report.data import Curve, MadsRound, ShownRow
 from burnish.report.map import Key, Legend
@@ -46,7 +45,6 @@ def mads_round(one: Decided) -> MadsRound:
         num_features=features,
         length_correlation=correlation,
         hub_share=hubs,
-        arms=arms_of(history),
         map=map_of(one, ((d.sample_hash, d.actions[0]) for d in decisions)),
         picked=[ShownRow(d.row_id, d.reasons, *prompt_and_response(samples[d.sample_hash])) for d in kept[:_SHOWN]],
     )

@@ -19,6 +19,7 @@ from burnish.report.curves import coverage_chart
 from burnish.report.data import BdsRound, ClearRound, FilterRound, MadsRound, MiddoRound, ReportData, Round
 from burnish.report.diagram import reliability_diagram
 from burnish.report.histogram import Line, Series, histogram
+from burnish.report.learning import learning_chart
 from burnish.report.map import Key, Legend, set_map
 from burnish.report.recipes import PAGES
 from burnish.report.short_data import Arm
@@ -108,6 +109,7 @@ def render(data: ReportData) -> str:
         curves=_curves(data),
         maps=_maps(data, page.legend),
         about_maps=page.legend.about if page.legend else "",
+        learning=[learning_chart(model) for model in data.models if len(model.losses) > 1],
         weights=_weights(data),
         share=_share,
         charts={round_.number: _charts(data, round_) for round_ in data.rounds},
