@@ -115,8 +115,8 @@ def test_what_arms_have_in_common_is_done_once_and_charged_to_each(cell: Cell, f
         all_rows, first_round = noisy.models()[-1], middo.models()[1]
         assert (all_rows.role, first_round.role, first_round.round) == ("trained", "trained", 1)
         assert all_rows.uri == first_round.uri
-        assert not middo.training_events(1)
-        assert noisy.training_events(1)
+        assert not middo.training_losses(1, first_round.training_run)
+        assert noisy.training_losses(all_rows.round, all_rows.training_run)
         own = sum(step.seconds for step in middo.steps() if step.name not in ("evaluate", "project", "train"))
     assert found.arms["middo"].seconds >= own + float(str(all_rows.detail["seconds"]))
     for name in ("middo, agree", "clear"):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import grpc
 import pytest
@@ -20,6 +22,7 @@ from burnish.coordinator.errors import DataError, Interrupted, LedgerBusy, Ledge
 from burnish.coordinator.ledger import Ledger
 from burnish.coordinator.loop import RunOptions, RunSummary, resume, run_recipe, run_recipe_async
 from burnish.coordinator.progress import StepProgress, read_status
+from burnish.coordinator.steps.stage import Stage
 from burnish.coordinator.story import story_of
 from burnish.report.collect import collect
 from burnish.testing import FakeServices
@@ -99,7 +102,28 @@ def test_a_run_goes_through_all_steps_and_adds_up(client: Client, data: Path, tm
             assert all(s.state == "done" for s in h.steps())
         assert h.run.finished_at is not None
         assert summary.rows_out == rows[3] > summary.rows_in == 60
-        assert len(h.training_events(1)) == 4
+        trained = h.models()[1]
+        assert trained.training_run is not None
+        assert h.training_losses(1, trained.training_run) == [(1, 2.0), (2, 1.0), (3, pytest.approx(2 / 3))]
+
+
+def test_replies_that_came_together_with_a_failed_one_are_kept(tmp_path: Path) -> None:
+    """Several batches may be answered before the run looks again."""
+
+    class Run:
+        options, stop, book, observer = SMALL, asyncio.Event(), MagicMock(), Watcher()
+
+    stage, kept = Stage.__new__(Stage), []
+    stage.run, stage.advance, stage.show = Run(), lambda *_: None, lambda: None  # type: ignore[method-assign, assignment]
+
+    async def send(batch: Sequence[int]) -> int:
+        if batch[0] == 0:
+            raise StepFailed("no")
+        return batch[0]
+
+    with pytest.raises(StepFailed):
+        asyncio.run(stage._pass(range(15), send, lambda _, reply: kept.append(reply), counting=False))
+    assert kept == [5, 10]
 
 
 def test_scores_that_were_paid_for_are_not_asked_for_again(

@@ -172,7 +172,14 @@ def test_a_held_size_is_a_share_of_the_first_rounds_rows_or_a_number(hold_size: 
     for kind in (MiddoSettings, ClearSettings):
         settings = kind.parse({"data": "d", "model": "m", "hold_size": hold_size})
         assert settings.held_rows(40) == expected
-    assert ("embedding" in settings.services()) == (hold_size is not None)
+
+
+@pytest.mark.parametrize("hold_size", [None, "50%"])
+def test_vectors_are_asked_for_by_who_needs_them(hold_size: object) -> None:
+    common = {"data": "d", "model": "m", "hold_size": hold_size}
+    for settings in (ClearSettings.parse(common), MiddoSettings.parse({**common, "axes": ["hard", "low_quality"]})):
+        assert ("embedding" in settings.services()) == (hold_size is not None)
+    assert "embedding" in MiddoSettings.parse({**common, "axes": ["sparse"]}).services()
 
 
 @pytest.mark.parametrize("hold_size", [0, -1, 1.5, "many", "0%"])

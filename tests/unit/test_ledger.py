@@ -19,6 +19,8 @@ from burnish._types import (
     ItemStatus,
     Message,
     ModelVersion,
+    Neighbor,
+    NeighborStatistics,
     Rating,
     Role,
     SampleJudgment,
@@ -306,6 +308,29 @@ def test_a_score_is_never_altered_but_a_retryable_failure_gives_way(path: Path) 
         assert findings.unscored(names, VERSION) == ["d"]
         other = ModelVersion("m", VERSION.digest, "fake/1", "float32", "u" * 16)
         assert findings.unscored(["a"], other) == ["a"]  # another chat template is another score
+
+
+def test_findings_come_in_the_order_that_is_asked_for_and_not_in_that_of_their_arrival(path: Path) -> None:
+    names = [f"{number:04}" for number in range(2000)]
+    asked = names[::7]
+    with Ledger.open(path) as ledger:
+        findings = Findings(ledger)
+        with ledger.transaction():
+            findings.add_scores(VERSION, [score(name, value=1.0) for name in reversed(names)])
+        assert list(findings.scores(asked, VERSION)) == asked
+        assert list(findings.losses(asked, VERSION)) == asked
+
+
+def test_neighbours_that_were_found_anew_take_the_place_of_the_old(path: Path) -> None:
+    def found(*near: str) -> NeighborStatistics:
+        return NeighborStatistics("a", 0.5, tuple(Neighbor(name, 0.5) for name in near))
+
+    with Ledger.open(path) as ledger:
+        findings = Findings(ledger)
+        for near in (["b"], ["c", "b"]):  # `c` could not be embedded at first
+            with ledger.transaction():
+                findings.add_neighborhoods("set", "sha256:0", 2, [found(*near)])
+        assert [name for name, _ in findings.neighborhoods("set", "sha256:0", 2)["a"]] == ["c", "b"]
 
 
 def test_what_is_known_to_be_absent_is_not_looked_for_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,7 +100,8 @@ class Beliefs:
         """What was measured of each sample; absent where it failed."""
         rows = self._ledger.select(
             "SELECT s.sample_hash, s.verdicts, s.answers, s.mean_nll, s.mean_probability"
-            f" FROM wanted w JOIN confidence s ON s.sample_hash = w.key AND {_matching(key)} WHERE s.code = 0",
+            f" FROM wanted w JOIN confidence s ON s.sample_hash = w.key AND {_matching(key)} WHERE s.code = 0"
+            " ORDER BY w.position",
             astuple(key),
             keys=hashes,
         )

@@ -91,11 +91,6 @@ def export(
     return [*files, _write_lines(folder / "dropped.jsonl", gone)] if gone else files
 
 
-def export_final(history: RunHistory, folder: Path) -> list[Path]:
-    """The newest data set in the input's own format, and its provenance."""
-    return export(history, ExportFormat.SOURCE, folder)
-
-
 def _source(description: Mapping[str, Any]) -> _Source:
     return _Source(
         Layout(description["layout"]),

@@ -7,7 +7,7 @@ replaced, and a score gets parts that nobody had asked for. Writing belongs insi
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass
 from enum import IntEnum
 
@@ -128,7 +128,7 @@ class Findings:
         rows = self._ledger.select(
             f"SELECT s.sample_hash, {', '.join(f's.{name}' for name in ScoreRecord.__slots__)}"
             " FROM wanted w JOIN score s ON s.sample_hash = w.key"
-            " WHERE s.model_digest = ? AND s.template_digest = ? AND s.code = 0",
+            " WHERE s.model_digest = ? AND s.template_digest = ? AND s.code = 0 ORDER BY w.position",
             (version.digest, version.chat_template_digest),
             keys=hashes,
         )
@@ -138,7 +138,7 @@ class Findings:
         """Why samples have no score, of those that could not be scored under these weights."""
         rows = self._ledger.select(
             "SELECT w.key, s.reason FROM wanted w JOIN score s ON s.sample_hash = w.key"
-            " WHERE s.model_digest = ? AND s.template_digest = ? AND s.code <> 0",
+            " WHERE s.model_digest = ? AND s.template_digest = ? AND s.code <> 0 ORDER BY w.position",
             (version.digest, version.chat_template_digest),
             keys=hashes,
         )
@@ -148,7 +148,7 @@ class Findings:
         """Mean loss (nats per response token) by hash; None where scoring failed."""
         rows = self._ledger.select(
             "SELECT s.sample_hash, s.mean_nll FROM wanted w JOIN score s ON s.sample_hash = w.key"
-            " WHERE s.model_digest = ? AND s.template_digest = ?",
+            " WHERE s.model_digest = ? AND s.template_digest = ? ORDER BY w.position",
             (version.digest, version.chat_template_digest),
             keys=hashes,
         )
@@ -209,7 +209,8 @@ class Findings:
         """By hash, the value of each (dimension, target); None where there is none."""
         rows = self._ledger.select(
             "SELECT r.sample_hash, r.dimension, r.target, r.value FROM wanted w JOIN rating r ON r.sample_hash = w.key"
-            " WHERE r.model_digest = ? AND r.template_digest = ? AND r.prompt_digest = ? AND r.params_digest = ?",
+            " WHERE r.model_digest = ? AND r.template_digest = ? AND r.prompt_digest = ? AND r.params_digest = ?"
+            " ORDER BY w.position, r.dimension, r.target",
             astuple(key),
             keys=hashes,
         )
@@ -266,7 +267,8 @@ class Findings:
     def add_neighborhoods(
         self, set_digest: str, model_digest: str, k: int, statistics: Sequence[NeighborStatistics]
     ) -> None:
-        """Writes the nearest neighbours of all samples of a set."""
+        """Writes the nearest neighbours of all samples of a set, in the place of an earlier search, which may have been
+        made without samples that could not be embedded then."""
         rows = [
             (
                 set_digest,
@@ -278,7 +280,8 @@ class Findings:
             for item in statistics
         ]
         columns = ("set_digest", "model_digest", "k", "sample_hash", "neighbors")
-        self._ledger.append("neighborhood", columns, rows, conflict="ON CONFLICT DO NOTHING")
+        conflict = "ON CONFLICT DO UPDATE SET neighbors = excluded.neighbors"
+        self._ledger.append("neighborhood", columns, rows, conflict=conflict)
 
     def neighborhoods(self, set_digest: str, model_digest: str, k: int) -> dict[str, tuple[tuple[str, float], ...]]:
         """By hash, the nearest other samples (hash, cosine), nearest first; empty where they were not asked for yet."""
@@ -314,10 +317,6 @@ class Findings:
             for key, rewrite, result in zip(keys, rewrites, results, strict=True)
         ]
         self._ledger.append("rewrite", columns, rows, conflict=replacing("rewrite", unique, columns))
-
-    def rewritten(self, keys: Sequence[RewriteKey]) -> Mapping[RewriteKey, str | None]:
-        """The new sample's hash of each rewrite that was made; None where every attempt was rejected."""
-        return {key: result for key, (result, _) in self._rewrites(keys).items()}
 
     def _rewrites(self, keys: Sequence[RewriteKey]) -> dict[RewriteKey, tuple[str | None, bool]]:
         wanted = set(keys)

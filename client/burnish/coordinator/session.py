@@ -25,7 +25,7 @@ from burnish.coordinator.atomic import write_json
 from burnish.coordinator.book import RunBook
 from burnish.coordinator.content import digest_of
 from burnish.coordinator.errors import LedgerError, RunMismatch, StepFailed
-from burnish.coordinator.export import export_final
+from burnish.coordinator.export import ExportFormat, export
 from burnish.coordinator.formats import find_files
 from burnish.coordinator.formats.files import digest_files
 from burnish.coordinator.history import RunHistory, runs_in
@@ -119,7 +119,7 @@ async def reopened(
 def summary(run: RunContext[Any]) -> RunSummary:
     """Writes the final data set, notes the end, and says what was made."""
     history = run.book.history()
-    files = export_final(history, run.paths.final)
+    files = export(history, ExportFormat.SOURCE, run.paths.final)
     with run.book.transaction():
         run.book.finish()
     return _summary(history, run.paths, files)

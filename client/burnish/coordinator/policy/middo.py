@@ -8,9 +8,10 @@ Pure: standard library and numpy; can be replayed from the ledger. H, S, Q below
 
 With `compat` the published code is followed where our own defaults differ: an unparseable rating is 0, a record in
 both H and Q gets two replacements, D' = remain ++ refined(H) ++ new(S) ++ refined(Q), and exact duplicates by
-(instruction, output) collapse. Three things cannot be followed. `remain` is an unordered Python set there; here it
+(instruction, output) collapse. Four things are not followed. `remain` is an unordered Python set there; here it
 keeps the order of the file, and of records that collapse the first stays. A rewrite that could not be parsed there
-went on as a garbage pair; here it is left out, as if filtered. Response tokens are those of docs/decisions/0002.
+went on as a garbage pair; here it is left out, as if filtered. So are refusals, copies, leaked instructions,
+repetition and replies that were cut off, which went on there. Response tokens are those of docs/decisions/0002.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def assemble_kept(
         counts = Counter(one.actions[0] for one in run.book.decisions(round_number))
         said = ", ".join(f"{count} {action}" for action, count in counts.most_common())
         held = f"; {len(going_on)} go on" if len(going_on) < len(kept) else ""
-        run.observer.noted(f"Of {len(rows)} rows: {said}{held}.")
+        run.observer.noted(f"Round {round_number}, of {len(rows)} rows: {said}{held}.")
 
 
 def _following(row: DataRow, decision: DecisionRecord) -> DataRow | None:

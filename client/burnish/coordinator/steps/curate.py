@@ -1,9 +1,8 @@
-"""Steps `filter`, `decide` and `assemble` of CLEAR: from what was measured to the next data set. All of it in the
-ledger, none of it needs a service."""
+"""Steps `filter` and `decide` of CLEAR: from what was measured to what becomes of each row. All of it in the ledger,
+none of it needs a service."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -19,9 +18,8 @@ from burnish.coordinator.policy.confidence import (
 )
 from burnish.coordinator.policy.filtering import filter_rows
 from burnish.coordinator.policy.thresholds import Threshold
-from burnish.coordinator.policy.verdict import Action, Unscored
+from burnish.coordinator.policy.verdict import Unscored
 from burnish.coordinator.recipes.clear.settings import ClearSettings
-from burnish.coordinator.steps.assemble import write_following
 from burnish.coordinator.steps.compare import Pair
 from burnish.coordinator.steps.runs import ClearRun
 
@@ -134,18 +132,6 @@ def decide_rows(
             compared = [c.preference for found in candidates.values() for c in found if c.preference is not None]
             for note in place_notes(sum(one.flipped for one in compared), len(compared)):
                 run.observer.noted(f"Round {round_number}: {note}")
-
-
-def assemble_curated(run: ClearRun, round_number: int, rows: Sequence[DataRow], following: Sequence[DataRow]) -> None:
-    """The next data set, written down."""
-    stage = run.stage(round_number, "assemble")
-    if stage.done:
-        return
-    with stage.working():
-        write_following(run, stage, rows, following)
-        counts = Counter(one.actions[0] for one in run.book.decisions(round_number))
-        said = ", ".join(f"{counts[action]} {action}" for action in Action if counts[action])
-        run.observer.noted(f"Round {round_number}: {said}; {len(following)} of {len(rows)} rows go on.")
 
 
 def _notes(

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from burnish._client import AsyncClient
 from burnish._tracing import span
@@ -211,7 +211,8 @@ class Stage:
                     break
                 # Whichever is there first: one that takes long keeps no other waiting.
                 done, _ = await asyncio.wait(on_the_way, return_when=asyncio.FIRST_COMPLETED)
-                for reply in [one for one in on_the_way if one in done]:
+                # What was paid for is kept before anything that failed beside it ends this.
+                for reply in sorted((one for one in on_the_way if one in done), key=_failed):
                     batch = on_the_way.pop(reply)
                     result = reply.result()
                     with self.run.book.transaction():
@@ -231,6 +232,10 @@ class Stage:
         lap, self._noted_at = now - self._noted_at, now
         self._seconds += lap
         return lap
+
+
+def _failed(reply: asyncio.Future[Any]) -> bool:
+    return reply.cancelled() or reply.exception() is not None
 
 
 def same_version(asked: ModelVersion, got: ModelVersion, service: str) -> None:

@@ -81,6 +81,11 @@ def _validation_lines(run: BdsRun, rows: Sequence[DataRow], prompts: Mapping[str
         drawn = split_off(rows, prompts, set(holdout_hashes(run)), size, settings.seed).validation
         names = {row.row_id: row.sample_hash for row in drawn}
         known = run.book.samples(names.values())
+        if not names:
+            raise DataError(
+                "No row can be set apart for validation: every prompt of the data is in the held-out data as well."
+                " Expected rows with other prompts; hold out other rows, or give the validation set as a file."
+            )
         return [(row_id, known[name]) for row_id, name in names.items()]
     lines = _trusted_lines(run, settings.validation, "validation", "the validation set")
     if not lines:

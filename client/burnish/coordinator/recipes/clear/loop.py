@@ -18,11 +18,10 @@ from burnish.coordinator.policy.clear import Preference
 from burnish.coordinator.policy.confidence import Evidence
 from burnish.coordinator.policy.middo import Unparseable, quality
 from burnish.coordinator.recipes.clear.settings import Proposer, Signal
-from burnish.coordinator.steps.assemble import kept_rows
+from burnish.coordinator.steps.assemble import assemble_kept, kept_rows
 from burnish.coordinator.steps.compare import Pair, compare
 from burnish.coordinator.steps.confidence import estimate
 from burnish.coordinator.steps.curate import (
-    assemble_curated,
     decide_rows,
     filter_round,
     pairs_of,
@@ -67,7 +66,7 @@ async def curate(run: ClearRun, base: ModelRef, t: int) -> None:
         preferences = await compare(run, t, base, pairs_of(run, t, rows))  # P(y' > y), by the base model
     decide_rows(run, t, rows, passed, signals, preferences)  # against eta
     following = await hold_size(run, t, base, kept_rows(run, t, rows), draw=True)
-    assemble_curated(run, t, rows, following)
+    assemble_kept(run, t, rows, following)
 
 
 async def tuned(run: ClearRun, base: ModelRef, t: int, kept: Sequence[DataRow]) -> ModelRef:

@@ -35,7 +35,9 @@ class RewriteRules(BaseModel):
         return ValidationRules(**self.model_dump())
 
 
-# What the published code does, which checks nothing but that there is something.
+# As near as it goes to the published code, which checks nothing but that there is something: neither length nor
+# language, and of copies exact ones. Refusals, leaked instructions, repetition and replies that were cut off are never
+# taken.
 PUBLISHED_RULES = RewriteRules(
     min_prompt_chars=1,
     max_prompt_chars=1_000_000,
@@ -157,7 +159,9 @@ class MiddoSettings(HoldSettings):
 
     def services(self) -> tuple[str, ...]:
         """See RecipeSettings."""
-        return tuple(name for name in super().services() if name != "rewriting" or self.rewrites)
+        embeds = Axis.SPARSE in self.axes or self.hold_size is not None
+        needed = {"rewriting": self.rewrites, "embedding": embeds}
+        return tuple(name for name in super().services() if needed.get(name, True))
 
     def policy(self) -> PolicySettings:
         """The settings of the pure policy."""
