@@ -267,14 +267,18 @@ def test_a_server_does_not_start_with_tokens_that_it_cannot_read(
 def test_every_method_is_known_to_change_something_or_not() -> None:
     from importlib import import_module
 
-    known = tokens.READING | tokens.CHANGING
-    assert not tokens.READING & tokens.CHANGING
+    changing = {
+        *("LoadModel", "CreateCollection", "DeleteCollection", "EmbedSamples"),
+        *("CreateCalibration", "DeleteCalibration", "MeasureSamples", "FinishCalibration"),
+        *("UploadData", "CreateRun", "ResumeRun", "CancelRun"),
+    }
+    assert not tokens.READING & changing
     methods = set()
     for role in ALL_ROLES:
         proto = import_module(f"burnish.api.{role}.v1.{role}_pb2")
         (service,) = proto.DESCRIPTOR.services_by_name.values()
         methods |= {method.name for method in service.methods}
-    assert methods == known
+    assert methods == tokens.READING | changing
 
 
 def test_services_started_here_ask_nobody_whatever_the_environment_says(

@@ -103,7 +103,8 @@ class CalibrationStore:
     def page(self, size: int, after: str = "") -> list[Calibration]:
         """Up to `size` calibrations whose names come after `after`, in order of name."""
         names = [name.removesuffix(SUFFIX) for name in self._tables.names() if name.endswith(SUFFIX)]
-        return [self.get(name) for name in sorted(names) if name > after][:size]
+        later = [name for name in sorted(names) if name > after]
+        return [self.get(name) for name in later[:size]]
 
     def delete(self, name: str) -> None:
         """Removes the calibration; nothing happens where there is none."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from dataclasses import asdict
 
 import numpy as np
-from google.protobuf.timestamp_pb2 import Timestamp
 from numpy.typing import NDArray
 
 from burnish.api.common.v1 import common_pb2
@@ -18,6 +17,7 @@ from burnish_services.embedding.fields import Words, in_range
 from burnish_services.embedding.neighbors import Metric, NearestNeighbors, Search
 from burnish_services.embedding.projecting import Method
 from burnish_services.engine.base import EngineFailure
+from burnish_services.runtime import wire
 from burnish_services.runtime.errors import InvalidRequest, item_status
 
 METRICS = Words("metric", embedding_pb2.NeighborMetric.DESCRIPTOR, Metric)
@@ -48,13 +48,7 @@ def recall(number: float) -> float | None:
 
 def weights_message(weights: Weights) -> common_pb2.ModelVersion:
     """The weights as a reply states them."""
-    return common_pb2.ModelVersion(
-        uri=weights.uri,
-        digest=weights.digest,
-        engine=weights.engine,
-        dtype=weights.dtype,
-        chat_template_digest=weights.chat_template_digest,
-    )
+    return common_pb2.ModelVersion(**asdict(weights))
 
 
 def collection_message(collection: Collection) -> embedding_pb2.Collection:
@@ -65,7 +59,7 @@ def collection_message(collection: Collection) -> embedding_pb2.Collection:
         model=None if collection.weights is None else weights_message(collection.weights),
         dimension=collection.dimension,
         num_vectors=collection.num_vectors,
-        create_time=_timestamp(collection.create_time),
+        create_time=wire.timestamp(collection.create_time.timestamp()),
         features=None if collection.features is None else convert_features.features_message(collection.features),
         num_features=0 if collection.layout is None else collection.layout.num_features,
     )
@@ -83,7 +77,7 @@ def calibration_message(calibration: Calibration) -> embedding_pb2.Calibration:
         num_layers=num_layers,
         num_neurons=num_neurons,
         version=calibration.version,
-        create_time=_timestamp(calibration.create_time),
+        create_time=wire.timestamp(calibration.create_time.timestamp()),
     )
 
 
@@ -167,9 +161,3 @@ def search_message(search: Search) -> embedding_pb2.NeighborSearch:
         num_cells=search.num_cells,
         num_probed=search.num_probed,
     )
-
-
-def _timestamp(time: datetime) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromDatetime(time)
-    return stamp

@@ -74,12 +74,9 @@ def passage(messages: Sequence[ChatMessage], plan: Plan) -> Passage | EngineFail
         return Passage(json.dumps([[message.role, message.content] for message in messages]), messages)
     try:
         validate_messages(messages)
+        return Passage(_user_text(messages), messages)
     except SampleError as error:
         return EngineFailure(error.reason, error.message)
-    text = "\n".join(message.content for message in messages if message.role == "user")
-    if not text.strip():
-        return EngineFailure(EMPTY_PROMPT, "the user messages are empty; there is nothing to embed")
-    return Passage(text, messages)
 
 
 def text_digest(text: str) -> str:

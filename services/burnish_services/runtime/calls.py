@@ -83,7 +83,10 @@ class CallRecord:
         self.budget.check(prompt_tokens)
         with self.budget.holding(prompt_tokens):
             self._admitted = True
-            yield
+            try:
+                yield
+            finally:
+                self._admitted = False
 
     @contextmanager
     def in_engine(self, prompt_tokens: int) -> Iterator[None]:

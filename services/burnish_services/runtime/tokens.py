@@ -34,14 +34,6 @@ READING = frozenset(
         *("GetRun", "ListRuns", "WatchRun", "ReadSampleWeights"),
     }
 )
-# All others, and those that are yet to come, change something.
-CHANGING = frozenset(
-    {
-        *("LoadModel", "CreateCollection", "DeleteCollection", "EmbedSamples"),
-        *("CreateCalibration", "DeleteCalibration", "MeasureSamples", "FinishCalibration"),
-        *("UploadData", "CreateRun", "ResumeRun", "CancelRun"),
-    }
-)
 _SCOPES = frozenset(scope for role in ("all", *ALL_ROLES) for scope in (role, f"{role}:{READ}"))
 
 

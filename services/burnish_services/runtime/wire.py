@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence, Sized
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from burnish.api.common.v1 import common_pb2
 from burnish_services.engine.base import Sampling
@@ -146,15 +147,27 @@ def server_info(
 def timing(record: CallRecord) -> common_pb2.Timing:
     """Where the time of the call went so far."""
     return common_pb2.Timing(
-        queue=_duration(record.queue_seconds),
-        engine=_duration(record.engine_seconds),
-        model_swap=_duration(record.swap_seconds),
+        queue=duration(record.queue_seconds),
+        engine=duration(record.engine_seconds),
+        model_swap=duration(record.swap_seconds),
         prompt_tokens=record.prompt_tokens,
         generated_tokens=record.generated_tokens,
     )
 
 
-def _duration(seconds: float) -> Duration:
-    duration = Duration()
-    duration.FromNanoseconds(max(0, round(seconds * 1e9)))
-    return duration
+def duration(seconds: float | None) -> Duration | None:
+    """A length of time as replies state it; None for None."""
+    if seconds is None:
+        return None
+    message = Duration()
+    message.FromNanoseconds(max(0, round(seconds * 1e9)))
+    return message
+
+
+def timestamp(seconds: float | None) -> Timestamp | None:
+    """A moment, in seconds since 1970, as replies state it; None for None."""
+    if seconds is None:
+        return None
+    message = Timestamp()
+    message.FromNanoseconds(round(seconds * 1e9))
+    return message

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any
 
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
-from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import code_pb2
 
 from burnish.api.common.v1 import common_pb2
 from burnish.api.training.v1 import training_pb2
+from burnish_services.runtime import wire
 from burnish_services.training.core import BilevelSpec, Hyperparameters, LoraSpec, RefinementSpec, RunSpec
 from burnish_services.training.data_store import StoredFile
 from burnish_services.training.events import Event
@@ -97,7 +96,7 @@ def run_message(run: Run) -> training_pb2.Run:
 def event_message(run: Run, event: Event) -> training_pb2.WatchRunResponse:
     """One event of a run."""
     return training_pb2.WatchRunResponse(
-        event=event.number, time=_timestamp(event.time), run=_run_message(run.record, event.snapshot)
+        event=event.number, time=wire.timestamp(event.time), run=_run_message(run.record, event.snapshot)
     )
 
 
@@ -110,9 +109,9 @@ def _run_message(record: RunRecord, snapshot: Snapshot) -> training_pb2.Run:
         progress=_progress_message(snapshot.progress),
         result=None if snapshot.result is None else _result_message(snapshot.result, snapshot.work_seconds),
         error=None if snapshot.failure is None else _failure_message(snapshot.failure),
-        create_time=_timestamp(record.create_time),
-        start_time=_timestamp(snapshot.start_time),
-        end_time=_timestamp(snapshot.end_time),
+        create_time=wire.timestamp(record.create_time),
+        start_time=wire.timestamp(snapshot.start_time),
+        end_time=wire.timestamp(snapshot.end_time),
         num_resumes=max(0, snapshot.attempts - 1),
         pause=None if snapshot.pause is None else _pause_message(snapshot.pause),
         waiting_for=snapshot.waiting_for,
@@ -130,13 +129,12 @@ def _pause_message(pause: Pause) -> training_pb2.Pause:
 
 
 def _spec_message(spec: RunSpec) -> training_pb2.RunSpec:
-    asked = {f.name: getattr(spec.hyperparameters, f.name) for f in fields(Hyperparameters)}
     return training_pb2.RunSpec(
         base_model=common_pb2.ModelRef(uri=spec.base_uri, digest=spec.base_digest),
         data_uri=spec.data_uri,
         data_digest=spec.data_digest,
         output_uri=spec.output_uri,
-        hyperparameters=training_pb2.Hyperparameters(**asked),
+        hyperparameters=training_pb2.Hyperparameters(**asdict(spec.hyperparameters)),
         eval_data_uri=spec.eval_data_uri,
         lora=None if spec.lora is None else training_pb2.Lora(**asdict(spec.lora)),
         bilevel=None if spec.bilevel is None else training_pb2.BilevelSelection(**asdict(spec.bilevel)),
@@ -152,7 +150,7 @@ def _progress_message(progress: Progress) -> training_pb2.Progress:
         learning_rate=progress.learning_rate,
         tokens_per_second=progress.tokens_per_second,
         eval_loss=progress.eval_loss,
-        time_left=_duration(progress.seconds_left),
+        time_left=wire.duration(progress.seconds_left),
         memory_bytes=progress.memory_bytes,
         device_memory_bytes=progress.device_memory_bytes,
     )
@@ -167,7 +165,7 @@ def _result_message(result: Result, seconds: float) -> training_pb2.RunResult:
         skipped=result.skipped,
         data_digest=result.data_digest,
         num_tokens=result.num_tokens,
-        duration=_duration(seconds),
+        duration=wire.duration(seconds),
         published_step=result.published_step,
     )
 
@@ -176,19 +174,3 @@ def _failure_message(failure: Failure) -> common_pb2.ItemStatus:
     return common_pb2.ItemStatus(
         code=code_pb2.Code.Value(failure.code), reason=failure.reason, message=failure.message, retryable=False
     )
-
-
-def _timestamp(seconds: float | None) -> Timestamp | None:
-    if seconds is None:
-        return None
-    stamp = Timestamp()
-    stamp.FromNanoseconds(round(seconds * 1e9))
-    return stamp
-
-
-def _duration(seconds: float | None) -> Duration | None:
-    if seconds is None:
-        return None
-    duration = Duration()
-    duration.FromNanoseconds(round(seconds * 1e9))
-    return duration

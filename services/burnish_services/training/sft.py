@@ -21,6 +21,7 @@ from burnish_services.engine.hf_tokenizer import HfTokenizer
 from burnish_services.engine.merging import SEED, stored_dtype
 from burnish_services.engine.model_config import model_context, read_text_config
 from burnish_services.engine.models import CARD_FILE
+from burnish_services.engine.number_formats import check_format
 from burnish_services.engine.untrusted import SAFE_WEIGHTS, cannot_load
 from burnish_services.training import checkpoints, publish, weights
 from burnish_services.training.attention import use_packed
@@ -32,7 +33,6 @@ from burnish_services.training.data import TrainingData
 from burnish_services.training.job import Job, StoppedEarly
 from burnish_services.training.lora import Adapters, add_adapters, merge_adapters
 from burnish_services.training.loss import ResponseLoss, mean_nll
-from burnish_services.training.number_formats import check_format
 from burnish_services.training.pausing import PausedRun, newest_pool, publish_paused
 from burnish_services.training.pool import EMPTY, read_pool
 from burnish_services.training.refining_trainer import RefiningTrainer

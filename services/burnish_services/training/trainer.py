@@ -23,11 +23,11 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.utils import is_liger_kernel_available
 
+from burnish_services.engine.number_formats import has_bfloat16
 from burnish_services.training.core import Plan, epoch_order, lr_factor, shared_out, step_batches, steps_per_epoch
 from burnish_services.training.data import TrainingData, TrainingSample
 from burnish_services.training.job import Job
 from burnish_services.training.loss import Batch, ResponseLoss, collate, without_targets
-from burnish_services.training.number_formats import has_bfloat16
 from burnish_services.training.state import RunError
 from burnish_services.training.world import ALONE, World
 

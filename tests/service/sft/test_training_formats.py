@@ -19,7 +19,7 @@ def test_a_format_without_instructions_is_warned_of(
 ) -> None:
     import torch
 
-    from burnish_services.training import number_formats
+    from burnish_services.engine import number_formats
 
     monkeypatch.setattr(number_formats, "has_bfloat16", lambda: has_instructions)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: device == "GPU")
@@ -31,7 +31,7 @@ def test_a_format_without_instructions_is_warned_of(
 def test_torch_says_whether_there_are_instructions() -> None:
     import torch
 
-    from burnish_services.training.number_formats import has_bfloat16
+    from burnish_services.engine.number_formats import has_bfloat16
 
     capability = torch.backends.cpu.get_cpu_capability()
     if torch.backends.mkldnn.is_available() and capability in ("DEFAULT", "AVX2", "AVX512"):
