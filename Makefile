@@ -3,6 +3,8 @@
 SHELL := /bin/bash
 COMMA := ,
 .SHELLFLAGS := -euo pipefail -c
+# Images for containers like to set it; every process of the hundreds that tests start would compile Burnish anew.
+unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -25,11 +27,13 @@ help: ## list what can be made
 .PHONY: setup
 setup: $(LOCKS_INSTALLED) $(PROJECT_INSTALLED) ## make .venv: the pinned client, CPU services and developer tools
 
-# Stamps are named by content, so that touching a file or switching branches and back costs nothing.
+# Stamps are named by content, so that touching a file or switching branches and back costs nothing. Modules are
+# compiled on all cores, where pip would take one file after the other; some packages hold files that no Python compiles.
 $(LOCKS_INSTALLED):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Burnish needs Python 3.11 or newer; name one: make setup PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(LOCKS:%=--requirement %)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps $(LOCKS:%=--requirement %)
+	-@$(BIN)/python -m compileall -qq -j 0 .venv/lib
 	@$(BIN)/python -c 'import torch' 2> /dev/null || { \
 		echo "This build of torch loads CUDA's libraries, GPU or not; installing them too, which are gigabytes. An" \
 		"index of CPU wheels in pip's configuration saves that." >&2; \

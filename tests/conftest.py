@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
 # Files whose tests ask the same engines, which are started once for each process.
 _SAME_ENGINES = tuple(f"tests/contract/test_{name}.py" for name in ("embedding", "generating", "golden", "scoring"))
+_LONGEST_FIRST = (
+    *_SAME_ENGINES,
+    "tests/e2e/test_loop_real.py",
+    "tests/service/sft/test_training_nodes.py",
+    "tests/contract/test_vllm_engine.py",
+    "tests/service/sft/test_training_processes.py",
+    "tests/e2e/test_clear_golden.py",
+)
+
+_SHM, _PLENTY = Path("/dev/shm"), 12 << 30  # noqa: S108 - each run has a folder of its own there
+_IN_MEMORY = pytest.StashKey[Path]()
 
 
 class _ByEngine(LoadFileScheduling):
@@ -23,13 +38,41 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--own-cores", action="store_true", help="divide the cores among the processes of --numprocesses")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest decides where files of tests are
 def pytest_configure(config: pytest.Config) -> None:
-    """Engines take all cores that they may; of two at once on the same cores, each waits for the other."""
     worker, count = (os.environ.get(f"PYTEST_XDIST_{name}", "") for name in ("WORKER", "WORKER_COUNT"))
-    if worker and config.getoption("--own-cores") and hasattr(os, "sched_setaffinity"):
+    if not worker:
+        _place_files(config)
+    elif config.getoption("--own-cores") and hasattr(os, "sched_setaffinity"):
+        # Engines take all cores that they may; of two at once on the same cores, each waits for the other.
         cores = sorted(os.sched_getaffinity(0))
         number = int(worker.removeprefix("gw")) % len(cores)
         os.sched_setaffinity(0, cores[number :: int(count)])
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if place := config.stash.get(_IN_MEMORY, None):
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _place_files(config: pytest.Config) -> None:
+    """Has the files of many tests in memory, where there is plenty: each of hundreds of ledgers waits for the disk at
+    every commit. Those of a test that runs alone stay where pytest keeps them to be looked at."""
+    many = config.getoption("numprocesses", None) and not config.getoption("--own-cores")
+    if not many or config.getoption("basetemp") or not _SHM.is_dir():
+        return
+    if min(psutil.virtual_memory().available, shutil.disk_usage(_SHM).free) > _PLENTY:
+        config.option.basetemp = config.stash[_IN_MEMORY] = Path(tempfile.mkdtemp(prefix="burnish-tests-", dir=_SHM))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What takes longest begins first, so that no core waits in the end for the other's last file."""
+    if config.getoption("--own-cores"):
+        items.sort(key=lambda item: _place(item.nodeid))  # stable: within a file the order stays
+
+
+def _place(nodeid: str) -> int:
+    return next((place for place, name in enumerate(_LONGEST_FIRST) if nodeid.startswith(name)), len(_LONGEST_FIRST))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -15,6 +15,10 @@ from tests.waiting import until
 _numbers = itertools.count()
 
 
+# A run that nothing disturbs: which samples share a batch changes nothing but how long it takes.
+WHOLE = ("--filter-only", "--items-per-batch", "16")
+
+
 class Command:
     """`burnish run RECIPE`, at work in `out`; what it says is in `errors`."""
 

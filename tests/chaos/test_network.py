@@ -15,7 +15,7 @@ import trustme
 from burnish.local import LocalServices
 from burnish_services.engine.fake import write_fake_model
 from tests.chaos import network
-from tests.chaos.commands import Command, some_data
+from tests.chaos.commands import WHOLE, Command, some_data
 from tests.e2e.support import digest_of_final
 from tests.waiting import until
 
@@ -56,7 +56,7 @@ def undisturbed(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactor
     """Digest of what the run makes on one host."""
     folder = tmp_path_factory.mktemp("undisturbed")
     with LocalServices(("scoring",), engine="fake", model=model, state_dir=folder / "state") as local:
-        command = Command("clear", str(local.endpoints.scoring), model, data, folder / "out", "--filter-only")
+        command = Command("clear", str(local.endpoints.scoring), model, data, folder / "out", *WHOLE)
         assert command.ended() == 0, command.errors
     return digest_of_final(folder / "out")
 

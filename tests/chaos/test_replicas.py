@@ -16,7 +16,7 @@ import pytest
 from burnish.coordinator.history import RunHistory
 from burnish.local import EngineOptions, LocalServices
 from burnish_services.engine.fake import write_fake_model
-from tests.chaos.commands import Command, some_data
+from tests.chaos.commands import WHOLE, Command, some_data
 from tests.e2e.support import digest_of_final
 from tests.waiting import until
 
@@ -55,7 +55,7 @@ def usual(folder: Path, model: Path) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def undisturbed(usual: str, model: Path, data: Path, folder: Path) -> str:
     """Digest of what the run makes with that replica alone."""
-    command = Command("clear", usual, model, data, folder / "undisturbed", "--filter-only")
+    command = Command("clear", usual, model, data, folder / "undisturbed", *WHOLE)
     assert command.ended() == 0, command.errors
     return digest_of_final(folder / "undisturbed")
 

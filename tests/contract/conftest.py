@@ -70,6 +70,7 @@ class Rigs:
         self._rigs: dict[tuple[str, Task], Rig] = {}
 
     async def get(self, kind: str, task: Task) -> Rig:
+        task = Task.POOL if kind == "transformers" else task  # which does the same for both
         if (kind, task) not in self._rigs:
             first, second = self._models(kind)
             settings = EngineSettings(str(first), task, dtype="float32", max_model_len=CONTEXT)

@@ -6,7 +6,7 @@ import pytest
 
 from burnish_services.engine.base import EngineSettings, Task
 
-pytestmark = [pytest.mark.engine, pytest.mark.light]
+pytestmark = pytest.mark.engine
 
 
 @pytest.mark.parametrize("task", list(Task))

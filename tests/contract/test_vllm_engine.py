@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -111,6 +112,24 @@ async def test_weights_of_another_shape_are_refused_and_the_held_ones_serve_on(h
     assert isinstance(before, TokenScores)
     assert isinstance(after, TokenScores)
     assert (before.logprobs == after.logprobs).all()
+
+
+async def test_weights_are_swapped_though_those_it_was_started_with_are_gone(
+    host: ModelHost, tiny: Path, tmp_path: Path
+) -> None:
+    other = write_tiny_model(tmp_path / "other", seed=1, head_dim=64)
+    (before,) = await host.engine.score([ScoreRequest(IDS)])
+    shutil.move(tiny, tmp_path / "away")
+    try:
+        async with host.using(ModelReference(str(other))):
+            (swapped,) = await host.engine.score([ScoreRequest(IDS)])
+    finally:
+        shutil.move(tmp_path / "away", tiny)
+    async with host.using(ModelReference(str(tiny))):
+        (after,) = await host.engine.score([ScoreRequest(IDS)])
+    found = [one.logprobs.tolist() for one in (before, swapped, after) if isinstance(one, TokenScores)]
+    assert len(found) == 3
+    assert found[0] == found[2] != found[1]
 
 
 async def kill(host: ModelHost, core: psutil.Process) -> BaseException | None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import Any
 
+import typer.main
+import typer.testing
 from typer.testing import CliRunner, Result
 
 from burnish.cli.app import app
+
+# Else each call of a test makes all commands and their 1,600 options anew.
+typer.testing._get_command = functools.cache(typer.main.get_command)  # type: ignore[attr-defined]
 
 
 def burnish(*arguments: object) -> Result:

@@ -24,7 +24,7 @@ class FakeEngineServices:
     model: Path
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeEngineServices]:
     folder = tmp_path_factory.mktemp("services")
     model = folder / "model"

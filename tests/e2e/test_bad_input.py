@@ -11,19 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from burnish.cli.app import app
 from burnish.coordinator.ledger import Ledger, locked
 from burnish.coordinator.paths import RunPaths
+from tests.e2e.commands import burnish
 from tests.e2e.conftest import FakeEngineServices
 from tests.e2e.support import alpaca, history, write_jsonl
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]}
-
-
-def burnish(*arguments: object) -> Result:
-    return CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
 
 
 def run(services: FakeEngineServices, data: Path, out: Path, *more: object) -> Result:

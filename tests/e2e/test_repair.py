@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from burnish import Client
-from burnish.cli.app import app
 from burnish.coordinator.errors import Interrupted, LedgerDamaged, LedgerError
 from burnish.coordinator.ledger import Ledger, connected
 from burnish.coordinator.loop import RunOptions, run_recipe
 from burnish.coordinator.progress import StepProgress
 from burnish.coordinator.repair import KEYED_BY_CONTENT, repair
+from tests.e2e.commands import burnish
 from tests.e2e.conftest import FakeEngineServices
 from tests.e2e.support import Watcher, alpaca, digest_of_final, run, settings, write_jsonl
 
@@ -104,14 +103,14 @@ def test_only_what_was_lost_is_asked_for_again(
     overwrite(ledger, block_of(ledger, b"Tell me about"), random.Random(1))
     with connected(ledger) as opened, pytest.raises(LedgerDamaged, match=r"burnish repair .*out`"):
         opened.select("SELECT sample.messages, source_row.record FROM sample, source_row")
-    result = CliRunner().invoke(app, ["repair", str(out)])
+    result = burnish("repair", out)
     assert result.exit_code == 0, result.output
     assert f"Go on with: burnish resume {out}" in result.output
     run_recipe(settings(finished / "data.jsonl", model=str(services.model)), client, out, observer=watcher)
     scored = watcher.step(1, "score_pre")
     assert scored.reused == scored.total > 0
     assert digest_of_final(out) == digest_of_final(finished / "out")
-    again = CliRunner().invoke(app, ["repair", str(out), "--json"])
+    again = burnish("repair", out, "--json")
     assert '"moved_to": null' in again.output
 
 

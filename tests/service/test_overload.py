@@ -92,7 +92,7 @@ async def test_what_nobody_could_look_at_for_a_while_is_dropped_by_grpc_itself(s
 
         asking = asyncio.get_running_loop().run_in_executor(None, ask)
         await asyncio.sleep(0)
-        time.sleep(3)  # noqa: ASYNC251 - what an event loop does that has too much to do
+        time.sleep(2)  # noqa: ASYNC251 - what an event loop does that has too much to do
         codes = await asking
     # gRPC holds one call for whoever asks next, however old it is.
     assert codes.count(grpc.StatusCode.CANCELLED) >= 6

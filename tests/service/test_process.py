@@ -18,6 +18,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from burnish.api.scoring.v1 import scoring_pb2, scoring_pb2_grpc
+from burnish_services.__main__ import main
 from burnish_services.engine.fake import write_fake_model
 from burnish_services.training.config import TrainingSettings
 from tests.service.support import sample
@@ -225,17 +226,23 @@ def test_other_machines_are_kept_out_unless_asked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--roles", "scoring,cooking", "--model", "x"], "unknown role cooking"),
         (["--roles", "scoring"], "no model named"),
         (["--port", "70000", "--model", "x"], "--port"),
         (["--engine", "steam"], "invalid choice"),
         (["--colour", "red"], "unrecognized arguments"),
     ],
 )
-def test_wrong_usage_ends_with_code_2(arguments: list[str], complaint: str) -> None:
-    ended = run(*arguments)
+def test_wrong_usage_ends_with_code_2(arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_wrong_usage_is_told_without_a_traceback() -> None:
+    ended = run("--roles", "scoring,cooking", "--model", "x")
     assert ended.returncode == 2
-    assert complaint in ended.stderr
+    assert "unknown role cooking" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 

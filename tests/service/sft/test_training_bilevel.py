@@ -12,6 +12,8 @@ import pytest
 
 from burnish.api.training.v1 import training_pb2
 from burnish_services.runtime.config import ServerSettings
+from burnish_services.training.core import Lora
+from burnish_services.training.state import RunError
 from tests.service.training_support import Client, before_training, client_of, sample, spec, worker_process, write_jsonl
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.light]
@@ -85,13 +87,6 @@ async def test_a_crash_changes_nothing_of_what_is_learnt(
     assert rough.result.model.digest == calm.result.model.digest
 
 
-async def test_a_run_without_a_selection_has_no_weights(client: Client, base: Path, data: Path) -> None:
-    run = await client.create("plain", spec(base, data, max_steps=1))
-    with pytest.raises(grpc.aio.AioRpcError, match="learns no weights") as refused:
-        await weights(client, run.run_id)
-    assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
-
-
 async def test_a_missing_or_changed_validation_set_is_named(
     client: Client, base: Path, data: Path, validation: Path
 ) -> None:
@@ -154,12 +149,19 @@ async def test_adapters_are_merged_into_a_model_that_serves(
     assert {name.split(".")[-2] for name in changed} == {"q_proj", "v_proj"}
 
 
-async def test_layers_that_are_not_there_are_named(client: Client, base: Path, data: Path) -> None:
+def test_layers_that_are_not_there_are_named(base: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from burnish_services.training.lora import add_adapters
+
+    lora = Lora(rank=4, alpha=8.0, dropout=0.0, target_modules=("attn_c",), adapter_only=False)
+    with pytest.raises(RunError, match="q_proj") as refused:
+        add_adapters(AutoModelForCausalLM.from_pretrained(base), lora, seed=0)
+    assert refused.value.reason == "BAD_TARGET_MODULES"
+
+
+async def test_a_rank_of_nothing_is_refused(client: Client, base: Path, data: Path) -> None:
     asked = spec(base, data)
-    asked.lora.target_modules.append("attn_c")
-    run = await client.finished((await client.create("wrong", asked)).run_id)
-    assert run.error.reason == "BAD_TARGET_MODULES"
-    assert "q_proj" in run.error.message
     asked.lora.rank = 0
     with pytest.raises(grpc.aio.AioRpcError, match=r"lora\.rank: is 0, expected a whole number in \[1, 1024\]"):
         await client.create("rank", asked)
