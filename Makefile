@@ -33,7 +33,7 @@ $(LOCKS_INSTALLED):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Burnish needs Python 3.11 or newer; name one: make setup PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps $(LOCKS:%=--requirement %)
-	-@$(BIN)/python -m compileall -qq -j 0 .venv/lib
+	@$(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 	@$(BIN)/python -c 'import torch' 2> /dev/null || { \
 		echo "This build of torch loads CUDA's libraries, GPU or not; installing them too, which are gigabytes. An" \
 		"index of CPU wheels in pip's configuration saves that." >&2; \

@@ -59,10 +59,21 @@ def _place_files(config: pytest.Config) -> None:
     """Has the files of many tests in memory, where there is plenty: each of hundreds of ledgers waits for the disk at
     every commit. Those of a test that runs alone stay where pytest keeps them to be looked at."""
     many = config.getoption("numprocesses", None) and not config.getoption("--own-cores")
-    if not many or config.getoption("basetemp") or not _SHM.is_dir():
+    if not many or config.getoption("basetemp") or not os.access(_SHM, os.W_OK):
         return
-    if min(psutil.virtual_memory().available, shutil.disk_usage(_SHM).free) > _PLENTY:
-        config.option.basetemp = config.stash[_IN_MEMORY] = Path(tempfile.mkdtemp(prefix="burnish-tests-", dir=_SHM))
+    for left in _SHM.glob("burnish-tests-*"):  # by a run that was killed
+        if not psutil.pid_exists(int(left.name.split("-")[2])):
+            shutil.rmtree(left, ignore_errors=True)
+    if min(_memory(), shutil.disk_usage(_SHM).free) > _PLENTY:
+        place = Path(tempfile.mkdtemp(prefix=f"burnish-tests-{os.getpid()}-", dir=_SHM))
+        config.option.basetemp = config.stash[_IN_MEMORY] = place
+
+
+def _memory() -> int:
+    """Bytes of memory that may still be used; in a container its limit counts, as files in memory do."""
+    limit = Path("/sys/fs/cgroup/memory.max")
+    most = limit.read_text().strip() if limit.exists() else "max"
+    return min(psutil.virtual_memory().available, int(most) if most.isdigit() else 1 << 62)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

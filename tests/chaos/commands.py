@@ -13,9 +13,7 @@ from tests.e2e.support import alpaca, write_jsonl
 from tests.waiting import until
 
 _numbers = itertools.count()
-
-
-# A run that nothing disturbs: which samples share a batch changes nothing but how long it takes.
+# CLEAR's filter alone, in large batches: which samples share one changes nothing but how long it takes.
 WHOLE = ("--filter-only", "--items-per-batch", "16")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -87,6 +88,7 @@ def environment(env: dict[str, str]) -> dict[str, str]:
     return own | {"PATH": f"{BUILD / 'grpcurl'}{os.pathsep}{own['PATH']}"} | env
 
 
+@functools.cache  # several tests want it, and npm takes long to say that there is no registry
 def _build(language: str) -> subprocess.CompletedProcess[str]:
     script = ROOT / "tools" / "clients" / f"{language}.sh"
     return subprocess.run([str(script)], capture_output=True, text=True, timeout=280, check=False)

@@ -29,14 +29,14 @@ from tests.waiting import until
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(900)]
 
-ROWS = 12
+ROWS = {"middo": 12, "clear": 6}
 HOLDOUT = 4
 MORE = {
     "middo": (
         *("--rewrite-max-tokens", "48", "--attempts", "2", "--items-per-batch", "4", "--batches-in-flight", "1"),
     ),
     "clear": (
-        *("--answers", "2", "--answer-max-tokens", "48", "--propose-max-tokens", "96"),
+        *("--answers", "2", "--answer-max-tokens", "24", "--propose-max-tokens", "48"),
         *("--eta", "0.3", "--no-swap", "--min-mass", "0"),
     ),
 }
@@ -64,7 +64,7 @@ def start(address: str, folder: Path, recipe: str = "middo") -> subprocess.Popen
     """One round, with everything about it small."""
     command = [
         *(sys.executable, "-m", "burnish", "run", recipe, "--endpoint", address, "--out", folder / "out", "--json"),
-        *("--data", head("demo.jsonl", ROWS, folder), "--holdout", head("demo_holdout.jsonl", HOLDOUT, folder)),
+        *("--data", head("demo.jsonl", ROWS[recipe], folder), "--holdout", head("demo_holdout.jsonl", HOLDOUT, folder)),
         *("--model", MODEL.resolve(), "--seed", "3", "--learning-rate", "5e-5", "--batch-size", "2"),
         *("--accumulation", "2", *MORE[recipe]),
     ]
@@ -95,8 +95,8 @@ async def test_a_round_that_is_killed_and_goes_on(address: str, tmp_path: Path) 
     process.send_signal(signal.SIGKILL)
     process.communicate()
     before = paid_for(out)
-    assert len(before["score"]) == 2 * ROWS + 2 * HOLDOUT
-    assert 6 * 4 <= len(before["rating"]) < 6 * ROWS
+    assert len(before["score"]) == 2 * ROWS["middo"] + 2 * HOLDOUT
+    assert 6 * 4 <= len(before["rating"]) < 6 * ROWS["middo"]
 
     process = start(address, tmp_path)
     said, errors = process.communicate(timeout=400)
@@ -106,7 +106,7 @@ async def test_a_round_that_is_killed_and_goes_on(address: str, tmp_path: Path) 
         assert before[table] <= after[table], f"{table}: what was recorded was redone or altered"
 
     told = json.loads(said)
-    assert told["rows_in"] == ROWS
+    assert told["rows_in"] == ROWS["middo"]
     rows = [json.loads(line) for line in (out / "final/data.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len(rows) == told["rows_out"]
     assert Path(told["report"]) == out / "report.html"
@@ -148,7 +148,7 @@ async def test_a_round_of_clear_on_the_real_engine(address: str, tmp_path: Path)
     told = json.loads(said)
     rows = [json.loads(line) for line in (out / "final/data.jsonl").read_text(encoding="utf-8").splitlines()]
     gone = [json.loads(line) for line in (out / "final/dropped.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert (told["rows_in"], told["rows_out"]) == (ROWS, len(rows)) == (len(rows) + len(gone), len(rows))
+    assert (told["rows_in"], told["rows_out"]) == (ROWS["clear"], len(rows)) == (len(rows) + len(gone), len(rows))
     with history(out) as h:
         base, tuned, last = h.models()
         assert base.eval_loss is not None
@@ -185,7 +185,7 @@ def test_a_core_set_by_the_real_models_neurons(address: str, tmp_path: Path) -> 
     out = tmp_path / "out"
     command = [
         *(sys.executable, "-m", "burnish", "run", "mads", "--endpoint", address, "--out", out, "--select-only"),
-        *("--data", head("demo.jsonl", 60, tmp_path), "--model", MODEL.resolve(), "--budget", "20%"),
+        *("--data", head("demo.jsonl", 40, tmp_path), "--model", MODEL.resolve(), "--budget", "20%"),
     ]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr

@@ -18,7 +18,7 @@ from tests.e2e.killing import Child, Work
 from tests.e2e.support import alpaca, digest_of_final, history, write_jsonl
 
 KILLS = 12
-KILLS_A_CHAIN = 3  # of one run, until it is left alone
+KILLS_A_CHAIN = 6  # of one run, until it is left alone
 ROWS = 60
 # The fake engine's models are rarely sure of anything.
 PROPOSE = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_tokens": 64}
@@ -30,10 +30,9 @@ MORE: dict[str, dict[str, Any]] = {
         "validation_split": 6,
         "online_share": 0.3,
         "keep": 0.6,
-        "random_subsets": 1,
+        "compare": False,
         "training": {"per_device_batch_size": 4, "gradient_accumulation_steps": 2},
     },
-    "filter": {"signal": "cross_weakest", "compare": False, "weighted": True},
     "mads": {"random_subsets": 2, "calibration_size": 30, "optimizer": "stochastic"},
 }
 
@@ -148,18 +147,6 @@ def test_a_run_of_bmo_killed_six_times_makes_the_same_data(services: FakeEngineS
     for folder in tmp_path.glob("killed-*"):
         with history(folder) as h:
             assert next(one for one in h.models() if one.round == 1).digest == model.digest
-
-
-def test_a_run_of_a_filter_killed_twice_makes_the_same_models(services: FakeEngineServices, tmp_path: Path) -> None:
-    ranking = Coordinators(services, tmp_path, "filter")
-    expected = left_alone(ranking)
-    with history(tmp_path / "undisturbed") as h:
-        assert {decision.actions[0] for decision in h.decisions(1)} == {"keep", "drop"}
-        models = [(model.round, model.digest) for model in h.models()]
-    killed(ranking, expected, KILLS // 5, steps=1)
-    for folder in tmp_path.glob("killed-*"):
-        with history(folder) as h:
-            assert [(model.round, model.digest) for model in h.models()] == models
 
 
 def killed(coordinators: Coordinators, undisturbed: tuple[str, float], kills: int, *, steps: int = 2) -> None:

@@ -16,7 +16,7 @@ from tests.fuzz.rpcs import Rpc
 _DEADLINE = 60.0
 # A stream may go on for as long as the run that it watches: so many messages are read of it, each awaited so long.
 _MESSAGES = 30
-_STREAM_SECONDS = 0.1
+_STREAM_SECONDS = 0.3
 
 
 @dataclass(frozen=True)

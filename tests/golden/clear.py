@@ -24,7 +24,7 @@ from burnish.testing import FakeServices
 from tests.golden.cases import MODEL
 
 GOLDEN = Path(__file__).parent / "clear.json"
-ROWS = 12
+ROWS = 8
 BUNDLED = Path(burnish.__file__).parent / "data" / "demo.jsonl"
 
 

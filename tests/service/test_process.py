@@ -18,7 +18,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from burnish.api.scoring.v1 import scoring_pb2, scoring_pb2_grpc
-from burnish_services.__main__ import main
+from burnish_services.__main__ import resolve_settings
 from burnish_services.engine.fake import write_fake_model
 from burnish_services.training.config import TrainingSettings
 from tests.service.support import sample
@@ -87,7 +87,7 @@ def score(channel: grpc.aio.Channel):
 
 
 async def test_sigterm_lets_running_calls_finish(start, tmp_path: Path) -> None:
-    process = start(model=write_fake_model(tmp_path / "slow", latency_seconds=2.0), roles="scoring,rewriting")
+    process = start(model=write_fake_model(tmp_path / "slow", latency_seconds=1.0), roles="scoring,rewriting")
     address = await asyncio.to_thread(process.wait_ready)
     assert json.loads(process.ready_file.read_text())["roles"] == ["scoring", "rewriting"]
     async with grpc.aio.insecure_channel(address) as channel:
@@ -105,7 +105,7 @@ async def test_sigterm_lets_running_calls_finish(start, tmp_path: Path) -> None:
 
 
 async def test_a_second_signal_ends_the_process_at_once(start, tmp_path: Path) -> None:
-    process = start(model=write_fake_model(tmp_path / "slow", latency_seconds=4.0))
+    process = start(model=write_fake_model(tmp_path / "slow", latency_seconds=2.0))
     address = await asyncio.to_thread(process.wait_ready)
     async with grpc.aio.insecure_channel(address) as channel:
         call = asyncio.ensure_future(score(channel))
@@ -234,7 +234,7 @@ def test_other_machines_are_kept_out_unless_asked(tmp_path: Path) -> None:
 )
 def test_wrong_usage_ends_with_code_2(arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        main(arguments)
+        resolve_settings(arguments)
     assert ended.value.code == 2
     assert complaint in capsys.readouterr().err
 

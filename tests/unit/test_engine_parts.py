@@ -51,10 +51,11 @@ def test_sizes_read_from_a_configuration(tmp_path: Path) -> None:
 def test_a_context_that_is_stated_elsewhere_or_in_other_words(tmp_path: Path) -> None:
     text = {"model_type": "gemma3_text", "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2,
             "head_dim": 16, "num_hidden_layers": 3, "max_position_embeddings": 512}  # fmt: skip
-    inside = _read(tmp_path, {"model_type": "gemma3", "text_config": text})
-    assert (model_context(inside), cache_bytes_per_token(inside, "bfloat16")) == (512, 2 * 3 * 2 * 16 * 2)
+    inside = _read(tmp_path, {"model_type": "gemma3", "text_config": text, "dtype": "bfloat16"})
+    assert (model_context(inside), cache_bytes_per_token(inside, "auto")) == (512, 2 * 3 * 2 * 16 * 2)
     gpt2 = _read(tmp_path, {"model_type": "gpt2", "n_positions": 256, "n_embd": 32, "n_head": 2, "n_layer": 5})
     assert (model_context(gpt2), cache_bytes_per_token(gpt2, "float32")) == (256, 2 * 5 * 2 * 16 * 4)
+    assert model_context(_read(tmp_path, {"model_type": "mpt", "max_seq_len": 4096})) == 4096
     assert model_context(_read(tmp_path, {"model_type": "bloom"})) == 2048  # it states none
 
 

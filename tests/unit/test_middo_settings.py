@@ -37,7 +37,7 @@ def test_compat_fills_in_what_the_published_code_does() -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"compat": True, "m_loss": 2.0}, "compat does exactly as the published code does, which fixes m_loss"),
+        ({"compat": True, "m_loss": 2.0}, "compat does as the published code does, which fixes m_loss"),
         ({"compat": True, "overlap": "hard_first", "unparseable": "exclude"}, "fixes overlap, unparseable"),
         ({"compat": True, "accept": "agree", "rejected": "drop"}, "fixes accept, rejected"),
         ({"accept": "always"}, "accept: Input should be 'valid', 'agree' or 'none'"),

@@ -72,7 +72,7 @@ MIDDO: Table = {
         "control",
         option(Control, "--control", "random: as many rows, drawn at random, to compare with.", _SELECT),
     ),
-    "compat": ("compat", option(bool, "--compat", "Do exactly as the published code does.", _SELECT)),
+    "compat": ("compat", option(bool, "--compat", "Do as the published code does, as near as it goes.", _SELECT)),
     "seed": ("seed", option(int, "--seed", "Seed of everything random; default 0.", _SELECT, min=0)),
     "refiner": (
         "refiner",

@@ -1,7 +1,8 @@
 """What the services found about samples, as the ledger keeps it: scores, ratings, embeddings, neighbours, rewrites.
 
 Keyed by content, shared by all runs of a ledger, written once. Only a failure that was marked retryable may be
-replaced, and a score gets parts that nobody had asked for. Writing belongs inside `Ledger.transaction()`.
+replaced, a score gets parts that nobody had asked for, and a set's neighbours are those of its last search. Writing
+belongs inside `Ledger.transaction()`.
 """
 
 from __future__ import annotations

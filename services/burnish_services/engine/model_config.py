@@ -11,6 +11,7 @@ from transformers import AutoConfig
 from burnish_services.engine.untrusted import NO_CODE, cannot_load
 
 _DEFAULT_CONTEXT = 2048  # where a model states none; vLLM takes it too
+_CONTEXTS = ("max_position_embeddings", "max_seq_len", "seq_length")
 _BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 
@@ -18,14 +19,19 @@ def read_text_config(directory: Path) -> Any:
     """The configuration of the model that reads and writes text, which may be a part of a larger one's. Raises
     ModelLoadError."""
     try:
-        return AutoConfig.from_pretrained(str(directory), **NO_CODE).get_text_config(decoder=True)
+        whole = AutoConfig.from_pretrained(str(directory), **NO_CODE)
+        text = whole.get_text_config(decoder=True)
     except Exception as error:  # transformers raises anything here, from KeyError to OSError
         raise cannot_load("the configuration", directory, error) from error
+    if getattr(text, "dtype", None) is None:
+        text.dtype = whole.dtype
+    return text
 
 
 def model_context(config: Any) -> int:
     """The longest sequence that a model was made for, in tokens; 2,048 where its configuration states none."""
-    return int(getattr(config, "max_position_embeddings", None) or _DEFAULT_CONTEXT)
+    stated = (getattr(config, name, None) for name in _CONTEXTS)
+    return int(next((one for one in stated if one), _DEFAULT_CONTEXT))
 
 
 def cache_bytes_per_token(config: Any, dtype: str) -> int:

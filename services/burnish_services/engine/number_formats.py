@@ -19,12 +19,12 @@ def has_bfloat16() -> bool:
 
 def check_format(dtype: str) -> None:
     """Warns of a device that can only emulate products in a number format."""
-    if dtype == "float32" or has_bfloat16():
+    on_gpu = torch.cuda.is_available()
+    if dtype == "float32" or (dtype == "mixed" and on_gpu) or has_bfloat16():  # on such a GPU `mixed` is float32
         return
     log.warning(
-        "dtype is %s, and this %s cannot multiply bfloat16 itself, which makes it up to 50 times slower than float32;"
-        " train in float32 here, or on a CPU with AVX-512 BF16 or AMX, or on a GPU that has bfloat16 (NVIDIA's: Ampere"
-        " and later)",
+        "dtype is %s, and this %s cannot multiply bfloat16 itself, which makes it %s than float32; train in float32"
+        " here, or on a CPU with AVX-512 BF16 or AMX, or on a GPU that has bfloat16 (NVIDIA's: Ampere and later)",
         dtype,
-        "GPU" if torch.cuda.is_available() else "CPU",
+        *(("GPU", "slower") if on_gpu else ("CPU", "up to 50 times slower")),
     )

@@ -169,5 +169,5 @@ def timestamp(seconds: float | None) -> Timestamp | None:
     if seconds is None:
         return None
     message = Timestamp()
-    message.FromNanoseconds(round(seconds * 1e9))
+    message.FromMicroseconds(round(seconds * 1e6))  # a float has no more
     return message

@@ -14,6 +14,8 @@ import torch
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from burnish_services.engine.number_formats import has_bfloat16
+
 try:
     from torch.nn.attention.varlen import varlen_attn
 except ImportError:  # before torch 2.10
@@ -32,7 +34,8 @@ def use_packed(model: Any) -> None:
     its batches must be padded on the right, or come with `packed_arguments`."""
     config = model.config.get_text_config()
     is_plain = model._supports_attention_backend and not any(getattr(config, name, None) for name in _OTHERS)
-    if torch.cuda.is_available() and is_plain and "window_size" in _PARAMETERS:
+    # Its kernels take bfloat16 alone of the formats that are trained in, and want a GPU that has it.
+    if torch.cuda.is_available() and has_bfloat16() and is_plain and "window_size" in _PARAMETERS:
         model.set_attn_implementation(NAME)
 
 

@@ -157,7 +157,7 @@ def test_layers_that_are_not_there_are_named(base: Path) -> None:
     lora = Lora(rank=4, alpha=8.0, dropout=0.0, target_modules=("attn_c",), adapter_only=False)
     with pytest.raises(RunError, match="q_proj") as refused:
         add_adapters(AutoModelForCausalLM.from_pretrained(base), lora, seed=0)
-    assert refused.value.reason == "BAD_TARGET_MODULES"
+    assert refused.value.failure.reason == "BAD_TARGET_MODULES"
 
 
 async def test_a_rank_of_nothing_is_refused(client: Client, base: Path, data: Path) -> None:

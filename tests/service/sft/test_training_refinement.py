@@ -83,9 +83,9 @@ def respond(pause: training_pb2.Pause, path: Path, *, count: int = 2) -> Path:
     return write_jsonl(path, lines)
 
 
-async def go_on(client: Client, run: training_pb2.Run, responses: Path | None, *, last: bool = False) -> None:
+async def go_on(client: Client, run: training_pb2.Run, responses: Path, *, last: bool = False) -> None:
     request = training_pb2.ResumeRunRequest(run_id=run.run_id, step=run.pause.step, last=last)
-    request.responses_uri = "" if responses is None else str(responses)
+    request.responses_uri = str(responses)
     await client.stub.ResumeRun(request)
 
 

@@ -574,10 +574,11 @@ class Hyperparameters(_message.Message):
     """Number formats while training. `float32` (default): all weights; on a GPU that has bfloat16 this is `mixed`.
     `mixed`: weights are float32, and rounded to bfloat16 where they are multiplied, which is faster where the device
     can do it (GPUs of NVIDIA's from Ampere on; CPUs with AVX-512 BF16 or AMX) and up to 50 times slower on a CPU that
-    cannot (the worker's log warns of it); on a GPU that cannot it is `float32`; a weight that has moved by less than a 500th is seen as it was, so that a few steps at a low learning rate
-    teach less. `bfloat16`: weights too, which takes half the memory and loses updates that are small against the
-    weights. The model is published in its base's format either way; from float32 to bfloat16 it is rounded
-    stochastically, by `seed`, so that the many small updates survive on average.
+    cannot (the worker's log warns of it); on a GPU that cannot it is `float32`. A weight that has moved by less than a
+    500th is seen as it was, so that a few steps at a low learning rate teach less. `bfloat16`: weights too, which takes
+    half the memory and loses updates that are small against the weights. The model is published in its base's format
+    either way; from float32 to bfloat16 it is rounded stochastically, by `seed`, so that the many small updates survive
+    on average.
     """
     seed: _builtins.int
     """Seed of shuffling and dropout; default 0."""

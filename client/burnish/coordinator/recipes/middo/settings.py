@@ -90,7 +90,7 @@ class MiddoSettings(HoldSettings):
     unparseable: Unparseable = Unparseable.EXCLUDE
     max_rows: int | None = Field(None, ge=1, description="most rows of the next data set; only additions are cut")
     control: Control = Control.NONE
-    compat: bool = Field(False, description="do exactly as the published code does")
+    compat: bool = Field(False, description="do as the published code does, as near as it goes")
 
     judge: SamplingSettings = SamplingSettings(temperature=0.1, top_p=0.7, top_k=50, max_tokens=16)
     rewrite: SamplingSettings = SamplingSettings(temperature=1.0, top_p=1.0, top_k=0, max_tokens=1024)
@@ -135,7 +135,7 @@ class MiddoSettings(HoldSettings):
         wrong = [name for name, value in fixed.items() if name in values and _plain(values[name]) != _plain(value)]
         if wrong:
             raise ValueError(
-                f"compat does exactly as the published code does, which fixes {', '.join(wrong)}; leave out"
+                f"compat does as the published code does, which fixes {', '.join(wrong)}; leave out"
                 f" {'it' if len(wrong) == 1 else 'them'}, or compat"
             )
         return values | fixed
