@@ -19,7 +19,7 @@ from burnish.coordinator.errors import DataError, InputError, StepFailed
 from burnish.coordinator.history import RunHistory
 from burnish.coordinator.loop import RunOptions, run_recipe
 from burnish.coordinator.progress import StepProgress
-from burnish.coordinator.recipes.filter.loop import COVERING, FOLD, RANDOM, RIVAL, TRIED, TRUSTED
+from burnish.coordinator.recipes.filter.loop import ALONE, COVERING, FOLD, MIXED, RANDOM, RIVAL, TRIED, TRUSTED
 from burnish.coordinator.recipes.filter.settings import MOST_FOLDS, FilterSettings
 from burnish.coordinator.story import story_of
 from burnish.coordinator.sweep import Point, grid, sweep
@@ -51,13 +51,19 @@ def test_who_is_asked_for_what(
         *((0, "read"), (1, "split"), (0, "evaluate")),
         *((FOLD + fold, step) for fold in range(3) for step in ("train", "score_cross")),
         *((1, "score_pre"), (1, "decide"), (1, "assemble")),
-        *((number, step) for number in (2, 1, RANDOM, RANDOM + 1, RANDOM + 2) for step in ("train", "evaluate")),
+        *(
+            (number, step)
+            for number in (2, 1, MIXED, ALONE, RANDOM, RANDOM + 1, RANDOM + 2)
+            for step in ("train", "evaluate")
+        ),
     ]
     assert {spec.base_model.uri for spec in (one.spec for one in fakes.requests("CreateRun"))} == {"base"}
     assert len({spec.hyperparameters.seed for spec in (one.spec for one in fakes.requests("CreateRun"))}) == 1
-    on = {number: out / f"data/round-{number}.jsonl" for number in (1, 2, 3, 4, 5, RANDOM)}
+    on = {number: out / f"data/round-{number}.jsonl" for number in (1, 2, 3, 4, 5, MIXED, ALONE, RANDOM)}
     # Fold models learn from two folds of three, and from the six trusted rows; the last model does not.
-    assert [len(lines(path)) for path in on.values()] == [39, 20, 32, 32, 32, 20]
+    assert [len(lines(path)) for path in on.values()] == [39, 20, 32, 32, 32, 45, 6, 20]
+    steps = {Path(one.spec.data_uri).stem: one.spec.hyperparameters.max_steps for one in fakes.requests("CreateRun")}
+    assert steps[f"round-{ALONE}"] > 0 == steps["round-2"], "as many steps as the model of what was kept took"
     assert sum(len(prompts(on[1]) - prompts(on[number])) for number in (3, 4, 5)) == len(prompts(on[1]))
     asked = prompts(out / "data/trusted.jsonl")
     assert not asked & prompts(on[1])
@@ -420,6 +426,8 @@ def test_a_killed_run_ends_as_an_undisturbed_one(
         ("nothing (the base model)", 1),
         ("what was kept", 1),
         ("all rows", 1),
+        ("all rows and the trusted rows (direct mixing)", 1),
+        ("the trusted rows alone", 1),
         ("random subsets of the same size", 1),
     ]
     (against,) = found.truth
@@ -440,7 +448,7 @@ def test_a_killed_run_ends_as_an_undisturbed_one(
         assert words in page
     assert page.count("trained on all folds but") == 2
     with history(tmp_path / "rough") as h:
-        assert [model.round for model in h.models()] == [0, 1, 2, 3, 4, RANDOM]
+        assert [model.round for model in h.models()] == [0, 1, 2, 3, 4, RANDOM, MIXED, ALONE]
 
 
 def test_held_out_rows_that_not_every_model_could_score_are_told(

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from burnish.coordinator.arms import ALL_ROWS, RANDOM, RIGHT_ROWS, ArmKind, arm_of, only_compared
 from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.contrast import Scores, contrast
+from burnish.coordinator.recipes.filter.loop import ALONE, MIXED
 from burnish.coordinator.recipes.registry import METHODS, SETTINGS
 from burnish.coordinator.records import StepRecord
 from burnish.report.arms import in_common
@@ -172,12 +173,12 @@ def test_the_arms_of_every_recipe() -> None:
     for recipe in METHODS:
         kinds = {number: arm_of(recipe, config, number).kind for number in (0, 2, ALL_ROWS, RIGHT_ROWS, RANDOM + 1)}
         assert list(kinds.values()) == [ArmKind.BASE, ArmKind.RUN, ArmKind.ALL, ArmKind.ORACLE, ArmKind.RANDOM]
-    assert [arm_of("bds", config, number).kind.value for number in (1, 3, 4, 5)] == [
-        "other",
-        "other",
-        "other",
-        "random",
-    ]
+    kinds_of = {"bds": (1, 3, 4, 5), "auto": (3, MIXED, ALONE, 43)}
+    for recipe, numbers in kinds_of.items():
+        assert [arm_of(recipe, config, number).kind.value for number in numbers] == [
+            *("other", "mixed", "trusted", "random")
+        ]
+    assert arm_of("bds", config, 4).name == "the validation set alone"
     assert [arm_of("mads", config, number).number for number in (3, 4, RANDOM + 4)] == [1, 2, 5]
     rounds = {"settings": {"rounds": 3}}
     assert [arm_of("clear", rounds, number).kind.value for number in (1, 2, 3, 4)] == [*["other"] * 3, "run"]
@@ -185,7 +186,9 @@ def test_the_arms_of_every_recipe() -> None:
     assert arm_of("a recipe that is new", config, 2).kind is ArmKind.RUN
     assert [only_compared("mads", config, number) for number in (1, 2, 3)] == [True, False, True]
     assert not only_compared("middo", rounds, 1), "the recipe looks at that model"
-    assert [only_compared("auto", config, number) for number in (1, 2, 3, 13, 33, 36, 43)] == [True, *[False] * 5, True]
+    assert [only_compared("auto", config, number) for number in (1, 2, 3, 13, 33, 36, 43, MIXED)] == [
+        *(True, *[False] * 5, True, True)
+    ]
 
 
 # ---- what is said
@@ -320,12 +323,13 @@ def test_losses_without_samples_only_go_by_the_range() -> None:
     assert "how far that strays with other held-out rows is not known" in because
 
 
+def advice(arms: list[Arm], *, compares: bool = False, held_out: int = 500, finished: bool = True) -> str:
+    found = verdict(arms, held_out=bool(held_out), finished=finished)
+    return next_step(found, arms, compares=compares, held_out=held_out, finished=finished)
+
+
 def test_what_to_do_next() -> None:
     run = arm(ArmKind.RUN, scores(2.0, 2.1, 1.8, 2.1))
-
-    def advice(arms: list[Arm], *, compares: bool = False, held_out: int = 500, finished: bool = True) -> str:
-        found = verdict(arms, held_out=bool(held_out), finished=finished)
-        return next_step(found, arms, compares=compares, held_out=held_out, finished=finished)
 
     assert "Repeat the same command: it goes on" in advice([], finished=False)
     assert "--holdout" in advice([run, ALL], held_out=0)
@@ -344,6 +348,19 @@ def test_what_to_do_next() -> None:
     assert "Try other settings" in advice([middling, ALL, CHANCE])
     assert "only 40 held-out rows" in advice([middling, ALL, CHANCE], held_out=40)
     assert "--learning-rate" in advice([run, ALL, CHANCE, arm(ArmKind.BASE, scores(1.0, 1.1, 0.9, 1.0))])
+
+
+def test_what_trusted_rows_do_without_the_recipe_is_told_where_it_is_better() -> None:
+    run = arm(ArmKind.RUN, scores(2.0, 2.1, 1.8, 2.1))
+    mixed, alone = arm(ArmKind.MIXED, scores(*[1.9] * 4)), arm(ArmKind.TRUSTED, scores(*[1.5] * 4))
+    alone = replace(alone, name="the trusted rows alone")
+    said = verdict([run, ALL, CHANCE, mixed, alone], held_out=True, finished=True)
+    assert said.outcome is Outcome.BETTER, "the run is what it is"
+    assert said.because.endswith("A model trained on the trusted rows alone is better than it.")
+    assert "Train on the trusted rows alone instead" in advice([run, ALL, CHANCE, mixed, alone])
+    worse = replace(alone, losses=[2.5], scores=[{name: (2.5 * n, n) for name, (_, n) in alone.scores[0].items()}])
+    assert "Use the result" in advice([run, ALL, CHANCE, worse])
+    assert "trained on trusted rows alone" in str(loss_bars([arm(ArmKind.BASE, scores(4.0)), run, alone]))
 
 
 # ---- what is seen

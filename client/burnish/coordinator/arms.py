@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from burnish.coordinator.recipes.bds.loop import DIRECT, VALIDATION_ONLY
 from burnish.coordinator.recipes.bds.loop import RANDOM as BDS_RANDOM
 from burnish.coordinator.recipes.bds.loop import D as BDS_D
-from burnish.coordinator.recipes.filter.loop import COVERING, FOLD, RIVAL, TRIED, TRUSTED
+from burnish.coordinator.recipes.filter.loop import ALONE, COVERING, FOLD, MIXED, RIVAL, TRIED, TRUSTED
 from burnish.coordinator.recipes.filter.loop import RANDOM as FILTER_RANDOM
 from burnish.coordinator.recipes.filter.loop import D as FILTER_D
 from burnish.coordinator.recipes.filter.settings import MOST_FOLDS, MOST_PASSES, MOST_SHARES
@@ -30,25 +31,36 @@ class ArmKind(StrEnum):
     RUN = "run"  # what the run made
     ALL = "all"  # all rows of the source, as they came
     RANDOM = "random"  # random rows of the source, as many as the run's model was trained on
+    MIXED = "mixed"  # all rows of the source and the trusted ones
+    TRUSTED = "trusted"  # the trusted rows alone
     ORACLE = "oracle"  # the rows of the source that are known to be right
     OTHER = "other"  # something else that the recipe compares with, or needs on its way
 
 
 @dataclass(frozen=True, slots=True)
 class ArmRounds:
-    """Where a recipe's own models are: `all_rows` is the round of the one trained on the source as it came, `random`
-    the first of those trained on random subsets; `others` names the rest, of which the recipe needs
-    those at `needed` on its way. `run` names what the run made."""
+    """Where a recipe's own models are: `all_rows` is the round of the one trained on the source as it came, `mixed` of
+    that on it and the trusted rows, `trusted` of that on these alone, `random` the first of those trained on random
+    subsets; `others` names the rest, of which the recipe needs those at `needed` on its way. `run` names what the run
+    made, `trusted_name` what it calls the trusted rows."""
 
     run: str = "what this run made"
     all_rows: int | None = None
     random: int | None = None
+    mixed: int | None = None
+    trusted: int | None = None
+    trusted_name: str = "the trusted rows"
     others: Mapping[int, str] = field(default_factory=dict)
     needed: Collection[int] = ()
 
 
 _LEARNING = "all rows, weights being learnt"
-_BDS = {DIRECT: "all rows and the validation set (direct mixing)", VALIDATION_ONLY: "the validation set alone"}
+_BDS: dict[str, Any] = {
+    "random": BDS_RANDOM,
+    "mixed": DIRECT,
+    "trusted": VALIDATION_ONLY,
+    "trusted_name": "the validation set",
+}
 _FOLDS = {
     FOLD + number * MOST_FOLDS + fold: f"all folds but {fold + 1}" + (f", pass {number + 1}" if number else "")
     for number in range(MOST_PASSES)
@@ -60,11 +72,13 @@ _FILTER = ArmRounds(
     "what was kept",
     all_rows=FILTER_D,
     random=FILTER_RANDOM,
+    mixed=MIXED,
+    trusted=ALONE,
     others={
         **_FOLDS,
         TRIED: "all rows, to try them",
         **_TRIED,
-        TRUSTED: "the trusted rows alone",
+        TRUSTED: "the trusted rows alone, to measure by",
         **_BY_RIVAL,
         COVERING: "what covers the best {largest:.0%}, to try it",
     },
@@ -75,11 +89,11 @@ ARM_ROUNDS: Mapping[str, ArmRounds] = {
     "filter": _FILTER,
     "auto": _FILTER,
     "mads": ArmRounds("the core set", all_rows=MADS_D, random=MADS_RANDOM),
-    "bds": ArmRounds("what was kept", random=BDS_RANDOM, others={BDS_D: _LEARNING, **_BDS}),
+    "bds": ArmRounds("what was kept", **_BDS, others={BDS_D: _LEARNING}),
     "bmo": ArmRounds(
         "what was kept, and what was answered anew",
-        random=BDS_RANDOM,
-        others={BDS_D: f"{_LEARNING} and questions answered anew", **_BDS},
+        **_BDS,
+        others={BDS_D: f"{_LEARNING} and questions answered anew"},
     ),
 }
 
@@ -122,6 +136,10 @@ def arm_of(recipe: str, config: Mapping[str, object], round_number: int) -> ArmP
         return ArmPlace(ArmKind.ORACLE, "the right rows only")
     if round_number in (ALL_ROWS, where.all_rows):
         return ArmPlace(ArmKind.ALL, "all rows")
+    if round_number == where.mixed:
+        return ArmPlace(ArmKind.MIXED, f"all rows and {where.trusted_name} (direct mixing)")
+    if round_number == where.trusted:
+        return ArmPlace(ArmKind.TRUSTED, f"{where.trusted_name} alone")
     if round_number in where.others:
         return ArmPlace(ArmKind.OTHER, where.others[round_number].format(**_tried(config, round_number)))
     first = RANDOM if round_number >= RANDOM else where.random

@@ -12,7 +12,10 @@ from burnish.coordinator.records import ModelRecord, RunRecord
 from burnish.report.data import Model
 from burnish.report.short_data import Arm
 
-_ORDER = (ArmKind.BASE, ArmKind.RUN, ArmKind.ALL, ArmKind.OTHER, ArmKind.RANDOM, ArmKind.ORACLE)
+_ORDER = (
+    *(ArmKind.BASE, ArmKind.RUN, ArmKind.ALL, ArmKind.OTHER, ArmKind.MIXED, ArmKind.TRUSTED, ArmKind.RANDOM),
+    ArmKind.ORACLE,
+)
 
 
 def arms_of(history: RunHistory) -> list[Arm]:

@@ -15,6 +15,8 @@ _NAMES = {
     ArmKind.BASE: "the model as it came",
     ArmKind.ALL: "trained on all rows",
     ArmKind.RANDOM: "trained on random rows",
+    ArmKind.MIXED: "trained on all and trusted rows",
+    ArmKind.TRUSTED: "trained on trusted rows alone",
     ArmKind.RUN: "trained on this run's rows",
     ArmKind.ORACLE: "trained on right rows only",
 }

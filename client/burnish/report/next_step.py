@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from burnish.coordinator.arms import ArmKind
 from burnish.report.short_data import Arm, Outcome, Verdict
-from burnish.report.verdict import between, training_harmed
+from burnish.report.verdict import between, training_harmed, trusted_better
 
 FEW = 100  # held-out rows, below which a difference has to be large to be seen
 
@@ -26,6 +26,11 @@ def next_step(verdict: Verdict, arms: list[Arm], *, compares: bool, held_out: in
         return (
             "Do not use this run's model: the model as it came is better. Train more gently (a lower --learning-rate,"
             " fewer --epochs) before judging the data."
+        )
+    if better := trusted_better(arms):
+        return (
+            f"Train on {better.name} instead: that makes a better model than what this run made. What is wrong with the"
+            " data matters less where there are enough rows that are known to be right."
         )
     if verdict.outcome is Outcome.KEPT:
         return (

@@ -31,6 +31,8 @@ def verdict(arms: Sequence[Arm], *, held_out: bool, finished: bool) -> Verdict:
         found = _without_controls(run, everything)
     else:
         found = _against_chance(run, chance, everything, drawn)
+    if better := trusted_better(arms):
+        found = replace(found, because=f"{found.because} A model trained on {better.name} is better than it.".lstrip())
     if not training_harmed(arms):
         return found
     if found.outcome is Outcome.BETTER:
@@ -48,6 +50,18 @@ def training_harmed(arms: Sequence[Arm]) -> bool:
         return False
     apart = between(run, base)
     return apart.told and apart.difference > 0
+
+
+def trusted_better(arms: Sequence[Arm]) -> Arm | None:
+    """What else trusted rows were used for, alone or with all others, where that made a better model than the run's by
+    more than one standard error; the best."""
+    run = _of(arms, ArmKind.RUN)
+    others = [one for kind in (ArmKind.MIXED, ArmKind.TRUSTED) if (one := _of(arms, kind)) is not None]
+    if run is None or not others:
+        return None
+    best = min(others, key=lambda one: one.losses[0])
+    apart = between(best, run)
+    return best if apart.told and apart.difference < 0 else None
 
 
 def draws_are_all_rows(arms: Sequence[Arm]) -> bool:

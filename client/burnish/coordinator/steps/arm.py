@@ -26,6 +26,22 @@ async def measure_arm(
     prune(run, round_number)
 
 
+async def measure_trusted(
+    run: AnyRun,
+    rounds: tuple[int, int],
+    base: ModelRef,
+    training: Sequence[DataRow],
+    trusted: Sequence[DataRow],
+    steps: int,
+) -> None:
+    """What else trusted rows are good for: `training` and they (direct mixing), and they alone. These are few: they are
+    trained on for as many `steps` as the recipe's own model, in as many passes as that takes. At a round each."""
+    mixed, alone = rounds
+    await measure_arm(run, mixed, base, [*training, *trusted])
+    often = replace(run.settings.hyperparameters(alone), num_epochs=float(steps), max_steps=steps)
+    await measure_arm(run, alone, base, trusted, hyperparameters=often)
+
+
 async def measure_draws(run: AnyRun, first_round: int, base: ModelRef, draws: Sequence[Draw]) -> None:
     """The same of random controls, each at a round of its own."""
     for number, draw in enumerate(draws, start=first_round):

@@ -15,13 +15,12 @@ with, which has models but no data set of its own.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from burnish._types import ModelRef
 from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.bilevel import Split
 from burnish.coordinator.policy.controls import draws
-from burnish.coordinator.steps.arm import measure_arm, measure_draws
+from burnish.coordinator.steps.arm import measure_draws, measure_trusted
 from burnish.coordinator.steps.assemble import assemble_kept
 from burnish.coordinator.steps.measure import base_model, evaluate
 from burnish.coordinator.steps.read import read
@@ -65,10 +64,6 @@ async def compare(run: BdsRun, base: ModelRef, split: Split, validation: Validat
         return
     if not settings.compare:
         return
-    await measure_arm(run, DIRECT, base, [*split.training, *validation.rows])
-    # Few rows: as many steps as S took, in as many passes as that takes.
-    steps = steps_of(run, S)
-    often = replace(settings.hyperparameters(VALIDATION_ONLY), num_epochs=float(steps), max_steps=steps)
-    await measure_arm(run, VALIDATION_ONLY, base, validation.rows, hyperparameters=often)
+    await measure_trusted(run, (DIRECT, VALIDATION_ONLY), base, split.training, validation.rows, steps_of(run, S))
     size = len(run.book.rows(S))
     await measure_draws(run, RANDOM, base, draws(split.training, size, settings.seed, settings.random_subsets))

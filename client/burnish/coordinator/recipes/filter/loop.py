@@ -4,10 +4,10 @@ D is the data set. Every row of it gets one number, the signal: what the base mo
 it that were trained on other rows of D (cross-fitting: no row is measured by a model that saw it). S is the share of D
 where it is highest, or D without its outliers; where its size is held, of that what covers it best. The base model is
 trained on S, rows counting alike or by their rank, and that is compared with what else could have been done: training
-on all of D, and on random subsets of the size of S. From trusted rows, where some are given, those models learn as well
-that only measure; the last one does not, nor from any row with the same prompt. What a step does is in `steps/`, what
-is decided in `policy/signals.py`. Every step does only what the ledger lacks, so that a run may be killed at any moment
-and gone on with.
+on all of D, on random subsets of the size of S, and on trusted rows, where some are given, with D and alone. From these
+those models learn as well that only measure; the last one does not, nor from any row with the same prompt. What a step
+does is in `steps/`, what is decided in `policy/signals.py`. Every step does only what the ledger lacks, so that a run
+may be killed at any moment and gone on with.
 
 Cross-fitting may be done again with fold models that learn from what the pass before would keep (after Chen et al.,
 2019, arXiv 1905.05040, iterative noisy cross-validation); the first pass may be one model of the trusted rows alone.
@@ -18,9 +18,9 @@ share may be tried as well what covers it best, as many rows as the middle one h
 is this one with other defaults.
 
 The rounds of the ledger: 1 is D, whose model is only compared with, 2 is S, from 3 on fold models, ten rounds for each
-pass, from 33 on the shares that were tried, all of D first, 42 the model of trusted rows alone, from 43 on random
-subsets, from 64 on the shares that were tried by the rival, 72 what covers; those from 3 on have models but no data set
-of their own.
+pass, from 33 on the shares that were tried, all of D first, 42 the model of trusted rows alone that measures, from 43
+on random subsets, from 64 on the shares that were tried by the rival, 72 what covers, 73 D and the trusted rows, 74
+these alone; those from 3 on have models but no data set of their own.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from burnish.coordinator.recipes.filter.settings import (
     FilterSettings,
     Start,
 )
-from burnish.coordinator.steps.arm import measure_arm, measure_draws
+from burnish.coordinator.steps.arm import measure_arm, measure_draws, measure_trusted
 from burnish.coordinator.steps.assemble import assemble_kept, kept_rows
 from burnish.coordinator.steps.choose import Part, check_judges, choose_share, does_nothing, prune_tried, taken
 from burnish.coordinator.steps.crossfit import by_trusted, crossfit
@@ -49,7 +49,7 @@ from burnish.coordinator.steps.measure import base_model, evaluate, prompts_of
 from burnish.coordinator.steps.rank import Measured, decide_rows, kept_by, measure, weights_of
 from burnish.coordinator.steps.read import read
 from burnish.coordinator.steps.runs import FilterRun
-from burnish.coordinator.steps.train import train
+from burnish.coordinator.steps.train import steps_of, train
 from burnish.coordinator.steps.validation import split_trusted
 
 D, S, FOLD = 1, 2, 3
@@ -58,6 +58,7 @@ TRUSTED = TRIED + 1 + MOST_SHARES
 RANDOM = TRUSTED + 1
 RIVAL = RANDOM + MOST_SUBSETS  # before the first share that is tried by it
 COVERING = RIVAL + 1 + MOST_SHARES
+MIXED, ALONE = COVERING + 1, COVERING + 2
 
 
 async def filter_by_signal(run: FilterRun) -> None:
@@ -74,7 +75,7 @@ async def filter_by_signal(run: FilterRun) -> None:
     weights = weights_of(run, D, part.signal, run.book.rows(S)) if weighted else None
     model = await train(run, S, base, weights=weights)
     await evaluate(run, S, model)
-    await compare(run, base, split.training)
+    await compare(run, base, split.training, trusted)
     tried = range(1 + len(run.settings.tried()))
     prune_tried(run, [*(first + place for first in (TRIED, RIVAL) for place in tried), COVERING], model)
 
@@ -126,7 +127,7 @@ def tried_in(settings: FilterSettings, one: Part) -> int:
     return first + 1 + settings.tried().index(one.share)
 
 
-async def compare(run: FilterRun, base: ModelRef, training: Sequence[DataRow]) -> None:
+async def compare(run: FilterRun, base: ModelRef, training: Sequence[DataRow], trusted: Sequence[DataRow]) -> None:
     """Trains on what S is to be compared with, where there is held-out data to compare by."""
     settings = run.settings
     if not settings.holdout:
@@ -135,5 +136,7 @@ async def compare(run: FilterRun, base: ModelRef, training: Sequence[DataRow]) -
     if not settings.compare:
         return
     await measure_arm(run, D, base, training)
+    if trusted:
+        await measure_trusted(run, (MIXED, ALONE), base, training, trusted, steps_of(run, S))
     size = len(run.book.rows(S))
     await measure_draws(run, RANDOM, base, draws(training, size, settings.seed, settings.random_subsets))
