@@ -24,6 +24,7 @@ _LONGEST_FIRST = (
 )
 
 _SHM, _PLENTY = Path("/dev/shm"), 12 << 30  # noqa: S108 - each run has a folder of its own there
+_LIMITS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
 _IN_MEMORY = pytest.StashKey[Path]()
 
 
@@ -62,7 +63,8 @@ def _place_files(config: pytest.Config) -> None:
     if not many or config.getoption("basetemp") or not os.access(_SHM, os.W_OK):
         return
     for left in _SHM.glob("burnish-tests-*"):  # by a run that was killed
-        if not psutil.pid_exists(int(left.name.split("-")[2])):
+        owner = left.name.split("-")[2]
+        if not (owner.isdigit() and psutil.pid_exists(int(owner))):
             shutil.rmtree(left, ignore_errors=True)
     if min(_memory(), shutil.disk_usage(_SHM).free) > _PLENTY:
         place = Path(tempfile.mkdtemp(prefix=f"burnish-tests-{os.getpid()}-", dir=_SHM))
@@ -71,9 +73,12 @@ def _place_files(config: pytest.Config) -> None:
 
 def _memory() -> int:
     """Bytes of memory that may still be used; in a container its limit counts, as files in memory do."""
-    limit = Path("/sys/fs/cgroup/memory.max")
-    most = limit.read_text().strip() if limit.exists() else "max"
-    return min(psutil.virtual_memory().available, int(most) if most.isdigit() else 1 << 62)
+    free = psutil.virtual_memory().available
+    for limit, used in _LIMITS:
+        most, now = Path("/sys/fs/cgroup", limit), Path("/sys/fs/cgroup", used)
+        if most.exists() and now.exists() and most.read_text().strip().isdigit():
+            free = min(free, int(most.read_text()) - int(now.read_text()))
+    return free
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

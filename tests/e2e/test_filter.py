@@ -412,7 +412,17 @@ def test_a_killed_run_ends_as_an_undisturbed_one(
 ) -> None:
     files = {"data": str(data), "holdout": str(holdout), "trusted": str(trusted), "model": str(services.model)}
     asked = {**files, "signal": "cross_weakest", "seed": 3, "random_subsets": 1, "hold_size": 20, "weighted": True}
-    steps = (("split", 1), ("train", 3), ("score_cross", 4), ("decide", 1), ("hold", 1), ("train", 2))
+    steps = (
+        ("split", 1),
+        ("train", 3),
+        ("score_cross", 4),
+        ("decide", 1),
+        ("hold", 1),
+        ("train", 2),
+        ("train", MIXED),
+        ("evaluate", MIXED),
+        ("train", ALONE),
+    )
     kill_after(services, "filter", asked, steps, tmp_path)
     told = write_jsonl(
         tmp_path / "truth.jsonl",
@@ -426,7 +436,7 @@ def test_a_killed_run_ends_as_an_undisturbed_one(
         ("nothing (the base model)", 1),
         ("what was kept", 1),
         ("all rows", 1),
-        ("all rows and the trusted rows (direct mixing)", 1),
+        ("all rows and the trusted rows", 1),
         ("the trusted rows alone", 1),
         ("random subsets of the same size", 1),
     ]

@@ -254,7 +254,7 @@ def test_all_rows_kept_is_no_failure() -> None:
     assert "all rows were kept" in sentence
     assert said(losses, same)[0] is Outcome.KEPT
     harmed = said(losses, same, arm(ArmKind.BASE, scores(1.0, 1.1, 0.8, 1.1)))
-    assert (harmed[0], harmed[2]) == (Outcome.KEPT, "It is worse than the model as it came, too.")
+    assert (harmed[0], harmed[2]) == (Outcome.KEPT, "This run's model is worse than the model as it came, too.")
 
 
 def test_better_than_chance_and_not_than_all_rows() -> None:
@@ -278,7 +278,7 @@ def test_training_that_harmed_is_no_success() -> None:
     assert sentence.endswith("this run's model is worse than the model as it came.")
     outcome, _, because = said((2.7, 2.7, 2.7, 2.7), ALL, CHANCE, untrained)
     assert outcome is Outcome.CHANCE
-    assert because.endswith("It is worse than the model as it came, too.")
+    assert because.endswith("This run's model is worse than the model as it came, too.")
     assert "as it came" not in said((2.7, 2.7, 2.7, 2.7), ALL, CHANCE, arm(ArmKind.BASE, scores(*[2.7] * 4)))[2]
 
 
@@ -356,10 +356,17 @@ def test_what_trusted_rows_do_without_the_recipe_is_told_where_it_is_better() ->
     alone = replace(alone, name="the trusted rows alone")
     said = verdict([run, ALL, CHANCE, mixed, alone], held_out=True, finished=True)
     assert said.outcome is Outcome.BETTER, "the run is what it is"
-    assert said.because.endswith("A model trained on the trusted rows alone is better than it.")
+    assert "A model trained on the trusted rows alone is better than this run's: its loss is 0.5000, " in said.because
+    assert said.because.endswith(" below it.")
     assert "Train on the trusted rows alone instead" in advice([run, ALL, CHANCE, mixed, alone])
     worse = replace(alone, losses=[2.5], scores=[{name: (2.5 * n, n) for name, (_, n) in alone.scores[0].items()}])
     assert "Use the result" in advice([run, ALL, CHANCE, worse])
+    best = arm(ArmKind.ALL, scores(*[1.4] * 4), rows=20)
+    assert "trusted" not in advice([run, best, CHANCE, mixed, alone]), "all rows do better still"
+    unsure = replace(alone, losses=[1.4], scores=[scores(0.1, 3.0, 1.0, 1.5)])
+    assert "Train on the trusted rows alone" not in advice([run, ALL, CHANCE, unsure])
+    poor, base = arm(ArmKind.RUN, scores(*[3.5] * 4)), arm(ArmKind.BASE, scores(*[2.0] * 4))
+    assert "Train on the trusted rows alone instead" in advice([poor, ALL, CHANCE, base, alone])
     assert "trained on trusted rows alone" in str(loss_bars([arm(ArmKind.BASE, scores(4.0)), run, alone]))
 
 

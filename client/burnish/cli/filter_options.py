@@ -158,7 +158,8 @@ def _table(rival: Signal | str, keep: str, among: str, shares: str, trusted: str
             option(
                 bool,
                 "--compare/--no-compare",
-                "With --holdout, train on all rows and on random subsets as well; default: yes.",
+                "With --holdout, train on all rows and on random subsets as well, and with --trusted on all and trusted"
+                " rows and on the trusted ones alone; default: yes.",
                 _COMPARE,
             ),
         ),

@@ -145,7 +145,8 @@ RECIPES: dict[str, tuple[type[RecipeSettings], Table, str]] = {
         FILTER,
         "Filter by a signal: rank all rows by one measure, keep the best, and train on them. By default it drops the"
         " rows whose least likely token stands out among rows with similar prompts; that may be none or many.\n\n"
-        "With --holdout also on all rows and on random subsets, to compare with. docs/filter.md has the signals."
+        "With --holdout also on all rows and on random subsets, and with --trusted on the trusted rows, to compare"
+        " with. docs/filter.md has the signals."
         " Interrupted or killed, the same command goes on where it stopped.",
     ),
 }

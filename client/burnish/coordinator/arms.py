@@ -137,7 +137,7 @@ def arm_of(recipe: str, config: Mapping[str, object], round_number: int) -> ArmP
     if round_number in (ALL_ROWS, where.all_rows):
         return ArmPlace(ArmKind.ALL, "all rows")
     if round_number == where.mixed:
-        return ArmPlace(ArmKind.MIXED, f"all rows and {where.trusted_name} (direct mixing)")
+        return ArmPlace(ArmKind.MIXED, f"all rows and {where.trusted_name}")
     if round_number == where.trusted:
         return ArmPlace(ArmKind.TRUSTED, f"{where.trusted_name} alone")
     if round_number in where.others:

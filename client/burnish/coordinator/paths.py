@@ -85,7 +85,7 @@ class RunPaths:
 
     @property
     def trusted(self) -> Path:
-        """The rows that can be trusted, which a filter never trains on, in the same form."""
+        """The rows that can be trusted, which what a filter makes is never trained on, in the same form."""
         return self.out / "data" / "trusted.jsonl"
 
     def answers(self, step: int) -> Path:

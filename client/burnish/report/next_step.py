@@ -22,15 +22,13 @@ def next_step(verdict: Verdict, arms: list[Arm], *, compares: bool, held_out: in
         )
     if ArmKind.RUN not in kinds:
         return "Train on the result (final/) and on the data as they came, and compare both on data held out."
+    if better := trusted_better(arms):
+        how = "for as many steps as this run's model took" if better.kind is ArmKind.TRUSTED else "with these settings"
+        return f"Train on {better.name} instead, {how}: that made a better model, which is below, under Models."
     if training_harmed(arms):
         return (
             "Do not use this run's model: the model as it came is better. Train more gently (a lower --learning-rate,"
             " fewer --epochs) before judging the data."
-        )
-    if better := trusted_better(arms):
-        return (
-            f"Train on {better.name} instead: that makes a better model than what this run made. What is wrong with the"
-            " data matters less where there are enough rows that are known to be right."
         )
     if verdict.outcome is Outcome.KEPT:
         return (

@@ -31,16 +31,22 @@ def verdict(arms: Sequence[Arm], *, held_out: bool, finished: bool) -> Verdict:
         found = _without_controls(run, everything)
     else:
         found = _against_chance(run, chance, everything, drawn)
+    if training_harmed(arms):
+        if found.outcome is Outcome.BETTER:
+            sentence = "Better than all rows and than chance, but no gain"
+            found = Verdict(
+                Outcome.MIXED, f"{sentence}: this run's model is worse than the model as it came.", found.because
+            )
+        else:
+            found = _adding(found, "This run's model is worse than the model as it came, too.")
     if better := trusted_better(arms):
-        found = replace(found, because=f"{found.because} A model trained on {better.name} is better than it.".lstrip())
-    if not training_harmed(arms):
-        return found
-    if found.outcome is Outcome.BETTER:
-        sentence = (
-            "Better than all rows and than chance, but no gain: this run's model is worse than the model as it came."
-        )
-        return Verdict(Outcome.MIXED, sentence, found.because)
-    return replace(found, because=f"{found.because} It is worse than the model as it came, too.".lstrip())
+        apart = _briefly(between(better, run))
+        found = _adding(found, f"A model trained on {better.name} is better than this run's: its loss is {apart} it.")
+    return found
+
+
+def _adding(found: Verdict, sentence: str) -> Verdict:
+    return replace(found, because=f"{found.because} {sentence}".lstrip())
 
 
 def training_harmed(arms: Sequence[Arm]) -> bool:
@@ -53,15 +59,19 @@ def training_harmed(arms: Sequence[Arm]) -> bool:
 
 
 def trusted_better(arms: Sequence[Arm]) -> Arm | None:
-    """What else trusted rows were used for, alone or with all others, where that made a better model than the run's by
-    more than one standard error; the best."""
-    run = _of(arms, ArmKind.RUN)
-    others = [one for kind in (ArmKind.MIXED, ArmKind.TRUSTED) if (one := _of(arms, kind)) is not None]
-    if run is None or not others:
+    """What else trusted rows were used for, alone or with all others, where that made a better model than the run's,
+    than all rows did and than the base model, each by more than two standard errors: of several tried the best is
+    better by luck, and errors over rows do not hold the luck of a training."""
+    rivals = [one for kind in (ArmKind.RUN, ArmKind.ALL, ArmKind.BASE) if (one := _of(arms, kind)) is not None]
+    if _of(arms, ArmKind.RUN) is None:
         return None
-    best = min(others, key=lambda one: one.losses[0])
-    apart = between(best, run)
-    return best if apart.told and apart.difference < 0 else None
+
+    def beats_all(one: Arm) -> bool:
+        found = [between(one, rival) for rival in rivals]
+        return all(apart.error is not None and apart.difference < -2 * apart.error for apart in found)
+
+    others = [one for kind in (ArmKind.MIXED, ArmKind.TRUSTED) if (one := _of(arms, kind)) is not None]
+    return min(filter(beats_all, others), key=lambda one: one.losses[0], default=None)
 
 
 def draws_are_all_rows(arms: Sequence[Arm]) -> bool:
@@ -91,7 +101,9 @@ def _of(arms: Sequence[Arm], kind: ArmKind) -> Arm | None:
 def _without_controls(run: Arm, everything: Arm | None) -> Verdict:
     if everything is None:
         return Verdict(
-            Outcome.UNTOLD, "Whether this made a better model cannot be told: nothing was trained to compare it with."
+            Outcome.UNTOLD,
+            "Whether this made a better model cannot be told: nothing was trained to compare it with, neither on all"
+            " rows nor on random ones.",
         )
     found = between(run, everything)
     because = f"{_apart(found, 'that of all rows')}."

@@ -11,7 +11,7 @@ from transformers import AutoConfig
 from burnish_services.engine.untrusted import NO_CODE, cannot_load
 
 _DEFAULT_CONTEXT = 2048  # where a model states none; vLLM takes it too
-_CONTEXTS = ("max_position_embeddings", "max_seq_len", "seq_length")
+_CONTEXTS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
 _BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 
@@ -30,8 +30,8 @@ def read_text_config(directory: Path) -> Any:
 
 def model_context(config: Any) -> int:
     """The longest sequence that a model was made for, in tokens; 2,048 where its configuration states none."""
-    stated = (getattr(config, name, None) for name in _CONTEXTS)
-    return int(next((one for one in stated if one), _DEFAULT_CONTEXT))
+    stated = [getattr(config, name, None) for name in _CONTEXTS]
+    return min((int(one) for one in stated if one), default=_DEFAULT_CONTEXT)
 
 
 def cache_bytes_per_token(config: Any, dtype: str) -> int:

@@ -23,7 +23,7 @@ class Action(StrEnum):
 
 STAYS = frozenset({Action.KEEP, Action.UNSCORED})  # as they are
 ANSWERED = frozenset({Action.CORRECT, Action.REFINE})  # with another response, which `hints` names
-SET_ASIDE = frozenset({Action.VALIDATE, Action.TRUSTED})  # to judge by, or asking the same: no model learns from them
+SET_ASIDE = frozenset({Action.VALIDATE, Action.TRUSTED})  # to judge by, or asking the same: what is made is not
 GONE = SET_ASIDE | {Action.DROP, Action.UNREAD}
 
 

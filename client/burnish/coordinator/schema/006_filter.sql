@@ -3,8 +3,8 @@
 -- measured (policy.signals.Features); `threshold.axis` is low_value. The steps of its rounds are split, score_pre, embed, choose,
 -- decide, calibrate, features, project, hold, assemble, train, score_cross, score_trusted, evaluate: round 1 is all rows,
 -- round 2 what is kept, rounds 3 to 32 are fold models, from 33 on what was tried (all rows first, then shares), 42 the model
--- of the trusted rows alone, from 43 on random subsets, from 64 on shares tried by the rival signal, and 72 what covers the
--- largest share; those from 3 on have models but no data set of their own.
+-- of the trusted rows alone, from 43 on random subsets, from 64 on shares tried by the rival signal, 72 what covers the
+-- largest share, 73 all and trusted rows, 74 these alone; those from 3 on have models but no data set of their own.
 
 ALTER TABLE score ADD COLUMN mean_probability DOUBLE;   -- of the response tokens, arithmetic
 ALTER TABLE score ADD COLUMN min_probability DOUBLE;    -- of the least likely response token

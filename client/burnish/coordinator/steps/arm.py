@@ -38,7 +38,8 @@ async def measure_trusted(
     trained on for as many `steps` as the recipe's own model, in as many passes as that takes. At a round each."""
     mixed, alone = rounds
     await measure_arm(run, mixed, base, [*training, *trusted])
-    often = replace(run.settings.hyperparameters(alone), num_epochs=float(steps), max_steps=steps)
+    # Whatever they do to the loss, a model that is there to compare with stops no run.
+    often = replace(run.settings.hyperparameters(alone), num_epochs=float(steps), max_steps=steps, max_loss_ratio=0.0)
     await measure_arm(run, alone, base, trusted, hyperparameters=often)
 
 

@@ -1,9 +1,9 @@
-"""The recipe that chooses by itself, as settings: filtering (`recipes/filter`) compared with the neighbours', with what
-rows are ranked by (the base model's least likely token, or several measures weighed by trusted rows) and the share that
-is kept, or all rows, chosen by trusted ones. It has no way without them: what of the
-data is wrong, and whether leaving it out makes a better model, cannot be told from the data alone (docs/efficacy.md).
-No model learns from them here: one that did would find those rows best that are like them, and what is trained on these
-would do well on them (docs/decisions/0009)."""
+"""The recipe that chooses by itself, as settings: filtering (`recipes/filter`) compared with the neighbours', with
+what rows are ranked by (the base model's least likely token, or several measures weighed by trusted rows) and the
+share that is kept, or all rows, chosen by trusted ones. It has no way without them: what of the data is wrong, and
+whether leaving it out makes a better model, cannot be told from the data alone (docs/efficacy.md). No model that
+measures rows learns from them here: one that did would find those rows best that are like them, and what is trained
+on these would do well on them (docs/decisions/0009)."""
 
 from __future__ import annotations
 
