@@ -265,7 +265,11 @@ def observed(
 def _conclude(summary: RunSummary, *, json_output: bool) -> None:
     paths = RunPaths(summary.out_dir)
     report = write_report_of(paths.out)
-    measured = [m.eval_loss for m in summary.models if m.eval_loss is not None and m.role != "refiner"]
+    measured = {
+        "base" if m.role == "base" else f"round-{m.round}": m.eval_loss
+        for m in summary.models
+        if m.eval_loss is not None and m.role != "refiner"
+    }
     data = next((f for f in summary.files if f.stem == "data"), paths.final)
     base = next((m for m in summary.models if m.role == "base"), None)
     last = summary.final_model
