@@ -61,7 +61,7 @@ else
 	@failed=0; \
 	$(BIN)/python -m pytest -m "engine and not light" --numprocesses 2 --dist loadfile --no-loadscope-reorder --own-cores \
 	  || failed=1; \
-	$(BIN)/python -m pytest -m "not engine or light" --numprocesses 3 --dist loadfile --no-loadscope-reorder \
+	$(BIN)/python -m pytest -m "not engine or light" --numprocesses 2 --dist loadfile --no-loadscope-reorder \
 	  || failed=1; \
 	exit $$failed
 endif

@@ -42,6 +42,7 @@ def test_flash_attention_is_told_where_samples_begin(
     model = load(base)
     monkeypatch.setattr(attention, "varlen_attn", plain_attention)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(attention, "has_bfloat16", lambda: True)
     attention.use_packed(model)
     assert model.config._attn_implementation == attention.NAME
     for packing in (True, False):
@@ -61,6 +62,7 @@ def test_a_model_that_wants_more_than_causal_attention_keeps_its_own(
     attention.use_packed(model)  # where there is no GPU
     assert model.config._attn_implementation == "sdpa"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(attention, "has_bfloat16", lambda: True)
     model.config.sliding_window = 4
     attention.use_packed(model)
     assert model.config._attn_implementation == "sdpa"
