@@ -185,7 +185,7 @@ def test_a_core_set_by_the_real_models_neurons(address: str, tmp_path: Path) -> 
     out = tmp_path / "out"
     command = [
         *(sys.executable, "-m", "burnish", "run", "mads", "--endpoint", address, "--out", out, "--select-only"),
-        *("--data", head("demo.jsonl", 40, tmp_path), "--model", MODEL.resolve(), "--budget", "20%"),
+        *("--data", head("demo.jsonl", 60, tmp_path), "--model", MODEL.resolve(), "--budget", "20%"),
     ]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
