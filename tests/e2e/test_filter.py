@@ -70,6 +70,17 @@ def test_who_is_asked_for_what(
     assert all(asked <= prompts(on[number]) for number in (3, 4, 5))
 
 
+def test_trusted_rows_that_measure_nothing_are_set_apart_and_compared_with(
+    client: Client, data: Path, holdout: Path, trusted: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    filtered(client, data, out, holdout=str(holdout), trusted=str(trusted), signal="loss", random_subsets=0)
+    with history(out) as h:
+        assert [model.round for model in h.models()] == [0, 1, 2, MIXED, ALONE]
+        assert Counter(one.actions for one in h.decisions(1))[("trusted",)] == 4
+    assert len(lines(out / f"data/round-{ALONE}.jsonl")) == 6
+
+
 def test_no_sample_is_scored_by_a_model_that_saw_it_or_its_prompt(
     fakes: FakeServices, client: Client, data: Path, trusted: Path, tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ from burnish_services.training.core import (
     SpecError,
     check_spec,
     epoch_order,
+    fit_processes,
     is_spike,
     lr_factor,
     plan,
@@ -136,6 +137,27 @@ def test_an_epoch_has_every_sample_once_and_batches_of_like_length() -> None:
     others = [epoch_order(lengths, small, 1), epoch_order(lengths, replace(small, seed=1), 0)]
     assert all(set(other[:8]) != set(order[:8]) for other in others)
     assert epoch_order(lengths, small, 0) == order
+
+
+@pytest.mark.parametrize(("processes", "batch", "passes"), [(1, 4, 8), (8, 4, 8), (16, 2, 16), (32, 1, 32)])
+def test_batches_that_nobody_asked_for_fit_the_processes(processes: int, batch: int, passes: int) -> None:
+    fitted = fit_processes(Plan(), Hyperparameters(), processes)
+    assert (fitted.per_device_batch_size, fitted.gradient_accumulation_steps) == (batch, passes)
+    assert replace(fitted, per_device_batch_size=4, gradient_accumulation_steps=8) == Plan()
+
+
+@pytest.mark.parametrize(
+    ("asked", "processes"),
+    [
+        (Hyperparameters(), 3),
+        (Hyperparameters(), 64),
+        (Hyperparameters(per_device_batch_size=4), 16),
+        (Hyperparameters(gradient_accumulation_steps=8), 16),
+    ],
+)
+def test_batches_that_cannot_be_shared_are_refused(asked: Hyperparameters, processes: int) -> None:
+    with pytest.raises(SpecError, match=f"is 8, expected a multiple of {processes}"):
+        fit_processes(plan(asked), asked, processes)
 
 
 @pytest.mark.parametrize("packing", [False, True])

@@ -20,7 +20,7 @@ from burnish_services.training.followers import Followers
 from burnish_services.training.following import Follower, Replaced
 from burnish_services.training.interfaces import interface_towards
 from burnish_services.training.nodes import Attempt, Board, Presence, Pulse, WorkerOptions
-from burnish_services.training.process import Place
+from burnish_services.training.process import Place, _environment
 from burnish_services.training.runs import RunDirectory
 from tests.waiting import until
 
@@ -353,3 +353,12 @@ async def test_a_follower_ends_on_a_signal_with_its_code(tmp_path: Path) -> None
     _, said = await refused.communicate()
     assert refused.returncode == 2
     assert b"burnish follower: node: Input should be greater than or equal to 1" in said
+
+
+@pytest.mark.parametrize(("given", "seen"), [(None, "0"), ("3,1", "3"), ("GPU-a", "GPU-a"), ("", "")])
+def test_a_process_of_its_own_sees_one_gpu(given: str | None, seen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if given is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    assert _environment(1)["CUDA_VISIBLE_DEVICES"] == seen
+    assert _environment(1, Place(processes=2)).get("CUDA_VISIBLE_DEVICES") == given

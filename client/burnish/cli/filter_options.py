@@ -178,8 +178,8 @@ FILTER = _table(
     "Share of the scored rows to keep; default 0.7 (weakest: all but --outliers).",
     "16 by weakest and calibrated, else 0",
     "none",
-    ". They choose among --shares, teach calibrated what right looks like, and train the cross signals' models (with"
-    " --shares, half do each).",
+    ". They choose among --shares, teach calibrated what right looks like, train the cross signals' models (with"
+    " --shares half of them do, and half choose), and are compared with (--compare).",
 )
 _AUTO = _table(
     Signal.CALIBRATED,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -246,16 +246,12 @@ def plan_bilevel(asked: BilevelSpec) -> Bilevel:
     return resolved
 
 
-def plan_refinement(spec: RunSpec, processes: int) -> Refinement:
-    """The refinement with defaults for what is unset. Raises SpecError for a value out of range, without `bilevel`, and
-    where several processes train together."""
+def plan_refinement(spec: RunSpec) -> Refinement:
+    """The refinement with defaults for what is unset. Raises SpecError for a value out of range and without
+    `bilevel`."""
     assert spec.refinement is not None
     if spec.bilevel is None:
         raise SpecError("refinement", "is set; expected `bilevel` with it: it goes by what a validation set asks for")
-    if processes > 1:
-        raise SpecError(
-            "refinement", f"is set; expected none, since it takes one process and this service trains with {processes}"
-        )
     resolved = Refinement(**_given(spec.refinement))
     if resolved.response_weighting not in VARIANTS:
         found, words = resolved.response_weighting, ", ".join(VARIANTS)
@@ -353,14 +349,21 @@ def shared_out(batches: Sequence[list[int]], rank: int, processes: int) -> list[
     return filled[rank::processes]
 
 
-def check_processes(plan: Plan, processes: int) -> None:
-    """Raises SpecError where a step's forward passes cannot be shared evenly."""
-    if plan.gradient_accumulation_steps % processes:
-        raise SpecError(
-            "hyperparameters.gradient_accumulation_steps",
-            f"is {plan.gradient_accumulation_steps}, expected a multiple of {processes}: this service trains with so "
-            "many processes, on all its machines, which share the forward passes of a step",
-        )
+def fit_processes(plan: Plan, asked: Hyperparameters, processes: int) -> Plan:
+    """The plan with a step's forward passes shared evenly. Where no batch was asked for, they are as many as the
+    processes if need be, and smaller: how a step's samples are grouped changes no result. Raises SpecError where they
+    cannot be shared."""
+    if plan.gradient_accumulation_steps % processes == 0:
+        return plan
+    unset = asked.per_device_batch_size is None and asked.gradient_accumulation_steps is None
+    if unset and plan.samples_per_step % processes == 0:
+        each = plan.samples_per_step // processes
+        return replace(plan, per_device_batch_size=each, gradient_accumulation_steps=processes)
+    raise SpecError(
+        "hyperparameters.gradient_accumulation_steps",
+        f"is {plan.gradient_accumulation_steps}, expected a multiple of {processes}: this service trains with so "
+        "many processes, on all its machines, which share the forward passes of a step",
+    )
 
 
 def validation_batch(num_validation: int, count: int, seed: int, step: int) -> list[int]:

@@ -196,10 +196,14 @@ def _environment(threads: int, place: Place = Place()) -> dict[str, str]:
         tuned["GLOO_SOCKET_IFNAME"] = interface
         if place.nodes > 1:
             tuned["NCCL_SOCKET_IFNAME"] = interface
+    # One process trains on one GPU: of several that it sees, transformers would take all, by DataParallel.
+    seen = (
+        {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]} if place.is_single else {}
+    )
     fixed = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": str(threads)}
     # A server that shares its process with vLLM may have bound its threads to cores.
     bound = {"KMP_AFFINITY", "GOMP_CPU_AFFINITY", "OMP_PLACES", "OMP_PROC_BIND"}
     # What a cluster tells its jobs of each other is the server's; a worker's place is told by torchrun.
     told = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
     kept = {key: value for key, value in os.environ.items() if key not in bound | told}
-    return tuned | kept | fixed
+    return tuned | kept | seen | fixed

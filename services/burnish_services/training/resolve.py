@@ -17,7 +17,7 @@ from burnish_services.engine.models import check_model_directory
 from burnish_services.engine.object_places import ObjectMalformed, ObjectPlace, is_object_uri
 from burnish_services.engine.places import NotLocal, OutsideRoots, Roots, local_path
 from burnish_services.engine.templates import load_template
-from burnish_services.training.core import Plan, RunSpec, check_processes, plan_bilevel, plan_lora, plan_refinement
+from burnish_services.training.core import Plan, RunSpec, fit_processes, plan_bilevel, plan_lora, plan_refinement
 from burnish_services.training.publish import check_place_free, release_of
 from burnish_services.training.runs import Resolved, Selection
 from burnish_services.training.sources import Located, Sources
@@ -46,10 +46,12 @@ def resolve(spec: RunSpec, plan: Plan, site: Site, default_output: Path, abandon
     def located(uri: str, digest: str, field: str) -> Located:
         return site.sources.locate(uri, digest, field, abandoned)
 
-    check_processes(plan, site.processes)
+    # What pauses is trained by one process, however many there are for other runs.
+    processes, nodes = (site.processes, site.nodes) if spec.refinement is None else (1, 1)
+    plan = fit_processes(plan, spec.hyperparameters, processes)
     lora = None if spec.lora is None else plan_lora(spec.lora)
     how = None if spec.bilevel is None else plan_bilevel(spec.bilevel)
-    refinement = None if spec.refinement is None else plan_refinement(spec, site.processes)
+    refinement = None if spec.refinement is None else plan_refinement(spec)
     # A worker takes a lease of its own; the model may be gone from the cache by then, and is fetched again.
     with site.models.lease(spec.base_uri, spec.base_digest) as lease:
         base = lease.path
@@ -87,8 +89,8 @@ def resolve(spec: RunSpec, plan: Plan, site: Site, default_output: Path, abandon
         output=output,
         trainer=site.trainer,
         chat_template=site.chat_template,
-        processes=site.processes,
-        nodes=site.nodes,
+        processes=processes,
+        nodes=nodes,
         lora=lora,
         selection=selection,
         refinement=refinement,

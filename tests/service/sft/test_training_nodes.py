@@ -198,11 +198,6 @@ async def test_a_run_that_waits_for_machines_is_cancelled_or_left_to_the_next_se
     async with client_of(settings) as client:
         with pytest.raises(grpc.aio.AioRpcError, match="is 2, expected a multiple of 6"):
             await client.create("odd", spec(base, data, **HOW))
-        refining = spec(base, data, **how)
-        refining.bilevel.validation_data_uri = str(data)
-        refining.refinement.SetInParent()
-        with pytest.raises(grpc.aio.AioRpcError, match="it takes one process and this service trains with 6"):
-            await client.create("refining", refining)
         first = await client.create("first", spec(base, data, **how))
         second = await client.create("second", spec(base, data, **how))
         said = await waiting(client, first.run_id)

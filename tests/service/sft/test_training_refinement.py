@@ -140,9 +140,11 @@ def test_right_after_generation_the_trainer_finds_the_generators_log_probabiliti
 
 
 async def test_a_run_pauses_sooner_where_its_responses_are_stale(
-    settings: ServerSettings, asked: training_pb2.RunSpec, tmp_path: Path
+    settings: ServerSettings, asked: training_pb2.RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Half of the responses are said to have been as good as certain when they were generated; now they are not."""
+    """Half of the responses are said to have been as good as certain when they were generated; now they are not. One
+    process trains it, though others would be trained by two."""
+    monkeypatch.setenv("BURNISH_TRAINING_PROCESSES", "2")
     asked.refinement.CopyFrom(training_pb2.SelfRefinement(warmup_steps=1, refresh_steps=1000, min_effective_share=0.9))
     asked.hyperparameters.num_epochs, asked.hyperparameters.checkpoint_steps = 8, 10
     async with client_of(settings) as client:

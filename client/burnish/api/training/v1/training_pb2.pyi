@@ -560,7 +560,8 @@ class Hyperparameters(_message.Message):
     """
     gradient_accumulation_steps: _builtins.int
     """Forward passes per optimiser step, >= 1, and a multiple of the processes that the server trains with, which is the
-    number of its GPUs unless its operator says otherwise; default 8.
+    number of its GPUs unless its operator says otherwise (1 with `refinement`); default 8, or, where per_device_batch_size
+    is not given either, as many as there are processes, each of so many fewer samples that a step has 32.
     """
     weight_decay: _builtins.float
     """Weight decay, >= 0; default 0."""

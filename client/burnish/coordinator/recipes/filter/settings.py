@@ -146,10 +146,10 @@ class FilterSettings(HoldSettings):
             raise ValueError(
                 f"the rival is {self.rival}; expected another signal than {self.signal}, of those of the base model"
             )
-        if self.trusted and not (self.signal.learns_from_trusted or self.tried()):
+        if self.trusted and not (self.signal.learns_from_trusted or self.tried() or (self.compare and self.holdout)):
             raise ValueError(
-                f"signal {self.signal} makes no use of trusted rows; leave them out, give shares to try, or another"
-                " signal (such as calibrated)"
+                f"signal {self.signal} makes no use of trusted rows; leave them out, give held-out rows to compare what"
+                " they do by themselves (holdout), shares to try, or another signal (such as calibrated)"
             )
         if self.tried() and not self.trusted:
             raise ValueError(
