@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from burnish._coverage_types import (
     ActivationPooling,
-    CoverageObjective,
     CoverageOptimizer,
     FeatureRule,
     FeatureWeighting,
 )
 from burnish._types import TokenSpan
+from burnish.cli.objective import Objective
 from burnish.cli.recipe_options import TRAINING, Table, option
 
 _SELECT = "Selecting"
@@ -27,7 +27,7 @@ MADS: Table = {
     ),
     "objective": (
         "objective",
-        option(CoverageObjective, "--objective", "What a selection should be good at; default log.", _SELECT),
+        option(Objective, "--objective", "What a selection should be good at; default log.", _SELECT),
     ),
     "optimizer": (
         "optimizer",

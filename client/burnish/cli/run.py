@@ -231,7 +231,7 @@ def _run(
     options = worked(work, settings, services)
     done = finished(settings, out, options)
     if done is not None:
-        _conclude(done, json_output=json_output)
+        _conclude(done, json_output=json_output, truth=options.truth)
         return
     with observed(services, settings, out, quiet=json_output) as (client, observer):
         summary = run_recipe(settings, client, out, options=options, observer=observer)
@@ -262,9 +262,9 @@ def observed(
         yield client, observer
 
 
-def _conclude(summary: RunSummary, *, json_output: bool) -> None:
+def _conclude(summary: RunSummary, *, json_output: bool, truth: str = "") -> None:
     paths = RunPaths(summary.out_dir)
-    report = write_report_of(paths.out)
+    report = write_report_of(paths.out, truth=truth)
     measured = {
         "base" if m.role == "base" else f"round-{m.round}": m.eval_loss
         for m in summary.models

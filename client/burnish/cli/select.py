@@ -23,6 +23,7 @@ from burnish._coverage_types import (
 from burnish._errors import PreconditionFailed, UsageError
 from burnish._types import Sample, TokenSpan
 from burnish.cli.data import Reading, with_reading
+from burnish.cli.objective import Objective
 from burnish.cli.output import command, complain, errors, lines_to, write_line
 from burnish.cli.per_sample import LimitOption, ModelOption, OutOption, State, parts
 from burnish.cli.progress import Bars
@@ -51,8 +52,8 @@ def select(
     ] = "15%",
     out: OutOption = None,
     objective: Annotated[
-        CoverageObjective, typer.Option("--objective", help="What the selection should be good at.")
-    ] = CoverageObjective.LOG,
+        Objective, typer.Option("--objective", help="What the selection should be good at.")
+    ] = Objective.LOG,
     optimizer: Annotated[
         CoverageOptimizer | None,
         typer.Option("--optimizer", help="Default: lazy up to 100,000 samples, stochastic beyond."),
@@ -92,9 +93,10 @@ def select(
         distinct.setdefault(content, Sample(content, sample.messages))
     number = budget_of(budget, len(distinct))
     choice = None
-    if objective not in ON_VECTORS:
+    wanted = CoverageObjective(objective.value)
+    if wanted not in ON_VECTORS:
         choice = FeatureChoice(rule, k, pooling, tokens, calibration_size=calibration_size, seed=seed)
-    settings = CoverageSettings(objective=objective, optimizer=optimizer, weighting=weighting, seed=seed)
+    settings = CoverageSettings(objective=wanted, optimizer=optimizer, weighting=weighting, seed=seed)
     with services.client(["embedding"], model, State) as client, Bars() as bars:
         filled = fill(client, model, list(distinct.values()), choice, bars)
         stored = [name for name in distinct if name not in filled.failed]

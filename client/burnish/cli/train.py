@@ -47,7 +47,10 @@ def train(
         int | None, typer.Option("--eval-steps", help="Measure on it every so many steps; default: before and after.")
     ] = None,
     publish_best: Annotated[
-        bool | None, typer.Option("--publish-best", help="Publish the weights that were best on it, not the last ones.")
+        bool | None,
+        typer.Option(
+            "--publish-best", help="Publish the weights that were best on it, not the last ones; needs --eval-steps."
+        ),
     ] = None,
     weight_column: Annotated[
         str | None, typer.Option("--weight-column", help="Column that says what each row counts.", metavar="NAME")

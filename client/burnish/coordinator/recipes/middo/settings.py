@@ -187,6 +187,10 @@ class MiddoSettings(HoldSettings):
         """How a round's rewrites are sampled."""
         return self.rewrite.sampling(derive_seed(self.seed, round_number, "rewrite"))
 
+    def models(self) -> dict[str, str]:
+        """See RecipeSettings."""
+        return {"rewriting": self.refiner} if self.refiner else {}
+
     def absolute(self) -> MiddoSettings:
         """See RecipeSettings."""
         return super().absolute().model_copy(update={"refiner": absolute(self.refiner)})
