@@ -326,6 +326,7 @@ class ServiceLink:
             while True:
                 try:
                     if (failure := await self._connect(deadline)) is None:
+                        retry.begin()
                         reply = await attempt(deadline.left(), self._metadata(call))
                         self._connections.answered.add(self.address)
                         self.window.answered()
@@ -348,6 +349,7 @@ class ServiceLink:
             while True:
                 try:
                     if (failure := await self._connect(Deadline(None))) is None:
+                        retry.begin()
                         metadata = self._metadata(outgoing_call)
                         call = rpc(request(), timeout=None, metadata=metadata, wait_for_ready=False)
                         try:
@@ -452,6 +454,7 @@ def _broken_off() -> grpc.aio.AioRpcError:
     return grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, nothing, nothing, "the call ended while it was being sent")
 
 
+_MOST_ABSENCES = 5  # of a service during one call, each of which it is waited for as long as for the first
 _NOT_YET = (grpc.ChannelConnectivity.IDLE, grpc.ChannelConnectivity.CONNECTING)
 
 
@@ -465,6 +468,12 @@ class _Retry:
         self._call = call
         self._attempt = 0
         self._away_since: float | None = None
+        self._absences = 0
+        self._begun: float | None = None  # when the last attempt that found a connection was sent
+
+    def begin(self) -> None:
+        """Says that an attempt is sent now."""
+        self._begun = time.monotonic()
 
     async def wait_or_raise(self, status: CallStatus) -> None:
         """Returns when the call may be tried again. Raises the ServiceError where it may not, and TooMuchAtOnce where
@@ -509,6 +518,11 @@ class _Retry:
         if not status.away:
             return False
         now = time.monotonic()
-        if self._away_since is None:
+        # An attempt that lasted was worked on: the service was there, and this is another absence. Not for ever: the
+        # request may be what ends it.
+        worked_on = self._begun is not None and now - self._begun > self._link.options.max_backoff
+        if self._away_since is None or (worked_on and self._absences < _MOST_ABSENCES):
             self._away_since = now
+            self._absences += 1
+        self._begun = None
         return now + wait - self._away_since < self._link.patience(status)

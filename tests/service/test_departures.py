@@ -21,6 +21,7 @@ from burnish_services.engine.factory import create_engine
 from burnish_services.runtime import departures, logs
 from burnish_services.runtime.config import ServerSettings
 from burnish_services.runtime.departures import AsDepartures, to_its_end
+from burnish_services.runtime.reporting import CallReporter
 from burnish_services.runtime.server import Server, running
 from tests.service.support import failure_of, sample
 from tests.waiting import until
@@ -86,11 +87,13 @@ async def test_no_reply_is_sent_after_a_client_that_left(
 
 
 async def test_a_reply_larger_than_a_message_may_be_is_refused_in_words_that_clients_know(
-    model: Path, tmp_path: Path, records: Records
+    model: Path, tmp_path: Path, records: Records, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = ServerSettings(
         roles=("scoring",), engine="fake", model=str(model), state_dir=tmp_path / "small", max_message_bytes=70_000
     )
+    told: list[str] = []
+    monkeypatch.setattr(CallReporter, "close", lambda _, record, code, reason="": told.append(reason))
     request = scoring_pb2.ScoreSamplesRequest(samples=[sample(f"s{i}" * 40, "Q") for i in range(400)])
     async with (
         running(settings, partial(create_engine, "fake")) as small,
@@ -99,6 +102,7 @@ async def test_a_reply_larger_than_a_message_may_be_is_refused_in_words_that_cli
         refused = await failure_of(scoring_pb2_grpc.ScoringServiceStub(channel).ScoreSamples(request))
     assert (refused.code, refused.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "REPLY_TOO_LARGE")
     assert CallStatus(refused.code, refused.message).too_large, "so that the SDK asks for halves"
+    assert told == ["REPLY_TOO_LARGE"], "once, and not as a call that went well"
     assert not records.tell("ExecuteBatchError")
 
 

@@ -220,6 +220,8 @@ async def test_a_table_of_another_release_is_not_read(embedding: Any, monkeypatc
     assert (failure.code, failure.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "UNKNOWN_FORMAT")
     assert "table 'newer' is in format 99, expected 1" in failure.message
     await embedding.GetCollection(embedding_pb2.GetCollectionRequest(name="ours"))
+    listed = await embedding.ListCollections(embedding_pb2.ListCollectionsRequest())
+    assert [one.name for one in listed.collections] == ["ours"], "nobody is kept from the others"
     await embedding.DeleteCollection(embedding_pb2.DeleteCollectionRequest(name="newer"))  # as the message says
 
 

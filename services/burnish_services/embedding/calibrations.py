@@ -22,7 +22,7 @@ from burnish_services.embedding.collection import Weights
 from burnish_services.embedding.coverage.moments import BinnedMoments, Moments
 from burnish_services.embedding.layout import activation_settings
 from burnish_services.embedding.settings import ActivationSettings
-from burnish_services.embedding.tables import Tables, check_format
+from burnish_services.embedding.tables import Tables, check_format, first_readable
 from burnish_services.runtime.errors import AlreadyExists, NotFound, PreconditionFailed
 
 SUFFIX = ".calibration"
@@ -104,7 +104,7 @@ class CalibrationStore:
         """Up to `size` calibrations whose names come after `after`, in order of name."""
         names = [name.removesuffix(SUFFIX) for name in self._tables.names() if name.endswith(SUFFIX)]
         later = [name for name in sorted(names) if name > after]
-        return [self.get(name) for name in later[:size]]
+        return first_readable(later, self.get, size)
 
     def delete(self, name: str) -> None:
         """Removes the calibration; nothing happens where there is none."""

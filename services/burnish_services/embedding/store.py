@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from burnish_services.embedding.collection import Collection, EmbeddedText, FeatureLayout, TextRecord, Weights
 from burnish_services.embedding.layout import RECORD_COLUMNS, collection_of, records_in, rows_of, schema_of
 from burnish_services.embedding.settings import FeatureSettings, Source
-from burnish_services.embedding.tables import Tables
+from burnish_services.embedding.tables import Tables, first_readable
 from burnish_services.runtime.errors import AlreadyExists, NotFound, PreconditionFailed
 
 _CACHED_INDEXES = 4  # collections whose ids are kept in memory, about 300 bytes each
@@ -66,7 +66,7 @@ class VectorStore:
     def page(self, size: int, after: str = "") -> list[Collection]:
         """Up to `size` collections whose names come after `after`, in order of name."""
         names = [name for name in self._tables.names() if name > after and "." not in name]
-        return [self.get(name) for name in names[:size]]
+        return first_readable(names, self.get, size)
 
     def delete(self, name: str) -> None:
         """Removes the collection; nothing happens where there is none."""

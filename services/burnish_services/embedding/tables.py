@@ -18,11 +18,13 @@ Blocking, and not safe for threads: its owner calls it from one thread, off the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import lancedb
 import pyarrow as pa
@@ -31,6 +33,9 @@ from lancedb.expr import col
 from burnish_services.embedding.storage import storage_at
 from burnish_services.runtime.errors import PreconditionFailed
 
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+_UNKNOWN_FORMAT = "UNKNOWN_FORMAT"
 _LARGE = 256 * 2**20  # bytes of a table whose compaction is worth putting off
 
 
@@ -211,10 +216,26 @@ def check_format(name: str, found: object, expected: int) -> None:
     """Raises PreconditionFailed where the format that a table's metadata names is not the one we write."""
     if found != expected:
         raise PreconditionFailed(
-            "UNKNOWN_FORMAT",
+            _UNKNOWN_FORMAT,
             f"table {name!r} is in format {'unknown' if found is None else found}, expected {expected}: another "
             "version of Burnish or another program wrote it; use that, or delete the collection",
         )
+
+
+def first_readable(names: Iterable[str], get: Callable[[str], T], size: int) -> list[T]:
+    """What the first `size` tables are, in order, without those that another program or version made: one of these
+    would keep everybody from the others. Raises what `get` does for any other reason."""
+    found: list[T] = []
+    for name in names:
+        if len(found) == size:
+            break
+        try:
+            found.append(get(name))
+        except PreconditionFailed as error:
+            if error.reason != _UNKNOWN_FORMAT:
+                raise
+            log.warning("%s is left out of the list: %s", name, error)
+    return found
 
 
 def _connect(uri: str, options: dict[str, str] | None, *, cache_bytes: int) -> lancedb.db.DBConnection:

@@ -6,9 +6,11 @@ itself is in `merging.py`, which brings torch.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
+import threading
 import time
 import uuid
 from pathlib import Path
@@ -17,18 +19,21 @@ from burnish_services.engine.base import ModelLoadError
 from burnish_services.engine.model_digests import model_digest
 from burnish_services.engine.models import adapter_base
 from burnish_services.engine.places import Roots
+from burnish_services.runtime.files import sync_tree
 
 _KEPT = 2  # merged models, each as large as its base
+_IN_USE = 120.0  # seconds after which an engine that was given a folder has read it
 _SETTLED = 60.0  # seconds after which a folder is locked if anybody works on it
 
 
 class MergedModels:
     """Whole models made of adapters and their bases, in a folder of their own. Blocking; safe to use from several
-    processes."""
+    threads and processes."""
 
     def __init__(self, folder: Path, roots: Roots | None = None) -> None:
         self._folder = folder
         self._roots = roots
+        self._alone = threading.Lock()  # two engines of one process may be asked for one model at a time
 
     def whole(self, path: Path) -> Path:
         """The directory that an engine can load for `path`: itself, or for an adapter its base with it merged in.
@@ -37,10 +42,12 @@ class MergedModels:
         if base is None:
             return path
         made = self._folder / model_digest(path).removeprefix("sha256:")
-        if not made.is_dir():
-            self._merge(base, path, made)
-        os.utime(made)
-        self._sweep()
+        with self._alone:
+            try:
+                os.utime(made)
+            except FileNotFoundError:
+                self._merge(base, path, made)
+            self._sweep()
         return made
 
     def _merge(self, base: Path, adapter: Path, made: Path) -> None:
@@ -53,9 +60,11 @@ class MergedModels:
         try:
             fcntl.flock(held, fcntl.LOCK_EX)  # for as long as this process lives
             merge(base, adapter, beside)
-            if not made.is_dir():  # another process may have been faster
-                beside.rename(made)
+            sync_tree(beside)  # what has its name counts as whole for good
+            beside.rename(made)
         except OSError as error:
+            if made.is_dir():  # another process was faster
+                return
             raise ModelLoadError(f"{adapter} cannot be merged into {base}: {error}") from error
         finally:
             shutil.rmtree(beside, ignore_errors=True)
@@ -77,6 +86,10 @@ class MergedModels:
                 pass  # somebody merges into it, or has removed it
 
     def _sweep(self) -> None:
-        found = [path for path in self._folder.iterdir() if not path.name.startswith(".")]
-        for path in sorted(found, key=lambda path: path.stat().st_mtime)[:-_KEPT]:
-            shutil.rmtree(path, ignore_errors=True)
+        found = []
+        for path in self._folder.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # another process removed it
+                found += [] if path.name.startswith(".") else [(path.stat().st_mtime, path)]
+        for used, path in sorted(found)[:-_KEPT]:
+            if time.time() - used > _IN_USE:
+                shutil.rmtree(path, ignore_errors=True)

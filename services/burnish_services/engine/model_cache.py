@@ -23,7 +23,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -170,15 +170,17 @@ class ModelCache:
             raise too_large(uri, size, self._max_bytes)
         with self._making_room:
             there = {path: kept.size for path in self._entries() if (kept := self._read(path)) is not None}
-            coming = sum(self._coming(path) for path in self._folder.glob(f"{_FETCHING}*") if path != staging)
+            others = [path for path in self._folder.glob(f"{_FETCHING}*") if path != staging]
+            coming = sum(map(self._coming, others))
+            promised = sum(max(0, self._coming(path) - _size_of(path / _MODEL)) for path in others)  # of what is free
             oldest = sorted(there, key=lambda path: _last_use(path))
-            while oldest and (sum(there.values()) + coming + size > self._max_bytes or self._free() < size):
+            while oldest and (sum(there.values()) + coming + size > self._max_bytes or self._free() - promised < size):
                 path = oldest.pop(0)
                 if self._remove(path.name):
                     del there[path]
             if sum(there.values()) + coming + size > self._max_bytes:
                 raise too_large(f"{uri}, with those that are in use or being fetched,", size, self._max_bytes)
-            if self._free() < size:
+            if self._free() - promised < size:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder))
             (staging / _MODEL).mkdir(parents=True)
             (staging / _ENTRY).write_text(json.dumps({"size": size}), encoding="utf-8")
@@ -266,3 +268,12 @@ def _last_use(path: Path) -> float:
         return (path / _ENTRY).stat().st_mtime
     except OSError:
         return 0.0
+
+
+def _size_of(folder: Path) -> int:
+    """Bytes of the files in a folder that somebody may be writing to."""
+    found = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            found += path.stat().st_size
+    return found

@@ -52,8 +52,7 @@ class ModelStore:
         Raises ModelNotFound, ModelNotAllowed, ModelUnreachable, ModelLoadError, OSError."""
         roots = Roots() if own else self._roots
         if not is_object_uri(uri):
-            path = resolve_uri(uri, roots)
-            found = self._kept.find(str(path), digest) if digest and _needs_base(path) else None
+            path, found = self._here(uri, digest, roots)
             return found if found is not None else self._with_base(Lease(str(path), path), roots)
         place = object_place(uri, roots)
         found = self._find(place, uri, digest, roots)
@@ -61,9 +60,11 @@ class ModelStore:
 
     async def borrow(self, uri: str, digest: str = "", *, own: bool = False) -> Lease:
         """As `lease`, without blocking: who asks for the same at a time waits for one fetch."""
-        if not is_object_uri(uri):
-            return await asyncio.to_thread(self.lease, uri, digest, own=own)
         roots = Roots() if own else self._roots
+        if not is_object_uri(uri):
+            path, found = await asyncio.to_thread(self._here, uri, digest, roots)
+            # An adapter's base in object storage is fetched like any model there.
+            return found if found is not None else await self._joined((str(path), digest), uri, digest, own=own)
         place = object_place(uri, roots)
         found = await asyncio.to_thread(self._find, place, uri, digest, roots)
         if found is not None:
@@ -74,12 +75,18 @@ class ModelStore:
         there = await loop.run_in_executor(self._looking, self._there, place, uri, roots)
         if isinstance(there, Lease):
             return there
-        self._check_open(uri)
         # What is being fetched is joined only where it is what the store lists now.
-        key = (str(place), there.key)
+        return await self._joined((str(place), there.key), uri, own=own)
+
+    async def _joined(self, key: tuple[str, str], uri: str, digest: str = "", *, own: bool) -> Lease:
+        """As `lease`, in a thread for fetches; those who ask for the same `key` at a time share one."""
+        self._check_open(uri)
         fetch = self._fetches.get(key)
         if fetch is None:
-            fetch = _Fetch(loop.run_in_executor(self._fetching, lambda: self.lease(uri, own=own)))
+            found = asyncio.get_running_loop().run_in_executor(
+                self._fetching, partial(self.lease, uri, digest, own=own)
+            )
+            fetch = _Fetch(found)
             self._fetches[key] = fetch
             fetch.task.add_done_callback(lambda _: self._fetches.pop(key, None))
         fetch.waiting += 1
@@ -102,6 +109,13 @@ class ModelStore:
             raise ModelUnreachable(f"{uri} is not looked for any more: this server is shutting down; ask another one")
 
     # --- blocking ----------------------------------------------------------------------------------------------
+
+    def _here(self, uri: str, digest: str, roots: Roots) -> tuple[Path, Lease | None]:
+        """Where a model on this machine is, and a lease on it where nothing has to be fetched for that."""
+        path = resolve_uri(uri, roots)
+        if not _needs_base(path):
+            return path, self._checked(Lease(str(path), path), roots)
+        return path, self._kept.find(str(path), digest) if digest else None
 
     def _there(self, place: ObjectPlace, uri: str, roots: Roots) -> Lease | ModelListing:
         """What is in the cache of what the store lists now, or else what is to be fetched."""

@@ -4,6 +4,7 @@ core.py, what it must satisfy in validation.py; plain responses are made in resp
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from typing import Any
 
@@ -96,11 +97,15 @@ class RewritingServicer(rewriting_pb2_grpc.RewritingServiceServicer):
             prompts = [wire.messages(prompt.messages) for prompt in request.prompts]
             results = await responder.respond(prompts)
         reply = rewriting_pb2.GenerateResponsesResponse(model=wire.model_version(held), timing=wire.timing(record))
-        for asked, prompt, result in zip(request.prompts, prompts, results, strict=True):
-            check = partial(rejection_of, prompt) if request.check else lambda _: None
-            reply.results.append(
-                convert.responses_message(asked.id, result, check, return_tokens=request.return_tokens)
-            )
+
+        def add_results() -> None:
+            for asked, prompt, result in zip(request.prompts, prompts, results, strict=True):
+                check = partial(rejection_of, prompt) if request.check else lambda _: None
+                reply.results.append(
+                    convert.responses_message(asked.id, result, check, return_tokens=request.return_tokens)
+                )
+
+        await asyncio.to_thread(add_results)  # checks take seconds, for a large batch
         return reply
 
 

@@ -115,6 +115,19 @@ class Overloaded(ServiceError):
         super().__init__(grpc.StatusCode.RESOURCE_EXHAUSTED, reason, message, retryable=True, retry_after=retry_after)
 
 
+class ReplyTooLarge(ServiceError):
+    """A reply of `size` bytes, where a message may have `limit`; in the words by which clients know to ask for less.
+    gRPC would say the same, but log it as an error of its core."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            "REPLY_TOO_LARGE",
+            f"the reply is larger than max ({size} vs. {limit} bytes); ask for less at a time, or raise"
+            " --max-message-bytes of the server and max_message_bytes of the client",
+        )
+
+
 class DiskFull(ServiceError):
     """Nothing more can be written. What was there before the call is unchanged."""
 

@@ -37,6 +37,14 @@ def sync_path(path: Path) -> None:
         os.close(descriptor)
 
 
+def sync_tree(folder: Path) -> None:
+    """Waits until everything in a folder is on disk. Raises OSError."""
+    for path in folder.rglob("*"):
+        if path.is_dir() or path.is_file():
+            sync_path(path)
+    sync_path(folder)
+
+
 @contextmanager
 def _whole(path: Path, *, durable: bool) -> Iterator[BinaryIO]:
     beside = unfinished(path)

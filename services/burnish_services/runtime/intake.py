@@ -22,7 +22,7 @@ from google.protobuf.message import DecodeError
 from burnish_services.runtime.arrivals import PATIENCE, Places, Stalled
 from burnish_services.runtime.decoding import Undecodable
 from burnish_services.runtime.departures import if_still_there, to_its_end
-from burnish_services.runtime.errors import InvalidRequest, Overloaded, ServiceError, abort_status
+from burnish_services.runtime.errors import InvalidRequest, Overloaded, ReplyTooLarge, ServiceError, abort_status
 from burnish_services.runtime.health import CHECK
 from burnish_services.runtime.reporting import CallReporter
 
@@ -205,15 +205,9 @@ class Intake(grpc.aio.ServerInterceptor):
         return raw
 
     def _sendable(self, reply: bytes) -> bytes:
-        """The reply. Raises ServiceError where it is larger than a message may be, in the words by which clients know
-        to ask for less; gRPC would say the same, but log it as an error of its core."""
+        """The reply. Raises ReplyTooLarge, of services that nobody guards (`interceptors.py`)."""
         if len(reply) > self._limits.max_message_bytes:
-            raise ServiceError(
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
-                "REPLY_TOO_LARGE",
-                f"the reply is larger than max ({len(reply)} vs. {self._limits.max_message_bytes} bytes); ask for less"
-                " at a time, or raise --max-message-bytes of the server and max_message_bytes of the client",
-            )
+            raise ReplyTooLarge(len(reply), self._limits.max_message_bytes)
         return reply
 
     def _too_slow(self, stalled: Stalled) -> ServiceError:

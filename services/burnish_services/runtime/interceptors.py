@@ -18,7 +18,14 @@ from burnish_services.runtime.admission import Admission
 from burnish_services.runtime.calls import CallRecord, current_call, open_call
 from burnish_services.runtime.decoding import Undecodable, each_decoded, tolerant
 from burnish_services.runtime.departures import if_still_there
-from burnish_services.runtime.errors import InternalError, ServiceError, Unavailable, abort_status, service_error
+from burnish_services.runtime.errors import (
+    InternalError,
+    ReplyTooLarge,
+    ServiceError,
+    Unavailable,
+    abort_status,
+    service_error,
+)
 from burnish_services.runtime.lifecycle import Lifecycle
 from burnish_services.runtime.reporting import CallReporter, count_outcomes, ids_of
 
@@ -31,12 +38,16 @@ Context = grpc.aio.ServicerContext[Message, Message]
 
 
 class CallGuard(grpc.aio.ServerInterceptor):
-    """Guards the calls of the services named in `admissions`; lets health and reflection through."""
+    """Guards the calls of the services named in `admissions`; lets health and reflection through. A reply has at most
+    `max_message_bytes`."""
 
-    def __init__(self, lifecycle: Lifecycle, admissions: dict[str, Admission], reporter: CallReporter) -> None:
+    def __init__(
+        self, lifecycle: Lifecycle, admissions: dict[str, Admission], reporter: CallReporter, max_message_bytes: int
+    ) -> None:
         self._lifecycle = lifecycle
         self._admissions = admissions
         self._reporter = reporter
+        self._max_message_bytes = max_message_bytes
 
     async def intercept_service(
         self,
@@ -84,6 +95,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
                 self._lifecycle.check_serving()
                 with admission.slot() if isinstance(request, Message) else admission.stream():
                     reply: Message = await inner(request, context)
+                self._check_size(reply)
                 record.outcomes = count_outcomes(reply)
                 return reply
             except asyncio.CancelledError:
@@ -122,6 +134,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
                 with admission.stream():
                     async with aclosing(_until_drained(inner(request, context), self._lifecycle)) as messages:
                         async for message in messages:
+                            self._check_size(message)
                             record.items += 1
                             yield message
             except (asyncio.CancelledError, GeneratorExit):
@@ -135,6 +148,11 @@ class CallGuard(grpc.aio.ServerInterceptor):
                 self._reporter.close(record, code, reason)
 
         return call
+
+    def _check_size(self, reply: Message) -> None:
+        """Before the call is told of as one that went well. Raises ReplyTooLarge."""
+        if (size := reply.ByteSize()) > self._max_message_bytes:
+            raise ReplyTooLarge(size, self._max_message_bytes)
 
     def _failure(self, error: Exception, record: CallRecord) -> ServiceError:
         """What to answer for `error`, after telling the log and the lifecycle what they must know."""

@@ -131,7 +131,7 @@ class Server:
     def _build(self) -> grpc.aio.Server:
         reporter = self.observability.reporter
         self.intake = Intake(intake_limits(self.settings), reporter)
-        guard = CallGuard(self.lifecycle, self.admissions, reporter)
+        guard = CallGuard(self.lifecycle, self.admissions, reporter, self.settings.max_message_bytes)
         interceptors: list[grpc.aio.ServerInterceptor] = [self.intake, guard]
         if self.settings.tokens is not None:
             roles = {role.service_full_name: role.name for role in self.roles}

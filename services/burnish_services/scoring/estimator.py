@@ -6,6 +6,7 @@ in the second case, so that both parts are made by the same.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -73,16 +74,20 @@ class Estimator:
         if asked.tier > Tier.FAST:
             answers = await self._answers(held, conversations, beliefs, asked, record)
         similarity = await self._similarity(conversations, answers) if asked.tier is Tier.FULL else overlap
-        estimates = [
-            estimate(
-                belief,
-                compare(messages[-1].content, some, asked.weights.alpha, similarity) if some else (),
-                asked.weights,
-                asked.min_covered_mass,
-            )
-            for messages, belief, some in zip(conversations, beliefs, answers, strict=True)
-        ]
-        return held, estimates
+
+        def estimates() -> list[Estimate | EngineFailure]:
+            return [
+                estimate(
+                    belief,
+                    compare(messages[-1].content, some, asked.weights.alpha, similarity) if some else (),
+                    asked.weights,
+                    asked.min_covered_mass,
+                )
+                for messages, belief, some in zip(conversations, beliefs, answers, strict=True)
+            ]
+
+        # Word by word, of every answer: seconds, for a large batch.
+        return held, await asyncio.to_thread(estimates)
 
     async def _answers(
         self,

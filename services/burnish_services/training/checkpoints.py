@@ -14,7 +14,7 @@ import shutil
 import zlib
 from pathlib import Path
 
-from burnish_services.runtime.files import sync_path, write_whole
+from burnish_services.runtime.files import sync_path, sync_tree, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -125,11 +125,3 @@ def _is_undamaged(checkpoint: Path) -> bool:
             ", ".join(wrong),
         )
     return not wrong
-
-
-def sync_tree(folder: Path) -> None:
-    """Waits until everything in a folder is on disk."""
-    for path in folder.rglob("*"):
-        if path.is_dir() or path.is_file():
-            sync_path(path)
-    sync_path(folder)

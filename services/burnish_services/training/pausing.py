@@ -12,9 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from burnish_services.engine.model_digests import model_digest
-from burnish_services.runtime.files import copy_durably, sync_path, write_whole
+from burnish_services.runtime.files import copy_durably, sync_path, sync_tree, write_whole
 from burnish_services.training import delivery
-from burnish_services.training.checkpoints import sync_tree
 from burnish_services.training.job import Job
 from burnish_services.training.runs import RunDirectory
 from burnish_services.training.state import Pause

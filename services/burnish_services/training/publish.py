@@ -21,9 +21,8 @@ from burnish_services.engine.base import ModelLoadError
 from burnish_services.engine.model_digests import model_digest
 from burnish_services.engine.models import CARD_FILE, adapter_base_name, read_json, write_adapter_base
 from burnish_services.engine.object_places import is_object_uri
-from burnish_services.runtime.files import sync_path
+from burnish_services.runtime.files import sync_path, sync_tree
 from burnish_services.training import delivery
-from burnish_services.training.checkpoints import sync_tree
 from burnish_services.training.runs import Resolved, RunDirectory, RunRecord
 from burnish_services.training.state import Result, RunError
 

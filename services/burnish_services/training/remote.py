@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from burnish_services.engine.object_places import (
     SCHEMES,
+    ObjectDenied,
     ObjectError,
     ObjectMalformed,
     ObjectMissing,
@@ -27,6 +28,10 @@ class RemoteError(Exception):
 
 class RemoteMissing(RemoteError):
     """There is no such file."""
+
+
+class RemoteDenied(RemoteError):
+    """It may not be read with the credentials that there are."""
 
 
 class RemoteMalformed(RemoteError):
@@ -61,10 +66,14 @@ def read_remote(uri: str) -> Iterator[bytes]:
         raise
     except ObjectMissing as error:
         raise RemoteMissing(str(error)) from error
+    except ObjectDenied as error:
+        raise RemoteDenied(str(error)) from error
     except ObjectError as error:
         raise RemoteError(str(error)) from error
     except FileNotFoundError as error:
         raise RemoteMissing("there is nothing at that place") from error
+    except PermissionError as error:
+        raise RemoteDenied(_without_credentials(f"{type(error).__name__}: {error}", uri)) from error
     except Exception as error:
         # Whatever the file system's own package raises.
         raise RemoteError(_without_credentials(f"{type(error).__name__}: {error}", uri)) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -141,6 +142,8 @@ def _output(uri: str, roots: Roots, kept: Sequence[Path]) -> Path:
         path = roots.check_writable(local_path(uri))
         _check_apart(path, uri, kept)
         path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass  # or it would show when the training is done
     except OutsideRoots as error:
         raise RunError("PERMISSION_DENIED", "PATH_NOT_ALLOWED", f"output_uri {error}") from None
     except NotLocal as error:

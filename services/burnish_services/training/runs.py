@@ -232,6 +232,10 @@ class Run:
             await self._changed.wait()
 
 
+class RunDamaged(Exception):
+    """A run that cannot be read has the place of another; the message is for people."""
+
+
 class RunStore:
     """All runs below one directory."""
 
@@ -297,8 +301,15 @@ class RunStore:
         return RunDirectory(self._root / run_id_of(request_id))
 
     def create(self, request_id: str, spec: RunSpec, resolved: Resolved) -> Run:
-        """Makes a run whose request id is new; on disk, whole, before it returns. Raises OSError."""
+        """Makes a run whose request id is new; on disk, whole, before it returns. Raises RunDamaged,
+        OSError."""
         directory = self.directory_for(request_id)
+        if directory.path.exists():
+            raise RunDamaged(
+                f"run {directory.path.name} of request id {request_id!r} is there, but could not be read when this"
+                " server started (its log says why); choose another request id, or have its operator look after"
+                f" {directory.path} and remove it"
+            )
         sequence = 1 + max((run.record.sequence for run in self._runs.values()), default=0)
         record = RunRecord(directory.path.name, request_id, sequence, time.time(), spec, resolved)
         beside = RunDirectory(self._root / f".new-{record.run_id}")

@@ -46,7 +46,7 @@ from burnish_services.training.pool import trouble_with
 from burnish_services.training.readings import read_training
 from burnish_services.training.remote import why_not_readable
 from burnish_services.training.resolve import Site, resolve
-from burnish_services.training.runs import RequestConflict, Resolved, Run, RunStore
+from burnish_services.training.runs import RequestConflict, Resolved, Run, RunDamaged, RunStore
 from burnish_services.training.sample_weights import read_snapshots
 from burnish_services.training.sources import LOCAL, Located, Sources
 from burnish_services.training.state import RunError, RunState
@@ -256,6 +256,8 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
                 self._supervisor.submit(run)
         except RequestConflict as error:
             raise AlreadyExists("REQUEST_ID_USED", str(error)) from error
+        except RunDamaged as error:
+            raise PreconditionFailed("RUN_DAMAGED", str(error)) from error
         except SpecError as error:
             raise InvalidRequest("BAD_SPEC", str(error), field=f"spec.{error.field}") from error
         except RunError as error:

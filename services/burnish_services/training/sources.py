@@ -17,6 +17,7 @@ from burnish_services.training.core import SpecError, is_digest
 from burnish_services.training.data import check_digest, resolve_file
 from burnish_services.training.data_store import DataStore, StoredFile
 from burnish_services.training.remote import (
+    RemoteDenied,
     RemoteError,
     RemoteMalformed,
     RemoteMissing,
@@ -30,6 +31,10 @@ UPLOAD = "upload:"  # what a digest is preceded by in the URI of an upload
 LOCAL = "file"
 
 _UPLOAD_INSTEAD = "upload the data (UploadData, client.training.upload) and give the URI that this returns"
+_HOW_TO_READ = (
+    "check the credentials, region and endpoint in the server's environment (for s3://: AWS_ACCESS_KEY_ID, "
+    f"AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL), or {_UPLOAD_INSTEAD}"
+)
 
 
 class Abandoned(Exception):
@@ -117,13 +122,17 @@ class Sources:
                 "DATA_NOT_FOUND",
                 f"{field} {place}: {error}; expected a JSONL file that the training service can read",
             ) from error
-        except RemoteError as error:
+        except RemoteDenied as error:
             raise RunError(
                 "FAILED_PRECONDITION",
                 "DATA_UNREACHABLE",
-                f"{field} {place} cannot be read: {error}. Expected a file that this server may read; check the "
-                "credentials, region and endpoint in the server's environment (for s3://: AWS_ACCESS_KEY_ID, "
-                f"AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL), or {_UPLOAD_INSTEAD}",
+                f"{field} {place} may not be read: {error}. Expected a file that this server may read; {_HOW_TO_READ}",
+            ) from error
+        except RemoteError as error:
+            raise RunError(
+                "UNAVAILABLE",
+                "DATA_UNREACHABLE",
+                f"{field} {place} cannot be read now: {error}. If it stays so, {_HOW_TO_READ}",
             ) from error
         finally:
             incoming.close()

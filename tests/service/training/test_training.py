@@ -22,6 +22,7 @@ from burnish_services.runtime.role import RoleUnavailable
 from burnish_services.training import servicer, supervisor
 from burnish_services.training.data import file_digest
 from burnish_services.training.runs import Run
+from tests.service.support import failure_of
 from tests.service.training_support import Client, client_of, sample, spec, worker_process, write_jsonl
 from tests.waiting import until
 
@@ -51,6 +52,31 @@ async def test_a_run_trains_and_publishes(client: Client, base: Path, data: Path
     assert last.result.train_loss == pytest.approx(sum(dict.fromkeys(losses)) / 20, rel=0.1)
     left = {path.name for path in (published.parent).iterdir()}
     assert left == {"spec.json", "events.jsonl", "worker.log", "result.json", "model"}
+
+
+async def test_a_run_that_cannot_be_read_is_named_to_whoever_asks_for_it_again(
+    settings: ServerSettings, base: Path, data: Path
+) -> None:
+    async with client_of(settings) as client:
+        run_id = (await client.create("damaged", spec(base, data))).run_id
+        await client.finished(run_id)
+    place = settings.state_dir / "training" / run_id
+    (place / "spec.json").write_text("{")
+    async with client_of(settings) as client:
+        failure = await failure_of(client.create("damaged", spec(base, data)))
+        assert (failure.code.name, failure.reason) == ("FAILED_PRECONDITION", "RUN_DAMAGED")
+        assert str(place) in failure.message
+        shutil.rmtree(place)  # as the message says
+        assert (await client.finished((await client.create("other", spec(base, data))).run_id)).result.num_samples == 40
+
+
+async def test_a_place_that_cannot_be_written_is_told_before_anything_is_trained(
+    client: Client, base: Path, data: Path
+) -> None:
+    asked = spec(base, data)
+    asked.output_uri = "/proc/model"
+    failure = await failure_of(client.create("nowhere", asked))
+    assert (failure.code.name, failure.reason) == ("INVALID_ARGUMENT", "BAD_OUTPUT")
 
 
 async def test_the_same_request_is_the_same_run(client: Client, base: Path, data: Path) -> None:

@@ -127,7 +127,7 @@ async def test_data_that_cannot_be_had_is_told_clearly(
             refusing.bind(("127.0.0.1", 0))  # and does not listen
             monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{refusing.getsockname()[1]}")
             failure = await failure_of(client.create("refused", with_data(base, uri)))
-        assert (failure.code.name, failure.reason) == ("FAILED_PRECONDITION", "DATA_UNREACHABLE")
+        assert (failure.code.name, failure.reason) == ("UNAVAILABLE", "DATA_UNREACHABLE"), "as an outage, to be retried"
         assert "AWS_ENDPOINT_URL" in failure.message
         page = await client.stub.ListRuns(pb.ListRunsRequest())
         assert not page.runs
