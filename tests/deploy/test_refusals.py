@@ -9,6 +9,7 @@ import pytest
 from tests.deploy.support import LEAST
 from tools.chart.rendering import Refused, laid, profile, render
 
+ELSEWHERE = {"rewriting": {"enabled": False}, "coordinator": {"settings": {"rewriting_endpoint": "dns:///r:1"}}}
 RUN = {"storage": {"runs": {"enabled": True}}, "coordinator": {"enabled": True, "data": ["demo"]}}
 REFUSED: list[tuple[dict[str, Any], str]] = [
     # Of one value: the schema.
@@ -84,6 +85,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"coordinator": {"enabled": True, "data": ["demo"]}}, "storage.runs.enabled, or storage.objects.writeRoots"),
     (laid({"coordinator": {"recipe": "bmo"}}, RUN), "training.state.kind: runs"),
     (laid({"rewriting": {"enabled": False}}, RUN), "coordinator.settings.rewriting_endpoint"),
+    (laid(ELSEWHERE, RUN), "say where it is by networkPolicy.extraEgress"),
     (
         laid({"insecure": False, "tls": {"secretName": "t"}, "tokens": {"secretName": "t"}}, RUN),
         "coordinator.tokenSecret",
@@ -101,6 +103,8 @@ def test_what_the_table_is_laid_over_is_taken() -> None:
     """Else every refusal above could be of LEAST itself."""
     render(LEAST)
     render(laid(RUN, LEAST))
+    out = {"networkPolicy": {"extraEgress": [{"to": [{"podSelector": {"matchLabels": {"app": "r"}}}]}]}}
+    render(laid(out, laid(ELSEWHERE, laid(RUN, LEAST))))
     render(laid({"coordinator": {"recipe": "bmo"}, "training": {"state": {"kind": "runs"}}}, laid(RUN, LEAST)))
 
 

@@ -118,6 +118,9 @@
 {{- if and (not $role.enabled) (not (get $coordinator.settings (printf "%s_endpoint" $component))) -}}
 {{- fail (printf "%s.enabled is false: tell the coordinator where that service is by coordinator.settings.%s_endpoint" $component $component) -}}
 {{- end -}}
+{{- if and (not $role.enabled) $.Values.networkPolicy.enabled (not $.Values.networkPolicy.extraEgress) -}}
+{{- fail (printf "%s.enabled is false and networkPolicy.enabled is true: the coordinator would not reach that service; say where it is by networkPolicy.extraEgress" $component) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
