@@ -6,6 +6,7 @@ import csv
 import datetime as dt
 import decimal
 import json
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from burnish._types import Message, Role
+from burnish.coordinator.content import as_json
 from burnish.coordinator.errors import DataError
 from burnish.coordinator.formats import Columns, Container, IdKind, Layout, load, rewritten_record, to_messages
 from burnish.coordinator.formats import files as files_module
+from burnish.coordinator.formats.arrow import arrow_batch, decode_schema, encode_schema, roomy_schema, writable_schema
 from burnish.coordinator.formats.dataset import MAX_PROBLEMS
 
 ALPACA = [
@@ -166,6 +169,107 @@ def test_values_that_json_cannot_hold_become_text(tmp_path: Path) -> None:
     assert data.records[0]["nested"] == {"at": "2020-01-02"}
 
 
+def there_and_back(folder: Path, columns: dict[str, pa.Array]) -> tuple[list[dict[str, Any]], pa.RecordBatch]:
+    """The records of Arrow columns as the ledger keeps them, and those as they are written. Parquet takes them."""
+    (rows,) = {len(column) for column in columns.values()}
+    table = pa.table({"instruction": ["Hi"] * rows, "output": ["Ho"] * rows, **columns})
+    with pa.ipc.new_stream(folder / "data.arrow", table.schema) as writer:
+        writer.write_table(table)
+    records = [json.loads(as_json(record)) for record in load(folder / "data.arrow").records]
+    schema = writable_schema(decode_schema(encode_schema(table.schema)))
+    batch = arrow_batch(records, schema)
+    pq.write_table(pa.Table.from_batches([batch]), folder / "back.parquet")
+    return records, batch
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_times_come_back_to_the_last_digit(tmp_path: Path, unit: str) -> None:
+    whole, kind = (pa.int32(), pa.time32(unit)) if unit in ("s", "ms") else (pa.int64(), pa.time64(unit))
+    day = 86400 * {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
+    times = pa.array([0, 1, 36_001, day - 1, None], whole).cast(kind)
+    records, batch = there_and_back(tmp_path, {"at": times, "again": times.dictionary_encode()})
+    assert batch["at"].equals(times)
+    assert batch["again"].equals(times)
+    finer = arrow_batch(records, pa.schema([("at", pa.time64("ns"))]))  # where another file's unit is that
+    assert finer["at"].equals(times.cast(pa.time64("ns")))
+
+
+DAY, NOON, ID = (
+    dt.date(2020, 1, 2),
+    dt.datetime(2020, 1, 2, 12, tzinfo=dt.UTC),
+    uuid.UUID("0f8fad5b-d9cb-469f-a165-70867728950e"),
+)
+
+
+def extended(kind: pa.DataType, values: list[Any]) -> pa.Array:
+    return pa.ExtensionArray.from_storage(kind, pa.array(values, kind.storage_type))
+
+
+def dictionary(values: pa.Array) -> pa.Array:
+    return pa.DictionaryArray.from_arrays(pa.array([0, None], pa.int8()), values)
+
+
+@pytest.mark.parametrize(
+    ("column", "first"),
+    [
+        (extended(pa.uuid(), [ID.bytes, None]), str(ID)),
+        (extended(pa.bool8(), [1, None]), True),
+        (extended(pa.json_(), ['{"a": 1}', None]), '{"a": 1}'),
+        (extended(pa.opaque(pa.date32(), "day", "us"), [DAY, None]), "2020-01-02"),
+        (extended(pa.fixed_shape_tensor(pa.int32(), [2]), [[1, 2], None]), [1, 2]),
+        (pa.array([b"a", None], pa.binary_view()), "YQ=="),
+        (dictionary(pa.array([DAY])), "2020-01-02"),
+        (dictionary(pa.array([NOON], pa.timestamp("ns", "UTC"))), "2020-01-02 12:00:00.000000000Z"),
+        (dictionary(pa.array([decimal.Decimal("1.50")], pa.decimal32(3, 2))), "1.50"),
+        (dictionary(pa.array([5], pa.duration("us"))), 5),
+        (dictionary(pa.array([b"a"])), "YQ=="),
+        (dictionary(pa.array([b"a"], pa.binary(1))), "YQ=="),
+        (dictionary(pa.array(["a"])), "a"),
+        (dictionary(pa.array(["a"], pa.large_string())), "a"),
+        (dictionary(pa.array(["a"], pa.string_view())), "a"),
+        (dictionary(pa.array([["a"]])), ["a"]),
+        (dictionary(pa.array([1.5])), 1.5),
+    ],
+    ids=lambda value: str(value.type) if isinstance(value, pa.Array) else "",
+)
+def test_values_of_odd_types_are_json_and_come_back(tmp_path: Path, column: pa.Array, first: object) -> None:
+    records, batch = there_and_back(tmp_path, {"odd": column})
+    assert [record["odd"] for record in records] == [first, None]
+    back = batch["odd"]
+    if pa.types.is_dictionary(column.type) and back.type != column.type:  # one that Parquet does not hold
+        assert back.type == column.type.value_type
+    else:
+        assert back.type == column.type
+    assert back.to_pylist() == column.to_pylist()
+
+
+def test_odd_values_inside_of_others_come_back_as_json(tmp_path: Path) -> None:
+    ids = pa.ListArray.from_arrays([0, 1], extended(pa.uuid(), [ID.bytes]))
+    days = pa.ListArray.from_arrays([0, 1], pa.array([DAY]).dictionary_encode())
+    records, batch = there_and_back(tmp_path, {"ids": ids, "days": days})
+    assert (records[0]["ids"], records[0]["days"]) == ([str(ID)], ["2020-01-02"])
+    assert (batch["ids"].to_pylist(), batch["days"].to_pylist()) == ([f'["{ID}"]'], ['["2020-01-02"]'])
+
+
+TURNS = [{"role": "user", "content": "Hé"}]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.string(), pa.large_string(), pa.string_view(), pa.json_(), pa.json_(pa.large_string()),
+        pa.dictionary(pa.int8(), pa.string()), pa.dictionary(pa.int32(), pa.large_string()),
+        pa.dictionary(pa.int8(), pa.string_view()), pa.dictionary(pa.int8(), pa.json_()),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_conversation_is_written_as_json_to_every_column_of_text(kind: pa.DataType) -> None:
+    schema = writable_schema(roomy_schema(pa.schema([("messages", kind)]), ["messages"]))
+    texts = [json.dumps([{"role": "user", "content": f"{n}"}]) for n in range(300)]  # more than an int8 can count
+    column = arrow_batch([{"messages": value} for value in (TURNS, None, *texts)], schema)["messages"]
+    assert column.to_pylist() == ['[{"role": "user", "content": "Hé"}]', None, *texts]
+
+
 # ---- ids
 
 
@@ -192,6 +296,16 @@ def test_ids_are_the_sources_own_where_they_serve(
     assert data.info.ids is kind
     assert data.samples[0].id == first
     assert (warning in data.warnings[0]) if warning else (data.warnings == ())
+
+
+def test_uuids_serve_as_ids(tmp_path: Path) -> None:
+    table = pa.table({
+        "id": extended(pa.uuid(), [ID.bytes, bytes(16)]), "instruction": ["Hi", "Hi"], "output": ["Ho", "Ho"]
+    })  # fmt: skip
+    pq.write_table(table, tmp_path / "data.parquet")
+    data = load(tmp_path / "data.parquet")
+    assert data.info.ids is IdKind.TEXT
+    assert [sample.id for sample in data.samples] == [str(ID), "00000000-0000-0000-0000-000000000000"]
 
 
 # ---- bad input, one case each
@@ -381,6 +495,34 @@ def test_a_rewritten_conversation_keeps_its_words_for_the_roles() -> None:
         "system": "Be kind.",
         "conversations": [{"from": "human", "value": "New?"}, {"from": "gpt", "value": "Yes."}],
     }
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_another_response_leaves_all_else_that_the_turns_say(as_text: bool) -> None:
+    def rewritten(layout: Layout, name: str, turns: list[dict[str, Any]], messages: tuple[Message, ...]) -> Any:
+        record = {name: json.dumps(turns) if as_text else turns}
+        return rewritten_record(messages, layout, Columns(), record, keep_unknown=True)[name]
+
+    old = Message(Role.USER, "q"), Message(Role.ASSISTANT, "a"), Message(Role.USER, "q2")
+    corrected = (*old, Message(Role.ASSISTANT, "new"))
+    chat: list[dict[str, Any]] = [
+        {"role": "user", "content": "q", "name": "x"},
+        {"role": "assistant", "content": "a", "weight": 0, "tool_calls": []},
+        {"content": "q2", "role": "user"},
+        {"role": "assistant", "content": "b", "weight": 1},
+    ]
+    expected = [*chat[:3], {"role": "assistant", "content": "new", "weight": 1}]
+    assert rewritten(Layout.MESSAGES, "messages", chat, corrected) == expected
+    assert rewritten(Layout.SHAREGPT, "conversations", chat, corrected) == expected
+    talk: list[dict[str, Any]] = [
+        {"from": "human", "value": "q"},
+        {"from": "bard", "value": "a", "loss": False},
+        {"from": "user", "value": "q2"},
+        {"from": "gpt", "value": "b", "loss": True},
+    ]
+    assert rewritten(Layout.SHAREGPT, "conversations", talk, corrected) == [*talk[:3], talk[3] | {"value": "new"}]
+    bare = [{"role": "user", "content": "New?"}, {"role": "assistant", "content": "Yes."}]
+    assert rewritten(Layout.MESSAGES, "messages", chat, NEW) == bare  # another conversation has none of it
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -25,7 +25,7 @@ from burnish.coordinator.atomic import write_json, writing_whole
 from burnish.coordinator.content import as_json, message_list
 from burnish.coordinator.errors import InputError
 from burnish.coordinator.formats import Columns, Container, IdKind, Layout, rewritten_record
-from burnish.coordinator.formats.arrow import arrow_batch, decode_schema, writable_schema
+from burnish.coordinator.formats.arrow import arrow_batch, decode_schema, roomy_schema, writable_schema
 from burnish.coordinator.formats.shapes import Record, alpaca_record, known_columns, to_messages
 from burnish.coordinator.history import FinalRow, RunHistory
 from burnish.coordinator.provenance import dropped, provenance
@@ -60,8 +60,8 @@ def export(
     history: RunHistory, target: ExportFormat | str, folder: Path, *, round_number: int | None = None
 ) -> list[Path]:
     """Writes the data set at the start of a round (None: the newest there is), `provenance.jsonl`, and
-    `dropped.jsonl` where rows were dropped, into `folder`, which is made; returns the files. Raises InputError where
-    the run has no data yet, DiskFull."""
+    `dropped.jsonl` where rows were dropped, into `folder`, which is made; returns the files. A `dropped.jsonl` that
+    was there before does not stay. Raises InputError where the run has no data yet, DiskFull."""
     target = ExportFormat(target)
     record = history.run
     if record.source is None:
@@ -76,7 +76,7 @@ def export(
 
     folder.mkdir(parents=True, exist_ok=True)
     if target is ExportFormat.SOURCE:
-        files = [_write_source(source, rows(), folder)]
+        files = [_write_source(source, rows, folder)]
     elif target is ExportFormat.LLAMAFACTORY:
         files = _write_llamafactory(source, rows, folder)
     elif target is ExportFormat.PARQUET:
@@ -88,7 +88,10 @@ def export(
         files = [_write_lines(folder / "data.jsonl", (make(source, row) for row in rows()))]
     files.append(_write_lines(folder / "provenance.jsonl", provenance(history, number)))
     gone = list(dropped(history, number))
-    return [*files, _write_lines(folder / "dropped.jsonl", gone)] if gone else files
+    if gone:
+        return [*files, _write_lines(folder / "dropped.jsonl", gone)]
+    (folder / "dropped.jsonl").unlink(missing_ok=True)  # an earlier export's
+    return files
 
 
 def _source(description: Mapping[str, Any]) -> _Source:
@@ -152,8 +155,8 @@ def _trl(source: _Source, row: FinalRow) -> Record:
 # ---- files
 
 
-def _write_source(source: _Source, rows: Iterable[FinalRow], folder: Path) -> Path:
-    records = (source_record(source, row) for row in rows)
+def _write_source(source: _Source, rows: Callable[[], Iterable[FinalRow]], folder: Path) -> Path:
+    records = (source_record(source, row) for row in rows())
     if source.container is Container.JSON:
         return _write_list(folder / "data.json", records)
     if source.container is Container.JSONL:
@@ -162,7 +165,15 @@ def _write_source(source: _Source, rows: Iterable[FinalRow], folder: Path) -> Pa
         return _write_csv(folder / "data.csv", source.column_names, records)
     if source.schema is None:
         raise InputError("The source was Parquet or Arrow, but its schema is not in the ledger.")
-    return _write_batches(folder / "data.parquet", source.schema, records)
+    return _write_batches(folder / "data.parquet", _with_room(source.schema, source, rows()), records)
+
+
+def _with_room(schema: pa.Schema, source: _Source, rows: Iterable[FinalRow]) -> pa.Schema:
+    """The source's schema with room for what rewrites say, and for ids of new rows: those are no UUIDs, nor dates."""
+    names = known_columns(source.layout, source.columns)
+    if source.ids is IdKind.TEXT and any(row.row.row_id != row.row.source_row_id for row in rows):
+        names |= {source.columns.id}
+    return roomy_schema(schema, names)
 
 
 def _write_llamafactory(source: _Source, rows: Any, folder: Path) -> list[Path]:

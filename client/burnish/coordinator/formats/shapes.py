@@ -94,8 +94,8 @@ def rewritten_record(
     """The record of a conversation that came from rewriting `original`: its columns in its order, and its words for
     the roles. With `keep_unknown` the columns that Burnish does not know are taken over too."""
     own: Record
-    if layout is Layout.ALPACA and tuple(messages[:-1]) == to_messages(original, layout, columns)[:-1]:
-        own = {columns.output: messages[-1].content}  # only the response is new: instruction and input stay apart
+    if tuple(messages[:-1]) == to_messages(original, layout, columns)[:-1]:
+        own = _answered(messages[-1].content, layout, columns, original)
     elif layout is Layout.ALPACA:
         own = alpaca_record(messages, columns)
     elif layout is Layout.SHAREGPT:
@@ -204,6 +204,17 @@ def _check(messages: Sequence[Message]) -> None:
                 message.content.encode("utf-8")
             except UnicodeEncodeError:
                 raise RowProblem("the text holds half of a surrogate pair; expected valid Unicode") from None
+
+
+def _answered(response: str, layout: Layout, columns: Columns, original: Mapping[str, Any]) -> Record:
+    """The column of `original` that holds its last response, with another one in its place. Instruction and input stay
+    apart, and turns keep what else they say: their weight, a name, tools that were called."""
+    if layout is Layout.ALPACA:
+        return {columns.output: response}
+    name = columns.conversations if layout is Layout.SHAREGPT else columns.messages
+    *turns, last = _turns(original, name)
+    text = "value" if layout is Layout.SHAREGPT and "from" in last else "content"
+    return {name: [*turns, {**last, text: response}]}
 
 
 def _sharegpt_turns(messages: Sequence[Message], columns: Columns, original: Mapping[str, Any]) -> list[dict[str, str]]:
