@@ -150,6 +150,7 @@ def test_a_column_of_right_responses_may_hold_numbers_and_may_be_silent(
         {**row, "output": str(number), "right": right}
         for number, (row, right) in enumerate(zip(ROWS, [0, 7, None, "3"], strict=False))
     ]
+    rows.append({**ROWS[4]})  # missing is as null
     data, out = write_jsonl(tmp_path / "numbers.jsonl", rows), tmp_path / "out"
     run_recipe(settings(data), client, out)
     with history(out) as h:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from burnish import Client
-from burnish.coordinator.errors import DataError, Interrupted, StepFailed
-from burnish.coordinator.loop import RunOptions, RunSummary, run_recipe
+from burnish.coordinator.errors import DataError, Interrupted, RunMismatch, StepFailed
+from burnish.coordinator.loop import RunOptions, RunSummary, resume, run_recipe
 from burnish.coordinator.recipes.bds.settings import BdsSettings
 from burnish.report.collect import collect
 from burnish.report.data import BdsRound
@@ -120,15 +120,52 @@ def test_what_is_judged_by_is_not_learnt_from(client: Client, data: Path, holdou
         selected(client, data, tmp_path / "all", validation=str(data))
 
 
-def test_a_changed_validation_set_is_noticed(client: Client, data: Path, validation: Path, tmp_path: Path) -> None:
-    class Stop(Watcher):
-        def step_finished(self, step: Any) -> None:
-            if step.name == "split":
-                raise Interrupted("enough")
+class StopAfter(Watcher):
+    """Interrupts a run after a step."""
 
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def step_finished(self, step: Any) -> None:
+        if step.name == self.name:
+            raise Interrupted("enough")
+
+
+def test_a_validation_set_that_shares_held_out_rows_can_be_mended_and_the_command_repeated(
+    client: Client, data: Path, holdout: Path, validation: Path, tmp_path: Path
+) -> None:
+    out, good = tmp_path / "out", validation.read_bytes()
+    validation.write_bytes(good + holdout.read_bytes())
+    with pytest.raises(DataError, match="5 samples are in the validation set and in the held-out data, the first: val"):
+        selected(client, data, out, validation=str(validation), holdout=str(holdout))
+    with history(out) as h:
+        assert h.run.source is None
+    validation.write_bytes(good)
+    with pytest.raises(RunMismatch, match="It has read no data yet: repeat the command that began it"):
+        resume(out, client)
+    assert selected(client, data, out, validation=str(validation), holdout=str(holdout)).rows_out > 0
+
+
+def test_validation_files_that_changed_before_they_were_read_are_refused(
+    client: Client, data: Path, validation: Path, tmp_path: Path
+) -> None:
+    out, good = tmp_path / "out", validation.read_bytes()
+    with pytest.raises(Interrupted):
+        selected(client, data, out, StopAfter("read"), validation=str(validation))
+    validation.write_bytes(good + good)
+    with pytest.raises(
+        DataError, match=r"The files of the validation set \(.*\) have changed since this run was begun"
+    ):
+        resume(out, client)
+    validation.write_bytes(good)
+    assert resume(out, client).rows_out > 0
+
+
+def test_a_changed_validation_set_is_noticed(client: Client, data: Path, validation: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(Interrupted):
-        selected(client, data, out, Stop(), validation=str(validation))
+        selected(client, data, out, StopAfter("split"), validation=str(validation))
     (out / "data/validation.jsonl").write_text("{}\n")
     with pytest.raises(StepFailed, match=r"validation\.jsonl is gone or changed"):
         selected(client, data, out, validation=str(validation))

@@ -106,6 +106,22 @@ def test_sweep(fakes: FakeServices, data: Path, truth: Path, tmp_path: Path) -> 
     assert len(fakes.requests("EstimateConfidence")) == len(sent)
 
 
+def test_what_is_known_since_is_in_the_reports_of_a_finished_sweep(
+    fakes: FakeServices, data: Path, truth: Path, tmp_path: Path
+) -> None:
+    arguments = [
+        *("sweep", "clear", "--endpoint", fakes.address, "--model", "base", "--data", data, "--filter-only"),
+        *("--out", tmp_path / "sweep", "--vary", "seed=7"),
+    ]
+    page = tmp_path / "sweep/seed=7/report.html"
+    assert burnish(*arguments).exit_code == 0
+    assert "swapped" not in page.read_text(encoding="utf-8")
+    sent = len(fakes.requests("EstimateConfidence"))
+    assert burnish(*arguments, "--truth", truth).exit_code == 0
+    assert len(fakes.requests("EstimateConfidence")) == sent, "nothing is done anew"
+    assert "swapped" in page.read_text(encoding="utf-8")
+
+
 def test_a_finished_sweep_is_compared_when_it_is_asked_for(
     fakes: FakeServices, data: Path, holdout: Path, tmp_path: Path
 ) -> None:

@@ -15,9 +15,9 @@ import pytest
 from burnish import Client
 from burnish.cli.filter_options import FILTER
 from burnish.cli.sweep import setting_paths, varied
-from burnish.coordinator.errors import DataError, InputError, StepFailed
+from burnish.coordinator.errors import DataError, InputError, Interrupted, StepFailed
 from burnish.coordinator.history import RunHistory
-from burnish.coordinator.loop import RunOptions, run_recipe
+from burnish.coordinator.loop import RunOptions, resume, run_recipe
 from burnish.coordinator.progress import StepProgress
 from burnish.coordinator.recipes.filter.loop import ALONE, COVERING, FOLD, MIXED, RANDOM, RIVAL, TRIED, TRUSTED
 from burnish.coordinator.recipes.filter.settings import MOST_FOLDS, FilterSettings
@@ -205,13 +205,17 @@ def test_rows_without_a_value_are_counted_and_stay_or_go_as_asked(
 
     # Where no share is better, the model that is made is the one that was judged.
     again = tmp_path / "again"
-    filtered(client, data, again, trusted=str(trusted), signal="loss", shares="0.5", errors=99.0, unscored=unscored)
+    filtered(
+        client, data, again, watcher, trusted=str(trusted), signal="loss", shares="0.5", errors=99.0, unscored=unscored
+    )
     with history(again) as h:
         (step,) = (one for one in h.steps() if one.name == "choose")
         models = {model.round: model.digest for model in h.models()}
         assert step.detail["share"] == 1.0
         assert h.datasets()[-1].num_rows == len(lines(again / f"data/round-{TRIED}.jsonl"))
     assert models[2] == models[TRIED]
+    every = "all rows that have a value" if unscored == "drop" else "all rows"
+    assert any(note.endswith(f"on the trusted rows: {every} are kept.") for note in watcher.notes)
 
 
 def test_what_counts_by_rank_and_what_is_held_go_together(
@@ -311,6 +315,49 @@ def test_too_few_prompts_for_the_folds_are_refused(client: Client, tmp_path: Pat
     data = write_jsonl(tmp_path / "data.jsonl", ROWS[:3])
     with pytest.raises(DataError, match="3 different prompts cannot be divided into 4 folds"):
         filtered(client, data, tmp_path / "out", folds=4)
+
+
+def test_trusted_rows_can_be_mended_until_the_data_are_read_and_not_after(
+    client: Client, data: Path, holdout: Path, trusted: Path, tmp_path: Path
+) -> None:
+    class Stop(Watcher):
+        def step_finished(self, step: StepProgress) -> None:
+            if step.name == "read":
+                raise Interrupted("enough")
+
+    out, good = tmp_path / "out", trusted.read_bytes()
+    asked: dict[str, Any] = {"trusted": str(trusted), "holdout": str(holdout), "signal": "loss"}
+    trusted.write_bytes(good + holdout.read_bytes())
+    with pytest.raises(DataError, match="5 samples are in the trusted rows and in the held-out data, the first: trust"):
+        filtered(client, data, out, **asked)
+    trusted.write_bytes(good)
+    with pytest.raises(Interrupted):
+        filtered(client, data, out, Stop(), **asked)
+    trusted.write_bytes(good + good)
+    with pytest.raises(DataError, match=r"The files of the trusted rows \(.*\) have changed since this run was begun"):
+        resume(out, client)
+    trusted.write_bytes(good)
+    assert resume(out, client).rows_out > 0
+
+
+@pytest.mark.parametrize("more", [{}, {"shares": "0.5"}, {"signal": "cross_weakest", "passes": 2}])
+def test_a_run_that_would_drop_all_rows_says_what_to_change(
+    fakes: FakeServices, client: Client, data: Path, trusted: Path, tmp_path: Path, more: dict[str, Any]
+) -> None:
+    def too_long(reply: Any) -> None:
+        for score in reply.scores:
+            name = score.sample_id
+            score.Clear()
+            score.sample_id, score.status.code, score.status.reason = name, 3, "TOO_LONG"
+
+    fakes.change_reply("ScoreSamples", too_long)
+    asked = {"signal": "loss", "unscored": "drop", **({"trusted": str(trusted)} if "shares" in more else {}), **more}
+    with pytest.raises(
+        StepFailed, match=r"Not one of \d+ rows has a value by signal .* Begin a new run with --unscored k"
+    ):
+        filtered(client, data, tmp_path / "out", **asked)
+    assert {len(lines(path)) > 0 for path in (tmp_path / "out/data").glob("round-*.jsonl")} <= {True}
+    assert not (tmp_path / "out/final").exists()
 
 
 def test_what_is_judged_by_is_not_trusted(

@@ -25,6 +25,8 @@ from burnish.coordinator.progress import StepProgress, read_status
 from burnish.coordinator.steps.stage import Stage
 from burnish.coordinator.story import story_of
 from burnish.report.collect import collect
+from burnish.report.data import MiddoRound
+from burnish.report.render import render
 from burnish.testing import FakeServices
 from tests.e2e.support import Watcher, alpaca, digest_of_final, history, run, settings, write_jsonl
 
@@ -438,6 +440,37 @@ def test_rejected_rewrites_leave_the_original_and_are_reported(client: Client, t
     with history(tmp_path / "out") as h:
         assert {f.reason for f in h.failures(1) if f.step == "refine"} == {"REJECTED"}
         assert all(r.after is None and r.attempts for r in h.rewrites(1))
+        report = collect(h)
+    (first,) = report.rounds
+    assert isinstance(first, MiddoRound)
+    assert (first.rejected, first.failed) == (len(first.changes), 0)
+    assert any("were rejected by validation, their originals kept. A larger refiner" in note for note in report.notes)
+
+
+def test_rewrites_that_the_service_could_not_make_are_told_from_rejected_ones(
+    fakes: FakeServices, client: Client, data: Path, tmp_path: Path
+) -> None:
+    def fail(reply: Any) -> None:
+        for rewrite in reply.rewrites:
+            rewrite.ClearField("sample")
+            rewrite.ClearField("attempts")
+            rewrite.status.code, rewrite.status.reason, rewrite.status.message = 3, "TOO_LONG", "too long"
+
+    fakes.change_reply("RewriteSamples", fail)
+    run(client, tmp_path / "out", data)
+    with history(tmp_path / "out") as h:
+        report = collect(h)
+    (first,) = report.rounds
+    assert isinstance(first, MiddoRound)
+    assert (first.rejected, first.failed) == (0, len(first.changes))
+    assert first.failed > 0
+    (note,) = [note for note in report.notes if "could not be made (TOO_LONG" in note]
+    assert note.startswith(f"Round 1: {first.failed} of {first.failed} rewrites")
+    assert not any("refiner would do better" in note or "rejected by validation" in note for note in report.notes)
+    page = render(report)
+    assert f"<b>{first.failed}</b><span>rewrites could not be made</span>" in page
+    assert '<span class="tag rejected">not made: too long</span>' in page
+    assert '<th class="n">Not made</th>' in page
 
 
 def test_a_row_of_middo_tells_its_story(client: Client, data: Path, tmp_path: Path) -> None:

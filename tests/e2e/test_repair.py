@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,8 @@ from burnish.coordinator.ledger import Ledger, connected
 from burnish.coordinator.loop import RunOptions, run_recipe
 from burnish.coordinator.progress import StepProgress
 from burnish.coordinator.repair import KEYED_BY_CONTENT, repair
+from burnish.coordinator.sweep import Point, sweep
+from burnish.testing import FakeServices
 from tests.e2e.commands import burnish
 from tests.e2e.conftest import FakeEngineServices
 from tests.e2e.support import Watcher, alpaca, digest_of_final, run, settings, write_jsonl
@@ -112,6 +115,23 @@ def test_only_what_was_lost_is_asked_for_again(
     assert digest_of_final(out) == digest_of_final(finished / "out")
     again = burnish("repair", out, "--json")
     assert '"moved_to": null' in again.output
+
+
+@pytest.mark.parametrize("named", [".", "seed=1"])
+def test_of_a_sweeps_ledger_the_sweep_is_repeated(
+    fakes: FakeServices, finished: Path, tmp_path: Path, named: str
+) -> None:
+    out = tmp_path / "sweep"
+    points = [Point({"seed": seed}, settings(finished / "data.jsonl", seed=int(seed))) for seed in ("1", "2")]
+    with Client(fakes.endpoints) as client:
+        sweep(points, client, out)
+        ledger = out / "ledger.duckdb"
+        for found in re.finditer(b"Tell me about", ledger.read_bytes()):  # some of them in blocks that nothing is in
+            overwrite(ledger, found.start(), random.Random(1))
+        result = burnish("repair", out / named)
+        assert result.exit_code == 0, result.output
+        assert "damaged-1. To go on, repeat the sweep: the same command." in " ".join(result.output.split())
+        assert len(sweep(points, client, out)) == 2
 
 
 def test_what_is_whole_of_the_write_ahead_log_is_saved(tmp_path: Path) -> None:

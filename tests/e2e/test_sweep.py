@@ -13,7 +13,7 @@ from burnish import Client, UsageError
 from burnish.cli.clear_options import CLEAR
 from burnish.cli.middo_options import MIDDO
 from burnish.cli.sweep import asked, setting_paths, varied
-from burnish.coordinator.errors import InputError, Interrupted, RunMismatch
+from burnish.coordinator.errors import InputError, Interrupted, LedgerError, RunMismatch
 from burnish.coordinator.history import RunHistory
 from burnish.coordinator.loop import RunOptions, resume, run_recipe
 from burnish.coordinator.paths import RunPaths
@@ -22,6 +22,7 @@ from burnish.coordinator.recipes.clear.settings import ClearSettings
 from burnish.coordinator.recipes.middo.settings import MiddoSettings
 from burnish.coordinator.sweep import Point, grid, sweep
 from burnish.testing import FakeServices
+from tests.e2e.commands import burnish, complained
 from tests.e2e.support import alpaca, digest_of_final, write_jsonl
 
 
@@ -57,6 +58,24 @@ def test_what_is_shared_is_paid_for_once(fakes: FakeServices, client: Client, da
             assert history.datasets()[-1].num_rows == result.rows_out
         assert state_of(result.out) == "done"
         assert not (result.out / "ledger.duckdb").exists()
+
+
+def test_a_sweeps_folder_is_no_run(client: Client, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "sweep"
+    results = sweep(points(data, eta=["0.5", "0.6"]), client, out)
+    for arguments in (("report", out), ("export", out, "--to", tmp_path / "exported")):
+        complained(burnish(*arguments), 1, f"{out} is the folder of 2 runs", f"{results[0].out}, {results[1].out}")
+    assert not (out / "report.html").exists()
+    with pytest.raises(LedgerError, match="is the folder of 2 runs, as a sweep's is"):
+        resume(out, client)
+    with pytest.raises(LedgerError, match="is the folder of 2 runs, as a sweep's is"):
+        run_recipe(results[0].point.settings, client, out)
+    assert burnish("report", results[1].out).exit_code == 0
+    # One that was begun in that folder, before the sweep or with its ledger, is known by name.
+    written = json.loads((results[1].out / "config.json").read_text(encoding="utf-8"))
+    (out / "config.json").write_text(json.dumps({"run_id": written["run_id"]}), encoding="utf-8")
+    with RunHistory.open(out) as history:
+        assert history.run_id == written["run_id"]
 
 
 def test_one_value_written_in_two_ways_is_refused(client: Client, data: Path, tmp_path: Path) -> None:
@@ -156,6 +175,8 @@ def test_values_become_settings() -> None:
     assert [list(map(str, one.axes)) for one in settings] == [["hard", "sparse"], ["low_quality"]]
     assert [s.training.num_epochs for s in settings] == [0.5, 0.5]
     assert settings[0].training.learning_rate == 1e-4
+    again = asked(["seed=1,2", "axis=hard", "seed=2,3"], paths)
+    assert again == {"seed": ["1", "2", "3"], "axis": ["hard"]}, "what is named again is added"
     assert varied({}, paths, {"learning-rate": "1e+0"}) == {"training": {"learning_rate": "1e+0"}}, "one number"
 
 

@@ -131,7 +131,7 @@ def test_truth_is_a_file_or_a_column(tmp_path: Path) -> None:
     path = tmp_path / "known.jsonl"
     path.write_text("\n".join(json.dumps(one) for one in [{"id": 2, "flaw": "swap"}, {"id": 3, "response": "seven"}]))
     assert read_truth(history, str(path)) == {"1": Known(), "2": Known("swap", None), "3": Known("wrong", "seven")}
-    with pytest.raises(DataError, match="nowhere: there is no such file, and row 1 has no such column"):
+    with pytest.raises(DataError, match="nowhere: there is no such file, and the data has no such column"):
         read_truth(history, "nowhere")
     path.write_text("[]")
     with pytest.raises(DataError, match=r"line 1: expected a JSON object"):
@@ -154,6 +154,18 @@ def test_truth_is_checked_before_a_run_begins(tmp_path: Path, monkeypatch: pytes
     assert checked("truth", settings) == "truth"
     with pytest.raises(DataError, match="thruth: there is no such file, and the data has no such column"):
         checked("thruth", settings)
+    later = tmp_path / "later.jsonl"
+    values: list[dict[str, object]] = [{}, {"truth": None}, {"truth": 4}, {"truth": ["b"]}]
+    for count, expected in ((2, None), (3, None), (4, "a list"), (1, "no such column")):
+        later.write_text(
+            "".join(json.dumps({"instruction": "q", "output": "a"} | one) + "\n" for one in values[:count])
+        )
+        if expected is None:
+            assert checked("truth", ClearSettings(data=str(later), model="m")) == "truth", "some rows have it"
+            continue
+        with pytest.raises(DataError, match=expected) as refused:
+            checked("truth", ClearSettings(data=str(later), model="m"))
+        assert count == 1 or "in row number 4; expected the right response, as text or a number" in str(refused.value)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "known.jsonl").write_text('{"id": "row-000001", "flaw": "x"}\n')
     assert checked("known.jsonl", settings) == str(tmp_path / "known.jsonl")

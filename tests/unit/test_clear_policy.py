@@ -152,6 +152,13 @@ def test_constant_scores_drop_nothing(count: int) -> None:
     assert ranked.count(False) == count // 2
 
 
+@pytest.mark.parametrize("ties", list(Ties))
+def test_however_large_a_share_goes_one_row_stays(ties: Ties) -> None:
+    values = [0.1 * number for number in range(20)]
+    _, passed = filter_rows("s", ids(20), values, FilterRule(drop_fraction=1 - 1e-11, ties=ties))
+    assert passed == [False] * 19 + [True]
+
+
 @pytest.mark.parametrize("values", [[], [None, None]])
 def test_nothing_to_go_by_draws_no_line(values: list[None]) -> None:
     drawn, passed = filter_rows("s", ids(len(values)), values, FilterRule())

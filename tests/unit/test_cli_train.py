@@ -14,6 +14,7 @@ from burnish.cli.train import _create, _write
 from burnish.coordinator.errors import DataError
 from burnish.coordinator.formats import Columns
 from burnish.testing import FakeServices
+from tests.e2e.commands import burnish
 
 
 def rows(path: Path, *weights: object) -> Path:
@@ -61,3 +62,26 @@ def test_the_same_command_tries_once_more_where_it_ended_badly() -> None:
         assert _create(client.training, spec, "mine").run_id == named.run_id, "who names a run means that one"
     ids = list(dict.fromkeys(request.request_id for request in fakes.requests("CreateRun")))
     assert [name.partition("-a")[2] for name in ids] == ["", "2", "3", ""]
+
+
+def test_other_held_out_data_or_another_model_by_the_same_path_is_another_run(tmp_path: Path) -> None:
+    data, held_out = rows(tmp_path / "data.jsonl", 1, 1), rows(tmp_path / "eval.jsonl", 1)
+    model = tmp_path / "model"
+    model.mkdir()
+    weights = model / "weights"
+    weights.write_bytes(b"first")
+    with FakeServices() as fakes:
+        arguments = [
+            *("train", "--endpoint", fakes.address, "--model", model, "--data", data, "--out", tmp_path / "out"),
+            *("--eval-data", held_out, "--json"),
+        ]
+
+        def run_of() -> str:
+            return str(json.loads(burnish(*arguments).stdout)["run_id"])
+
+        first = run_of()
+        assert run_of() == first
+        rows(held_out, 1, 1)
+        second = run_of()
+        weights.write_bytes(b"other")
+        assert len({first, second, run_of()}) == 3

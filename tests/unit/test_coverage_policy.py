@@ -182,7 +182,7 @@ def test_vectors_are_asked_for_by_who_needs_them(hold_size: object) -> None:
     assert "embedding" in MiddoSettings.parse({**common, "axes": ["sparse"]}).services()
 
 
-@pytest.mark.parametrize("hold_size", [0, -1, 1.5, "many", "0%"])
+@pytest.mark.parametrize("hold_size", [0, -1, 1.5, "many", "0%", "inf", "inf%", "nan"])
 def test_other_held_sizes_are_refused(hold_size: object) -> None:
     with pytest.raises(InputError, match="hold_size"):
         MiddoSettings.parse({"data": "d", "model": "m", "hold_size": hold_size})

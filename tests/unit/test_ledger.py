@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -35,7 +36,7 @@ from burnish.coordinator.content import sample_hash
 from burnish.coordinator.errors import DiskFull, LedgerBusy, LedgerError, LedgerTooNew
 from burnish.coordinator.findings import Findings, JudgeKey, Parts
 from burnish.coordinator.history import RunHistory
-from burnish.coordinator.ledger import Ledger, lock_holder, migrations
+from burnish.coordinator.ledger import Ledger, check_free, lock_holder, migrations
 from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.middo import RATINGS
 from burnish.coordinator.records import ScoreRecord
@@ -83,6 +84,26 @@ def test_a_second_writer_is_told_who_holds_the_ledger(path: Path) -> None:
     assert lock_holder(path) is None
     with Ledger.open(path, read_only=True) as one, Ledger.open(path, read_only=True) as two:
         assert one.select("SELECT 1") == two.select("SELECT 1")
+
+
+def test_anothers_lock_can_be_looked_at_and_one_that_cannot_counts_as_held(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, refused = Path.open, "aw+"
+
+    def only_to_read(self: Path, mode: str = "r", *more: Any, **options: Any) -> Any:
+        if self.suffix == ".lock" and any(letter in mode for letter in refused):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(self, mode, *more, **options)
+
+    with Ledger.open(path):
+        monkeypatch.setattr(Path, "open", only_to_read)
+        assert lock_holder(path) == os.getpid()
+    assert lock_holder(path) is None
+    refused = "r"
+    assert lock_holder(path) == 0
+    with pytest.raises(LedgerBusy, match="is being written by another process"):
+        check_free(path)
 
 
 def test_a_writer_waits_for_who_only_reads(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -22,9 +23,10 @@ from burnish.coordinator.records import StepRecord
 from burnish.report.arms import in_common
 from burnish.report.bars import NARROW, flow_bar, loss_bars
 from burnish.report.cost import OTHER, cost_of, work_of
+from burnish.report.data import BdsRound, FilterRound, MadsRound
 from burnish.report.flow import flow_of
 from burnish.report.gap import gap_recovered
-from burnish.report.next_step import next_step
+from burnish.report.next_step import next_step, with_controls
 from burnish.report.render import _compare, render
 from burnish.report.short_data import Arm, Cost, Flow, Gap, InShort, Outcome
 from burnish.report.verdict import verdict
@@ -182,6 +184,10 @@ def test_the_arms_of_every_recipe() -> None:
     assert [arm_of("mads", config, number).number for number in (3, 4, RANDOM + 4)] == [1, 2, 5]
     rounds = {"settings": {"rounds": 3}}
     assert [arm_of("clear", rounds, number).kind.value for number in (1, 2, 3, 4)] == [*["other"] * 3, "run"]
+    assert [arm_of("clear", rounds, number).name for number in (1, 3)] == [
+        "the rows that passed the filter",
+        "the rows that passed the filter in round 3",
+    ]
     assert arm_of("middo", rounds, 1).kind is ArmKind.ALL
     assert arm_of("a recipe that is new", config, 2).kind is ArmKind.RUN
     assert [only_compared("mads", config, number) for number in (1, 2, 3)] == [True, False, True]
@@ -323,9 +329,10 @@ def test_losses_without_samples_only_go_by_the_range() -> None:
     assert "how far that strays with other held-out rows is not known" in because
 
 
-def advice(arms: list[Arm], *, compares: bool = False, held_out: int = 500, finished: bool = True) -> str:
+def advice(arms: list[Arm], *, recipe: str = "middo", held_out: int = 500, finished: bool = True) -> str:
     found = verdict(arms, held_out=bool(held_out), finished=finished)
-    return next_step(found, arms, compares=compares, held_out=held_out, finished=finished)
+    control = with_controls(recipe, SETTINGS[recipe].model_fields)
+    return next_step(found, arms, control=control, held_out=held_out, finished=finished)
 
 
 def test_what_to_do_next() -> None:
@@ -334,8 +341,10 @@ def test_what_to_do_next() -> None:
     assert "Repeat the same command: it goes on" in advice([], finished=False)
     assert "--holdout" in advice([run, ALL], held_out=0)
     assert "Train on the result" in advice([ALL])
-    assert "--compare" in advice([run, ALL])
-    assert "--random-subsets" in advice([run, ALL], compares=True)
+    assert "Repeat the same command with --compare: models trained on random rows" in advice([run, ALL])
+    for recipe in ("filter", "auto", "bds", "bmo"):  # by --no-compare it would compare nothing again
+        assert "same command with --compare and --random-subsets 3 in a new f" in advice([run, ALL], recipe=recipe)
+    assert "same command with --random-subsets 3 in a new folder (--out): models" in advice([run, ALL], recipe="mads")
     assert "Use the result" in advice([run, ALL, CHANCE])
     alike = replace(run, kind=ArmKind.ALL, rows=20)
     assert "Train on all rows where they can be afforded" in advice([run, alike, CHANCE])
@@ -432,6 +441,48 @@ def test_an_unfinished_run_has_no_rows_out() -> None:
     page = render(replace(DATA, short=replace(SHORT, flow=None, arms=[])))
     assert "4 rows (examples for the model to learn from) went in; what comes out is not decided yet." in page
     assert 'class="losses' not in page
+
+
+_MEASURED: dict[str, Any] = {"thresholds": [], "signals": {}, "failures": [], "timings": []}
+_ROUND: dict[str, Any] = {"number": 1, "num_rows": 20, "actions": {"keep": 20}, **_MEASURED}
+_COMPARED = {
+    "filter": FilterRound(**_ROUND, left_out=0, tried=[], dropped=[], weighted=True),
+    "mads": MadsRound(
+        **_ROUND,
+        curve=None,
+        random_curves=[],
+        num_features=0,
+        length_correlation=None,
+        hub_share=0.0,
+        map=None,
+        picked=[],
+    ),
+    "bds": BdsRound(**_ROUND, snapshots=[], weighed=[]),
+}
+
+
+@pytest.mark.parametrize("recipe", sorted(_COMPARED))
+def test_how_alike_models_were_trained_is_told_as_it_was(recipe: str) -> None:
+    def page(run_rows: int) -> str:
+        run, chance = arm(ArmKind.RUN, scores(2.0, 2.1), rows=run_rows), arm(ArmKind.RANDOM, scores(2.0), rows=run_rows)
+        others = [arm(ArmKind.MIXED, scores(2.0), rows=26), arm(ArmKind.TRUSTED, scores(2.0), rows=6)]
+        everything = [] if recipe == "bds" else [arm(ArmKind.ALL, scores(2.0), rows=20)]
+        arms = [run, *everything, *others, chance]
+        config = {"settings": {"selection_epochs": 3.0, "among": 0}}
+        data = replace(DATA, recipe=recipe, rounds=[_COMPARED[recipe]], config=config)
+        return " ".join(render(replace(data, short=replace(SHORT, arms=arms))).split())
+
+    some, every = page(10), page(20)
+    assert "with the same settings and seed" in some
+    assert "no random subset could be drawn" not in some
+    assert "<td>random</td>" in some
+    assert "a seed of its own" in every
+    assert "<td>all rows, other orders</td>" in every
+    assert "random subsets" not in every
+    assert "were trained with the same settings and seed: without" not in every
+    if recipe == "filter":
+        for one in (some, every):
+            assert "got as many as what was kept. What was kept counted by its rank; all other models" in one
 
 
 @pytest.mark.parametrize("recipe", sorted(METHODS))

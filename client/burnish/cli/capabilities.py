@@ -111,8 +111,8 @@ def judge(
 ) -> None:
     """The model's own ratings of every sample: clarity, completeness, factuality, each for prompt and response.
 
-    One JSON line per sample: `id` and `ratings`, each with `value` in 0 to 10, or null where the reply has no
-    number, or where there is none: then `error` says why.
+    One JSON line per sample: `id` and `ratings`, each with `value` in 0 to 10, or null where the reply had no
+    number, or no reply could be had: then `error` says why. `reply` or `covered_mass` says what it was read from.
     The ratings of the two modes are made with other prompts and are never to be mixed.
     """
     samples = reading.samples(limit)
@@ -154,7 +154,7 @@ def embed(
     truncate: Annotated[bool, typer.Option("--truncate", help="Cut texts that are longer than the context.")] = False,
     limit: LimitOption = None,
 ) -> None:
-    """Embeds every sample's user text into a collection, and lists its nearest neighbours there.
+    """Embeds every sample's user text into a collection, and lists each one's nearest neighbours in this file.
 
     One JSON line per sample: `id`, `mean_cosine` to the k nearest in -1 to 1, and `neighbors`.
     """

@@ -20,7 +20,8 @@ CLEAR: Table = {
         option(
             ConfidenceTier,
             "--tier",
-            "fast: the model's own verdict; standard (default): and sampled answers; full: and an NLI model.",
+            "fast: the model's own verdict; standard (default): and sampled answers; full: and an NLI model, which the"
+            " scoring service is told of by BURNISH_SCORING_NLI_MODEL.",
             _CONFIDENCE,
         ),
     ),

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from burnish.cli.output import command, say, say_json
+from burnish.coordinator.history import points_of
 from burnish.coordinator.paths import RunPaths
 from burnish.coordinator.repair import Repair, repair
 
@@ -35,4 +36,6 @@ def _say(done: Repair, path: Path, directory: Path) -> None:
     for table in done.tables:
         lost = f", at least {table.lost} lost" if table.lost else ""
         say(f"{table.table}: {table.kept} rows saved{lost}")
-    say(f"The damaged ledger is now {done.moved_to}. Go on with: burnish resume {directory}")
+    shared = bool(points_of(path))
+    how = "To go on, repeat the sweep: the same command." if shared else f"Go on with: burnish resume {directory}"
+    say(f"The damaged ledger is now {done.moved_to}. {how}")

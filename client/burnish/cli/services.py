@@ -72,7 +72,11 @@ OPTIONS: dict[str, Any] = {
     ),
     "separate": _option(bool | None, "--separate", "One process per service instead of one for all.", _LOCAL),
     "state_dir": _option(
-        Path | None, "--state-dir", "Where vectors, training runs and logs are kept.", _LOCAL, metavar="DIR"
+        Path | None,
+        "--state-dir",
+        "Where vectors, training runs and logs are kept; default: ./burnish-state, of a run DIR/services.",
+        _LOCAL,
+        metavar="DIR",
     ),
 }
 _NOT_SETTINGS = ("endpoint", "config", "separate", "state_dir")

@@ -144,7 +144,7 @@ def setting_paths(table: Table) -> dict[str, str]:
 
 
 def asked(vary: Sequence[str], paths: Mapping[str, str]) -> dict[str, list[str]]:
-    """What is to be varied, with its values. Raises UsageError."""
+    """What is to be varied, with its values; those of an option that is named again are added. Raises UsageError."""
     found: dict[str, list[str]] = {}
     for text in vary:
         name, equals, listed = text.partition("=")
@@ -153,8 +153,8 @@ def asked(vary: Sequence[str], paths: Mapping[str, str]) -> dict[str, list[str]]
             raise UsageError(f"--vary {text}: expected an option's name and its values, such as eta=0.5,0.8.")
         if name not in paths:
             raise UsageError(f"--vary {text}: there is no option --{name}; expected one of {', '.join(sorted(paths))}.")
-        found[name] = list(dict.fromkeys(values))
-    return found
+        found.setdefault(name, []).extend(values)
+    return {name: list(dict.fromkeys(values)) for name, values in found.items()}
 
 
 def varied(values: Mapping[str, Any], paths: Mapping[str, str], chosen: Mapping[str, str]) -> dict[str, Any]:
@@ -179,7 +179,7 @@ def _is_number(text: str) -> bool:
 
 def _record(result: PointResult, truth: str) -> dict[str, Any]:
     """What came of one point; writes its report."""
-    write_report_of(result.out)
+    write_report_of(result.out, truth=truth)
     known = _known(result.out, truth) if truth else None
     record: dict[str, Any] = {
         **result.point.varied,

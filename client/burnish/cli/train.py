@@ -73,10 +73,10 @@ def train(
     parts = Path(f"{output.rpartition('/')[2]}.data").resolve() if is_remote(out) else Path(f"{output}.data")
     parts.mkdir(parents=True, exist_ok=True)
     train_file, digest = _write(parts / "train.jsonl", reading, weight_column)
-    eval_file = None
+    eval_file, eval_digest = None, ""
     if eval_data:
         held_out = replace(reading, data=tuple(map(str, data_paths(eval_data))))
-        eval_file, _ = _write(parts / "eval.jsonl", held_out, None)
+        eval_file, eval_digest = _write(parts / "eval.jsonl", held_out, None)
     spec = RunSpec(
         base_model=ModelRef(model if is_remote(model) else str(Path(model).resolve())),
         data_uri=str(train_file),
@@ -87,7 +87,8 @@ def train(
         eval_data_uri=str(eval_file or ""),
     )
     with services.client(["training"], model, Path("burnish-state")) as client:
-        run = _create(client.training, spec, request_id)
+        content = "" if is_remote(model) else _state_of(Path(model))
+        run = _create(client.training, spec, request_id, (eval_digest, content))
         with Bars() as bars:
             task = bars.open("train")
             for event in run.watch():
@@ -125,12 +126,13 @@ def train(
     say(f"samples       {result.num_samples}{left_out}")
 
 
-def _create(training: Training, spec: RunSpec, request_id: str | None) -> Run:
+def _create(training: Training, spec: RunSpec, request_id: str | None, content: tuple[str, ...] = ()) -> Run:
     """The run of this id, new or found; without one, that of this specification, unless it ended badly: then the next
-    attempt, which goes on from its checkpoint where the service kept one."""
+    attempt, which goes on from its checkpoint where the service kept one. `content`: digests of what the specification
+    only names by place."""
     if request_id is not None:
         return training.create(spec, request_id, upload=True)
-    name = f"train-{hashlib.sha256(repr(spec).encode()).hexdigest()[:24]}"
+    name = f"train-{hashlib.sha256(repr((spec, *content)).encode()).hexdigest()[:24]}"
     run = training.create(spec, name, upload=True)
     for attempt in range(2, _MOST_ATTEMPTS):
         if run.snapshot.state not in (RunState.FAILED, RunState.CANCELLED):
@@ -138,6 +140,16 @@ def _create(training: Training, spec: RunSpec, request_id: str | None) -> Run:
         tell(f"note: run {run.run_id} {run.snapshot.state.value}; another attempt")
         run = training.create(spec, f"{name}-a{attempt}", upload=True)
     return run
+
+
+def _state_of(model: Path) -> str:
+    """A digest over names, sizes and times of a model's files, by which others in their place are noticed without
+    reading gigabytes; empty where there is no such directory on this machine."""
+    if not model.is_dir():
+        return ""
+    files = sorted((path.name, path.stat()) for path in model.iterdir() if path.is_file())
+    told = [(name, found.st_size, found.st_mtime_ns) for name, found in files]
+    return hashlib.sha256(repr(told).encode()).hexdigest()
 
 
 def _note(event: RunEvent) -> str:

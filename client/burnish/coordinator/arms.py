@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from burnish.coordinator.recipes.base import MOST_ROUNDS
 from burnish.coordinator.recipes.bds.loop import DIRECT, VALIDATION_ONLY
 from burnish.coordinator.recipes.bds.loop import RANDOM as BDS_RANDOM
 from burnish.coordinator.recipes.bds.loop import D as BDS_D
@@ -84,8 +85,13 @@ _FILTER = ArmRounds(
     },
     needed=[*range(FOLD, FILTER_RANDOM), *_BY_RIVAL, COVERING],
 )
+_PASSED = {
+    number: "the rows that passed the filter" + (f" in round {number}" if number > 1 else "")
+    for number in range(1, MOST_ROUNDS + 1)
+}
 ARM_ROUNDS: Mapping[str, ArmRounds] = {
     "middo": ArmRounds(all_rows=1),
+    "clear": ArmRounds(others=_PASSED),
     "filter": _FILTER,
     "auto": _FILTER,
     "mads": ArmRounds("the core set", all_rows=MADS_D, random=MADS_RANDOM),

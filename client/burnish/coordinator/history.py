@@ -64,10 +64,15 @@ class RunHistory:
         """The run in a run directory. Raises LedgerError where there is none, LedgerBusy while it goes on."""
         paths = RunPaths.find(out_dir)
         ledger = Ledger.open(paths.ledger, read_only=True)
-        found = runs_in(ledger, paths)
-        if not found:
+        try:
+            found = runs_in(ledger, paths)
+            if not found:
+                raise LedgerError(
+                    f"{paths.ledger}: the ledger holds no run yet. Run `burnish run` with --out {out_dir}."
+                )
+        except BaseException:
             ledger.close()
-            raise LedgerError(f"{paths.ledger}: the ledger holds no run yet. Run `burnish run` with --out {out_dir}.")
+            raise
         return cls(ledger, found[0], paths)
 
     def close(self) -> None:
@@ -345,9 +350,25 @@ def run_ids(ledger: Ledger) -> list[str]:
 
 
 def runs_in(ledger: Ledger, paths: RunPaths) -> list[str]:
-    """The runs of a run directory: all of its own ledger, or the one that is its own of a ledger that runs share."""
+    """The run of a run directory, if any: that of its own ledger, or the one that is its own of a ledger that runs
+    share. Raises LedgerError where a ledger has several, and the directory does not say which is its own."""
     found = run_ids(ledger)
-    return found if paths.shared_ledger is None else [name for name in found if name == paths.written.get("run_id")]
+    own = [name for name in found if name == paths.written.get("run_id")]
+    if paths.shared_ledger is not None:
+        return own
+    if len(found) > 1 and not own:
+        folders = points_of(paths.ledger)
+        raise LedgerError(
+            f"{paths.out} is the folder of {len(found)} runs, as a sweep's is; expected the folder of one of them:"
+            f" {', '.join(map(str, folders or found))}."
+        )
+    return own or found
+
+
+def points_of(ledger: Path) -> list[Path]:
+    """The folders of the runs that share a ledger, as those of a sweep do, by name; none where it is one run's own."""
+    folders = sorted(config.parent for config in ledger.parent.glob("*/config.json"))
+    return [folder for folder in folders if RunPaths.find(folder).shared_ledger == ledger.resolve()]
 
 
 def read_run(ledger: Ledger, run_id: str) -> RunRecord | None:

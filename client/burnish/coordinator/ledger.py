@@ -229,15 +229,15 @@ def lock_holder(path: Path) -> int | None:
     """The process that writes to the ledger at `path` now; None where nobody does. 0: somebody, but not known who."""
     lock_file = _lock_file(path)
     try:
-        with lock_file.open("r+", encoding="utf-8") as stream:
+        with lock_file.open(encoding="utf-8") as stream:  # enough for a shared lock; it may be another user's
             fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return None
     except FileNotFoundError:
         return None
     except BlockingIOError:
         return _pid_in(lock_file)
-    except PermissionError:  # reading someone else's run: duckdb's own lock decides
-        return None
+    except PermissionError:  # whether the other user's run goes on cannot be told, and that it was killed neither
+        return 0
 
 
 def check_free(path: Path) -> None:

@@ -63,7 +63,7 @@ async def opened(
     ledger: Path | None = None,
 ) -> AsyncIterator[RunContext[Any]]:
     """The run of `settings` in `out_dir`, new or gone on with, in its ledger or in `ledger`, which several runs
-    may share. Raises InputError, RunMismatch, LedgerBusy."""
+    may share. Raises InputError, RunMismatch, LedgerError."""
     paths = RunPaths.find(out_dir) if ledger is None else RunPaths(out_dir, ledger)
     check_options(settings, options or RunOptions())
     with await asyncio.to_thread(Ledger.open, paths.ledger) as opened_ledger:
@@ -108,7 +108,7 @@ async def reopened(
         if record.source is None:
             identity = await asyncio.to_thread(_identity, settings)
             if identity != before["identity"]:
-                raise _mismatch(paths, there[0], book, identity)
+                raise _mismatch(paths, there[0], book, identity, _BEGIN_ANEW)
         kept = options or RunOptions.model_validate(before["options"])
         check_options(settings, kept)
         config = _config(there[0], settings, kept, before["identity"])
@@ -258,17 +258,20 @@ def _config(run_id: str, settings: RecipeSettings, options: RunOptions, identity
 
 
 _ABSENT = "not known"  # of a setting that one of two recipes does not have
+_BEGIN_ANEW = "It has read no data yet: repeat the command that began it, and it begins anew with what there is now."
 
 
-def _mismatch(paths: RunPaths, run_id: str, book: RunBook, identity: Mapping[str, Any]) -> RunMismatch:
+def _mismatch(
+    paths: RunPaths, run_id: str, book: RunBook, identity: Mapping[str, Any], instead: str = ""
+) -> RunMismatch:
     there: Any = book.history().run.config["identity"]
     names = [name for name in {**there, **identity} if there.get(name, _ABSENT) != identity.get(name, _ABSENT)]
     differences = "; ".join(
         f"{name}: {_brief(there.get(name, _ABSENT))} there, {_brief(identity.get(name, _ABSENT))} now" for name in names
     )
+    go_on = f"Give --out another folder, or go on with that run: `burnish resume {paths.out}`."
     return RunMismatch(
-        f"{paths.out} holds run {run_id} with other data or settings ({differences}). Give --out another folder, or"
-        f" go on with that run: `burnish resume {paths.out}`."
+        f"{paths.out} holds run {run_id} with other data or settings ({differences}). {instead or go_on}"
     )
 
 

@@ -39,24 +39,15 @@ class Told:
 def read_truth(history: RunHistory, told: str) -> dict[str, Known]:
     """What is known of each row of the source. `told` is a file of JSON lines with `id` and `flaw`, `response`, or
     both, where rows that are not in it have no flaw; or the name of a column that holds the right response, where
-    nothing is known of rows in which it is null. Raises DataError."""
+    nothing is known of rows in which it is null or missing. Raises DataError."""
     rows = {row.row_id: messages for row, messages in history.conversations(1)}
     path = Path(told)
     if path.is_file():
         known = _from_file(path)
         _expect_some(path, known, rows)
         return {row_id: _judged(known.get(row_id, Told("")), rows[row_id]) for row_id in rows}
-    found: dict[str, Known] = {}
-    for row_id, record in history.source_records():
-        if told not in record:
-            raise _nowhere(told, f"row {row_id}", record)
-        right = record[told]
-        if right is None:
-            continue
-        if isinstance(right, bool) or not isinstance(right, str | int | float):
-            raise DataError(f'column "{told}" holds no text in row {row_id}; expected the right response, or null.')
-        found[row_id] = _judged(Told(None, str(right)), rows[row_id])
-    return found
+    responses = _from_column(told, history.source_records())
+    return {row_id: _judged(Told(None, right), rows[row_id]) for row_id, right in responses.items()}
 
 
 def checked(told: str, settings: RecipeSettings) -> str:
@@ -72,17 +63,37 @@ def checked(told: str, settings: RecipeSettings) -> str:
         return str(path.absolute())
     if any(is_remote(one) for one in settings.data):
         return told  # nothing of them is here yet
-    first = next(iter(DataReader(settings.data, settings.columns, settings.skip_bad_rows).rows()), None)
-    if first is not None and told not in first.record:
-        raise _nowhere(told, "the data", first.record)
+    rows = DataReader(settings.data, settings.columns, settings.skip_bad_rows).rows()
+    _from_column(told, ((f"number {row.position + 1}", row.record) for row in rows))
     return told
 
 
-def _nowhere(told: str, where: str, record: Mapping[str, object]) -> DataError:
-    return DataError(
-        f"{told}: there is no such file, and {where} has no such column; expected JSON lines with `id` and `flaw`, or"
-        f" one of the columns {', '.join(record)}."
-    )
+def _from_column(told: str, records: Iterable[tuple[str, Mapping[str, object]]]) -> dict[str, str]:
+    """The right response by row, of records by row; without those where it is null or missing. Raises DataError where
+    no record has the column, or it holds something else than text or a number."""
+    found: dict[str, str] = {}
+    columns: dict[str, None] = {}  # in order of appearance
+    for row_id, record in records:
+        columns.update(dict.fromkeys(record))
+        right = record.get(told)
+        if right is None:
+            continue
+        if isinstance(right, bool) or not isinstance(right, str | int | float):
+            raise DataError(
+                f'Column "{told}" holds {_kind(right)} in row {row_id}; expected the right response, as text or a'
+                " number, or null where it is not known. Mend that row, or give a file (--truth FILE)."
+            )
+        found[row_id] = str(right)
+    if told not in columns:
+        raise DataError(
+            f"{told}: there is no such file, and the data has no such column; expected JSON lines with `id` and"
+            f" `flaw`, or one of the columns {', '.join(columns)}."
+        )
+    return found
+
+
+def _kind(value: object) -> str:
+    return {bool: "a boolean", list: "a list", dict: "an object"}.get(type(value), "no text")
 
 
 def _expect_some(path: Path, known: Mapping[str, Told], row_ids: Iterable[str]) -> None:

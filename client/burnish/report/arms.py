@@ -97,8 +97,9 @@ def _scores(
     return found if all(found) else []
 
 
-def models_of(history: RunHistory) -> list[Model]:
-    """All models by what they were trained on, the one on what the run made last."""
+def models_of(history: RunHistory, *, shuffled: bool = False) -> list[Model]:
+    """All models by what they were trained on, the one on what the run made last. `shuffled`: random draws were all
+    rows, in other orders."""
     run = history.run
     found: list[Model] = []
     last: list[Model] = []
@@ -108,7 +109,7 @@ def models_of(history: RunHistory) -> list[Model]:
         place = _place(run, rounds, m.round)
         label = m.role if m.role != "trained" else f"trained on {place.name}"
         if m.role == "trained" and place.kind is ArmKind.RANDOM:
-            label = f"trained on random subset {place.number}"
+            label = f"trained on {'all rows, order' if shuffled else 'random subset'} {place.number}"
         made = m.role == "trained" and place.kind is ArmKind.RUN
         losses = history.training_losses(m.round, m.training_run) if m.training_run else []
         (last if made else found).append(Model(label, m.uri, m.digest, m.train_loss, m.eval_loss, losses))

@@ -14,6 +14,7 @@ from burnish.report.data import ReportData
 from burnish.report.recipes import PAGES
 from burnish.report.short import in_short
 from burnish.report.truth_data import TruthRound
+from burnish.report.verdict import draws_are_all_rows
 
 
 def collect(history: RunHistory, *, truth: str = "") -> ReportData:
@@ -49,7 +50,7 @@ def collect(history: RunHistory, *, truth: str = "") -> ReportData:
         rows_out=datasets[-1].num_rows if finished else None,
         rounds=rounds,
         last_timings=timings_of((step for step in steps if step.round not in numbers), run_round(run.config)),
-        models=models_of(history),
+        models=models_of(history, shuffled=draws_are_all_rows(short.arms)),
         config=run.config,
         notes=notes,
         short=short,

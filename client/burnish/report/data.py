@@ -27,6 +27,7 @@ class Change:
     after_response: str | None
     rejection: str  # why, for people; empty where accepted
     dropped: bool = False  # the row left the set for want of a rewrite
+    failed: bool = False  # there is no rewrite, since the service could not make one; no rule speaks against it
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +108,16 @@ class Tried:
 @dataclass(frozen=True, slots=True)
 class MiddoRound(Round):
     """What Middo selected in a round and what was made of it. `map`: by action, "several" where a row has more than
-    one; None where there is none. `tried`: None where rules alone decide. `declined`: rewrites that were not even made,
-    since none is accepted. `flaws`: None where nobody knows what is wrong."""
+    one; None where there is none. `rejected`: rewrites that rules, or what they were tried by, spoke against; `failed`:
+    those that the service could not make. `tried`: None where rules alone decide. `declined`: rewrites that were not
+    even made, since none is accepted. `flaws`: None where nobody knows what is wrong."""
 
     selected: Mapping[str, int]  # rows per axis
     rewritten: int
     added: int
     rejected: int
     changes: Sequence[Change]
+    failed: int = 0
     map: Map | None = None
     tried: Tried | None = None
     declined: int = 0
@@ -280,6 +283,7 @@ class FilterRound(Round):
     left_out: int
     tried: Sequence[TriedShare]
     dropped: Sequence[ShownRow]  # the last in rank first
+    weighted: bool = False  # rows counted by their rank while they were trained on
     map: Map | None = None
 
 

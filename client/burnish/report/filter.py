@@ -30,6 +30,7 @@ LEGEND = Legend(
 def filter_round(one: Decided) -> FilterRound:
     """The one round from the ledger."""
     history = one.history
+    tried = _tried(one.steps)
     actions = Counter(d.actions[0] for d in one.decisions)
     gone = [d for d in one.decisions if d.actions[0] == Action.DROP]
     shown = sorted(gone, key=lambda d: -(d.signals.get("rank") or 0.0))[:_SHOWN]
@@ -38,8 +39,9 @@ def filter_round(one: Decided) -> FilterRound:
         **measured(one),
         actions=actions,
         left_out=sum(not held.kept for held in history.held(one.number)),
-        tried=_tried(one.steps),
+        tried=tried,
         dropped=[ShownRow(d.row_id, d.reasons, *prompt_and_response(samples[d.sample_hash])) for d in shown],
+        weighted=_weighted(settings_in(history.run, FilterSettings), tried),
         map=map_of(one, _going_on(one)),
     )
 
@@ -70,7 +72,7 @@ def filter_notes(history: RunHistory, rounds: Sequence[FilterRound]) -> list[str
             f"The line is {settings.outliers:g} robust deviations{at_least} below the median (docs/filter.md): what"
             " stands out is left out, and no share."
         )
-    if settings.weighted or any(share.taken and share.held for one in rounds for share in one.tried):
+    if any(one.weighted for one in rounds):
         notes.append(
             "What was kept counts by its rank while it is trained on: our derivation, no published method's. The models"
             " that it is compared with count all rows alike, and the final data have no weights."
@@ -86,6 +88,15 @@ def _tried(steps: Sequence[StepRecord]) -> list[TriedShare]:
     best = tuple(detail.get(name) for name in ("signal", "share", "held"))
     found = detail.get("tried", [])
     return [TriedShare(**one, taken=(one["signal"], one["share"], one["held"]) == best) for one in found]
+
+
+def _weighted(settings: FilterSettings, tried: Sequence[TriedShare]) -> bool:
+    """Whether what was kept counts by its rank: what covers always does, and all rows, where no share is better, never
+    do."""
+    taken = next((one for one in tried if one.taken), None)
+    if taken is None:
+        return settings.weighted and not settings.tried()
+    return taken.held is not None or (settings.weighted and taken.share < 1.0)
 
 
 def _going_on(one: Decided) -> Iterator[tuple[str, str]]:

@@ -17,6 +17,7 @@ from burnish.report.data import AXES, Change, FlawRate, FlawTable, MiddoRound, T
 from burnish.report.map import Key, Legend
 
 _ADDED = "diversify"
+_BROKE_RULES = "REJECTED"  # the rewriting service's reason where every attempt did; others say nothing of the rewrite
 LEGEND = Legend(
     (
         Key("keep", "mist", "kept as it is"),
@@ -37,13 +38,15 @@ def middo_round(one: Decided) -> MiddoRound:
     acceptances = [r.acceptance for r in rewrites if r.acceptance is not None]
     declined = sum(each.refusal == Refusal.DECLINED for each in acceptances)
     accepted = [r for r in rewrites if r.accepted]
+    failed = sum(_failed(r) for r in rewrites)
     by_row = {decision.row_id: decision for decision in decisions}
     return MiddoRound(
         **measured(one),
         selected={axis: sum(axis in d.axes for d in decisions) for axis in AXES},
         rewritten=len({r.row_id for r in accepted if r.strategy != _ADDED}),
         added=sum(r.strategy == _ADDED for r in accepted),
-        rejected=len(rewrites) - len(accepted) - declined,
+        rejected=len(rewrites) - len(accepted) - declined - failed,
+        failed=failed,
         changes=[_change(rewrite, by_row[rewrite.row_id]) for rewrite in rewrites],
         map=map_of(one, ((d.sample_hash, _group(d)) for d in decisions)),
         tried=_tried(acceptances),
@@ -88,7 +91,14 @@ def _change(rewrite: RewriteRecord, decision: DecisionRecord) -> Change:
         after_response=None if after is None else said_by(after, Role.ASSISTANT),
         rejection="" if rewrite.accepted else _rejection(rewrite),
         dropped=rewrite.acceptance is not None and rewrite.acceptance.dropped,
+        failed=_failed(rewrite),
     )
+
+
+def _failed(rewrite: RewriteRecord) -> bool:
+    """Whether the service could not make it; no rule was broken, and none was asked whether it is accepted."""
+    declined = rewrite.acceptance is not None and rewrite.acceptance.refusal == Refusal.DECLINED
+    return rewrite.after is None and rewrite.reason != _BROKE_RULES and not declined
 
 
 def _rejection(rewrite: RewriteRecord) -> str:
@@ -143,6 +153,13 @@ def middo_notes(history: RunHistory, rounds: Sequence[MiddoRound]) -> list[str]:
             notes.append(
                 f"Round {one.number}: {invalid} of {asked} rewrites were rejected by validation{kept}. A larger "
                 "refiner model (--refiner) would do better."
+            )
+        if one.tried is None and one.failed:
+            reasons = [f for f in one.failures if f.step == "refine" and f.reason != _BROKE_RULES]
+            told = ", ".join(f"{f.reason} {f.count}" for f in reasons)
+            notes.append(
+                f"Round {one.number}: {one.failed} of {asked} rewrites could not be made ({told}), their originals "
+                "kept. That says nothing of the rows, nor of the refiner model."
             )
         if one.tried is not None and one.tried.unknown:
             notes.append(

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from burnish.coordinator.arms import ArmKind
+from collections.abc import Mapping
+
+from burnish.coordinator.arms import ARM_ROUNDS, ArmKind, ArmRounds
 from burnish.report.short_data import Arm, Outcome, Verdict
 from burnish.report.verdict import between, training_harmed, trusted_better
 
 FEW = 100  # held-out rows, below which a difference has to be large to be seen
 
 
-def next_step(verdict: Verdict, arms: list[Arm], *, compares: bool, held_out: int, finished: bool) -> str:
-    """The first rule that fits. `compares`: whether its recipe trains on random rows itself."""
+def with_controls(recipe: str, settings: Mapping[str, object]) -> str:
+    """How to repeat the command of a run so that random rows are trained on: of recipes that do so themselves these are
+    settings, which make another run, and some can be told not to compare at all."""
+    if ARM_ROUNDS.get(recipe, ArmRounds()).random is None:
+        return "with --compare"
+    compare = "--compare and " if "compare" in settings else ""
+    return f"with {compare}--random-subsets 3 in a new folder (--out)"
+
+
+def next_step(verdict: Verdict, arms: list[Arm], *, control: str, held_out: int, finished: bool) -> str:
+    """The first rule that fits. `control`: how to repeat the command so that random rows are trained on."""
     kinds = {arm.kind for arm in arms if arm.losses}
-    control = "and --random-subsets 3 in a new folder (--out)" if compares else "with --compare"
     if not finished:
         return "The run is not finished. Repeat the same command: it goes on where it stopped."
     if not held_out:

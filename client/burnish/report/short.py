@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from burnish.coordinator.arms import ARM_ROUNDS, ArmKind, ArmRounds, run_round
+from burnish.coordinator.arms import ArmKind, run_round
 from burnish.coordinator.history import RunHistory
 from burnish.coordinator.policy.verdict import SET_ASIDE
 from burnish.report.arms import arms_of
 from burnish.report.cost import cost_of
 from burnish.report.flow import flow_of
 from burnish.report.gap import gap_recovered
-from burnish.report.next_step import next_step
+from burnish.report.next_step import next_step, with_controls
 from burnish.report.short_data import Arm, Flow, Gap, InShort
 from burnish.report.verdict import verdict
 
@@ -22,7 +22,7 @@ def in_short(history: RunHistory, *, truth_is_known: bool) -> InShort:
     source = run.source or {}
     about = source.get("holdout")
     held_out = int(str(about["num_rows"])) if isinstance(about, dict) else 0
-    compares = ARM_ROUNDS.get(run.recipe, ArmRounds()).random is not None
+    control = with_controls(run.recipe, run.config["settings"])
     said = verdict(arms, held_out=bool(held_out), finished=finished)
     return InShort(
         flow=_flow(history, finished=finished),
@@ -31,7 +31,7 @@ def in_short(history: RunHistory, *, truth_is_known: bool) -> InShort:
         verdict=said,
         gap=_gap(arms) if truth_is_known and held_out else None,
         cost=cost_of(history.steps(), run.recipe, run.config),
-        next_step=next_step(said, arms, compares=compares, held_out=held_out, finished=finished),
+        next_step=next_step(said, arms, control=control, held_out=held_out, finished=finished),
     )
 
 

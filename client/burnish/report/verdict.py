@@ -77,8 +77,17 @@ def trusted_better(arms: Sequence[Arm]) -> Arm | None:
 def draws_are_all_rows(arms: Sequence[Arm]) -> bool:
     """Whether as many random rows as the run's model was trained on are all there are, so that controls differ in the
     order of training alone."""
-    everything, chance = _of(arms, ArmKind.ALL), _of(arms, ArmKind.RANDOM)
-    return everything is not None and chance is not None and chance.rows >= everything.rows
+    chance, everything = _of(arms, ArmKind.RANDOM), _all_rows(arms)
+    return chance is not None and everything is not None and chance.rows >= everything
+
+
+def _all_rows(arms: Sequence[Arm]) -> int | None:
+    """How many rows there are to train on; where no model was trained on them alone, by that of them and the trusted
+    ones. None where neither is there."""
+    everything, mixed, trusted = (_of(arms, kind) for kind in (ArmKind.ALL, ArmKind.MIXED, ArmKind.TRUSTED))
+    if everything is not None:
+        return everything.rows
+    return None if mixed is None or trusted is None else mixed.rows - trusted.rows or None
 
 
 def between(one: Arm, other: Arm, index: int = 0) -> Contrast:

@@ -79,7 +79,7 @@ def _failing(
     if rule.threshold is not None:
         return rule.threshold, values < rule.threshold
     share = 0.5 if rule.drop_fraction is None else rule.drop_fraction
-    most = int(share * len(values) + 1e-9)
+    most = min(int(share * len(values) + 1e-9), len(values) - 1)  # never all, however close to 1 the share is
     order = in_order(values, row_ids, rule.seed)
     tau = float(np.median(values)) if rule.drop_fraction is None else float(values[order[most]])
     if rule.ties is Ties.RANK:

@@ -25,6 +25,7 @@ from burnish.coordinator.paths import is_remote
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 FROZEN = ConfigDict(frozen=True, extra="forbid")
+MOST_ROUNDS = 100
 
 
 class SamplingSettings(BaseModel):
@@ -114,7 +115,7 @@ class RecipeSettings(BaseModel):
     skip_bad_rows: bool = False
     holdout: tuple[str, ...] = Field((), description="held-out data that losses are measured on; never trained on")
     model: str = Field(min_length=1)
-    rounds: int = Field(1, ge=1, le=100)
+    rounds: int = Field(1, ge=1, le=MOST_ROUNDS)
     seed: int = Field(0, ge=0, lt=2**63)
     training: TrainingSettings = TrainingSettings()
 
@@ -178,7 +179,10 @@ class HoldSettings(RecipeSettings):
     them best do, by the base model's neurons."""
 
     hold_size: float | None = Field(
-        None, gt=0, description="most rows that go on: up to 1 a share of the first round's, else a number"
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="most rows that go on: up to 1 a share of the first round's, else a number",
     )
 
     @field_validator("hold_size", mode="before")

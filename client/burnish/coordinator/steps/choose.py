@@ -111,7 +111,8 @@ async def choose_share(
         with run.book.transaction():
             stage.note({**asdict(best), "tried": told})
             stage.advance(len(losses))
-    run.observer.noted(_said(best, choice.tried[choice.place], settings))
+    some_gone = len(_best(run, training, found, best.signal, 1.0)) < len(training)
+    run.observer.noted(_said(best, choice.tried[choice.place], settings, some_gone=some_gone))
     return best
 
 
@@ -144,19 +145,19 @@ def _ranks(signal: Signal, found: Measured) -> bool:
     return 2 * sum(value is not None for value in values) > len(values)
 
 
-def _said(best: Part, found: Tried, settings: FilterSettings) -> str:
+def _said(best: Part, found: Tried, settings: FilterSettings, *, some_gone: bool) -> str:
+    """`some_gone`: rows without a value, which none of what was tried has."""
+    every = "all rows that have a value" if some_gone else "all rows"
     if best.share == 1.0:
         return (
-            f"No share is better than all rows by more than {settings.errors:g} standard errors on the trusted rows:"
-            " all rows are kept."
+            f"No share is better than {every} by more than {settings.errors:g} standard errors on the trusted rows:"
+            f" {every} are kept."
         )
     by = "" if settings.rival is None else f" by {best.signal}"
     kept = f"The best {best.share:.0%}{by} are kept"
     if best.held is not None:
         kept = f"Of the best {best.share:.0%}{by}, {best.held:.0%} of all rows are kept, which cover them best"
-    return (
-        f"{kept}: on the trusted rows the loss is {-found.difference:.4f} ± {found.error:.4f} below that of all rows."
-    )
+    return f"{kept}: on the trusted rows the loss is {-found.difference:.4f} ± {found.error:.4f} below that of {every}."
 
 
 async def _of_part(

@@ -53,17 +53,9 @@ def filter_round(
             passed = dict(zip(ids, results, strict=True))
             for note in _notes(line, results, list(evidence.values()), run.settings):
                 run.observer.noted(f"Round {round_number}: {note}")
-        if rows and not staying(rows, passed, run.settings) and all(value is None for value in passed.values()):
-            raise StepFailed(
-                f"Not one of {len(rows)} rows could be scored, and rows without a {name} are dropped (--unscored drop),"
-                " so that no row is left. Begin a new run with --unscored keep, or look at why (`burnish explain`)."
-            )
-        if passed and not any(value is not False for value in passed.values()):
+        if rows and not staying(rows, passed, run.settings):
             (line,) = run.book.thresholds(round_number)
-            raise StepFailed(
-                f"Not one of {len(passed)} rows has a {name} of at least {line.tau}; their mean is {line.mean:.3f} with"
-                f" a deviation of {line.std:.3f}. Begin a new run with a lower --threshold, or with --drop-fraction."
-            )
+            raise StepFailed(_nothing_stays(line))
     return passed, signals
 
 
@@ -132,6 +124,24 @@ def decide_rows(
             compared = [c.preference for found in candidates.values() for c in found if c.preference is not None]
             for note in place_notes(sum(one.flipped for one in compared), len(compared)):
                 run.observer.noted(f"Round {round_number}: {note}")
+
+
+def _nothing_stays(line: Threshold) -> str:
+    """Why there is nothing to train on, and what to change."""
+    if not line.num_values:
+        return (
+            f"Not one of {line.num_excluded} rows could be scored, and rows without a {line.signal} are dropped"
+            " (--unscored drop), so that no row is left. Begin a new run with --unscored keep, or look at why"
+            " (`burnish explain`)."
+        )
+    others, instead = "", "with a lower --threshold, or with --drop-fraction"
+    if line.num_excluded:
+        others = f" {line.num_excluded} more have none, and are dropped (--unscored drop)."
+        instead = "with a lower --threshold, with --drop-fraction, or with --unscored keep"
+    return (
+        f"Not one of {line.num_values} rows has a {line.signal} of at least {line.tau}; their mean is {line.mean:.3f}"
+        f" with a deviation of {line.std:.3f}.{others} Begin a new run {instead}."
+    )
 
 
 def _notes(

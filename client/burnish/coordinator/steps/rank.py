@@ -121,7 +121,7 @@ def rank(
     run: FilterRun, training: Sequence[DataRow], found: Measured, signal: Signal, share: float
 ) -> tuple[Threshold, list[Verdict]]:
     """The line below which rows go where the best `share` of them by `signal` is kept, and a verdict for each, in
-    order."""
+    order. Raises StepFailed where none stays: nothing can be trained on no rows."""
     settings = run.settings
     values = {name: value_of(signal, one) for name, one in found.samples.items()}
     if settings.among:
@@ -136,7 +136,16 @@ def rank(
         )
         for row in training
     ]
-    return rank_rows(signal, scored, share, settings.seed, settings.unscored, settings.among, settings.outliers)
+    line, verdicts = rank_rows(
+        signal, scored, share, settings.seed, settings.unscored, settings.among, settings.outliers
+    )
+    if verdicts and not any(one.actions[0] in STAYS for one in verdicts):  # of those with a value one always stays
+        why = next((f" ({one.why})" for one in scored if one.why), "")
+        raise StepFailed(
+            f"Not one of {len(scored)} rows has a value by signal {signal}{why}, and such rows are dropped (--unscored"
+            " drop), so that no row is left. Begin a new run with --unscored keep, or with another --signal."
+        )
+    return line, verdicts
 
 
 def weights_of(run: FilterRun, round_number: int, signal: Signal, rows: Sequence[DataRow]) -> dict[str, float]:

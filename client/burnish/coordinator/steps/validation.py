@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,8 @@ from burnish._types import Message, Role
 from burnish.coordinator.atomic import write_lines
 from burnish.coordinator.content import message_list, sample_hash
 from burnish.coordinator.errors import DataError, StepFailed
-from burnish.coordinator.formats import DataReader
+from burnish.coordinator.formats import DataReader, find_files
+from burnish.coordinator.formats.files import digest_files
 from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.bilevel import Split, split_by, split_off, split_size
 from burnish.coordinator.steps.measure import prompts_of
@@ -22,6 +23,7 @@ from burnish.coordinator.steps.runs import BdsRun, FilterRun
 from burnish.coordinator.steps.stage import AnyRun
 
 Lines = Sequence[tuple[str, Sequence[Message]]]  # id and conversation
+_VALIDATION, _TRUSTED = "the validation set", "the trusted rows"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,21 @@ class Validation:
     digest: str
 
 
+def check_validation(run: BdsRun) -> None:
+    """Raises DataError where validation files cannot be read, or share samples with the held-out data. Before the data
+    are read: until then a run may be begun anew with other files."""
+    if run.book.dataset(1) is None and run.settings.validation:
+        lines = _lines_of(run, run.settings.validation, "validation")
+        _expect_apart(lines, _in_files(run, run.settings.holdout), _VALIDATION)
+
+
+def check_trusted(run: FilterRun) -> None:
+    """The same of trusted rows."""
+    if run.book.dataset(1) is None and run.settings.trusted:
+        lines = _lines_of(run, run.settings.trusted, "trusted")
+        _expect_apart(lines, _in_files(run, run.settings.holdout), _TRUSTED)
+
+
 def split_validation(run: BdsRun, round_number: int, rows: Sequence[DataRow]) -> tuple[Split, Validation]:
     """Which rows are trained on, and the validation set, written down once. Raises DataError where the validation set
     shares samples with the held-out data, or nothing is left to train on."""
@@ -39,7 +56,7 @@ def split_validation(run: BdsRun, round_number: int, rows: Sequence[DataRow]) ->
     path = run.paths.validation
     digest = _written_once(run, round_number, rows, path, lambda: _validation_lines(run, rows, prompts))
     validation = Validation(_read(path, digest), digest)
-    return _apart(run, rows, prompts, validation.rows, "the validation set", "validation set"), validation
+    return _apart(run, rows, prompts, validation.rows, _VALIDATION, "validation set"), validation
 
 
 def split_trusted(run: FilterRun, round_number: int, rows: Sequence[DataRow]) -> tuple[Split, Sequence[DataRow]]:
@@ -49,12 +66,10 @@ def split_trusted(run: FilterRun, round_number: int, rows: Sequence[DataRow]) ->
     if not files:
         return Split(rows, []), []
     path = run.paths.trusted
-    digest = _written_once(
-        run, round_number, rows, path, lambda: _trusted_lines(run, files, "trusted", "the trusted rows")
-    )
+    digest = _written_once(run, round_number, rows, path, lambda: _trusted_lines(run, files, "trusted", _TRUSTED))
     trusted = _read(path, digest)
     prompts = prompts_of(run, [row.sample_hash for row in rows])
-    return _apart(run, rows, prompts, trusted, "the trusted rows", "set of trusted rows"), trusted
+    return _apart(run, rows, prompts, trusted, _TRUSTED, "set of trusted rows"), trusted
 
 
 def _written_once(
@@ -87,28 +102,52 @@ def _validation_lines(run: BdsRun, rows: Sequence[DataRow], prompts: Mapping[str
                 " Expected rows with other prompts; hold out other rows, or give the validation set as a file."
             )
         return [(row_id, known[name]) for row_id, name in names.items()]
-    lines = _trusted_lines(run, settings.validation, "validation", "the validation set")
+    lines = _trusted_lines(run, settings.validation, "validation", _VALIDATION)
     if not lines:
         raise DataError("The validation set is empty: weights are learnt from it, so at least one sample is needed.")
     return lines
 
 
-def _trusted_lines(run: AnyRun, files: Sequence[str], prefix: str, what: str) -> Lines:
-    """The samples of files that can be trusted, which are in the ledger then; ids begin with `prefix`. Raises DataError
-    where the held-out data have some of them."""
-    reader = DataReader(files, run.settings.columns, run.settings.skip_bad_rows)
-    lines = [(f"{prefix}-{row.position + 1}", tuple(row.messages)) for row in reader.rows()]
-    samples = {sample_hash(messages): messages for _, messages in lines}
-    shared = set(holdout_hashes(run)) & samples.keys()
-    if shared:
-        first = next(name for name, messages in lines if sample_hash(messages) in shared)
-        raise DataError(
-            f"{len(shared)} samples are in {what} and in the held-out data, the first: {first}. What is learnt from"
-            " cannot be judged by; remove them from one of the two."
-        )
+def _trusted_lines(run: AnyRun, files: Sequence[str], setting: str, what: str) -> Lines:
+    """The samples of files that can be trusted, which are in the ledger then. Raises DataError where the files are not
+    those that the run was begun with, or the held-out data have some of the samples."""
+    _expect_same(run, files, setting, what)
+    lines = _lines_of(run, files, setting)
+    _expect_apart(lines, set(holdout_hashes(run)), what)
     with run.book.transaction():
-        run.book.add_samples(samples)
+        run.book.add_samples({sample_hash(messages): messages for _, messages in lines})
     return lines
+
+
+def _lines_of(run: AnyRun, files: Sequence[str], prefix: str) -> Lines:
+    """The samples of files; ids begin with `prefix`. Raises DataError."""
+    reader = DataReader(files, run.settings.columns, run.settings.skip_bad_rows)
+    return [(f"{prefix}-{row.position + 1}", tuple(row.messages)) for row in reader.rows()]
+
+
+def _in_files(run: AnyRun, files: Sequence[str]) -> set[str]:
+    """The hashes of the samples of files; none where none are named. Raises DataError."""
+    return {sample_hash(messages) for _, messages in _lines_of(run, files, "")} if files else set()
+
+
+def _expect_same(run: AnyRun, files: Sequence[str], setting: str, what: str) -> None:
+    """Raises DataError where files have changed since the run was begun, whose id is made from them."""
+    begun_with = run.book.history().run.config["identity"][setting]
+    if digest_files(find_files(files)) != begun_with:
+        raise DataError(
+            f"The files of {what} ({', '.join(files)}) have changed since this run was begun with them. Put them back"
+            f" as they were, or begin a run with the new ones in another folder (--{setting}, --out)."
+        )
+
+
+def _expect_apart(lines: Lines, held_out: Set[str], what: str) -> None:
+    """Raises DataError where the held-out data, whose hashes are given, have some of these samples."""
+    shared = [(name, key) for name, messages in lines if (key := sample_hash(messages)) in held_out]
+    if shared:
+        raise DataError(
+            f"{len({key for _, key in shared})} samples are in {what} and in the held-out data, the first:"
+            f" {shared[0][0]}. What is learnt from cannot be judged by; remove them from one of the two."
+        )
 
 
 def _write(path: Path, lines: Lines) -> str:

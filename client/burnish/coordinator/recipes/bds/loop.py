@@ -26,7 +26,7 @@ from burnish.coordinator.steps.measure import base_model, evaluate
 from burnish.coordinator.steps.read import read
 from burnish.coordinator.steps.runs import BdsRun
 from burnish.coordinator.steps.train import prune, steps_of, train
-from burnish.coordinator.steps.validation import Validation, split_validation
+from burnish.coordinator.steps.validation import Validation, check_validation, split_validation
 from burnish.coordinator.steps.weigh import decide_rows, weigh
 
 D, S, DIRECT, VALIDATION_ONLY, RANDOM = 1, 2, 3, 4, 5
@@ -48,6 +48,7 @@ async def bds(run: BdsRun) -> None:
 
 async def begin(run: BdsRun) -> tuple[Sequence[DataRow], Split, Validation, ModelRef]:
     """The rows of D, which of them are trained on, V, and the base model, which is measured."""
+    check_validation(run)
     await read(run)
     rows = run.book.rows(D)
     split, validation = split_validation(run, D, rows)

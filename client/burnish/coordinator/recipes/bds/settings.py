@@ -29,7 +29,10 @@ class BdsSettings(RecipeSettings):
         (), description="files with samples that can be trusted; never part of the data that come out"
     )
     validation_split: float | None = Field(
-        None, gt=0, description="rows held out of the data as validation set: below 1 a share, else a number"
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="rows held out of the data as validation set: below 1 a share, else a number",
     )
     keep: float = Field(0.8, gt=0, le=1, description="share of the rows that is trained on in the end")
 

@@ -50,7 +50,7 @@ from burnish.coordinator.steps.rank import Measured, decide_rows, kept_by, measu
 from burnish.coordinator.steps.read import read
 from burnish.coordinator.steps.runs import FilterRun
 from burnish.coordinator.steps.train import steps_of, train
-from burnish.coordinator.steps.validation import split_trusted
+from burnish.coordinator.steps.validation import check_trusted, split_trusted
 
 D, S, FOLD = 1, 2, 3
 TRIED = FOLD + MOST_PASSES * MOST_FOLDS
@@ -63,6 +63,7 @@ MIXED, ALONE = COVERING + 1, COVERING + 2
 
 async def filter_by_signal(run: FilterRun) -> None:
     """Selects S, trains on it, and, where there is held-out data, on what it is to be compared with."""
+    check_trusted(run)
     await read(run)
     rows = run.book.rows(D)
     split, trusted = split_trusted(run, D, rows)

@@ -43,7 +43,9 @@ class MadsSettings(RecipeSettings):
 
     rounds: int = Field(1, ge=1, le=1)
     selector: str = Field("", description="the model whose neurons are looked at; default: the one that is trained")
-    budget: float = Field(0.15, gt=0, description="of different samples: below 1 a share, else a number")
+    budget: float = Field(
+        0.15, gt=0, allow_inf_nan=False, description="of different samples: below 1 a share, else a number"
+    )
 
     rule: FeatureRule = FeatureRule.STANDARDIZED_TOP_K
     k: int | None = Field(None, ge=1, le=1024)
