@@ -17,6 +17,7 @@ from burnish_services.engine.factory import create_engine
 from burnish_services.engine.hf_tokenizer import HfTokenizer
 from burnish_services.engine.model_digests import model_digests
 from burnish_services.engine.number_formats import has_bfloat16
+from burnish_services.engine.tokenizer import ChatMessage
 from tests.contract.conftest import Rig
 from tests.golden.cases import CONTEXT, GOLDEN, MODEL, conversations, tokenized
 
@@ -47,6 +48,12 @@ def real(rig: Rig) -> Rig:
     if rig.kind == "fake":
         pytest.skip("the fake engine has no golden values")
     return rig
+
+
+async def test_a_model_s_own_template_is_told_one_date_whatever_the_day_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = HfTokenizer(MODEL)
+    monkeypatch.setattr(tokenizer, "_template", "{{ strftime_now('%d %b %Y') }}")
+    assert tokenizer.render([ChatMessage("user", "Q")], add_generation_prompt=False) == "26 Jul 2024"
 
 
 async def test_tokens_and_masks_are_the_golden_ones(golden: dict[str, Any]) -> None:

@@ -49,6 +49,9 @@ def test_the_ratio_is_exact_without_length_and_tempered_with_it() -> None:
     assert log_ratio(now, generator, 1.0) == pytest.approx(np.log(2) / 2)
     assert log_ratio(now + 9, generator, 1.0) == pytest.approx(np.log(MAX_RATIO))
     assert log_ratio(now - 9, generator, 1.0) == pytest.approx(-np.log(MAX_RATIO))
+    assert log_ratio(now - 9, generator, 1.0, floor=False) == pytest.approx(np.log(2) / 2 - 9)
+    raw = response_weights([now - 9], [generator], Weighting(RAW))
+    assert raw == pytest.approx(np.exp(np.log(2) / 2 - 9)), "what is nearly impossible now counts for nearly nothing"
 
 
 def test_what_the_model_likes_better_than_its_generator_did_counts_more() -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from burnish_services.engine import templates
 from burnish_services.engine.base import Sampling
 from burnish_services.engine.chat import (
     BAD_ROLES,
@@ -258,6 +259,20 @@ def test_a_template_may_fail_in_any_way(with_template) -> None:
         with pytest.raises(SampleError) as caught:
             tokenize_sample(with_template(source), conversation("Q", "A"))
         assert caught.value.reason == TEMPLATE_FAILED
+
+
+def test_a_template_is_told_one_date_whatever_the_day_is(with_template) -> None:
+    source = "{{ strftime_now('%d %b %Y') }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    own = with_template(source).render(conversation("Q", "A"), add_generation_prompt=False)
+    assert own == templates.render(source, conversation("Q", "A"), add_generation_prompt=False) == "26 Jul 2024QA"
+
+
+def test_templates_from_files_may_say_what_a_model_s_own_may() -> None:
+    source = (
+        "{% for m in messages %}{% if loop.index > 2 %}{% break %}{% endif %}"
+        "{% generation %}{{ m['content'] | tojson }}{% endgeneration %}{% endfor %}"
+    )
+    assert templates.render(source, conversation("<Q>", "é", "no"), add_generation_prompt=False) == '"<Q>""é"'
 
 
 def test_a_prompt_ends_where_the_answer_begins() -> None:

@@ -14,7 +14,14 @@ from safetensors.numpy import save_file
 
 from burnish_services.engine.base import ModelLoadError, ModelMismatch, ModelNotFound
 from burnish_services.engine.model_digests import model_digest, model_digests
-from burnish_services.engine.model_shapes import built_in_of, check_same_built_in, check_same_shape, shape_of
+from burnish_services.engine.model_shapes import (
+    built_in_of,
+    check_same_built_in,
+    check_same_shape,
+    check_same_tensors,
+    shape_of,
+    tensors_of,
+)
 from burnish_services.engine.models import check_model_directory, copy_all_but_weights, resolve_uri
 
 WEIGHTS = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(4, np.float32)}
@@ -135,6 +142,35 @@ def test_weights_of_another_shape_are_refused_before_anything_is_touched(tmp_pat
     check_same_shape(shape_of(held), write_model(tmp_path / "same", rope_theta=3.0))
     with pytest.raises(ModelMismatch, match="hidden_size is 8, expected 4"):
         check_same_shape(shape_of(held), write_model(tmp_path / "other", hidden_size=8))
+
+
+def test_files_with_other_tensors_are_refused_before_anything_is_touched(tmp_path: Path) -> None:
+    of_two = {"num_hidden_layers": 2, "num_attention_heads": 2, "tie_word_embeddings": True}
+    layers = {f"model.layers.{layer}.w": np.zeros((4, 3), np.float32) for layer in range(2)}
+    norm = {"model.norm.weight": np.zeros(4, np.float32)}
+    held = tensors_of(write_model(tmp_path / "held", {**layers, **norm}, **of_two))
+    renamed = {name.removeprefix("model."): array for name, array in {**layers, **norm}.items()}
+    optional = {
+        "lm_head.weight": np.zeros((9, 4), np.float32),
+        "model.layers.0.rotary_emb.inv_freq": np.zeros(2, np.float32),
+        "model.layers.2.w": np.zeros((4, 3), np.float32),  # a layer more than it has guesses ahead
+    }
+    check_same_tensors(held, write_model(tmp_path / "same", renamed | optional, shards=2, **of_two))
+    cases = {
+        "lost": ({**layers}, r"1 are lacking, such as one of \[4\]\."),
+        "wide": ({**layers, "model.norm.weight": np.zeros(5, np.float32)}, r"lacking, .* 1 have no place, .* \[5\]\."),
+        "biased": ({**layers, **norm, "model.layers.0.b": np.zeros(3, np.float32)}, r": 1 have no place, such as"),
+    }
+    for name, (weights, said) in cases.items():
+        with pytest.raises(ModelMismatch, match=said):
+            check_same_tensors(held, write_model(tmp_path / name, weights, **of_two))
+    untied = tensors_of(
+        write_model(tmp_path / "untied", {**layers, **norm, **optional}, **of_two | {"tie_word_embeddings": False})
+    )
+    with pytest.raises(ModelMismatch, match=r"1 are lacking, such as one of \[9, 4\]"):
+        check_same_tensors(
+            untied, write_model(tmp_path / "headless", {**layers, **norm}, **of_two | {"tie_word_embeddings": False})
+        )
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,7 @@ class HfTokenizer:
                 chat_template=self._template,
                 add_generation_prompt=add_generation_prompt,
                 tokenize=False,
+                strftime_now=templates.fixed_date,
             )
         except templates.COMPLAINTS as error:
             raise TemplateError(str(error)) from error

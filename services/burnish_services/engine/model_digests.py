@@ -177,6 +177,12 @@ def _tensor_lines(file: Path) -> Iterator[str]:
             yield f"{name} {tensor['dtype']} {tensor['shape']} {digest}"
 
 
+def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor in a model's files, by name; reads their headers alone. Raises ModelLoadError."""
+    files = sorted(path.glob("*.safetensors"))
+    return {name: tuple(tensor["shape"]) for file in files for name, tensor in _header(file).items()}
+
+
 def _header(file: Path) -> dict[str, _Tensor]:
     """What a safetensors file holds, by name. Raises ModelLoadError where it is none."""
     with file.open("rb") as stream:

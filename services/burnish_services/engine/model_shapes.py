@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from burnish_services.engine.base import ModelMismatch
+from burnish_services.engine.model_config import read_text_config
+from burnish_services.engine.model_digests import tensor_shapes
 from burnish_services.engine.models import read_json
+
+Tensors = Counter[tuple[int, ...]]  # how many there are of each shape
 
 # What must agree for one model's weights to fit into another's memory.
 _SHAPE_KEYS = (
@@ -20,6 +26,8 @@ _BUILT_IN = (
     "hidden_activation", "sliding_window", "use_sliding_window", "layer_types", "query_pre_attn_scalar",
     "attn_logit_softcapping", "final_logit_softcapping",
 )  # fmt: skip
+# Computed anew by whoever loads a model.
+_BUFFERS = (".inv_freq", ".masked_bias", ".attn.bias", ".attention.bias")
 # Rotary positions that are called otherwise elsewhere.
 _SAME_ROPE = {"su": "longrope", "mrope": "default"}
 
@@ -40,6 +48,40 @@ def check_same_shape(held: Mapping[str, Any], wanted: Path) -> None:
             f"weights in {wanted} do not fit the running engine: {'; '.join(differences)}. "
             "Start another server for this architecture"
         )
+
+
+def tensors_of(directory: Path) -> Tensors:
+    """How many tensors of each shape a model's files hold. By shape, since one model is named in several ways; without
+    what not every writer stores: buffers, heads that are tied, and layers that only guess tokens ahead. Raises
+    ModelLoadError."""
+    config = read_text_config(directory)
+    layers = int(getattr(config, "num_hidden_layers", 0) or 0)
+    tied = bool(getattr(config, "tie_word_embeddings", False))
+    return Counter(
+        shape for name, shape in tensor_shapes(directory).items() if not _is_optional(name, layers, tied=tied)
+    )
+
+
+def check_same_tensors(held: Tensors, wanted: Path) -> None:
+    """Raises ModelMismatch where the files in `wanted` hold other tensors than those that are held: loaded in place,
+    they would leave an engine with some of either, or with none."""
+    new = tensors_of(wanted)
+    told = [
+        f"{found.total()} {what}, such as one of {list(next(iter(found)))}"
+        for found, what in ((held - new, "are lacking"), (new - held, "have no place"))
+        if found
+    ]
+    if told:
+        raise ModelMismatch(
+            f"the tensors in {wanted} are not those of the running engine: {'; '.join(told)}. Expected a model of the"
+            " same architecture, whole and not quantised otherwise; start another server for this one"
+        )
+
+
+def _is_optional(name: str, layers: int, *, tied: bool) -> bool:
+    layer = re.search(r"\.(?:layers|h|blocks)\.(\d+)\.", name)
+    ahead = (layer is not None and layers and int(layer[1]) >= layers) or "mtp." in name
+    return bool(ahead) or name.endswith(_BUFFERS) or (tied and name.endswith("lm_head.weight"))
 
 
 def built_in_of(directory: Path) -> dict[str, Any]:

@@ -26,7 +26,7 @@ _PARAMETERS = {} if varlen_attn is None else inspect.signature(varlen_attn).para
 # Newer releases want to be told that a key has several queries' heads; what they call takes it either way.
 _GROUPED = {"enable_gqa": True} if "enable_gqa" in _PARAMETERS else {}
 # What a model may ask of its attention besides, by the names in its configuration.
-_OTHERS = ("sliding_window", "attention_chunk_size", "attn_logit_softcapping", "attention_dropout")
+_OTHERS = ("sliding_window", "attention_chunk_size", "attn_logit_softcapping", "attention_dropout", "attn_pdrop")
 
 
 def use_packed(model: Any) -> None:

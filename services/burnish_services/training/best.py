@@ -26,7 +26,7 @@ class Best:
 
     def consider(self, trained: dict[str, torch.Tensor], step: int, loss: float) -> None:
         """Keeps these weights if `loss` is lower than any before. Raises OSError."""
-        if loss >= self.loss:
+        if not loss < self.loss:  # NaN is no better than anything
             return
         beside = unfinished(self._path)
         # repr: the number comes back as it was.

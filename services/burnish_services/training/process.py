@@ -196,6 +196,8 @@ def _environment(threads: int, place: Place = Place()) -> dict[str, str]:
         tuned["GLOO_SOCKET_IFNAME"] = interface
         if place.nodes > 1:
             tuned["NCCL_SOCKET_IFNAME"] = interface
+    # How long a worker that is told to stop may take is the server's to say; torchrun would kill it after 30 s.
+    tuned["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = "86400"
     # One process trains on one GPU: of several that it sees, transformers would take all, by DataParallel.
     seen = (
         {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]} if place.is_single else {}

@@ -33,6 +33,7 @@ from burnish_services.training.data import TrainingData
 from burnish_services.training.job import Job, StoppedEarly
 from burnish_services.training.lora import Adapters, add_adapters, merge_adapters
 from burnish_services.training.loss import ResponseLoss, mean_nll
+from burnish_services.training.packing import check_packing
 from burnish_services.training.pausing import PausedRun, newest_pool, publish_paused
 from burnish_services.training.pool import EMPTY, read_pool
 from burnish_services.training.refining_trainer import RefiningTrainer
@@ -57,6 +58,9 @@ def train(job: Job) -> Result | None:
     stored = stored_dtype(base)
 
     trainer = _trainer(job, _load(job, base), data, tokenizer, max_tokens)
+    if plan.packing and job.world.is_alone:  # of several processes none has the model yet
+        with trainer.accelerator.autocast():
+            check_packing(trainer.response_loss, trainer.args.device)
     # As the first process sees it: others may be on machines whose view of a shared folder is older.
     found = checkpoints.newest(job.directory.checkpoints) if job.world.is_first else None
     checkpoint = trainer.told(found)

@@ -17,6 +17,7 @@ import torch
 from accelerate.data_loader import DataLoaderShard
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, broadcast_object_list, gather_object
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Sampler
@@ -124,6 +125,10 @@ class SftTrainer(Trainer):
             state.fsdp_plugin = FullyShardedDataParallelPlugin(**self.args.fsdp_plugin_args)
             state.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
             self.is_fsdp_enabled: bool = True
+        if not self.world.is_alone:
+            # Products are in bfloat16 by autocast, as on one GPU. accelerate would have FSDP add up and send gradients
+            # in it as well, so that a run were another one with several processes.
+            state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy()
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """See Trainer."""
@@ -291,6 +296,8 @@ def training_arguments(job: Job, steps: int) -> TrainingArguments:
         use_cpu=not torch.cuda.is_available(),
         fsdp=not alone,
         fsdp_config=None if alone else _FSDP,
+        # Gradients stay shared out between the passes of a step, or each process would hold all of them.
+        accelerator_config=None if alone else {"gradient_accumulation_kwargs": {"sync_each_batch": True}},
         ddp_backend=None if alone or torch.cuda.is_available() else "gloo",
         seed=plan.seed % (1 << 32),
         # When to log, evaluate and save is the callback's business.

@@ -7,17 +7,23 @@ trains with) and `chatml`. A model's own template always wins unless the operato
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
+from datetime import date
 from functools import lru_cache
 from pathlib import Path
 
 import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from burnish_services.engine.chat import TemplateError
 from burnish_services.engine.tokenizer import ChatMessage
 
 BUILT_IN = ("chatml", "plain")
+_FIXED_DATE = date(2024, 7, 26)
 DEFAULT = "plain"  # for models without a template of their own
 # What a template raises that does not suit a conversation; it may do sums and look things up.
 COMPLAINTS = (
@@ -72,9 +78,34 @@ def render(
 @lru_cache(maxsize=16)
 def _compile(source: str) -> jinja2.Template:
     # The same settings as Hugging Face tokenizers render chat templates with.
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _complain
+    environment.globals["strftime_now"] = fixed_date
     return environment.from_string(source)
+
+
+def fixed_date(form: str) -> str:
+    """What templates that ask for today's date are told, always: a sample's tokens, and with them its scores, must not
+    depend on the day. It is the day that Llama 3.2's own template falls back on."""
+    return _FIXED_DATE.strftime(form)
+
+
+class _Generation(Extension):
+    """What stands between `generation` and `endgeneration`, which say what a model wrote."""
+
+    tags = {"generation"}  # noqa: RUF012 - as jinja has it
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        """The block's content, as if it stood there alone."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _to_json(value: object, indent: int | None = None) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent)  # jinja's own escapes what HTML would not take
 
 
 def _complain(message: str) -> None:

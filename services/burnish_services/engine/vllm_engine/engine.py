@@ -35,9 +35,22 @@ from burnish_services.engine.failures import (
     refused,
 )
 from burnish_services.engine.hf_tokenizer import HfTokenizer
-from burnish_services.engine.model_config import cache_bytes_per_token, model_context, read_text_config
+from burnish_services.engine.model_config import (
+    cache_bytes_per_token,
+    model_context,
+    read_text_config,
+    short_factors_context,
+)
 from burnish_services.engine.model_digests import model_digest
-from burnish_services.engine.model_shapes import built_in_of, check_same_built_in, check_same_shape, shape_of
+from burnish_services.engine.model_shapes import (
+    Tensors,
+    built_in_of,
+    check_same_built_in,
+    check_same_shape,
+    check_same_tensors,
+    shape_of,
+    tensors_of,
+)
 from burnish_services.engine.models import check_model_directory, read_json, resolve_uri
 from burnish_services.engine.settings import context_length
 from burnish_services.engine.vllm_engine import environment
@@ -61,6 +74,7 @@ class VllmEngine:
         self._tokenizer: HfTokenizer | None = None
         self._model: LoadedModel | None = None
         self._shape: dict[str, Any] = {}  # of the first weights, and so of all
+        self._tensors = Tensors()
         self._name = "vllm"
         self._closed = False
 
@@ -243,8 +257,10 @@ class VllmEngine:
         digest = model_digest(path)
         self._tokenizer = HfTokenizer(path, self._settings.chat_template)
         config = read_text_config(path)
-        self._shape, self._built_in = shape_of(path), built_in_of(path)
+        self._shape, self._tensors, self._built_in = shape_of(path), tensors_of(path), built_in_of(path)
         context = context_length(self._settings.max_model_len, model_context(config))
+        if self.task is Task.GENERATE and context == short_factors_context(config):
+            context -= 1  # vLLM is started for one token more, and would read every text with the long factors
         architecture = str((read_json(path / "config.json").get("architectures") or [""])[0])
         cache_bytes = cache_bytes_per_token(config, self._settings.dtype)
         client = VllmClient(self._settings, str(path), architecture, context, cache_bytes)
@@ -256,6 +272,7 @@ class VllmEngine:
         check_model_directory(path)
         check_same_shape(self._shape, path)
         check_same_built_in(self._built_in, path)
+        check_same_tensors(self._tensors, path)
         return HfTokenizer(path, self._settings.chat_template)
 
 

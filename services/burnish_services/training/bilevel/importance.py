@@ -45,11 +45,12 @@ class Weighting:
     temperature: float = 1.0
 
 
-def log_ratio(now: Floats, generator: Floats, length_power: float) -> float:
-    """log r of one response divided by its length^κ, clipped to ±log 10. The arrays have an entry for each token."""
-    total = float((now - generator).sum())
+def log_ratio(now: Floats, generator: Floats, length_power: float, *, floor: bool = True) -> float:
+    """log r of one response divided by its length^κ, at most log 10 and, with `floor`, at least -log 10. The arrays
+    have an entry for each token."""
+    ratio = float((now - generator).sum()) / len(now) ** length_power
     limit = float(np.log(MAX_RATIO))
-    return min(limit, max(-limit, total / len(now) ** length_power))
+    return min(limit, max(-limit, ratio) if floor else ratio)
 
 
 def response_weights(now: Sequence[Floats], generator: Sequence[Floats], weighting: Weighting) -> Floats:
@@ -64,7 +65,9 @@ def response_weights(now: Sequence[Floats], generator: Sequence[Floats], weighti
     if weighting.variant == SOFTMIN:
         nll = [-float(logprobs.sum()) / len(logprobs) ** weighting.length_power for logprobs in now]
         return _softmax(-np.array(nll) / weighting.temperature)
-    ratios = np.array([log_ratio(*pair, weighting.length_power) for pair in zip(now, generator, strict=True)])
+    pairs = zip(now, generator, strict=True)
+    floor = weighting.variant != RAW  # an estimate that is floored is none
+    ratios = np.array([log_ratio(*pair, weighting.length_power, floor=floor) for pair in pairs])
     if weighting.variant == RAW or count == 1:
         return np.exp(ratios) / count
     return _softmax(ratios / weighting.temperature)
