@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from burnish_services.engine.base import GenerateRequest, Sampling, ScoreRequest
+from burnish_services.engine.base import GenerateRequest, ModelLoadError, Sampling, ScoreRequest
 from tests.tiny_model import ARCHITECTURES, write_tiny_model
 
 pytestmark = pytest.mark.engine
@@ -53,12 +53,31 @@ def test_sequences_are_scored_together_as_alone_where_that_is_asked_for(tmp_path
     requests = [ScoreRequest(list(range(3, 3 + length)), 2, distribution=True) for length in (5, 40, 17, 17, 90)]
     alone, together = TorchModel(folder), TorchModel(folder, batch_tokens=128)
     assert alone.batch_tokens == 0, "the default on a CPU"
-    sizes = [len(batch) for batch in together._batches([one.token_ids for one in requests], threading.Event())]
+    sizes = [len(batch) for batch in together._batches([len(one.token_ids) for one in requests], threading.Event())]
     assert sizes == [1, 3, 1]
     found = zip(alone.score(requests, threading.Event()), together.score(requests, threading.Event()), strict=True)
     for one, other in found:
         assert one.logprobs == pytest.approx(other.logprobs, abs=1e-5)
         assert one.entropies == pytest.approx(other.entropies, abs=1e-5)
+
+
+def test_what_is_yet_to_be_written_counts_where_prompts_are_continued_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from burnish_services.engine.torch_model import TorchModel
+
+    model = TorchModel(write_tiny_model(tmp_path / "m", dtype="float32", context=64), "float32", batch_tokens=128)
+    sizes: list[int] = []
+
+    def sample_together(requests: list[GenerateRequest], *_: object) -> set[int]:
+        sizes.append(len(requests))
+        return set()
+
+    monkeypatch.setattr(model, "_sample_together", sample_together)
+    for max_tokens in (2, 28, 1000):  # 32 sequences of 4 and 4 of 32 tokens fit; no sequence outgrows the context
+        requests = [GenerateRequest([3, 4], Sampling(max_tokens=max_tokens))] * 4
+        model.sample(requests, [lambda *_: False] * 4, threading.Event())
+    assert sizes == [4, 4, 2, 2]
 
 
 def test_a_row_that_has_ended_is_not_computed_beyond_the_context(tmp_path: Path) -> None:
@@ -81,3 +100,16 @@ def test_a_row_that_has_ended_is_not_computed_beyond_the_context(tmp_path: Path)
     takes = [lambda token, _, place=place: take(place, token) for place in range(2)]
     assert model.sample(requests, takes, threading.Event()) == set()
     assert [len(one) for one in said] == [2, 12]
+
+
+def test_files_that_lack_tensors_are_refused(tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    from burnish_services.engine.torch_model import TorchModel
+
+    folder = write_tiny_model(tmp_path / "m", dtype="float32")
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.norm.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelLoadError, match=r"lack 1 of the tensors that \w+ has, such as model\.norm\.weight"):
+        TorchModel(folder, "float32")

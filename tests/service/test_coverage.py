@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from unittest import mock
@@ -19,7 +20,7 @@ from burnish.api.embedding.v1 import embedding_pb2 as pb
 from burnish.api.embedding.v1 import embedding_pb2_grpc
 from burnish_services.embedding import convert_selection, projecting
 from burnish_services.embedding.coverage import binarise
-from burnish_services.embedding.selecting import SelectionSettings
+from burnish_services.embedding.selecting import ObjectiveKind, Optimizer, SelectionSettings
 from burnish_services.engine.base import Activations, EngineSettings, ScoreRequest
 from burnish_services.engine.chat import tokenize_sample
 from burnish_services.engine.factory import create_engine
@@ -131,6 +132,13 @@ async def test_a_calibration_does_not_depend_on_how_its_samples_were_sent(stub) 
         await create(stub, calibration, calibration=calibration)
         await embed(stub, samples, calibration)
     assert ids_of(await select(stub, 10, "whole")) == ids_of(await select(stub, 10, "parts"))
+
+
+async def test_lengths_told_apart_elsewhere_make_another_version(stub) -> None:
+    samples = [*texts(10), *(sample(f"short{index}", "Why?", f"Because of it {index}.") for index in range(3))]
+    # No sample has from 50 to 52 tokens, so that the numbers are the same.
+    versions = [(await calibrate(stub, samples, f"at{at}", length_boundaries=[at])).version for at in (50, 51, 52)]
+    assert len(set(versions)) == 3
 
 
 async def test_samples_measured_twice_at_the_same_time_count_once(stub) -> None:
@@ -276,7 +284,7 @@ async def test_every_optimizer_comes_near_the_best(stub, optimizer: int) -> None
     ("rule", "more"),
     [
         (pb.FEATURE_RULE_TOP_K, {"k": 3}),
-        (pb.FEATURE_RULE_ABOVE_ZERO, {"activations": pb.ActivationSettings(pooling=pb.ACTIVATION_POOLING_MAX_SIGNED)}),
+        (pb.FEATURE_RULE_ABOVE_ZERO, {"activations": pb.ActivationSettings(max_tokens=512)}),
         (pb.FEATURE_RULE_MIN_MAX, {"threshold": 0.5}),
         (pb.FEATURE_RULE_SECTIONS, {"num_sections": 4, "calibration": "usual"}),
         (pb.FEATURE_RULE_STANDARDIZED_TOP_K, {"k": 5, "calibration": "usual"}),
@@ -288,6 +296,8 @@ async def test_every_rule_makes_features(stub, rule: int, more: dict) -> None:
     await calibrate(stub, samples)
     collection = await create(stub, rule=rule, **more)
     assert collection.features.rule == rule
+    is_signed = collection.features.activations.pooling == pb.ACTIVATION_POOLING_MAX_SIGNED
+    assert is_signed == (rule == pb.FEATURE_RULE_ABOVE_ZERO)
     await embed(stub, samples)
     found = (await stub.GetCollection(pb.GetCollectionRequest(name="rich"))).collection
     assert found.num_features == 256 * (4 if rule == pb.FEATURE_RULE_SECTIONS else 1)
@@ -453,6 +463,15 @@ BAD_REQUESTS = (
         lambda s: create(s, "x", rule=pb.FEATURE_RULE_TOP_K, activations=pb.ActivationSettings(max_tokens=3)),
         "BAD_MAX_TOKENS",
     ),
+    (
+        lambda s: create(
+            s,
+            "x",
+            rule=pb.FEATURE_RULE_ABOVE_ZERO,
+            activations=pb.ActivationSettings(pooling=pb.ACTIVATION_POOLING_MAX),
+        ),
+        "BAD_POOLING",
+    ),
     (lambda s: create(s, "x", rule=pb.FEATURE_RULE_MIN_MAX, threshold=1.0), "BAD_THRESHOLD"),
     (lambda s: create(s, "rich", rule=pb.FEATURE_RULE_TOP_K), "COLLECTION_EXISTS"),
     (lambda s: calibrate(s, texts(3), "usual", length_boundaries=[5]), "CALIBRATION_EXISTS"),
@@ -524,3 +543,32 @@ async def test_a_selection_is_given_up_with_its_call(stub) -> None:
         call.cancel()
         await given_up.wait()
     assert len((await select(stub, 3)).selected) == 3
+
+
+async def test_samples_are_embedded_while_a_selection_runs(stub) -> None:
+    await filled(stub, 20)
+    begun, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def endless(settings, kind, rows, check):
+        loop.call_soon_threadsafe(begun.set)
+        while True:
+            check()
+            time.sleep(0.01)
+
+    with mock.patch("burnish_services.embedding.servicer.select", endless):
+        call = asyncio.ensure_future(select(stub, 3))
+        await begun.wait()
+        try:
+            reply = await asyncio.wait_for(embed(stub, texts(21)), 20)
+        finally:
+            call.cancel()
+    assert reply.num_stored == 1
+
+
+def test_facility_location_is_stochastic_where_a_look_at_each_takes_too_long() -> None:
+    settings = SelectionSettings(1)
+    kinds = (ObjectiveKind.LOG, ObjectiveKind.FACILITY_LOCATION)
+    chosen = [[settings.optimizer_for(kind, size) for kind in kinds] for size in (3_000, 3_001, 100_001)]
+    lazy, stochastic = Optimizer.LAZY, Optimizer.STOCHASTIC
+    assert chosen == [[lazy, lazy], [lazy, stochastic], [stochastic, stochastic]]
+    assert SelectionSettings(1, optimizer=lazy).optimizer_for(kinds[1], 3_001) is lazy

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from burnish._coverage_types import CoverageCurve, CoverageSelection, FeatureRule, SelectedSample, Witness
+from burnish._coverage_types import (
+    ActivationPooling,
+    CoverageCurve,
+    CoverageSelection,
+    FeatureRule,
+    SelectedSample,
+    Witness,
+)
 from burnish._errors import UsageError
 from burnish._types import ModelVersion, TokenSpan
 from burnish.cli.select import budget_of, left_out, summary
@@ -58,6 +65,22 @@ def test_what_came_of_it_is_said_with_its_warnings() -> None:
     warned = summary(selection(length_correlation=-0.6, hub_share=0.3, curve=None), 5, 3)
     assert "longer samples were picked first (rank correlation -0.60)" in warned[1]
     assert "30% of all activity" in warned[2]
+
+
+@pytest.mark.parametrize(
+    ("rule", "pooling", "sent"),
+    [
+        (FeatureRule.ABOVE_ZERO, ActivationPooling.MAX, ActivationPooling.MAX_SIGNED),
+        (FeatureRule.ABOVE_ZERO, ActivationPooling.MEAN, ActivationPooling.MEAN),
+        (FeatureRule.TOP_K, ActivationPooling.MAX, ActivationPooling.MAX),
+    ],
+)
+def test_above_zero_goes_by_the_sign_unless_told_otherwise(
+    rule: FeatureRule, pooling: ActivationPooling, sent: ActivationPooling
+) -> None:
+    settings = FeatureChoice(rule, pooling=pooling).feature_settings("")
+    assert settings.activations is not None
+    assert settings.activations.pooling is sent
 
 
 def test_names_follow_from_content() -> None:

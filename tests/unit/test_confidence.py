@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from burnish_services.engine.base import EngineFailure
 from burnish_services.engine.tokenizer import ChatMessage, Encoding
+from burnish_services.rewriting.words import words as rewriting_words
 from burnish_services.scoring.answering import Answer
-from burnish_services.scoring.answers import extract, overlap, same
+from burnish_services.scoring.answers import extract, overlap, same, words
 from burnish_services.scoring.choosing import Choice, _option_tokens, choice_of
 from burnish_services.scoring.comparing import Pair, Rules, Winner, decide, flip_rate
 from burnish_services.scoring.confidence import (
@@ -79,6 +80,15 @@ def test_a_confidence_is_a_share(agreements, verdicts, likelihood, alpha, beta, 
         ("answer : no\nOn second thought.\nAnswer:\n  Yes, it is.\n\nBye!", "Yes, it is."),
         ("I think it is four.", ""),
         ("Answer:", ""),
+        ("So **Answer**: 42", "42"),
+        ("**Answer:** 42", "42"),
+        ("_**Answer:**_ 42", "42"),
+        ("Answer：42", "42"),
+        ("**Answer:**\n\n42\n\nBye!", "42"),
+        ("**Answer: **\n\n42", "42"),
+        ("Answer: **", "**"),  # the operator
+        ("Answer:__init__", "__init__"),
+        ("The answers: none.", ""),
     ],
 )
 def test_an_answer_stands_after_the_analysis(reply: str, answer: str) -> None:
@@ -100,6 +110,10 @@ def test_overlap_is_jaccard_of_words() -> None:
     assert overlap("of 3.5", "of 35") == pytest.approx(1 / 3)
     assert overlap("twenty-one", "twenty one") == overlap("a,b,c", "a, b, c") == overlap("- apples", "apples") == 1.0
     assert overlap("巴黎，法国", "巴黎") == 0.5
+    # Scripts without spaces: each character is a word.
+    assert overlap("首都是巴黎。", "巴黎") == pytest.approx(2 / 5)
+    assert overlap("東京2020", "東京 2020") == 1.0
+    assert 0 < overlap("กรุงเทพมหานคร", "กรุงเทพ") < 1
 
 
 def test_answers_are_compared_and_failures_take_no_part() -> None:
@@ -204,6 +218,15 @@ def test_an_option_is_looked_for_as_it_stands_after_the_lead_in() -> None:
     assert tokenizer.encode("A").ids[0] in found, "and as it stands by itself"
     (digit,) = _option_tokens(tokenizer, "Rating: (", "7")  # type: ignore[arg-type]
     assert tokenizer.decode([digit]) == "7"
+
+
+def test_characters_count_as_words_where_a_script_has_no_spaces() -> None:
+    assert [words(text) for text in ("not one", "snake_case", "巴黎", "東京タワー 2020", "ไทย")] == [2, 1, 2, 6, 3]
+    for character in "あヶ㐀鿿豈":
+        assert words(character * 3) == len(rewriting_words(character * 3)) == 3, "as the rewriting service counts them"
+    votes = (0.0, 1.0, 0.0), (1.0, 0.0, 0.0)
+    told = verdict(*votes, Pair(PAIR.prompt, "因为。", "因为水在结冰的时候会膨胀。"), max_length_ratio=3.0)
+    assert (told.winner, told.length_guarded) == (Winner.TIE, True)
 
 
 def test_exactly_the_ratio_is_not_beyond_it() -> None:

@@ -15,6 +15,7 @@ from burnish_services.embedding.coverage.features import FeatureRows
 from burnish_services.embedding.coverage.greedy import lazy
 from burnish_services.embedding.coverage.guards import hub_share, length_rank_correlation
 from burnish_services.embedding.coverage.objectives import FeatureCoverage
+from burnish_services.embedding.coverage.pool import Groups
 
 
 def random_rows(num_rows: int, seed: int = 0) -> FeatureRows:
@@ -58,8 +59,20 @@ def test_greedy_covers_more_than_chance() -> None:
     again = random_curves(fresh, 30, seed=1)
     assert [one.values.tolist() for one in again] == [one.values.tolist() for one in chance]
     assert len({float(one.values[5]) for one in chance}) > 1
-    with pytest.raises(ValueError, match="larger sample"):
+    with pytest.raises(ValueError, match="299 rows are wanted, there are 298"):
         random_curves(fresh, 299)
+
+
+def test_random_choices_keep_to_the_budgets_of_groups() -> None:
+    # Rows of group 0 have feature 0 and no other, those of group 1 one of their own each.
+    ids = np.concatenate([np.zeros(40, np.uint16), np.arange(1, 41, dtype=np.uint16)])
+    objective = FeatureCoverage(FeatureRows.packed(ids[:, None], num_layers=1, width=64))
+    groups = Groups(np.repeat([0, 1], 40), np.array([80, 3]))
+    chance = random_curves(objective, 30, groups=groups)
+    assert all(curve.sizes[-1] == 30 and curve.covered[-1] <= 4 for curve in chance)
+    assert all(curve.covered[-1] == 4 for curve in random_curves(objective, 43, groups=groups)), "all the room there is"
+    with pytest.raises(ValueError, match="44 rows are wanted, there are 43"):
+        random_curves(objective, 44, groups=groups)
 
 
 def test_a_curve_gives_up_when_asked() -> None:

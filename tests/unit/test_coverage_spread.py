@@ -128,7 +128,10 @@ def test_k_center_picks_what_a_literal_loop_picks(vectors: Floats, budget: int, 
     groups = some_groups(n, seed) if seed % 2 else Groups(np.zeros(n, np.intp), np.array([n]))
     found = k_center(UnitVectors(vectors), budget, start=start, groups=groups)
     first = int(found.rows[0]) if len(found.rows) and not start else None
-    picks, gains = literal_k_center(1 - all_cosines(vectors), budget, first, start, groups)
+    distances = 1 - all_cosines(vectors)
+    is_zero = ~vectors.any(axis=1)
+    distances[np.ix_(is_zero, is_zero)] = 0
+    picks, gains = literal_k_center(distances, budget, first, start, groups)
     assert found.rows.tolist() == picks
     assert found.gains.tolist() == gains
 
@@ -137,6 +140,11 @@ def test_k_center_starts_nearest_to_the_mean() -> None:
     angles = np.deg2rad([0, 80, 35, 90, 36, 35])
     vectors = UnitVectors(np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32))
     assert k_center(vectors, 3).rows.tolist() == [4, 3, 0]  # the mean direction is at 46 degrees
+
+
+def test_k_center_takes_one_vector_of_zeros_before_all_others() -> None:
+    vectors = UnitVectors(np.array([[0, 0], [1, 0], [0, 0], [1, 1], [0, 0]], np.float32))
+    assert k_center(vectors, 4, start=[1]).rows.tolist() == [0, 3, 2, 4]
 
 
 @settings(max_examples=30, deadline=None)

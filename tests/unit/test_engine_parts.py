@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,12 @@ import torch
 from burnish_services.engine.base import EngineFailure, EngineSettings, ModelLoadError, Sampling
 from burnish_services.engine.factory import EngineUnavailable, create_engine
 from burnish_services.engine.failures import checked, refused
-from burnish_services.engine.model_config import cache_bytes_per_token, model_context, read_text_config
+from burnish_services.engine.model_config import (
+    cache_bytes_per_token,
+    model_context,
+    read_text_config,
+    short_factors_context,
+)
 from burnish_services.engine.sampling import choose_token, new_generator
 from burnish_services.engine.settings import context_length, parse_cores
 from burnish_services.engine.vllm_engine import environment
@@ -57,6 +63,29 @@ def test_a_context_that_is_stated_elsewhere_or_in_other_words(tmp_path: Path) ->
     assert (model_context(gpt2), cache_bytes_per_token(gpt2, "float32")) == (256, 2 * 5 * 2 * 16 * 4)
     assert model_context(_read(tmp_path, {"model_type": "mpt", "max_seq_len": 4096})) == 4096
     assert model_context(_read(tmp_path, {"model_type": "bloom"})) == 2048  # it states none
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        {"model_type": "phi3", "original_max_position_embeddings": 128, "rope_scaling": {"type": "longrope"}},
+        {"model_type": "llama", "rope_parameters": {
+            "rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 128}},
+    ],
+)  # fmt: skip
+def test_longrope_holds_to_its_short_factors(stated: dict[str, Any], tmp_path: Path) -> None:
+    """As training reads texts; vLLM would read all of them with the long factors beyond."""
+    shape = {"hidden_size": 64, "num_attention_heads": 2, "max_position_embeddings": 512}
+    rope = next(value for key, value in stated.items() if key.startswith("rope_"))
+    rope.update({name: [1.0] * 16 for name in ("short_factor", "long_factor")})
+    config = _read(tmp_path, {**shape, **stated})
+    assert (model_context(config), short_factors_context(config)) == (128, 128)
+    of_remote_code = SimpleNamespace(max_position_embeddings=512, original_max_position_embeddings=128)
+    of_remote_code.rope_scaling = {"type": "su", "factor": 4.0}
+    assert model_context(of_remote_code) == 128
+    yarn = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4, "original_max_position_embeddings": 128}
+    other = _read(tmp_path, {**shape, "model_type": "llama", "rope_parameters": yarn})
+    assert (model_context(other), short_factors_context(other)) == (512, None)
 
 
 def _read(folder: Path, config: dict[str, Any]) -> Any:

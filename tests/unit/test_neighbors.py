@@ -6,6 +6,7 @@ import math
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from burnish_services.embedding.neighbors import Metric, arrays, best, cells, nearest_neighbors, search
+from burnish_services.embedding.neighbors.exact import Pairs, exact_pairs
 
 Floats = NDArray[np.float32]
 
@@ -290,6 +292,45 @@ def test_an_approximate_search_keeps_its_promise_and_says_what_it_came_to() -> N
     assert probed[0.6] < probed[0.95]
     assert exact.search.num_cells == 0
     assert exact.search.recall == 1
+
+
+def test_the_promise_holds_for_vectors_that_float32_cannot_tell_apart() -> None:
+    rng = np.random.default_rng(0)
+    latent = rng.standard_normal((4000, 20)) @ rng.standard_normal((20, 256))
+    vectors = (latent / latent.std() + 31 * rng.standard_normal(256)).astype(np.float32)
+    exact = nearest_neighbors(vectors, 2)
+    found = nearest_neighbors(vectors, 2, recall=0.95)
+    assert (found.values >= exact.values[:, -1:]).mean() >= 0.95
+
+
+@pytest.mark.parametrize("distinct", [False, True])
+def test_multiples_of_one_vector_tie_and_take_no_memory_for_all_pairs(distinct: bool) -> None:
+    # Powers of two, so that all cosines are exactly 1; each a few times.
+    vectors = np.outer(2.0 ** (np.arange(600) % 150 - 75), [3.0, 4.0]).astype(np.float32)
+    pairs: list[Pairs] = []
+
+    def kept(*given: Any) -> Pairs:
+        pairs.append(exact_pairs(*given))
+        return pairs[0]
+
+    with small_blocks(), mock.patch.object(search, "exact_pairs", kept):
+        found = nearest_neighbors(vectors, 3, distinct=distinct)
+    assert len(pairs[0].query) == 150 * 3
+    ties = np.ones((600, 600))
+    expected = without_copies(vectors, ties, 3) if distinct else naive_order(ties, 3)
+    assert found.indices.tolist() == expected
+
+
+def test_many_probed_cells_take_no_more_memory_than_a_few() -> None:
+    vectors = np.random.default_rng(2).standard_normal((4000, 4), dtype=np.float32)
+    every = mock.patch.object(cells._InvertedFile, "enough", lambda self, *_: len(self._centroids))
+    with every, mock.patch.multiple(arrays, TILE=256, CHUNK=1 << 16), mock.patch.object(cells, "_QUERIES", 50):
+        tracemalloc.start()
+        found = nearest_neighbors(vectors, 2, recall=0.5)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert found.search.num_probed == 126
+    assert peak < 8 * 2**20  # visits of all of them at once would take 14 MiB
 
 
 def test_every_cell_is_an_exact_search() -> None:

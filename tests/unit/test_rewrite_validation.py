@@ -25,7 +25,10 @@ from burnish_services.rewriting.words import OwnWords
 OLD = Original(
     prompt="Elucidate the thermodynamic rationale for the buoyancy of ice.",
     neighbors=("How long does it take to freeze a litre of water?",),
-    own_words=OwnWords("Improve this instruction. Write it so that it is easier to understand and to learn from."),
+    own_words=OwnWords(
+        "Here are some instructions: one. Improve this instruction and say why. "
+        "Write it so that it is easier to understand and to learn from."
+    ),
 )
 PROMPT = "Why does ice float on water?"
 
@@ -78,6 +81,9 @@ def test_without_a_marker_nothing_is_found(reply: str) -> None:
         ("'Say hello.'", "Say hello."),
         ("„Sag hallo.“", "Sag hallo."),
         ("**Say hello.**", "Say hello."),
+        ('**"Say hello."**', "Say hello."),
+        ("**Task:** Write a poem.", "**Task:** Write a poem."),
+        ("Write a poem. **Short.**", "Write a poem. **Short.**"),
         # Quotes that belong to the text stay.
         ('"Hello" and "bye": which is ruder?', '"Hello" and "bye": which is ruder?'),
         ('Translate "hello"', 'Translate "hello"'),
@@ -105,7 +111,7 @@ def test_a_good_prompt_passes_as_it_is() -> None:
         ("NEW PROMPT: Hello<|im_end|> and more of it", Rejection.LEAKED),
         ("NEW PROMPT: Why does ice float? It is a new prompt: enjoy", Rejection.LEAKED),
         ("NEW PROMPT: Ice floats, it is easier to understand that than this.", Rejection.LEAKED),
-        ("NEW PROMPT: Ice floats on the sea. Improve this instruction.", Rejection.LEAKED),
+        ("NEW PROMPT: Ice floats on the sea. Improve this instruction and say why.", Rejection.LEAKED),
         ("NEW PROMPT: elucidate the thermodynamic rationale for the buoyancy of ICE", Rejection.COPY),
         ("NEW PROMPT: How long does it take to freeze a litre of water?", Rejection.COPY),
         ("NEW PROMPT: Почему лёд плавает на воде? Объясни простыми словами.", Rejection.LANGUAGE),
@@ -122,22 +128,32 @@ def test_a_reply_that_was_cut_off_is_rejected_even_with_a_marker() -> None:
     assert response_rejection("Because it is lighter than", finish="length") is Rejection.TRUNCATED
 
 
+def test_a_prompt_may_ask_an_expert_why_we_cannot() -> None:
+    assert prompt_rejection("NEW PROMPT: As an AI ethicist, explain why we cannot trust a model blindly.") is None
+    assert prompt_rejection("NEW PROMPT: As an AI ethicist, say why society is unable to agree.") is None
+
+
 def test_a_placeholder_of_the_original_may_stay() -> None:
     template = Original(prompt="Fill in this letter: Dear [your name], thanks for [insert reason].")
     assert prompt_rejection("NEW PROMPT: Complete this short note: Dear [your name], bye.", original=template) is None
 
 
 def test_words_of_ours_may_stay_where_they_are_also_the_material_s() -> None:
-    same = Original(prompt="Improve this instruction for a kettle: turn on.", own_words=OLD.own_words)
-    assert prompt_rejection("NEW PROMPT: Improve this instruction for a toaster: push down.", original=same) is None
+    same = Original(prompt="Improve this instruction and say why: turn on.", own_words=OLD.own_words)
+    assert (
+        prompt_rejection("NEW PROMPT: Improve this instruction and say why: push down a toaster.", original=same)
+        is None
+    )
 
 
 def test_words_of_our_examples_are_only_found_in_long_runs_or_whole_sentences() -> None:
     own = OwnWords(
-        examples="Write a Python function that sorts a list of names by their last letter. Why do owls hunt?"
+        examples="Write a Python function that sorts a list of names by their last letter. Why do owls hunt at night? "
+        "Why do cats purr?"
     )
     assert own.found_in("Write a Python function that counts.", "") is None
-    assert own.found_in("Well: why do owls hunt", "") == "why do owls hunt"
+    assert own.found_in("Well: why do owls hunt at night", "") == "why do owls hunt at night"
+    assert own.found_in("Why do cats purr?", "") is None, "as anybody may ask"
     assert own.found_in("It is a Python function that sorts a list of names by their last name", "") is not None
 
 
@@ -178,6 +194,11 @@ def test_a_good_answer_passes_stripped() -> None:
         (" \n ", Rejection.EMPTY),
         ("As an AI language model, I cannot see ice.", Rejection.REFUSAL),
         ("I’m very sorry, but I can’t help with that.", Rejection.REFUSAL),
+        ("I can't help but I know who can.", Rejection.REFUSAL),
+        ("As an AI, I'm not able to see ice.", Rejection.REFUSAL),
+        ("As an AI model, I therefore cannot see ice.", Rejection.REFUSAL),
+        ("Dear [your name], use `<your token>`.", Rejection.LEAKED),
+        ("!" * 60, Rejection.DEGENERATE),
         ("Why does ice float on water", Rejection.COPY),
         ("Ice floats. NEW PROMPT: Why does wood float?", Rejection.LEAKED),
         ("It is light. " + "It is light and so it floats.\n" * 6, Rejection.DEGENERATE),
@@ -200,6 +221,12 @@ def test_a_bad_answer_is_rejected_with_its_reason(reply: str, expected: Rejectio
         "1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1",
         "----------------------------------------------------------------",
         "Вода расширяется, когда замерзает.",
+        "─" * 60 + "\nIce is light.\n" + "/" * 60,
+        "I can't help but smile: it floats.",
+        "As an AI ethicist would say, we cannot know.",
+        "Use <p style={{ color: 'blue' }}>{{ ice }}</p>.",
+        "```\ncurl -H 'Authorization: Bearer <your token>'\n```\nReplace `[your name]`.",
+        "Here are some instructions: cool the water.",
     ],
 )
 def test_answers_that_only_look_odd_pass(reply: str) -> None:

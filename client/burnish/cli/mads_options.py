@@ -31,7 +31,12 @@ MADS: Table = {
     ),
     "optimizer": (
         "optimizer",
-        option(CoverageOptimizer, "--optimizer", "Default: lazy up to 100,000 samples, stochastic beyond.", _SELECT),
+        option(
+            CoverageOptimizer,
+            "--optimizer",
+            "Default: lazy up to 100,000 samples (facility_location: 3,000), stochastic beyond.",
+            _SELECT,
+        ),
     ),
     "epsilon": (
         "epsilon",
@@ -49,7 +54,12 @@ MADS: Table = {
     "k": ("k", option(int, "--top-k", "Active neurons of each layer; default a 256th, 8 to 32.", _FEATURES, min=1)),
     "pooling": (
         "pooling",
-        option(ActivationPooling, "--pooling", "How several tokens become one; default max.", _FEATURES),
+        option(
+            ActivationPooling,
+            "--pooling",
+            "How several tokens become one; default max (above_zero: max_signed).",
+            _FEATURES,
+        ),
     ),
     "tokens": ("tokens", option(TokenSpan, "--tokens", "Whose activations count; default response.", _FEATURES)),
     "feature_tokens": (

@@ -56,14 +56,17 @@ def select(
     ] = Objective.LOG,
     optimizer: Annotated[
         CoverageOptimizer | None,
-        typer.Option("--optimizer", help="Default: lazy up to 100,000 samples, stochastic beyond."),
+        typer.Option(
+            "--optimizer", help="Default: lazy up to 100,000 samples (facility_location: 3,000), stochastic beyond."
+        ),
     ] = None,
     rule: Annotated[
         FeatureRule, typer.Option("--rule", help="When a neuron counts as active on a sample.")
     ] = FeatureRule.STANDARDIZED_TOP_K,
     k: Annotated[int | None, typer.Option("-k", "--top-k", help="Active neurons of each layer.", min=1)] = None,
     pooling: Annotated[
-        ActivationPooling, typer.Option("--pooling", help="How several tokens become one.")
+        ActivationPooling,
+        typer.Option("--pooling", help="How several tokens become one; max means max_signed for above_zero."),
     ] = ActivationPooling.MAX,
     tokens: Annotated[TokenSpan, typer.Option("--tokens", help="Whose activations count.")] = TokenSpan.RESPONSE,
     weighting: Annotated[

@@ -45,8 +45,12 @@ class FeatureChoice:
 
     @property
     def activations(self) -> ActivationSettings:
-        """What is read of each sample."""
-        return ActivationSettings(self.tokens, self.pooling, self.max_tokens)
+        """What is read of each sample. Of ABOVE_ZERO the largest value where MAX, the default, stands: practically
+        every neuron has a magnitude above zero, so that the service refuses it."""
+        pooling = self.pooling
+        if self.rule is FeatureRule.ABOVE_ZERO and pooling is ActivationPooling.MAX:
+            pooling = ActivationPooling.MAX_SIGNED
+        return ActivationSettings(self.tokens, pooling, self.max_tokens)
 
     @property
     def is_calibrated(self) -> bool:

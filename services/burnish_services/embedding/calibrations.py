@@ -256,9 +256,13 @@ def _stacked(moments: BinnedMoments, name: str) -> np.ndarray[Any, np.dtype[np.f
 
 
 def _version(calibration: Calibration, moments: BinnedMoments) -> str:
-    """Names the numbers: sha256 over weights, settings and moments, 16 hex digits of it."""
+    """Names the numbers: sha256 over weights, settings and moments, 16 hex digits of it. Boundaries count where there
+    are any, so that versions without are what they were before boundaries counted."""
     assert calibration.weights is not None
-    digest = sha256(json.dumps([calibration.weights.digest, asdict(calibration.activations)]).encode())
+    made_of: list[Any] = [calibration.weights.digest, asdict(calibration.activations)]
+    if calibration.length_boundaries:
+        made_of.append(calibration.length_boundaries)
+    digest = sha256(json.dumps(made_of).encode())
     for name in _ARRAYS:
         digest.update(_stacked(moments, name).astype("<f8").tobytes())
     return digest.hexdigest()[:16]

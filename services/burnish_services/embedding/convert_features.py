@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 from burnish.api.embedding.v1 import embedding_pb2 as pb
@@ -53,7 +54,7 @@ def feature_settings(given: pb.FeatureSettings, calibration: Calibration | None)
     num_sections = 0
     if rule is Rule.SECTIONS:
         num_sections = in_range("num_sections", given.num_sections, _DEFAULT_SECTIONS, _MOST_SECTIONS, least=2)
-    activations = activation_settings(given.activations)
+    activations = _activations(given.activations, rule)
     threshold = given.threshold if rule is Rule.MIN_MAX else 0.0
     k = k if rule.is_packed else 0
     if rule.is_calibrated != (calibration is not None):
@@ -81,6 +82,20 @@ def feature_settings(given: pb.FeatureSettings, calibration: Calibration | None)
     return FeatureSettings(
         calibration.activations, rule, k, threshold, num_sections, calibration.name, calibration.version
     )
+
+
+def _activations(given: pb.ActivationSettings, rule: Rule) -> ActivationSettings:
+    settings = activation_settings(given)
+    if rule is not Rule.ABOVE_ZERO or settings.pooling is ActivationPooling.MAX_SIGNED:
+        return settings
+    if given.pooling:
+        raise InvalidRequest(
+            "BAD_POOLING",
+            f"activations.pooling is {settings.pooling.value}, a magnitude, which is above zero for practically every "
+            f"neuron; expected {ActivationPooling.MAX_SIGNED.value}, or none, since rule is {rule.value}",
+            field="activations.pooling",
+        )
+    return replace(settings, pooling=ActivationPooling.MAX_SIGNED)
 
 
 def length_boundaries(given: pb.Calibration) -> tuple[int, ...]:

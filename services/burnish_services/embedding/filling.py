@@ -48,13 +48,13 @@ class Filler:
     """Fills collections and calibrations of one store with what one engine reads."""
 
     def __init__(
-        self, host: ModelHost, store: VectorStore, calibrations: CalibrationStore, storing: Worker, computing: Worker
+        self, host: ModelHost, store: VectorStore, calibrations: CalibrationStore, storing: Worker, binarising: Worker
     ) -> None:
         self._host = host
         self._store = store
         self._calibrations = calibrations
         self._storing = storing
-        self._computing = computing
+        self._binarising = binarising
 
     async def fill(
         self,
@@ -164,7 +164,7 @@ class Filler:
         if binariser is None:
             return {item: _embedded_text(answer, None) for item, answer in answers.items()}
         made = binariser
-        return await self._computing.run(
+        return await self._binarising.run(
             lambda: {item: _embedded_text(answer, made) for item, answer in answers.items()}
         )
 

@@ -23,7 +23,9 @@ from burnish_services.embedding.coverage.vectors import UnitVectors
 from burnish_services.embedding.coverage.witness import Witnesses, witnesses
 from burnish_services.embedding.store import VectorStore
 
-_MANY = 100_000  # candidates beyond which looking at all that may be best takes minutes
+# Candidates beyond which looking at all that may be best takes minutes.
+_MANY = 100_000
+_MANY_VECTORS = 3_000  # where each look is a pass over all vectors
 Check = Callable[[], None]
 
 
@@ -82,11 +84,12 @@ class SelectionSettings:
             return self.objective
         return ObjectiveKind.FACILITY_LOCATION if layout is None else ObjectiveKind.LOG
 
-    def optimizer_for(self, num_candidates: int) -> Optimizer:
+    def optimizer_for(self, kind: ObjectiveKind, num_candidates: int) -> Optimizer:
         """The optimizer, where the request leaves it open."""
         if self.optimizer is not None:
             return self.optimizer
-        return Optimizer.LAZY if num_candidates <= _MANY else Optimizer.STOCHASTIC
+        many = _MANY_VECTORS if kind is ObjectiveKind.FACILITY_LOCATION else _MANY
+        return Optimizer.LAZY if num_candidates <= many else Optimizer.STOCHASTIC
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +188,7 @@ class Outcome:
 def select(settings: SelectionSettings, kind: ObjectiveKind, rows: SelectionRows, check: Check) -> Outcome:
     """Selects, and looks at what came of it. `rows` have features or vectors as `kind` and witnesses need them. `check`
     is called every so often, and may raise to give up. Raises ValueError where the mathematics refuses its input."""
-    optimizer = settings.optimizer_for(rows.num_candidates) if kind.is_greedy else None
+    optimizer = settings.optimizer_for(kind, rows.num_candidates) if kind.is_greedy else None
     curve, chance, frequencies = None, list[CoverageCurve](), np.empty(0, np.intp)
     if kind.is_on_features:
         assert rows.features is not None
@@ -197,7 +200,12 @@ def select(settings: SelectionSettings, kind: ObjectiveKind, rows: SelectionRows
         curve = coverage_curve(fresh, selection.rows, check=check)
         if settings.num_random_curves:
             chance = random_curves(
-                fresh, len(selection.rows), num_orders=settings.num_random_curves, seed=settings.seed, check=check
+                fresh,
+                len(selection.rows),
+                num_orders=settings.num_random_curves,
+                seed=settings.seed,
+                groups=rows.groups if len(rows.groups.budgets) > 1 else None,
+                check=check,
             )
     else:
         assert rows.vectors is not None

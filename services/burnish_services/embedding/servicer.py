@@ -45,8 +45,9 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
     """Implements burnish.api.embedding.v1.EmbeddingService on one ModelHost and one store.
 
-    `storing` is the thread that the store is used from, `searching` the one for neighbours, selections and binarising:
-    a search takes both memory and cores, so there is one at a time, and it must not hold up the store.
+    `storing` is the thread that the store is used from, `searching` the one for neighbours and selections: a search
+    takes both memory and cores, so there is one at a time, and it must not hold up the store. Nor must it hold up
+    `binarising`, which makes features of what is embedded meanwhile.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
         *,
         storing: Worker,
         searching: Worker,
+        binarising: Worker,
         propose: Propose,
         version: str,
         process: ServerSettings,
@@ -71,7 +73,7 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
         self._propose = propose
         self._version = version
         self._process = process
-        self._filler = Filler(host, store, calibrations, storing, searching)
+        self._filler = Filler(host, store, calibrations, storing, binarising)
         self._one_search = asyncio.Semaphore(1)
         self._last_search = LastSearch()
 
@@ -320,6 +322,7 @@ class EmbeddingRole(Role):
         tables = partial(Tables, place, compact_after=settings.compact_after, cache_mib=settings.cache_mib)
         self._tables = patiently(tables, context.patience)
         self._storing, self._searching = Worker("vector-store"), Worker("neighbor-search")
+        self._binarising = Worker("binarising")
         self._servicer = EmbeddingServicer(
             context.engines.host(Task.POOL),
             VectorStore(self._tables),
@@ -327,6 +330,7 @@ class EmbeddingRole(Role):
             settings,
             storing=self._storing,
             searching=self._searching,
+            binarising=self._binarising,
             propose=propose,
             version=context.version,
             process=context.settings,
@@ -339,6 +343,7 @@ class EmbeddingRole(Role):
     async def close(self) -> None:
         """See Role."""
         await self._searching.close()
+        await self._binarising.close()
         await self._storing.close()
         self._tables.close()
 

@@ -30,7 +30,7 @@ from burnish_services.engine.base import (
 from burnish_services.engine.model_config import model_context
 from burnish_services.engine.neurons import NeuronRecorder, pooled
 from burnish_services.engine.sampling import choose_token, new_generator
-from burnish_services.engine.untrusted import SAFE_WEIGHTS, cannot_load
+from burnish_services.engine.untrusted import SAFE_WEIGHTS, cannot_load, whole
 
 _GPU_BATCH_TOKENS = 16_384
 _HEAD_ROWS = 512  # positions whose logits are held at a time: rows × vocabulary float32
@@ -49,14 +49,16 @@ class TorchModel:
     def __init__(self, directory: Path, dtype: str = "auto", batch_tokens: int | None = None) -> None:
         """Loads the weights. `batch_tokens`: as in EngineSettings. Raises ModelLoadError."""
         try:
-            self._model: Any = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 str(directory),
                 dtype=dtype if dtype == "auto" else getattr(torch, dtype),
                 attn_implementation="sdpa",
+                output_loading_info=True,
                 **SAFE_WEIGHTS,
             )
         except Exception as error:  # transformers raises anything here, from KeyError to OSError
             raise cannot_load("the weights", directory, error) from error
+        self._model: Any = whole(loaded, directory)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model.to(self.device).eval()
         self.dtype = str(self._model.dtype).removeprefix("torch.")
@@ -77,7 +79,7 @@ class TorchModel:
     def score(self, requests: Sequence[ScoreRequest], cancel: threading.Event) -> list[TokenScores]:
         """What `ScoreRequest` asks for, of each."""
         results: dict[int, TokenScores] = {}
-        for batch in self._batches([request.token_ids for request in requests], cancel):
+        for batch in self._batches([len(request.token_ids) for request in requests], cancel):
             asked = [requests[index] for index in batch]
             hidden, layers = self._pass(asked)
             for row, (index, scores) in enumerate(zip(batch, self._scores(asked, hidden), strict=True)):
@@ -90,7 +92,7 @@ class TorchModel:
     def rank(self, requests: Sequence[RankRequest], cancel: threading.Event) -> list[NDArray[np.float32]]:
         """For each prompt: log p of its candidates as the next token."""
         results: dict[int, NDArray[np.float32]] = {}
-        for batch in self._batches([request.token_ids for request in requests], cancel):
+        for batch in self._batches([len(request.token_ids) for request in requests], cancel):
             sequences = [requests[index].token_ids for index in batch]
             hidden = self._hidden(sequences)
             last = torch.stack([hidden[row, len(ids) - 1] for row, ids in enumerate(sequences)])
@@ -104,7 +106,7 @@ class TorchModel:
     def embed(self, sequences: Sequence[Sequence[int]], cancel: threading.Event) -> list[NDArray[np.float32]]:
         """For each sequence: the mean over its tokens of the last hidden state, after the final norm."""
         results: dict[int, NDArray[np.float32]] = {}
-        for batch in self._batches(sequences, cancel):
+        for batch in self._batches([len(ids) for ids in sequences], cancel):
             hidden = self._hidden([sequences[index] for index in batch])
             for row, index in enumerate(batch):
                 mean = hidden[row, : len(sequences[index])].float().mean(dim=0)
@@ -115,7 +117,9 @@ class TorchModel:
         """Continues each prompt, a token at a time, for as long as its `take` wants more; returns the places of those
         whose logits were not finite, which ended there."""
         broken: set[int] = set()
-        for batch in self._batches([request.token_ids for request in requests], cancel):
+        # The keys and values of what is yet to come take as much memory as the prompts'.
+        lengths = [min(len(one.token_ids) + one.sampling.max_tokens, self.context) for one in requests]
+        for batch in self._batches(lengths, cancel):
             found = self._sample_together(
                 [requests[index] for index in batch], [takes[index] for index in batch], cancel
             )
@@ -161,12 +165,13 @@ class TorchModel:
             mask = torch.cat([mask, mask.new_ones(len(requests), 1)], dim=1)
         return broken
 
-    def _batches(self, sequences: Sequence[Sequence[int]], cancel: threading.Event) -> Iterator[list[int]]:
-        """Indices of sequences to compute together, longest first, so that too little memory shows at once."""
+    def _batches(self, lengths: Sequence[int], cancel: threading.Event) -> Iterator[list[int]]:
+        """Indices of sequences to compute together, by their lengths: longest first, so that too little memory shows at
+        once."""
         limit = self.batch_tokens
         batch: list[int] = []
-        for index in sorted(range(len(sequences)), key=lambda index: -len(sequences[index])):
-            if batch and (len(batch) + 1) * len(sequences[batch[0]]) > limit:
+        for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+            if batch and (len(batch) + 1) * lengths[batch[0]] > limit:
                 _raise_if(cancel)
                 yield batch
                 batch = []

@@ -3,6 +3,7 @@ pickle runs what it likes, and no code of the model's own. Every `from_pretraine
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,19 @@ def cannot_load(what: str, directory: Path | str, error: Exception) -> ModelLoad
                 " own (auto_map), which is never run; expected a model that the installed transformers knows by itself"
             )
     return ModelLoadError(f"{what} in {directory} cannot be loaded: {error!r}")
+
+
+def whole(loaded: tuple[Any, Mapping[str, Any]], directory: Path | str) -> Any:
+    """The model of what `from_pretrained` gives with `output_loading_info`. Raises ModelLoadError where its files lack
+    tensors: transformers makes them up at random, and says so in its log alone."""
+    model, told = loaded
+    lacking = sorted(told["missing_keys"])
+    if lacking:
+        raise ModelLoadError(
+            f"the weights in {directory} lack {len(lacking)} of the tensors that {type(model).__name__} has, such as"
+            f" {lacking[0]}; expected all of them: look for a file that is missing"
+        )
+    return model
 
 
 def _names_code(path: Path) -> bool:

@@ -72,25 +72,27 @@ _LINE_MARKER = re.compile(
 )
 _INLINE_MARKER = re.compile(r"new\s+prompt[*_`\s]*[:：][*_`]*", re.IGNORECASE)
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "`": "`", "„": "“", "「": "」"}
-_LEAKS = (
+_MARKERS = (
     ("the marker", re.compile(r"\bnew\s+prompt\s*[:：]", re.IGNORECASE)),
     ("a chat marker", re.compile(r"<\|[a-z_]+\|>|\[/?INST\]|</?s>", re.IGNORECASE)),
-    (
-        "a placeholder",
-        re.compile(
-            r"\[(?:insert|your|enter|add|specify|name of|topic|placeholder)\b[^\]\n]{0,60}\]"
-            r"|<(?:insert|your|enter|new prompt|the new|placeholder)\b[^>\n]{0,60}>"
-            r"|\{\{[^}\n]{0,60}\}\}|\blorem ipsum\b",
-            re.IGNORECASE,
-        ),
-    ),
 )
+_TO_FILL_IN = (
+    r"\[(?:insert|your|enter|add|specify|name of|topic|placeholder)\b[^\]\n]{0,60}\]"
+    r"|<(?:insert|your|enter|new prompt|the new|placeholder)\b[^>\n]{0,60}>|\blorem ipsum\b"
+)
+_PLACEHOLDER = re.compile(rf"{_TO_FILL_IN}|\{{\{{[^}}\n]{{0,60}}\}}\}}", re.IGNORECASE)
+# Double braces say nothing against an answer: JSX, Jinja, Vue and the workflows of GitHub are full of them, and not
+# every model fences its code.
+_ANSWER_PLACEHOLDER = re.compile(_TO_FILL_IN, re.IGNORECASE)
+_CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.DOTALL)
 _CANNOT = r"(?:can['’]?t|cannot|can not|won['’]?t|will not|(?:am |['’]m )?(?:unable|not able) to)"
-_HELP = r"(?:assist|help|answer|provide|fulfil|fulfill|comply|create|write|generate|do|discuss|give)\b"
+_HELP = r"(?:assist|help(?! but (?!i\b))|answer|provide|fulfil|fulfill|comply|create|write|generate|do|discuss|give)\b"
 _REFUSAL = re.compile(
     rf"^\W*(?:(?:i['’]m|i am) (?:\w+ )?sorry\b.{{0,40}}?\b{_CANNOT}"
     rf"|(?:(?:sorry|apologies|unfortunately)\W+(?:but )?)?i ?{_CANNOT} {_HELP}"
-    rf"|as an? (?:ai|artificial intelligence|(?:large )?language model)\b.{{0,60}}?\b(?:{_CANNOT}|don['’]t|do not))",
+    # In the first person: a prompt may ask an AI ethicist why we cannot.
+    rf"|as an? (?:ai|artificial intelligence|(?:large )?language model)\b.{{0,60}}?\bi\b(?: \w+)? ?"
+    rf"(?:{_CANNOT}|don['’]t|do not))",
     re.IGNORECASE | re.DOTALL,
 )
 _LEAST_WORDS_FOR_REPETITION = 40
@@ -98,7 +100,8 @@ _LEAST_DISTINCT_SHARE = 0.4  # of runs of four words
 _MOST_EQUAL_LINES = 4
 _MOST_EQUAL_WORDS = 8  # in a row
 _LONGEST_REMARK = 300  # characters
-_CHARACTER_RUN = re.compile(r"([^\s\-=_.*#~])\1{39,}")
+# But of what rules and bars are drawn with, in text and in comments of code.
+_CHARACTER_RUN = re.compile(r"([^\s\-=_.*#~/\\+|^%·•\u2010-\u2015\u2026\u2500-\u25ff])\1{39,}")
 
 
 def check_prompt(reply: str, finish_reason: str, original: Original, rules: Rules) -> str:
@@ -111,6 +114,7 @@ def check_prompt(reply: str, finish_reason: str, original: Original, rules: Rule
     _check_length("prompt", prompt, rules.min_prompt_chars, rules.max_prompt_chars)
     _check_refusal("prompt", prompt)
     _check_leaks("prompt", prompt, original)
+    _check_placeholder("prompt", _PLACEHOLDER.search(prompt), original)
     _check_degenerate("prompt", prompt)
     _check_copy(prompt, original, rules.max_similarity)
     if not rules.allow_language_change and (change := language_change(original.prompt, prompt)):
@@ -126,6 +130,7 @@ def check_response(reply: str, finish_reason: str, prompt: str, original: Origin
     _check_length("answer", response, rules.min_response_chars, rules.max_response_chars)
     _check_refusal("answer", response)
     _check_leaks("answer", response, original)
+    _check_placeholder("answer", _ANSWER_PLACEHOLDER.search(_CODE.sub(" ", response)), original)
     _check_degenerate("answer", response)
     if words(response) == words(prompt):
         raise Rejected(Rejection.COPY, "the answer only repeats the prompt")
@@ -152,7 +157,8 @@ def lead_in_after(reply: str, finish_reason: str) -> str:
 
 def unquote(text: str) -> str:
     """`text` without one pair of quotes (and emphasis) around all of it."""
-    text = text.removeprefix("**").removesuffix("**").strip() if text.count("**") == 2 else text
+    if text.count("**") == 2 and text.startswith("**") and text.endswith("**"):
+        text = text[2:-2].strip()
     if len(text) >= 2 and _QUOTES.get(text[0]) == text[-1] and text[-1] not in text[1:-1]:
         return text[1:-1].strip()
     return text
@@ -173,13 +179,23 @@ def _check_refusal(what: str, text: str) -> None:
 
 
 def _check_leaks(what: str, text: str, original: Original) -> None:
-    material = "\n".join([original.prompt, *original.neighbors])
-    for name, pattern in _LEAKS:
-        # What the material itself has (a template to fill in, say) may stay.
+    material = _material(original)
+    for name, pattern in _MARKERS:
+        # What the material itself has may stay.
         if (found := pattern.search(text)) and not pattern.search(material):
             raise Rejected(Rejection.LEAKED, f"the {what} contains {name}: {found.group()!r}")
     if (ours := original.own_words.found_in(text, material)) is not None:
         raise Rejected(Rejection.LEAKED, f"the {what} repeats our instructions: {ours!r}")
+
+
+def _check_placeholder(what: str, found: re.Match[str] | None, original: Original) -> None:
+    # A template to fill in makes another one.
+    if found is not None and not _PLACEHOLDER.search(_material(original)):
+        raise Rejected(Rejection.LEAKED, f"the {what} contains a placeholder: {found.group()!r}")
+
+
+def _material(original: Original) -> str:
+    return "\n".join([original.prompt, *original.neighbors])
 
 
 def _check_copy(prompt: str, original: Original, most: float) -> None:

@@ -10,10 +10,11 @@ from difflib import SequenceMatcher
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_]+")
 
 _SENTENCE_END = re.compile(r"[.!?:]\s|\n")
-# Words of ours in a row that can't be there by chance; a sentence of ours that is shorter counts whole.
+# Words of ours in a row that can't be there by chance; a sentence of ours that is shorter counts whole, unless it is
+# one that anybody says.
 _INSTRUCTION_RUN = 5
 _EXAMPLE_RUN = 10
-_SHORTEST_SENTENCE = 3
+_SHORTEST_SENTENCE = 5
 
 
 def words(text: str) -> list[str]:
@@ -40,7 +41,7 @@ def runs(text_words: Sequence[str], length: int) -> Iterator[tuple[str, ...]]:
 
 class OwnWords:
     """The words of our own instructions and worked examples, which have no place in a rewrite: a run of five from the
-    instructions, of ten from the examples (which say ordinary things), or a whole sentence shorter than that."""
+    instructions, of ten from the examples (which say ordinary things), or a whole sentence of theirs from five on."""
 
     def __init__(self, instructions: str = "", examples: str = "") -> None:
         self._runs = _sentence_runs(instructions, _INSTRUCTION_RUN) | _sentence_runs(examples, _EXAMPLE_RUN)

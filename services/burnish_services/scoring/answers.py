@@ -6,8 +6,14 @@ import re
 import unicodedata
 
 MARKER = "Answer:"
-_MARKER = re.compile(r"\banswer\s*:", re.IGNORECASE)
-_WORD = re.compile(r"\w+")
+# However a model decorates it; an underscore after it may be a part of the answer, as in __init__.
+_MARKER = re.compile(r"(?<![^\W_])answer[*_`\s]*[:：](?:[*_`]+(?!\S)|\*+)?", re.IGNORECASE)
+_DECORATION = "*_` \t\r\n"
+# Scripts that write without spaces count each character as a word: the Chinese and Japanese ones, as the rewriting
+# service counts them, and Thai, Lao, Burmese and Khmer.
+_ALONE = r"\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
+_WORD = re.compile(rf"[{_ALONE}]|[^\W{_ALONE}]+")
+_PIECE = re.compile(rf"[{_ALONE}]|[^{_ALONE}]+")
 # What stands around an answer and is no part of it is punctuation (quotes, brackets, emphasis, the ends of sentences)
 # and what has no shape. Signs, symbols and the marks of scripts are parts: -5 is not 5, C# not C, 50% not 50.
 _AROUND = frozenset(("Ps", "Pe", "Pi", "Pf", "Po", "Cf", "Zs"))
@@ -17,11 +23,12 @@ _BETWEEN = re.compile(r"\s+|(?<=[^\W\d_])[-–—/,，、;:；：](?=[^\W\d_])")
 
 
 def extract(reply: str) -> str:
-    """What stands after the reply's last `Answer:`, up to the first empty line; empty where there is none."""
+    """The first paragraph after the reply's last `Answer:` that is more than decoration; empty where there is none."""
     found = list(_MARKER.finditer(reply))
     if not found:
         return ""
-    return reply[found[-1].end() :].strip().split("\n\n", 1)[0].strip()
+    paragraphs = reply[found[-1].end() :].strip().split("\n\n")
+    return next((one for one in paragraphs if one.strip(_DECORATION)), paragraphs[0]).strip()
 
 
 def same(first: str, second: str) -> bool:
@@ -39,7 +46,7 @@ def overlap(first: str, second: str) -> float:
 
 
 def words(text: str) -> int:
-    """Number of words."""
+    """Number of words; of characters where a script writes without spaces."""
     return len(_WORD.findall(text))
 
 
@@ -50,7 +57,7 @@ def normal(text: str) -> str:
 
 
 def _words(text: str) -> set[str]:
-    found = {_bare(word) for word in _BETWEEN.split(text.casefold())}
+    found = {_bare(piece) for word in _BETWEEN.split(text.casefold()) for piece in _PIECE.findall(word)}
     return {word for word in found if any(unicodedata.category(sign)[0] != "P" for sign in word)}
 
 

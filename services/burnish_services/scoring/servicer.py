@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 Context = grpc.aio.ServicerContext[Any, Any]
 # The prompt files behind each kind of question; the judge that writes has its own, see rating.py.
 _PROMPT_FILES = {"rate": ["rate"], "confidence": ["answer", "reflect"], "compare": ["compare"]}
-_RULES = {"confidence": "2"}  # by which replies are compared (`answers.py`); the first has none
+# By which answers are read and compared, and lengths counted (`answers.py`); the first have none.
+_RULES = {"confidence": "3", "compare": "2"}
 
 
 class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):

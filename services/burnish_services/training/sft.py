@@ -22,7 +22,7 @@ from burnish_services.engine.merging import SEED, stored_dtype
 from burnish_services.engine.model_config import model_context, read_text_config
 from burnish_services.engine.models import CARD_FILE
 from burnish_services.engine.number_formats import check_format
-from burnish_services.engine.untrusted import SAFE_WEIGHTS, cannot_load
+from burnish_services.engine.untrusted import SAFE_WEIGHTS, cannot_load, whole
 from burnish_services.training import checkpoints, publish, weights
 from burnish_services.training.attention import use_packed
 from burnish_services.training.bilevel.importance import Weighting
@@ -162,14 +162,16 @@ def _load(job: Job, base: Path) -> Any:
     """The model that is trained, with adapters if the run has any."""
     plan, lora = job.record.resolved.plan, job.record.resolved.lora
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        loaded = AutoModelForCausalLM.from_pretrained(
             str(base),
             dtype=torch.bfloat16 if plan.dtype == "bfloat16" else torch.float32,
             attn_implementation="sdpa",
+            output_loading_info=True,
             **SAFE_WEIGHTS,
         )
     except Exception as error:
         raise cannot_load("the weights", base, error) from error
+    model = whole(loaded, base)
     use_packed(model)
     return model if lora is None else add_adapters(model, lora, plan.seed)
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from burnish_services.embedding.coverage.arrays import Check, Doubles, Rows
 from burnish_services.embedding.coverage.objectives import FeatureCoverage
+from burnish_services.embedding.coverage.pool import Groups, Pool
 
 _POINTS = 100  # prefixes that are looked at, besides the empty one
 
@@ -48,11 +49,26 @@ def random_curves(
     *,
     num_orders: int = 3,
     seed: int = 0,
+    groups: Groups | None = None,
     check: Check = lambda: None,
 ) -> list[CoverageCurve]:
-    """The curves of `num_orders` random choices of `num_picks` rows that are not selected yet; else as
-    `coverage_curve`. Raises ValueError where there are fewer rows."""
+    """The curves of `num_orders` random choices of `num_picks` rows that are not selected yet, of each group no more
+    than its budget; else as `coverage_curve`. Raises ValueError where there are fewer rows, or less room."""
     rng = np.random.default_rng(seed)
-    rows = np.flatnonzero(~objective.state.selected)
-    orders = [rng.choice(rows, num_picks, replace=False) for _ in range(num_orders)]
+    pool = Pool.open(objective.num_rows, num_picks, np.flatnonzero(objective.state.selected), groups)
+    if pool.budget < num_picks:
+        raise ValueError(f"{num_picks} rows are wanted, there are {pool.budget} to choose")
+    orders = [_random_order(pool, rng) for _ in range(num_orders)]
     return [coverage_curve(objective, order, check=check) for order in orders]
+
+
+def _random_order(pool: Pool, rng: np.random.Generator) -> Rows:
+    """As many rows as the budget says, each drawn from those whose groups have room."""
+    if len(pool.room) == 1:
+        return rng.choice(pool.candidates, pool.budget, replace=False)
+    fresh, order = pool.only(pool.candidates, pool.budget), list[int]()
+    for row in rng.permutation(pool.candidates).tolist():
+        if len(order) < pool.budget and fresh.is_open(row):
+            order.append(row)
+            fresh.take(row)
+    return np.array(order, np.intp)

@@ -33,8 +33,9 @@ def k_center(
 ) -> Selection:
     """At most `budget` rows, each the farthest from those before it by cosine distance, 1 - cosine, in [0, 2].
 
-    Where `start` is empty the first is the nearest to the mean direction. The gains are the distances to the nearest
-    row selected before, never rising; 2 for a first row. One pass over all vectors for each pick.
+    Rows of zeros, which have no direction, are at 1 from all others and at 0 from each other. Where `start` is empty
+    the first is the nearest to the mean direction. The gains are the distances to the nearest row selected before,
+    never rising; 2 for a first row. One pass over all vectors for each pick.
     """
     pool = Pool.open(vectors.num_rows, budget, start, groups)
     picks = Picks()
@@ -115,3 +116,5 @@ def _bring_near(distances: Doubles, vectors: UnitVectors, selected: Block, check
         check()
         nearest = selected.cosines(block).max(axis=0)
         np.minimum(distances[part], 1 - nearest, out=distances[part])
+        if selected.is_zero.any():  # copies, though their cosine is 0
+            distances[part][block.is_zero] = 0

@@ -26,6 +26,7 @@ _CELLS_PER_ROOT = 2.0  # cells, for each square root of the number of vectors
 _SAMPLES_PER_CELL = 40  # vectors that show where a cell's centroid should be
 _STEPS = 6  # of k-means: the cells need not be the best ones
 _KEPT = 16  # cells of each vector that are found in the first pass; where more are searched it takes a second
+_TIES = 32  # vectors looked at beyond the k-th that may tie with it
 _QUERIES = 500  # vectors whose true neighbours are found, twice: to choose the cells by, and to measure recall with
 
 
@@ -73,7 +74,12 @@ class _InvertedFile:
     def enough(self, sample: Rows, k: int, recall: float, check: Callable[[], None]) -> int:
         """How many cells hold the share `recall` of the true neighbours of a sample, with two standard errors to spare,
         for it is a sample."""
-        truth = against_all(self._scores, sample, k, check)
+        truth = against_all(self._scores, sample, min(k + _TIES, len(self._scores) - 1), check)
+        order, rank = ranked(truth.query, truth.score, truth.candidate)
+        kth = np.empty(len(self._scores))
+        kth[truth.query[order[rank == k - 1]]] = truth.score[order[rank == k - 1]]
+        # What float32 could not tell from the k-th is no neighbour: to find it in its place would be to miss one.
+        truth = truth.only(truth.score >= kth[truth.query])
         near = _nearest_cells(self._scores, sample, self._centroids, len(self._centroids), check)
         place = np.argsort(near, axis=1)  # of each cell among the nearest to each vector of the sample
         away = place[np.searchsorted(sample, truth.query), self._cell_of[truth.candidate]]
@@ -86,18 +92,14 @@ class _InvertedFile:
     def pairs(self, num_probed: int, k: int, check: Callable[[], None]) -> Pairs:
         """The best candidates of every vector in its nearest cells."""
         everyone = np.arange(len(self._scores))
-        near = self._near[:, :num_probed].ravel()
-        if num_probed > self._near.shape[1]:
-            near = _nearest_cells(self._scores, everyone, self._centroids, num_probed, check).ravel()
         best = Best(len(everyone), width(k, len(everyone)))
         # Each in its own cell first, which leaves little to find in the others.
-        visits = np.flatnonzero(near != np.repeat(self._cell_of, num_probed))
-        visits = visits[np.argsort(near[visits], kind="stable")]
-        bounds = np.searchsorted(near[visits], np.arange(len(self._centroids) + 1))
         for cell in range(len(self._centroids)):
             self._visit(best, cell, everyone[self._starts[cell] : self._starts[cell + 1]], check)
-        for cell in range(len(self._centroids)):
-            self._visit(best, cell, visits[bounds[cell] : bounds[cell + 1]] // num_probed, check)
+        # Where many cells are probed, fewer vectors at a time, so that visits take no more memory.
+        step = max(1, len(everyone) * _KEPT // num_probed)
+        for start in range(0, len(everyone), step):
+            self._visit_others(best, everyone[start : start + step], num_probed, check)
         limit = np.partition(best.scores, -k, axis=1)[:, -k] - self._scores.margin
         few = np.flatnonzero(np.isneginf(limit))  # those whose cells held too few to choose from
         limit[few] = np.inf
@@ -114,6 +116,17 @@ class _InvertedFile:
         kth[truth.query[order[rank == k - 1]]] = truth.score[order[rank == k - 1]]
         good = np.bincount(found.query[found.score >= kth[found.query]], minlength=len(kth))
         return float(np.minimum(good[sample], k).mean() / k)
+
+    def _visit_others(self, best: Best, queries: Rows, num_probed: int, check: Callable[[], None]) -> None:
+        """Compares these vectors with those of their nearest cells, their own left out."""
+        near = self._near[queries, :num_probed].ravel()
+        if num_probed > self._near.shape[1]:
+            near = _nearest_cells(self._scores, queries, self._centroids, num_probed, check).ravel()
+        visits = np.flatnonzero(near != np.repeat(self._cell_of[queries], num_probed))
+        visits = visits[np.argsort(near[visits], kind="stable")]
+        bounds = np.searchsorted(near[visits], np.arange(len(self._centroids) + 1))
+        for cell in range(len(self._centroids)):
+            self._visit(best, cell, queries[visits[bounds[cell] : bounds[cell + 1]] // num_probed], check)
 
     def _visit(self, best: Best, cell: int, queries: Rows, check: Callable[[], None]) -> None:
         """Compares these vectors with those of a cell."""

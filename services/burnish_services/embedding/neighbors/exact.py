@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from burnish_services.embedding.neighbors.arrays import Doubles, Floats, Rows, blocks, chunks, ranked
 from burnish_services.embedding.neighbors.best import Best, width
@@ -14,8 +15,12 @@ from burnish_services.embedding.neighbors.scores import Scores
 
 
 class Pairs(NamedTuple):
-    """Queries, candidates and their exact scores, each of shape (pairs,): for every query all that may be among its k
-    nearest, ties with the k-th included, for a tie between groups is decided by their members."""
+    """Queries, candidates and their exact scores, each of shape (pairs,): for every query its k nearest, ties by the
+    candidate's first row, and perhaps some more.
+
+    No more are needed where candidates are groups of equal rows: the first rows of these k come before every row of
+    any other group.
+    """
 
     query: Rows
     candidate: Rows
@@ -25,6 +30,10 @@ class Pairs(NamedTuple):
     def joined(cls, parts: Iterable[Pairs]) -> Pairs:
         """All of them."""
         return cls(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+    def only(self, which: Rows | NDArray[np.bool_]) -> Pairs:
+        """Those at certain places."""
+        return Pairs(self.query[which], self.candidate[which], self.score[which])
 
 
 # From scores to the best `width` candidates of every vector, by products in float32.
@@ -105,9 +114,6 @@ def _exhaust(scores: Scores, queries: Rows, k: int, check: Callable[[], None]) -
     query, candidate = np.nonzero(row >= (kth - scores.margin)[:, None])
     query = queries[query]
     exact = scores.exact(query, candidate, check)
-    order, rank = ranked(query, exact, candidate)
-    kth_exact = np.full(len(scores), -np.inf)
-    last = order[rank == k - 1]
-    kth_exact[query[last]] = exact[last]
-    keep = exact >= kth_exact[query]
-    return Pairs(query[keep], candidate[keep], exact[keep])
+    # Not all that tie with the k-th: among multiples of one vector these are all pairs.
+    order, rank = ranked(query, exact, scores.rows[candidate])
+    return Pairs(query, candidate, exact).only(order[rank < k])

@@ -60,7 +60,7 @@ class _ActivationPooling:
 class _ActivationPoolingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ActivationPooling.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ACTIVATION_POOLING_UNSPECIFIED: _ActivationPooling.ValueType  # 0
-    """Means ACTIVATION_POOLING_MAX."""
+    """Means ACTIVATION_POOLING_MAX, with FEATURE_RULE_ABOVE_ZERO ACTIVATION_POOLING_MAX_SIGNED."""
     ACTIVATION_POOLING_MAX: _ActivationPooling.ValueType  # 1
     """The largest magnitude: a neuron that one token excites counts."""
     ACTIVATION_POOLING_MEAN: _ActivationPooling.ValueType  # 2
@@ -72,7 +72,7 @@ class ActivationPooling(_ActivationPooling, metaclass=_ActivationPoolingEnumType
     """How a neuron's activations at several tokens become one number."""
 
 ACTIVATION_POOLING_UNSPECIFIED: ActivationPooling.ValueType  # 0
-"""Means ACTIVATION_POOLING_MAX."""
+"""Means ACTIVATION_POOLING_MAX, with FEATURE_RULE_ABOVE_ZERO ACTIVATION_POOLING_MAX_SIGNED."""
 ACTIVATION_POOLING_MAX: ActivationPooling.ValueType  # 1
 """The largest magnitude: a neuron that one token excites counts."""
 ACTIVATION_POOLING_MEAN: ActivationPooling.ValueType  # 2
@@ -96,7 +96,9 @@ class _FeatureRuleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FeatureRu
     FEATURE_RULE_TOP_K: _FeatureRule.ValueType  # 2
     """Among the k largest of its layer (TKNC of DeepGauge). Hub neurons are in nearly every sample."""
     FEATURE_RULE_ABOVE_ZERO: _FeatureRule.ValueType  # 3
-    """Above zero. With gated networks nearly all are, if ACTIVATION_POOLING_MAX_SIGNED is taken. Sets differ in size."""
+    """Above zero at any token: ACTIVATION_POOLING_MAX_SIGNED, for practically every neuron's magnitude is; the others are
+    refused with BAD_POOLING. With gated networks nearly all are all the same. Sets differ in size.
+    """
     FEATURE_RULE_MIN_MAX: _FeatureRule.ValueType  # 4
     """Above `threshold` once its layer's activations on the sample are scaled to [0, 1] (DeepXplore). Sets differ in size."""
     FEATURE_RULE_SECTIONS: _FeatureRule.ValueType  # 5
@@ -114,7 +116,9 @@ calibration. MADS-style: the paper's own rule could not be read.
 FEATURE_RULE_TOP_K: FeatureRule.ValueType  # 2
 """Among the k largest of its layer (TKNC of DeepGauge). Hub neurons are in nearly every sample."""
 FEATURE_RULE_ABOVE_ZERO: FeatureRule.ValueType  # 3
-"""Above zero. With gated networks nearly all are, if ACTIVATION_POOLING_MAX_SIGNED is taken. Sets differ in size."""
+"""Above zero at any token: ACTIVATION_POOLING_MAX_SIGNED, for practically every neuron's magnitude is; the others are
+refused with BAD_POOLING. With gated networks nearly all are all the same. Sets differ in size.
+"""
 FEATURE_RULE_MIN_MAX: FeatureRule.ValueType  # 4
 """Above `threshold` once its layer's activations on the sample are scaled to [0, 1] (DeepXplore). Sets differ in size."""
 FEATURE_RULE_SECTIONS: FeatureRule.ValueType  # 5
@@ -200,7 +204,9 @@ class _CoverageOptimizer:
 class _CoverageOptimizerEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CoverageOptimizer.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     COVERAGE_OPTIMIZER_UNSPECIFIED: _CoverageOptimizer.ValueType  # 0
-    """COVERAGE_OPTIMIZER_LAZY up to 100,000 candidates, COVERAGE_OPTIMIZER_STOCHASTIC beyond."""
+    """COVERAGE_OPTIMIZER_LAZY up to 100,000 candidates, or 3,000 of COVERAGE_OBJECTIVE_FACILITY_LOCATION, where each look
+    at one is a pass over all vectors; COVERAGE_OPTIMIZER_STOCHASTIC beyond.
+    """
     COVERAGE_OPTIMIZER_NAIVE: _CoverageOptimizer.ValueType  # 1
     """All of them: the reference, slow."""
     COVERAGE_OPTIMIZER_LAZY: _CoverageOptimizer.ValueType  # 2
@@ -214,7 +220,9 @@ class CoverageOptimizer(_CoverageOptimizer, metaclass=_CoverageOptimizerEnumType
     """How an objective is maximised: greedily, by looking at more or fewer samples for each pick."""
 
 COVERAGE_OPTIMIZER_UNSPECIFIED: CoverageOptimizer.ValueType  # 0
-"""COVERAGE_OPTIMIZER_LAZY up to 100,000 candidates, COVERAGE_OPTIMIZER_STOCHASTIC beyond."""
+"""COVERAGE_OPTIMIZER_LAZY up to 100,000 candidates, or 3,000 of COVERAGE_OBJECTIVE_FACILITY_LOCATION, where each look
+at one is a pass over all vectors; COVERAGE_OPTIMIZER_STOCHASTIC beyond.
+"""
 COVERAGE_OPTIMIZER_NAIVE: CoverageOptimizer.ValueType  # 1
 """All of them: the reference, slow."""
 COVERAGE_OPTIMIZER_LAZY: CoverageOptimizer.ValueType  # 2
@@ -236,7 +244,7 @@ class _FeatureWeightingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Feat
     FEATURE_WEIGHTING_UNIFORM: _FeatureWeighting.ValueType  # 1
     """1."""
     FEATURE_WEIGHTING_IDF: _FeatureWeighting.ValueType  # 2
-    """√log(n / df) for a feature that df of n candidates have; 0 where df < 2."""
+    """√log(n / df) for a feature that df of n samples have, the candidates and selected_ids; 0 where df < 2."""
 
 class FeatureWeighting(_FeatureWeighting, metaclass=_FeatureWeightingEnumTypeWrapper):
     """How much a feature counts."""
@@ -246,7 +254,7 @@ FEATURE_WEIGHTING_UNSPECIFIED: FeatureWeighting.ValueType  # 0
 FEATURE_WEIGHTING_UNIFORM: FeatureWeighting.ValueType  # 1
 """1."""
 FEATURE_WEIGHTING_IDF: FeatureWeighting.ValueType  # 2
-"""√log(n / df) for a feature that df of n candidates have; 0 where df < 2."""
+"""√log(n / df) for a feature that df of n samples have, the candidates and selected_ids; 0 where df < 2."""
 Global___FeatureWeighting: _TypeAlias = FeatureWeighting  # noqa: Y015
 
 class _ProjectionMethod:
@@ -390,11 +398,14 @@ class ActivationSettings(_message.Message):
     source: Global___TextSource.ValueType
     """The tokens. Default TEXT_SOURCE_RESPONSE."""
     pooling: Global___ActivationPooling.ValueType
-    """How they become one number. Default ACTIVATION_POOLING_MAX."""
+    """How they become one number. Default ACTIVATION_POOLING_MAX, with FEATURE_RULE_ABOVE_ZERO
+    ACTIVATION_POOLING_MAX_SIGNED.
+    """
     max_tokens: _builtins.int
     """The conversation is cut after so many tokens, in [16, 1048576] and at most the context; 0 means 1024. What has
     fewer than 4 tokens is read together with those before it, so that 4 are pooled over; a sample fails with TOO_SHORT
-    where none of its own is left after the cut, or there are no 4.
+    where none of its own is left after the cut, or there are no 4. In a collection of source TEXT_SOURCE_RESPONSE it
+    fails with TOO_LONG where none of the response is left.
     """
     def __init__(
         self,
@@ -1542,8 +1553,8 @@ class SelectCoverageRequest(_message.Message):
     return_witnesses: _builtins.bool
     """Also return, for each candidate that is not selected, the selected sample nearest to it by cosine. Default false."""
     num_random_curves: _builtins.int
-    """Also return the coverage curves of so many random selections of the same size, in [0, 20], of objectives on features.
-    Default 0.
+    """Also return the coverage curves of so many random selections of the same size and within the groups' budgets, in
+    [0, 20], of objectives on features. Default 0.
     """
     @_builtins.property
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___CoverageCandidate]:
@@ -1755,14 +1766,14 @@ class CoverageStatistics(_message.Message):
     num_candidates: _builtins.int
     """Samples to select from."""
     num_features: _builtins.int
-    """Different features that they have; 0 for objectives on vectors."""
+    """Different features that they and selected_ids have; 0 for objectives on vectors."""
     length_correlation: _builtins.float
     """Spearman's rank correlation of a sample's number of tokens with its place in the order, in [-1, 1]; unset where it
     is not defined. Far below 0: long samples were picked first.
     """
     hub_share: _builtins.float
-    """Share of all active features that belong to the most frequent hundredth of them, in [0, 1]. Above 0.1 a few hub
-    neurons are active everywhere. 0 for objectives on vectors.
+    """Share of all active features of the candidates and selected_ids that belong to the most frequent hundredth of them,
+    in [0, 1]. Above 0.1 a few hub neurons are active everywhere. 0 for objectives on vectors.
     """
     def __init__(
         self,
