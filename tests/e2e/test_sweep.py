@@ -64,11 +64,12 @@ def test_a_sweeps_folder_is_no_run(client: Client, data: Path, tmp_path: Path) -
     out = tmp_path / "sweep"
     results = sweep(points(data, eta=["0.5", "0.6"]), client, out)
     for arguments in (("report", out), ("export", out, "--to", tmp_path / "exported")):
-        complained(burnish(*arguments), 1, f"{out} is the folder of 2 runs", f"{results[0].out}, {results[1].out}")
+        said = f"{out} is the folder of a sweep, with 2 runs so far"
+        complained(burnish(*arguments), 1, said, f"{results[0].out}, {results[1].out}")
     assert not (out / "report.html").exists()
-    with pytest.raises(LedgerError, match="is the folder of 2 runs, as a sweep's is"):
+    with pytest.raises(LedgerError, match="is the folder of a sweep, with 2 runs so far"):
         resume(out, client)
-    with pytest.raises(LedgerError, match="is the folder of 2 runs, as a sweep's is"):
+    with pytest.raises(LedgerError, match="is the folder of a sweep, with 2 runs so far"):
         run_recipe(results[0].point.settings, client, out)
     assert burnish("report", results[1].out).exit_code == 0
     # One that was begun in that folder, before the sweep or with its ledger, is known by name.
@@ -76,6 +77,15 @@ def test_a_sweeps_folder_is_no_run(client: Client, data: Path, tmp_path: Path) -
     (out / "config.json").write_text(json.dumps({"run_id": written["run_id"]}), encoding="utf-8")
     with RunHistory.open(out) as history:
         assert history.run_id == written["run_id"]
+
+
+def test_a_sweep_s_folder_is_no_run_though_it_has_begun_but_one(client: Client, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "sweep"
+    (of_eta,) = points(data, eta=["0.5"])
+    (result,) = sweep([Point({"model": "./a"}, of_eta.settings)], client, out)  # a value that names a folder
+    assert result.out == out / "model=./a"
+    with pytest.raises(LedgerError, match=r"the folder of a sweep, with 1 runs so far; expected .*sweep/model=\./a"):
+        resume(out, client)
 
 
 def test_one_value_written_in_two_ways_is_refused(client: Client, data: Path, tmp_path: Path) -> None:

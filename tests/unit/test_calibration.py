@@ -14,7 +14,7 @@ from burnish.coordinator.errors import DataError
 from burnish.coordinator.policy.thresholds import Threshold
 from burnish.coordinator.recipes.clear.settings import ClearSettings
 from burnish.coordinator.records import DecisionRecord
-from burnish.coordinator.truth import Known, checked, read_truth
+from burnish.coordinator.truth import Known, _from_column, checked, read_truth
 from burnish.report.calibration import auroc, calibrate, reliability
 from burnish.report.data import ClearRound, Correction, ReportData, ShownRow, StepTiming
 from burnish.report.render import render
@@ -136,6 +136,11 @@ def test_truth_is_a_file_or_a_column(tmp_path: Path) -> None:
     path.write_text("[]")
     with pytest.raises(DataError, match=r"line 1: expected a JSON object"):
         read_truth(history, str(path))
+
+
+def test_an_empty_cell_says_nothing_of_a_row() -> None:
+    records = [("1", {"truth": ""}), ("2", {"truth": "four"}), ("3", {})]
+    assert _from_column("truth", records) == {"2": "four"}
 
 
 def test_without_a_flaw_there_is_nothing_to_find_and_harm_is_all_there_is() -> None:

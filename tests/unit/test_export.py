@@ -17,7 +17,7 @@ from burnish._types import Message, Role
 from burnish.coordinator.book import RunBook
 from burnish.coordinator.content import as_json, sample_hash
 from burnish.coordinator.export import export
-from burnish.coordinator.formats import load
+from burnish.coordinator.formats import IdKind, load
 from burnish.coordinator.formats.arrow import encode_schema
 from burnish.coordinator.history import RunHistory
 from burnish.coordinator.ledger import Ledger
@@ -46,7 +46,8 @@ def corrected(folder: Path, columns: Mapping[str, pa.Array], *, new_row: bool = 
     conversations = [sample.messages for sample in data.samples]
     rows = [DataRow(s.id, sample_hash(s.messages), "source", None, s.id) for s in data.samples]
     first = DataRow(rows[0].row_id, sample_hash(answer), "correct", None, rows[0].row_id)
-    added = DataRow(f"{first.row_id}+d1", sample_hash(answer), "diversify", first.row_id, first.row_id)
+    new_id = "1000" if data.info.ids is IdKind.NUMBER else f"{first.row_id}+d1"
+    added = DataRow(new_id, sample_hash(answer), "diversify", first.row_id, first.row_id)
     with Ledger.open(folder / "ledger.duckdb") as ledger:
         book = RunBook(ledger, "clear-1")
         with book.transaction():
@@ -92,6 +93,11 @@ def test_ids_of_new_rows_are_text_where_the_sources_type_holds_none(tmp_path: Pa
     assert back["id"].type == pa.string()
     assert back["id"].to_pylist()[3] == back["id"].to_pylist()[0] + "+d1"
     assert len(load(tmp_path / "out/data.parquet").samples) == 4
+
+
+def test_ids_of_new_rows_are_wider_numbers_where_the_sources_type_holds_no_more(tmp_path: Path) -> None:
+    back = corrected(tmp_path, alpaca(id=pa.array([125, 126, 127], pa.int8())), new_row=True)
+    assert back["id"].to_pylist() == [125, 126, 127, 1000]
 
 
 def test_turns_of_a_corrected_conversation_keep_their_fields(tmp_path: Path) -> None:

@@ -115,6 +115,7 @@ def _sweep(
     roles = [role for role in kind.ALL_SERVICES if any(role in point.settings.services() for point in points)]
     options = worked(work, points[0].settings, services)
     if any(finished(point.settings, out / point.name, options) is None for point in points):
+        _check_models(points, services)
         with (
             services.client(
                 roles,
@@ -135,6 +136,16 @@ def _sweep(
         drawn = _drawn(records)
         whole = Measurement.get(screen, Console(width=_WIDEST).options, drawn).maximum
         Console(width=whole).print(drawn)  # never cut: what does not fit is for the window to wrap
+
+
+def _check_models(points: Sequence[Point], services: ServiceChoice) -> None:
+    """Raises UsageError where services that are started here would need other models for some points."""
+    given = any(getattr(services.endpoints, role) for role in RecipeSettings.ALL_SERVICES)
+    if not given and any(point.settings.models() != points[0].settings.models() for point in points):
+        raise UsageError(
+            "What is varied names models of services' own (selector, refiner), and services that are started here keep"
+            " to the shape of one: sweep each by itself, or start services that hold them and give their addresses."
+        )
 
 
 def setting_paths(table: Table) -> dict[str, str]:

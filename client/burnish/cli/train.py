@@ -58,7 +58,10 @@ def train(
     seed: Annotated[int, typer.Option("--seed", help="Seed of shuffling.", min=0)] = 0,
     request_id: Annotated[
         str | None,
-        typer.Option("--request-id", help="Run with this id, or go on watching it; default: from data and settings."),
+        typer.Option(
+            "--request-id",
+            help="Run with this id, or go on watching it; default: from data, settings and the model's files.",
+        ),
     ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="The result as JSON.")] = False,
 ) -> None:

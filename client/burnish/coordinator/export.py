@@ -25,7 +25,7 @@ from burnish.coordinator.atomic import write_json, writing_whole
 from burnish.coordinator.content import as_json, message_list
 from burnish.coordinator.errors import InputError
 from burnish.coordinator.formats import Columns, Container, IdKind, Layout, rewritten_record
-from burnish.coordinator.formats.arrow import arrow_batch, decode_schema, roomy_schema, writable_schema
+from burnish.coordinator.formats.arrow import arrow_batch, decode_schema, roomy_schema, wide_ids, writable_schema
 from burnish.coordinator.formats.shapes import Record, alpaca_record, known_columns, to_messages
 from burnish.coordinator.history import FinalRow, RunHistory
 from burnish.coordinator.provenance import dropped, provenance
@@ -114,6 +114,9 @@ def source_record(source: _Source, row: FinalRow) -> Record:
         return row.record
     is_new = row.row.row_id != row.row.source_row_id
     record = rewritten_record(row.messages, source.layout, source.columns, row.record, keep_unknown=not is_new)
+    for name, value in record.items():
+        if isinstance(value, list) and isinstance(row.record.get(name), str):
+            record[name] = as_json(value)  # a conversation that came as text, among others that are so
     if not is_new or source.ids is IdKind.GENERATED:
         return record
     record[source.columns.id] = int(row.row.row_id) if source.ids is IdKind.NUMBER else row.row.row_id
@@ -171,8 +174,11 @@ def _write_source(source: _Source, rows: Callable[[], Iterable[FinalRow]], folde
 def _with_room(schema: pa.Schema, source: _Source, rows: Iterable[FinalRow]) -> pa.Schema:
     """The source's schema with room for what rewrites say, and for ids of new rows: those are no UUIDs, nor dates."""
     names = known_columns(source.layout, source.columns)
-    if source.ids is IdKind.TEXT and any(row.row.row_id != row.row.source_row_id for row in rows):
-        names |= {source.columns.id}
+    if any(row.row.row_id != row.row.source_row_id for row in rows):
+        if source.ids is IdKind.TEXT:
+            names |= {source.columns.id}
+        elif source.ids is IdKind.NUMBER:  # they go on from the largest one
+            schema = wide_ids(schema, source.columns.id)
     return roomy_schema(schema, names)
 
 

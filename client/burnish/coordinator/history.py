@@ -351,23 +351,24 @@ def run_ids(ledger: Ledger) -> list[str]:
 
 def runs_in(ledger: Ledger, paths: RunPaths) -> list[str]:
     """The run of a run directory, if any: that of its own ledger, or the one that is its own of a ledger that runs
-    share. Raises LedgerError where a ledger has several, and the directory does not say which is its own."""
+    share. Raises LedgerError where a ledger is of runs in other folders, or has several, and the directory does not say
+    which is its own."""
     found = run_ids(ledger)
     own = [name for name in found if name == paths.written.get("run_id")]
-    if paths.shared_ledger is not None:
+    if own or paths.shared_ledger is not None:
         return own
-    if len(found) > 1 and not own:
-        folders = points_of(paths.ledger)
+    folders = points_of(paths.ledger)
+    if folders or len(found) > 1:
         raise LedgerError(
-            f"{paths.out} is the folder of {len(found)} runs, as a sweep's is; expected the folder of one of them:"
+            f"{paths.out} is the folder of a sweep, with {len(found)} runs so far; expected the folder of one of them:"
             f" {', '.join(map(str, folders or found))}."
         )
-    return own or found
+    return found
 
 
 def points_of(ledger: Path) -> list[Path]:
     """The folders of the runs that share a ledger, as those of a sweep do, by name; none where it is one run's own."""
-    folders = sorted(config.parent for config in ledger.parent.glob("*/config.json"))
+    folders = sorted(config.parent for config in ledger.parent.rglob("config.json") if config.parent != ledger.parent)
     return [folder for folder in folders if RunPaths.find(folder).shared_ledger == ledger.resolve()]
 
 

@@ -76,7 +76,7 @@ def _from_column(told: str, records: Iterable[tuple[str, Mapping[str, object]]])
     for row_id, record in records:
         columns.update(dict.fromkeys(record))
         right = record.get(told)
-        if right is None:
+        if right is None or right == "":  # CSV has no null
             continue
         if isinstance(right, bool) or not isinstance(right, str | int | float):
             raise DataError(

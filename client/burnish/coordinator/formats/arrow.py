@@ -56,6 +56,14 @@ def roomy_schema(schema: pa.Schema, names: Collection[str]) -> pa.Schema:
     return pa.schema(fields, metadata=schema.metadata)
 
 
+def wide_ids(schema: pa.Schema, name: str) -> pa.Schema:
+    """The schema with room for any number in the column of this name, where it holds whole numbers."""
+    place = schema.get_field_index(name)
+    if place < 0 or not pa.types.is_integer(schema.field(place).type) or pa.types.is_uint64(schema.field(place).type):
+        return schema
+    return schema.set(place, schema.field(place).with_type(pa.int64()))
+
+
 def arrow_batch(records: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.RecordBatch:
     """Records of JSON values under a writable schema; columns that a record lacks are null."""
     columns = [_column([record.get(field.name) for record in records], field.type) for field in schema]

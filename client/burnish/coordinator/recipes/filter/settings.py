@@ -149,7 +149,8 @@ class FilterSettings(HoldSettings):
         if self.trusted and not (self.signal.learns_from_trusted or self.tried() or (self.compare and self.holdout)):
             raise ValueError(
                 f"signal {self.signal} makes no use of trusted rows; leave them out, give held-out rows to compare what"
-                " they do by themselves (holdout), shares to try, or another signal (such as calibrated)"
+                " they do by themselves (holdout, without turning compare off), shares to try, or another signal (such"
+                " as calibrated)"
             )
         if self.tried() and not self.trusted:
             raise ValueError(

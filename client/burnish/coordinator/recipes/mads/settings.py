@@ -98,6 +98,8 @@ class MadsSettings(RecipeSettings):
             raise ValueError(f"budget is {self.budget}; expected a share below 1, or a whole number of samples")
         if self.objective is CoverageObjective.REPRESENTATION_FILTER:
             raise ValueError("representation_filter goes by quality, which this recipe does not measure; take another")
+        if self.rule is FeatureRule.ABOVE_ZERO and self.pooling is ActivationPooling.MEAN:
+            raise ValueError("rule above_zero goes by the largest value at any token; leave pooling out (max_signed)")
         if self.optimizer is not None and self.objective is CoverageObjective.K_CENTER:
             raise ValueError("k_center takes no optimizer; leave it out")
         return self
