@@ -520,7 +520,8 @@ class _Retry:
         now = time.monotonic()
         # An attempt that lasted was worked on: the service was there, and this is another absence. Not for ever: the
         # request may be what ends it.
-        worked_on = self._begun is not None and now - self._begun > self._link.options.max_backoff
+        lasted = self._begun is not None and now - self._begun > self._link.options.max_backoff
+        worked_on = lasted and not status.from_server  # which says itself what is away
         if self._away_since is None or (worked_on and self._absences < _MOST_ABSENCES):
             self._away_since = now
             self._absences += 1

@@ -13,7 +13,7 @@ from burnish_services.engine.base import ModelLoadError
 from burnish_services.engine.model_digests import stored_format
 from burnish_services.engine.models import ADAPTER_FILE, copy_all_but_weights, read_json
 from burnish_services.engine.rounding import NotFinite, round_weights
-from burnish_services.engine.untrusted import SAFE_WEIGHTS
+from burnish_services.engine.untrusted import SAFE_WEIGHTS, whole
 
 FORMATS = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 _WEIGHTS = "adapter_model.safetensors"
@@ -30,9 +30,12 @@ def merge(base: Path, adapter: Path, into: Path) -> None:
     if not (adapter / _WEIGHTS).is_file():  # or peft would take pickled ones
         raise ModelLoadError(f"the adapter in {adapter} holds no {_WEIGHTS}, where its weights were expected")
     try:
-        model = AutoModelForCausalLM.from_pretrained(str(base), dtype=torch.float32, **SAFE_WEIGHTS)
+        loaded = AutoModelForCausalLM.from_pretrained(
+            str(base), dtype=torch.float32, output_loading_info=True, **SAFE_WEIGHTS
+        )
+        model = whole(loaded, base)
         merged: Any = PeftModel.from_pretrained(model, str(adapter), local_files_only=True).merge_and_unload()
-    except OSError:
+    except (OSError, ModelLoadError):
         raise
     except Exception as error:  # transformers and peft raise anything here
         raise ModelLoadError(f"the adapter in {adapter} does not fit its base {base}: {error!r}") from error

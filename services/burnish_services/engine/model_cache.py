@@ -273,7 +273,7 @@ def _last_use(path: Path) -> float:
 def _size_of(folder: Path) -> int:
     """Bytes of the files in a folder that somebody may be writing to."""
     found = 0
-    for path in folder.rglob("*"):
-        with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError):  # it is whole now, and elsewhere
+        for path in folder.rglob("*"):
             found += path.stat().st_size
     return found

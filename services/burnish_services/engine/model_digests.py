@@ -18,7 +18,14 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from burnish_services.engine.base import ModelLoadError
-from burnish_services.engine.models import ADAPTER_BASE, ADAPTER_FILE, FAKE_MODEL_FILE, adapter_base, read_json
+from burnish_services.engine.models import (
+    ADAPTER_BASE,
+    ADAPTER_FILE,
+    FAKE_MODEL_FILE,
+    adapter_base,
+    read_json,
+    shards_of,
+)
 
 # Everything that can change a token, a logit or where generation stops.
 _CONTENT_FILES = (
@@ -178,8 +185,10 @@ def _tensor_lines(file: Path) -> Iterator[str]:
 
 
 def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor in a model's files, by name; reads their headers alone. Raises ModelLoadError."""
-    files = sorted(path.glob("*.safetensors"))
+    """The shape of every tensor in a model's files, by name: those that its index names, where it has one. Reads their
+    headers alone. Raises ModelLoadError."""
+    named = shards_of(path)
+    files = [file for file in sorted(path.glob("*.safetensors")) if not named or file.name in named]
     return {name: tuple(tensor["shape"]) for file in files for name, tensor in _header(file).items()}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ from typing import Any
 from burnish_services.engine.base import ModelMismatch
 from burnish_services.engine.model_config import read_text_config
 from burnish_services.engine.model_digests import tensor_shapes
-from burnish_services.engine.models import read_json
+from burnish_services.engine.models import CARD_FILE, read_json
 
-Tensors = Counter[tuple[int, ...]]  # how many there are of each shape
+Tensors = dict[str, tuple[int, ...]]  # shapes by name
 
 # What must agree for one model's weights to fit into another's memory.
 _SHAPE_KEYS = (
@@ -27,6 +26,8 @@ _BUILT_IN = (
     "attn_logit_softcapping", "final_logit_softcapping",
 )  # fmt: skip
 # Computed anew by whoever loads a model.
+_PREFIX = re.compile(r"^(?:(?:model|language_model|transformer)\.)+")
+_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 _BUFFERS = (".inv_freq", ".masked_bias", ".attn.bias", ".attention.bias")
 # Rotary positions that are called otherwise elsewhere.
 _SAME_ROPE = {"su": "longrope", "mrope": "default"}
@@ -51,37 +52,53 @@ def check_same_shape(held: Mapping[str, Any], wanted: Path) -> None:
 
 
 def tensors_of(directory: Path) -> Tensors:
-    """How many tensors of each shape a model's files hold. By shape, since one model is named in several ways; without
-    what not every writer stores: buffers, heads that are tied, and layers that only guess tokens ahead. Raises
-    ModelLoadError."""
-    config = read_text_config(directory)
-    layers = int(getattr(config, "num_hidden_layers", 0) or 0)
-    tied = bool(getattr(config, "tie_word_embeddings", False))
-    return Counter(
-        shape for name, shape in tensor_shapes(directory).items() if not _is_optional(name, layers, tied=tied)
-    )
+    """The shape of every tensor in a model's files, by name without what its writers put before all names, and without
+    what is computed anew by whoever loads it. Raises ModelLoadError."""
+    shapes = tensor_shapes(directory)
+    return {_PREFIX.sub("", name): shape for name, shape in shapes.items() if not name.endswith(_BUFFERS)}
 
 
 def check_same_tensors(held: Tensors, wanted: Path) -> None:
-    """Raises ModelMismatch where the files in `wanted` hold other tensors than those that are held: loaded in place,
-    they would leave an engine with some of either, or with none."""
+    """Raises ModelMismatch where the files in `wanted` hold no whole model of the kind that is held: loaded in place,
+    they would leave an engine with some tensors of either. Whole parts that only one of both has, such as a tower for
+    pictures, tell nothing: not every writer keeps them."""
     new = tensors_of(wanted)
-    told = [
-        f"{found.total()} {what}, such as one of {list(next(iter(found)))}"
-        for found, what in ((held - new, "are lacking"), (new - held, "have no place"))
-        if found
-    ]
+    both = held.keys() & new.keys()
+    told = [f"{name} is {list(new[name])}, expected {list(held[name])}" for name in both if new[name] != held[name]]
+    told += [f"{name} is lacking" for name in _lacking(held, new, wanted)]
+    told += [f"{name} has no place" for name in _without(new, held, ".bias")]
     if told:
+        more = f" (and {len(told) - 1} more)" if len(told) > 1 else ""
         raise ModelMismatch(
-            f"the tensors in {wanted} are not those of the running engine: {'; '.join(told)}. Expected a model of the"
+            f"the tensors in {wanted} are not those of the running engine: {min(told)}{more}. Expected a model of the"
             " same architecture, whole and not quantised otherwise; start another server for this one"
         )
 
 
-def _is_optional(name: str, layers: int, *, tied: bool) -> bool:
-    layer = re.search(r"\.(?:layers|h|blocks)\.(\d+)\.", name)
-    ahead = (layer is not None and layers and int(layer[1]) >= layers) or "mtp." in name
-    return bool(ahead) or name.endswith(_BUFFERS) or (tied and name.endswith("lm_head.weight"))
+def _lacking(held: Tensors, new: Tensors, wanted: Path) -> list[str]:
+    """The tensors that a model has in some of its layers and lacks in others, as where a file is lost; biases of
+    tensors that it has; and its head, where that is no other tensor. What training published is whole."""
+    config = read_text_config(wanted)
+    if (wanted / CARD_FILE).is_file():
+        return []
+    found = _without(held, new, ".bias")
+    if not getattr(config, "num_kv_shared_layers", 0):
+        kinds = {_LAYER.sub(".#.", name) for name in new if _LAYER.search(name)}
+        layers = int(getattr(config, "num_hidden_layers", 0) or 0)
+        for name in held.keys() - new.keys():
+            layer = _LAYER.search(name)
+            # Layers beyond the last guess tokens ahead.
+            if layer and int(layer[1]) < layers and _LAYER.sub(".#.", name) in kinds:
+                found.append(name)
+    if not getattr(config, "tie_word_embeddings", False):
+        found += [name for name in held.keys() - new.keys() if name == "lm_head.weight"]
+    return found
+
+
+def _without(some: Tensors, others: Tensors, suffix: str) -> list[str]:
+    """The tensors of this kind that `others` lack, though they have what these belong to."""
+    lacking = (name for name in some.keys() - others.keys() if name.endswith(suffix))
+    return [name for name in lacking if f"{name.removesuffix(suffix)}.weight" in others]
 
 
 def built_in_of(directory: Path) -> dict[str, Any]:

@@ -140,6 +140,12 @@ def check_shards(path: Path, present: Collection[str], named: str) -> None:
         raise ModelLoadError(f"{named} is not a complete model: {', '.join(missing[:8])} not found")
 
 
+def shards_of(path: Path) -> set[str]:
+    """The files that a model's index of weights names; none where it has no index. Raises ModelLoadError."""
+    index = path / INDEX_FILE
+    return _shards(index) if index.is_file() else set()
+
+
 def _shards(index: Path) -> set[str]:
     """The files that an index of weights names. Raises ModelLoadError."""
     named = read_json(index).get("weight_map", {})

@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from burnish_services.engine.base import ModelLoadError
 from burnish_services.engine.model_digests import model_digest
-from burnish_services.engine.untrusted import NO_CODE, SAFE_WEIGHTS, cannot_load
+from burnish_services.engine.untrusted import NO_CODE, SAFE_WEIGHTS, cannot_load, whole
 from burnish_services.runtime.threads import while_wanted
 
 _MAX_TOKENS = 512
@@ -41,9 +41,12 @@ class NliModel:
         """Loads the model. Raises ModelLoadError where there is none, or none with a class for contradiction."""
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(str(directory), **NO_CODE)
-            self._model: Any = AutoModelForSequenceClassification.from_pretrained(str(directory), **SAFE_WEIGHTS)
+            loaded: Any = AutoModelForSequenceClassification.from_pretrained(
+                str(directory), output_loading_info=True, **SAFE_WEIGHTS
+            )
         except Exception as error:  # transformers raises anything here, from KeyError to OSError
             raise cannot_load("the NLI model", directory, error) from error
+        self._model: Any = whole(loaded, directory)
         self._digest = model_digest(directory)
         self._class = contradiction_class(self._model.config.id2label)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

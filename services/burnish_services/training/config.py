@@ -128,10 +128,14 @@ class TrainingSettings(EnvironmentSettings):
     @property
     def worker_threads(self) -> int:
         """Threads of each process: `threads`, or what stands for None."""
+        return self.threads_of(self.worker_processes)
+
+    def threads_of(self, processes: int) -> int:
+        """The same of each of so many on this machine."""
         if self.threads is not None:
             return self.threads
         cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-        return max(1, cores // self.worker_processes)
+        return max(1, cores // processes)
 
 
 def _visible_gpus() -> int:

@@ -74,9 +74,11 @@ def read_remote(uri: str) -> Iterator[bytes]:
         raise RemoteMissing("there is nothing at that place") from error
     except PermissionError as error:
         raise RemoteDenied(_without_credentials(f"{type(error).__name__}: {error}", uri)) from error
-    except Exception as error:
-        # Whatever the file system's own package raises.
+    except OSError as error:
         raise RemoteError(_without_credentials(f"{type(error).__name__}: {error}", uri)) from error
+    except Exception as error:
+        # Whatever the file system's own package raises where it is no outage, as for want of credentials.
+        raise RemoteDenied(_without_credentials(f"{type(error).__name__}: {error}", uri)) from error
 
 
 def why_not_readable(scheme: str) -> str | None:

@@ -12,6 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from burnish_services.engine.base import ModelLoadError
@@ -206,7 +207,10 @@ class Supervisor:
             place = team.place
         await self._take_over(run)
         run.update(state.begun(run.snapshot, time.time()), time.time())
-        worker = await WorkerProcess.start(run.directory, self._options, place)
+        options = self._options
+        if place.is_single:  # though others may be trained by several
+            options = replace(options, threads=self._settings.threads_of(1))
+        worker = await WorkerProcess.start(run.directory, options, place)
         log.info("run %s: worker %d started", run.record.run_id, worker.pid)
         self._worker = worker
         if team is not None:

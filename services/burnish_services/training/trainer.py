@@ -126,9 +126,10 @@ class SftTrainer(Trainer):
             state.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
             self.is_fsdp_enabled: bool = True
         if not self.world.is_alone:
-            # Products are in bfloat16 by autocast, as on one GPU. accelerate would have FSDP add up and send gradients
-            # in it as well, so that a run were another one with several processes.
-            state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy()
+            # Weights are gathered in the format that they are multiplied in, and gradients added up and sent in
+            # float32, as one GPU adds them; accelerate would have all in bfloat16.
+            policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if self.args.bf16 else MixedPrecisionPolicy()
+            state.fsdp_plugin.mixed_precision_policy = policy
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """See Trainer."""

@@ -74,7 +74,7 @@ class VllmEngine:
         self._tokenizer: HfTokenizer | None = None
         self._model: LoadedModel | None = None
         self._shape: dict[str, Any] = {}  # of the first weights, and so of all
-        self._tensors = Tensors()
+        self._tensors: Tensors = {}
         self._name = "vllm"
         self._closed = False
 
