@@ -22,8 +22,8 @@ def test_every_block_runs_and_the_command_goes_on_with_what_it_made(tmp_path: Pa
     (tmp_path / "held-out.json").write_text(json.dumps(held_out))
     blocks = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     assert len(blocks) == 3
-    assert blocks[0].count('state_dir="services"') == 1
-    script = blocks[0].replace('state_dir="services"', 'state_dir="services", engine="fake"')
+    assert blocks[0].count('state_dir="runs/script/services"') == 1
+    script = blocks[0].replace('state_dir="runs/script/services"', 'state_dir="runs/script/services", engine="fake"')
     observed = script.replace("options=RunOptions(batch_size=64)", "observer=Lines()").replace("/script", "/observed")
     said = []
     for block in (script, blocks[1], f"{blocks[2]}\n\n{observed}"):
