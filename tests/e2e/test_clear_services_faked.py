@@ -179,14 +179,15 @@ def test_without_any_confidence_everything_stays_and_is_said(
         assert [(f.step, f.reason, f.count) for f in h.failures(1)] == [("confidence", "TOO_LONG", 40)]
 
 
+def half_too_long(estimate: scoring_pb2.ConfidenceEstimate) -> None:
+    if estimate.sample_id[0] in "01234567":
+        estimate.status.CopyFrom(failed("TOO_LONG"))
+
+
 def test_rows_without_a_confidence_may_be_dropped(
     client: Client, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def some(estimate: scoring_pb2.ConfidenceEstimate) -> None:
-        if estimate.sample_id[0] in "01234567":
-            estimate.status.CopyFrom(failed("TOO_LONG"))
-
-    estimated(monkeypatch, some)
+    estimated(monkeypatch, half_too_long)
     curate(client, data, tmp_path / "kept")
     curate(client, data, tmp_path / "dropped", unscored="drop")
     kept, dropped = actions(tmp_path / "kept"), actions(tmp_path / "dropped")
@@ -218,11 +219,7 @@ def test_a_threshold_that_nothing_reaches_is_refused(client: Client, data: Path,
 def test_a_threshold_that_nothing_reaches_is_refused_where_the_rest_is_dropped(
     client: Client, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def some(estimate: scoring_pb2.ConfidenceEstimate) -> None:
-        if estimate.sample_id[0] in "01234567":
-            estimate.status.CopyFrom(failed("TOO_LONG"))
-
-    estimated(monkeypatch, some)
+    estimated(monkeypatch, half_too_long)
     asked: dict[str, Any] = {"threshold": 2.0, "unscored": "drop", "filter_only": True}
     for _ in range(2):  # what was written down of the filter does not let it go on
         with pytest.raises(StepFailed, match=r"at least 2.* more have none, and are dropped .* --unscored keep"):

@@ -37,16 +37,18 @@ class Validation:
 def check_validation(run: BdsRun) -> None:
     """Raises DataError where validation files cannot be read, or share samples with the held-out data. Before the data
     are read: until then a run may be begun anew with other files."""
-    if run.book.dataset(1) is None and run.settings.validation:
-        lines = _lines_of(run, run.settings.validation, "validation")
-        _expect_apart(lines, _in_files(run, run.settings.holdout), _VALIDATION)
+    _check_files(run, run.settings.validation, "validation", _VALIDATION)
 
 
 def check_trusted(run: FilterRun) -> None:
     """The same of trusted rows."""
-    if run.book.dataset(1) is None and run.settings.trusted:
-        lines = _lines_of(run, run.settings.trusted, "trusted")
-        _expect_apart(lines, _in_files(run, run.settings.holdout), _TRUSTED)
+    _check_files(run, run.settings.trusted, "trusted", _TRUSTED)
+
+
+def _check_files(run: AnyRun, files: Sequence[str], setting: str, what: str) -> None:
+    if files and run.book.dataset(1) is None:
+        held_out = _lines_of(run, run.settings.holdout, "") if run.settings.holdout else []
+        _expect_apart(_lines_of(run, files, setting), {sample_hash(messages) for _, messages in held_out}, what)
 
 
 def split_validation(run: BdsRun, round_number: int, rows: Sequence[DataRow]) -> tuple[Split, Validation]:
@@ -123,11 +125,6 @@ def _lines_of(run: AnyRun, files: Sequence[str], prefix: str) -> Lines:
     """The samples of files; ids begin with `prefix`. Raises DataError."""
     reader = DataReader(files, run.settings.columns, run.settings.skip_bad_rows)
     return [(f"{prefix}-{row.position + 1}", tuple(row.messages)) for row in reader.rows()]
-
-
-def _in_files(run: AnyRun, files: Sequence[str]) -> set[str]:
-    """The hashes of the samples of files; none where none are named. Raises DataError."""
-    return {sample_hash(messages) for _, messages in _lines_of(run, files, "")} if files else set()
 
 
 def _expect_same(run: AnyRun, files: Sequence[str], setting: str, what: str) -> None:

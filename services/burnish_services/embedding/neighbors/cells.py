@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from burnish_services.embedding.neighbors.arrays import Floats, Rows, blocks, chunks, ranked
+from burnish_services.embedding.neighbors.arrays import Doubles, Floats, Rows, blocks, chunks, ranked
 from burnish_services.embedding.neighbors.best import Best, width
 from burnish_services.embedding.neighbors.exact import Pairs, against_all, hide_themselves, reaching
 from burnish_services.embedding.neighbors.scores import Scores
@@ -75,9 +75,7 @@ class _InvertedFile:
         """How many cells hold the share `recall` of the true neighbours of a sample, with two standard errors to spare,
         for it is a sample."""
         truth = against_all(self._scores, sample, min(k + _TIES, len(self._scores) - 1), check)
-        order, rank = ranked(truth.query, truth.score, truth.candidate)
-        kth = np.empty(len(self._scores))
-        kth[truth.query[order[rank == k - 1]]] = truth.score[order[rank == k - 1]]
+        kth = self._kth_scores(truth, k)
         # What float32 could not tell from the k-th is no neighbour: to find it in its place would be to miss one.
         truth = truth.only(truth.score >= kth[truth.query])
         near = _nearest_cells(self._scores, sample, self._centroids, len(self._centroids), check)
@@ -110,12 +108,17 @@ class _InvertedFile:
 
     def recall(self, sample: Rows, found: Pairs, k: int, check: Callable[[], None]) -> float:
         """The share of the k nearest of a sample that is among what was found; what ties with the k-th is as good."""
-        truth = against_all(self._scores, sample, k, check)
-        order, rank = ranked(truth.query, truth.score, truth.candidate)
-        kth = np.full(len(self._scores), np.inf)
-        kth[truth.query[order[rank == k - 1]]] = truth.score[order[rank == k - 1]]
+        kth = self._kth_scores(against_all(self._scores, sample, k, check), k)
         good = np.bincount(found.query[found.score >= kth[found.query]], minlength=len(kth))
         return float(np.minimum(good[sample], k).mean() / k)
+
+    def _kth_scores(self, truth: Pairs, k: int) -> Doubles:
+        """(n,): the score of the k-th nearest of each vector that was asked for, infinity for the others."""
+        order, rank = ranked(truth.query, truth.score, truth.candidate)
+        last = order[rank == k - 1]
+        kth = np.full(len(self._scores), np.inf)
+        kth[truth.query[last]] = truth.score[last]
+        return kth
 
     def _visit_others(self, best: Best, queries: Rows, num_probed: int, check: Callable[[], None]) -> None:
         """Compares these vectors with those of their nearest cells, their own left out."""
