@@ -33,7 +33,7 @@ from google.protobuf.message import Message as ProtoMessage
 
 from burnish import __version__
 from burnish._absence import Absence
-from burnish._endpoints import Endpoints
+from burnish._endpoints import UNIX, Endpoints, grpc_target
 from burnish._errors import MalformedReply, ServiceError, UsageError
 from burnish._outgoing import Outgoing, outgoing
 from burnish._security import Metadata, Security
@@ -63,7 +63,6 @@ DEFAULT_DEADLINES = {
 }
 OTHER_DEADLINE = 60.0
 _SHORTEST_KEEPALIVE = 10.0  # seconds, as in burnish_services/runtime/server.py
-_UNIX = ("unix:", "unix-abstract:")  # sockets of this machine
 
 # Reasons of refusals that a smaller request may escape.
 _TOO_MUCH = frozenset({"TOO_MANY_TOKENS", "TOO_MANY_BYTES"})
@@ -167,8 +166,7 @@ class Connections:
             )
         self._loop = loop
         if address not in self._channels:
-            target = address if ":/" in address or address.startswith((*_UNIX, "ipv4:", "ipv6:")) else None
-            target, options = target or f"dns:///{address}", channel_options(address, self.options)
+            target, options = grpc_target(address), channel_options(address, self.options)
             if self.options.security.encrypted:
                 credentials = self.options.security.credentials()
                 self._channels[address] = grpc.aio.secure_channel(target, credentials, options=options)
@@ -214,9 +212,12 @@ def channel_options(address: str, options: ClientOptions) -> list[tuple[str, str
 
 
 def _is_local(address: str) -> bool:
-    if address.startswith(_UNIX):
+    if address.startswith(UNIX):
         return True
-    addresses = address.removeprefix("dns:///").removeprefix("ipv4:").removeprefix("ipv6:").split(",")
+    scheme, _, path = grpc_target(address).partition(":")
+    if scheme == "xds":
+        return False
+    addresses = (path.rpartition("/")[2] if scheme in ("dns", "passthrough") else path).split(",")
     return all(_is_loopback(one.rpartition(":")[0].strip("[]")) for one in addresses)
 
 

@@ -84,13 +84,13 @@ class AsyncEmbedding(AsyncModelService):
                 collection.features.CopyFrom(_convert_coverage.features_to_proto(features))
         request = pb.CreateCollectionRequest(collection=collection)
         reply = await self._link.call("CreateCollection", self._stub.CreateCollection, request, timeout=timeout)
-        return _convert_replies.collection_from_proto(reply.collection)
+        return self._collection("CreateCollection", reply.collection)
 
     async def get_collection(self, name: str, *, timeout: float | None = None) -> Collection:
         """The collection as it is now. Raises NotFound."""
         request = pb.GetCollectionRequest(name=name)
         reply = await self._link.call("GetCollection", self._stub.GetCollection, request, timeout=timeout)
-        return _convert_replies.collection_from_proto(reply.collection)
+        return self._collection("GetCollection", reply.collection)
 
     async def list_collections(self, *, timeout: float | None = None) -> tuple[Collection, ...]:
         """All collections, in order of name."""
@@ -99,7 +99,7 @@ class AsyncEmbedding(AsyncModelService):
         while True:
             request = pb.ListCollectionsRequest(page_size=1000, page_token=token)
             reply = await self._link.call("ListCollections", self._stub.ListCollections, request, timeout=timeout)
-            found += (_convert_replies.collection_from_proto(c) for c in reply.collections)
+            found += (self._collection("ListCollections", one) for one in reply.collections)
             token = reply.next_page_token
             if not token:
                 return tuple(found)
@@ -331,6 +331,10 @@ class AsyncEmbedding(AsyncModelService):
         request = pb.FinishCalibrationRequest(name=name)
         reply = await self._link.call("FinishCalibration", self._stub.FinishCalibration, request, timeout=timeout)
         return self._calibration("FinishCalibration", reply.calibration)
+
+    def _collection(self, call: str, collection: pb.Collection) -> Collection:
+        with self._link.reading(call):
+            return _convert_replies.collection_from_proto(collection)
 
     def _calibration(self, call: str, calibration: pb.Calibration) -> Calibration:
         with self._link.reading(call):

@@ -8,7 +8,8 @@ from typing import Self
 from burnish._errors import UsageError
 
 SERVICES = ("scoring", "embedding", "rewriting", "training")
-_SCHEMES = ("dns:", "unix:", "unix-abstract:", "ipv4:", "ipv6:", "xds:", "passthrough:")
+UNIX = ("unix:", "unix-abstract:")  # sockets of this machine
+_SCHEMES = (*UNIX, "dns:", "ipv4:", "ipv6:", "xds:", "passthrough:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,11 @@ class Endpoints:
     def missing(self) -> tuple[str, ...]:
         """The services without an address."""
         return tuple(f.name for f in fields(self) if not getattr(self, f.name))
+
+
+def grpc_target(address: str) -> str:
+    """What gRPC is given for `address`: all of the hosts that a bare name stands for."""
+    return address if address.startswith(_SCHEMES) else f"dns:///{address}"
 
 
 def _check_address(service: str, address: str) -> None:

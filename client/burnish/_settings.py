@@ -68,7 +68,8 @@ class Settings(BaseSettings):
         None, description="engine of services started here; default: the best that is installed"
     )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
-        "auto", description="number format of services started here"
+        "auto",
+        description="number format of services started here; auto: the model's, float32 where a CPU would emulate it",
     )
     max_model_len: int | None = Field(None, ge=16, description="context in tokens of services started here")
     memory_mib: int | None = Field(None, ge=1, description="KV cache of each engine of services started here, MiB")

@@ -54,7 +54,7 @@ def _installed(package: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
-    """How the services load their model; None and "auto" leave it to the engine. See `burnish_services --help`."""
+    """How the services load their model; None and "auto" leave it to the services. See `burnish_services --help`."""
 
     dtype: str = "auto"
     max_model_len: int | None = None

@@ -127,7 +127,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="written as JSON (pid, address, roles, metrics, health) once calls are answered",
     )
     device = parser.add_argument_group("device")
-    device.add_argument("--dtype", choices=["auto", "bfloat16", "float16", "float32"], help="default: auto")
+    device.add_argument(
+        "--dtype",
+        choices=["auto", "bfloat16", "float16", "float32"],
+        help="number format of models (default: auto, the models' own, or float32 where a CPU would emulate it)",
+    )
     device.add_argument("--max-model-len", type=int, metavar="TOKENS", help="default: the model's own context")
     device.add_argument("--memory-mib", type=int, metavar="N", help="KV cache of each engine (default: the engine's)")
     device.add_argument(

@@ -36,6 +36,15 @@ def test_a_column_says_what_rows_count(tmp_path: Path) -> None:
     assert "weight" not in json.loads(path.read_text(encoding="utf-8").splitlines()[0])
 
 
+def test_ids_that_are_replaced_are_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"id": "x", "instruction": "Q?", "output": "A."}\n' * 2)
+    path, _ = _write(tmp_path / "out.jsonl", Reading((str(data),), Columns(), False), None)
+    ids = [json.loads(line)["id"] for line in path.read_text(encoding="utf-8").splitlines()]
+    assert ids == ["row-000001", "row-000002"]
+    assert "holds duplicates (the first: 'x'); rows are called row-000001" in capsys.readouterr().err
+
+
 def test_a_weight_that_is_none_is_named(tmp_path: Path) -> None:
     data = rows(tmp_path / "data.jsonl", 1, "much")
     with pytest.raises(DataError, match="Row r1: column 'trust', its weight, is 'much'; expected a number >= 0"):

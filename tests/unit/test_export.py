@@ -112,3 +112,15 @@ def test_a_conversation_in_a_column_of_text_is_written_as_json(tmp_path: Path, k
     back = corrected(tmp_path, {"messages": column})["messages"].to_pylist()
     assert json.loads(back[0]) == [*CHAT[:3], CHAT[3] | {"content": "Farewell", "number": 0}]
     assert back[1:] == texts[1:]
+
+
+def test_columns_that_the_target_has_itself_are_renamed_and_none_is_lost(tmp_path: Path) -> None:
+    ours = {"id": pa.array([7, 7, 8]), "source_id": pa.array(["web-1", "web-2", "web-3"]), "origin": pa.array([1.5] * 3)}
+    corrected(tmp_path, alpaca(**ours))
+    with RunHistory.open(tmp_path) as history:
+        files = export(history, "parquet", tmp_path / "out")
+    made = pq.read_table(files[0])
+    assert made.column("id").to_pylist() == ["row-000001", "row-000002", "row-000003"]
+    assert made.column("source_id").to_pylist() == ["web-1", "web-2", "web-3"]
+    assert made.column("source_source_id").to_pylist() == [7, 7, 8], "in its own type"
+    assert made.column("source_origin").to_pylist() == [1.5] * 3

@@ -131,6 +131,9 @@ def test_files_of_a_folder_and_of_a_glob_are_read_by_name(tmp_path: Path) -> Non
         write(tmp_path / name, [{"instruction": name, "output": "x"}])
     write(tmp_path / "dataset_info.json", {"a": 1})
     (tmp_path / "README.md").write_text("no data")
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    write(tmp_path / ".ipynb_checkpoints" / "a-checkpoint.jsonl", [{"instruction": "an editor's copy", "output": "x"}])
+    (tmp_path / "c.parquet").mkdir()  # Spark names folders so
     assert [s.user_text for s in load(tmp_path).samples] == ["a.jsonl", "b.jsonl"]
     assert [s.user_text for s in load(str(tmp_path / "?.jsonl")).samples] == ["a.jsonl", "b.jsonl"]
     assert [s.user_text for s in load([tmp_path / "b.jsonl", tmp_path / "a.jsonl"]).samples] == ["b.jsonl", "a.jsonl"]

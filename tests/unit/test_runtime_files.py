@@ -30,3 +30,4 @@ def test_what_cannot_be_written_leaves_the_file_as_it_was(tmp_path: Path, monkey
     with pytest.raises(OSError, match="No space"):
         files.write_whole(path, b"another", durable=True)
     assert path.read_bytes() == b"whole"
+    assert list(tmp_path.iterdir()) == [path], "what was written of it would keep its room on a full disk"

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from burnish._channel import ClientOptions, channel_options
-from burnish._endpoints import Endpoints
+from burnish._endpoints import Endpoints, grpc_target
 from burnish._errors import UsageError
 
 
@@ -40,6 +40,12 @@ def test_grpc_targets_pass(address: str) -> None:
     assert Endpoints.at(address).scoring == address
 
 
+@pytest.mark.parametrize("address", ["dns:localhost:1", "xds:///scoring", "passthrough:localhost:1", "unix-abstract:x"])
+def test_grpc_is_given_a_target_as_it_stands(address: str) -> None:
+    assert grpc_target(address) == address
+    assert grpc_target("scoring:1") == "dns:///scoring:1"
+
+
 @pytest.mark.parametrize(
     ("address", "direct"),
     [
@@ -53,6 +59,11 @@ def test_grpc_targets_pass(address: str) -> None:
         ("ipv6:[::1]:1,[::1]:2", True),
         ("ipv4:127.0.0.1:1,10.0.0.1:2", False),
         ("scoring:50051", False),
+        ("dns:localhost:1", True),
+        ("dns://10.0.0.1:53/localhost:1", True),
+        ("dns:scoring:1", False),
+        ("passthrough:///127.0.0.1:1", True),
+        ("xds:///localhost:1", False),
     ],
 )
 def test_only_this_machine_is_called_past_the_proxy(address: str, direct: bool) -> None:

@@ -50,7 +50,12 @@ OPTIONS: dict[str, Any] = {
     ),
     "config": _option(Path | None, "--config", "Settings file instead of ./burnish.toml.", _WHERE, metavar="FILE"),
     "engine": _option(str | None, "--engine", "vllm, transformers or fake; default: the best installed.", _LOCAL),
-    "dtype": _option(str | None, "--dtype", "auto, bfloat16, float16 or float32.", _LOCAL),
+    "dtype": _option(
+        str | None,
+        "--dtype",
+        "auto (the model's own, or float32 where a CPU would emulate it), bfloat16, float16, float32.",
+        _LOCAL,
+    ),
     "max_model_len": _option(int | None, "--max-model-len", "Context in tokens; default: the model's.", _LOCAL),
     "memory_mib": _option(int | None, "--memory-mib", "KV cache of each engine, MiB.", _LOCAL),
     "gpu_memory_utilization": _option(

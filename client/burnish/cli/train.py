@@ -21,7 +21,7 @@ from burnish.cli.services import ServiceChoice, with_services
 from burnish.coordinator.atomic import write_lines
 from burnish.coordinator.content import message_list
 from burnish.coordinator.errors import DataError
-from burnish.coordinator.formats import DataReader
+from burnish.coordinator.formats import load
 from burnish.coordinator.paths import is_remote
 from burnish.coordinator.recipes.base import TrainingSettings, parse_settings
 
@@ -166,17 +166,15 @@ def _note(event: RunEvent) -> str:
 
 def _write(path: Path, reading: Reading, weight_column: str | None) -> tuple[Path, str]:
     """The samples as the JSONL that the training service reads, and its digest. Raises DataError."""
-    reader = DataReader(list(reading.data), reading.columns, reading.skip_bad_rows)
-    rows = list(reader.rows())
-    for warning in reader.warnings:
+    loaded = load(list(reading.data), columns=reading.columns, skip_bad_rows=reading.skip_bad_rows)
+    for warning in loaded.warnings:
         tell(f"note: {warning}")
-
-    def records() -> Iterator[dict[str, object]]:
-        for name, row in zip(reader.ids(), rows, strict=True):
-            weight = {} if weight_column is None else {"weight": _weight(name, row.record, weight_column)}
-            yield {"id": name, "messages": message_list(row.messages), **weight}
-
-    return path, write_lines(path, records())
+    lines: Iterator[dict[str, object]] = (
+        {"id": sample.id, "messages": message_list(sample.messages)}
+        | ({} if weight_column is None else {"weight": _weight(sample.id, record, weight_column)})
+        for sample, record in zip(loaded.samples, loaded.records, strict=True)
+    )
+    return path, write_lines(path, lines)
 
 
 def _weight(name: str, record: Mapping[str, Any], column: str) -> float:

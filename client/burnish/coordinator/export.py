@@ -127,11 +127,28 @@ def _extras(source: _Source, row: FinalRow, taken: Sequence[str]) -> Record:
     """The row's id and the columns that Burnish does not know; those whose name the target needs are renamed."""
     extras: Record = {"id": row.row.row_id}
     if row.row.row_id == row.row.source_row_id:
-        known = known_columns(source.layout, source.columns)
-        for name, value in row.record.items():
-            if name not in known and not (name == source.columns.id and source.ids is not IdKind.GENERATED):
-                extras[f"source_{name}" if name in taken or name == "id" else name] = value
+        names = _unknown_columns(source, taken)
+        extras |= {names[name]: value for name, value in row.record.items() if name in names}
     return extras
+
+
+def _unknown_columns(source: _Source, taken: Sequence[str]) -> dict[str, str]:
+    """The columns that Burnish does not know, and what each is called where the target has columns of its own."""
+    known = known_columns(source.layout, source.columns)
+    unknown = [
+        name
+        for name in source.column_names
+        if name not in known and not (name == source.columns.id and source.ids is not IdKind.GENERATED)
+    ]
+    used = {"id", *taken}
+    names = {name: name for name in unknown if name not in used}
+    for name in unknown:
+        if name in used:
+            free = f"source_{name}"
+            while free in used or free in names.values():
+                free = f"source_{free}"
+            names[name] = free
+    return names
 
 
 def _alpaca(source: _Source, row: FinalRow) -> Record:
@@ -253,10 +270,11 @@ def _write_batches(path: Path, schema: pa.Schema, records: Iterable[Record]) -> 
 def _write_parquet(source: _Source, rows: Iterable[FinalRow], folder: Path) -> Path:
     """`messages`, `id`, `origin` and the columns that Burnish does not know, in their own types where they had some."""
     records = [_messages(source, row, "origin") | {"origin": row.row.origin} for row in rows]
+    renamed = _unknown_columns(source, ("messages", "origin"))
     turn = pa.struct([("role", pa.string()), ("content", pa.string())])
     fields = [pa.field("messages", pa.list_(turn)), pa.field("id", pa.string()), pa.field("origin", pa.string())]
     own = {field.name: field for field in writable_schema(source.schema)} if source.schema is not None else {}
-    own = {("source_origin" if name == "origin" else name): field for name, field in own.items()}
+    own = {renamed[name]: field for name, field in own.items() if name in renamed}
     names = dict.fromkeys(name for record in records for name in record)
     for name in names:
         if name not in ("messages", "id", "origin"):

@@ -17,6 +17,14 @@ def has_bfloat16() -> bool:
     return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
+def format_to_compute_in(dtype: str) -> str:
+    """`dtype`, or float32 where it is `auto` and a CPU can only emulate the 16 bits that models are stored in: twice
+    the memory, and a tenth of the time and less."""
+    if dtype != "auto" or torch.cuda.is_available() or has_bfloat16():
+        return dtype
+    return "float32"
+
+
 def check_format(dtype: str) -> None:
     """Warns of a device that can only emulate products in a number format."""
     on_gpu = torch.cuda.is_available()

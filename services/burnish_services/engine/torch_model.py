@@ -29,6 +29,7 @@ from burnish_services.engine.base import (
 )
 from burnish_services.engine.model_config import model_context
 from burnish_services.engine.neurons import NeuronRecorder, pooled
+from burnish_services.engine.number_formats import format_to_compute_in
 from burnish_services.engine.sampling import choose_token, new_generator
 from burnish_services.engine.untrusted import SAFE_WEIGHTS, cannot_load, whole
 
@@ -48,6 +49,7 @@ class TorchModel:
 
     def __init__(self, directory: Path, dtype: str = "auto", batch_tokens: int | None = None) -> None:
         """Loads the weights. `batch_tokens`: as in EngineSettings. Raises ModelLoadError."""
+        dtype = format_to_compute_in(dtype)
         try:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 str(directory),

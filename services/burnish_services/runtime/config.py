@@ -81,7 +81,7 @@ class ServerSettings(EnvironmentSettings):
         description="file that is written as JSON once calls are answered: pid, address, roles, metrics, health",
     )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
-        default="auto", description="number format of models"
+        default="auto", description="number format of models; auto: theirs, or float32 where a CPU would emulate it"
     )
     max_model_len: int | None = Field(default=None, ge=16, description="context in tokens; default: the model's own")
     memory_mib: int | None = Field(

@@ -48,11 +48,15 @@ def sync_tree(folder: Path) -> None:
 @contextmanager
 def _whole(path: Path, *, durable: bool) -> Iterator[BinaryIO]:
     beside = unfinished(path)
-    with beside.open("wb") as file:
-        yield file
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
-    beside.replace(path)
+    try:
+        with beside.open("wb") as file:
+            yield file
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)  # on a full disk it would keep its room
+        raise
     if durable:
         sync_path(path.parent)

@@ -64,6 +64,7 @@ class WorkerProcess:
         for this run. Raises OSError."""
         log_path = directory.log_of(place.node)
         with log_path.open("ab") as log_file:
+            log_start = log_file.tell()  # before the worker, which moves it, writes anything
             process = await asyncio.create_subprocess_exec(
                 *_command(directory, options, place),
                 stdin=asyncio.subprocess.PIPE,
@@ -76,7 +77,7 @@ class WorkerProcess:
                 start_new_session=True,
             )
             patience = _LAST_WORDS_SECONDS if place.nodes == 1 else _LAST_WORDS_SECONDS_OF_SEVERAL
-            return cls(process, log_path, log_file.tell(), patience)
+            return cls(process, log_path, log_start, patience)
 
     @property
     def pid(self) -> int:

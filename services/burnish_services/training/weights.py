@@ -19,7 +19,6 @@ from burnish_services.engine.canary import CANARY_TEXT, canary_ids, mean_nll
 from burnish_services.engine.hf_tokenizer import HfTokenizer
 from burnish_services.engine.merging import merge, write_weights
 from burnish_services.engine.models import copy_all_but_weights
-from burnish_services.engine.number_formats import has_bfloat16
 from burnish_services.engine.torch_model import TorchModel
 from burnish_services.training.state import RunError
 
@@ -43,10 +42,8 @@ def write_model(model: Any, dtype: torch.dtype, base: Path, staging: Path) -> No
 def prove(staging: Path, chat_template: str | None) -> dict[str, object]:
     """Reads the written model as an engine would, and returns the canary for its card. Raises ModelLoadError, and
     RunError where the model's answers are not finite."""
-    # On a CPU that emulates bfloat16 a pass would take fifty times as long.
-    dtype = "auto" if torch.cuda.is_available() or has_bfloat16() else "float32"
     ids = canary_ids(HfTokenizer(staging, chat_template))
-    (scores,) = TorchModel(staging, dtype).score([ScoreRequest(ids)], threading.Event())
+    (scores,) = TorchModel(staging).score([ScoreRequest(ids)], threading.Event())
     found = mean_nll(scores.logprobs)
     if not math.isfinite(found):
         raise RunError("DATA_LOSS", "NOT_FINITE", "the trained model's answers are not finite; nothing is published")

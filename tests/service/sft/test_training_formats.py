@@ -29,6 +29,22 @@ def test_a_format_without_instructions_is_warned_of(
     assert warned == (emulated and not has_instructions)
 
 
+@pytest.mark.parametrize("device", ["CPU", "GPU"])
+@pytest.mark.parametrize("has_instructions", [False, True])
+def test_a_cpu_without_instructions_computes_in_float32_unless_it_is_told_otherwise(
+    device: str, has_instructions: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from burnish_services.engine import number_formats
+
+    monkeypatch.setattr(number_formats, "has_bfloat16", lambda: has_instructions)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: device == "GPU")
+    emulates = device == "CPU" and not has_instructions
+    assert number_formats.format_to_compute_in("auto") == ("float32" if emulates else "auto")
+    assert number_formats.format_to_compute_in("bfloat16") == "bfloat16"
+
+
 def test_torch_says_whether_there_are_instructions() -> None:
     import torch
 

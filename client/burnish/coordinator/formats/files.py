@@ -164,7 +164,11 @@ def _expand_folder(folder: Path) -> list[SourceFile]:
     found = sorted(
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and path.name not in _NOT_DATA and not path.name.startswith(".")
+        if path.is_file()
+        and path.suffix.lower() in SUFFIXES
+        and path.name not in _NOT_DATA
+        # Editors and notebooks keep copies in places that begin with a dot.
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
     if not found:
         raise DataError(f"{folder}: holds no data file; expected {_SUPPORTED}.")

@@ -99,6 +99,8 @@ async def _read_holdout(run: AnyRun, trained_on: set[str]) -> dict[str, object]:
             count += len(rows)
             await asyncio.sleep(0)
             run.stop_here()
+    for warning in reader.warnings:
+        run.observer.noted(f"held-out data: {warning}")
     if shared:
         run.observer.noted(f"{shared} held-out samples are in the training data as well; held-out loss flatters.")
     return {"num_rows": count, "num_shared": shared, "num_skipped": len(reader.skipped)}

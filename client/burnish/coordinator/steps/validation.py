@@ -47,8 +47,8 @@ def check_trusted(run: FilterRun) -> None:
 
 def _check_files(run: AnyRun, files: Sequence[str], setting: str, what: str) -> None:
     if files and run.book.dataset(1) is None:
-        held_out = _lines_of(run, run.settings.holdout, "") if run.settings.holdout else []
-        _expect_apart(_lines_of(run, files, setting), {sample_hash(messages) for _, messages in held_out}, what)
+        held_out = _lines_of(run, run.settings.holdout, "")[0] if run.settings.holdout else []
+        _expect_apart(_lines_of(run, files, setting)[0], {sample_hash(messages) for _, messages in held_out}, what)
 
 
 def split_validation(run: BdsRun, round_number: int, rows: Sequence[DataRow]) -> tuple[Split, Validation]:
@@ -114,17 +114,20 @@ def _trusted_lines(run: AnyRun, files: Sequence[str], setting: str, what: str) -
     """The samples of files that can be trusted, which are in the ledger then. Raises DataError where the files are not
     those that the run was begun with, or the held-out data have some of the samples."""
     _expect_same(run, files, setting, what)
-    lines = _lines_of(run, files, setting)
+    lines, warnings = _lines_of(run, files, setting)
+    for warning in warnings:
+        run.observer.noted(f"{what}: {warning}")
     _expect_apart(lines, set(holdout_hashes(run)), what)
     with run.book.transaction():
         run.book.add_samples({sample_hash(messages): messages for _, messages in lines})
     return lines
 
 
-def _lines_of(run: AnyRun, files: Sequence[str], prefix: str) -> Lines:
-    """The samples of files; ids begin with `prefix`. Raises DataError."""
+def _lines_of(run: AnyRun, files: Sequence[str], prefix: str) -> tuple[Lines, Sequence[str]]:
+    """The samples of files, whose ids begin with `prefix`, and what was noticed. Raises DataError."""
     reader = DataReader(files, run.settings.columns, run.settings.skip_bad_rows)
-    return [(f"{prefix}-{row.position + 1}", tuple(row.messages)) for row in reader.rows()]
+    lines = [(f"{prefix}-{row.position + 1}", tuple(row.messages)) for row in reader.rows()]
+    return lines, reader.warnings
 
 
 def _expect_same(run: AnyRun, files: Sequence[str], setting: str, what: str) -> None:

@@ -250,9 +250,11 @@ class VllmEngine:
 
     def _start(self) -> VllmClient:
         environment.prepare()
+        from burnish_services.engine.number_formats import format_to_compute_in
         from burnish_services.engine.vllm_engine.client import VERSION, VllmClient
 
-        path = resolve_uri(self._settings.model)
+        settings = replace(self._settings, dtype=format_to_compute_in(self._settings.dtype))
+        path = resolve_uri(settings.model)
         check_model_directory(path)
         digest = model_digest(path)
         self._tokenizer = HfTokenizer(path, self._settings.chat_template)
@@ -262,8 +264,8 @@ class VllmEngine:
         if self.task is Task.GENERATE and context == short_factors_context(config):
             context -= 1  # vLLM is started for one token more, and would read every text with the long factors
         architecture = str((read_json(path / "config.json").get("architectures") or [""])[0])
-        cache_bytes = cache_bytes_per_token(config, self._settings.dtype)
-        client = VllmClient(self._settings, str(path), architecture, context, cache_bytes)
+        cache_bytes = cache_bytes_per_token(config, settings.dtype)
+        client = VllmClient(settings, str(path), architecture, context, cache_bytes)
         self._client, self._name = client, f"vllm/{VERSION}"
         self._model = LoadedModel(str(path), digest, client.dtype, context, client.vocab_size)
         return client
