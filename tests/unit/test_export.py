@@ -115,7 +115,8 @@ def test_a_conversation_in_a_column_of_text_is_written_as_json(tmp_path: Path, k
 
 
 def test_columns_that_the_target_has_itself_are_renamed_and_none_is_lost(tmp_path: Path) -> None:
-    ours = {"id": pa.array([7, 7, 8]), "source_id": pa.array(["web-1", "web-2", "web-3"]), "origin": pa.array([1.5] * 3)}
+    names = pa.array(["web-1", "web-2", "web-3"])
+    ours = {"id": pa.array([7, 7, 8]), "source_id": names, "origin": pa.array([1.5] * 3)}
     corrected(tmp_path, alpaca(**ours))
     with RunHistory.open(tmp_path) as history:
         files = export(history, "parquet", tmp_path / "out")
