@@ -33,8 +33,8 @@ class ServiceProcess:
         self.roles = roles
         self.address = ""
         self.log_path = state_dir / f"{'-'.join(roles) if len(roles) < len(SERVICES) else 'services'}.log"
-        self._ready_dir = tempfile.TemporaryDirectory(prefix="burnish-")
-        self._ready_file = Path(self._ready_dir.name) / "ready.json"
+        self._temporary = tempfile.TemporaryDirectory(prefix="burnish-")
+        self._ready_file = Path(self._temporary.name) / "ready.json"
         self._began = time.monotonic()
         with self.log_path.open("ab") as log:
             self._log_start = log.tell()
@@ -44,7 +44,7 @@ class ServiceProcess:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env=_environment(),
+                env=_environment(self._temporary.name),
             )
 
     @property
@@ -110,7 +110,7 @@ class ServiceProcess:
         # The child leads a process group of its own, made in __init__: an engine's processes are in no other.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
-        self._ready_dir.cleanup()
+        self._temporary.cleanup()
 
     def obituary(self) -> str:
         """How the process ended, and its last words."""
@@ -133,7 +133,10 @@ class ServiceProcess:
         return "\n".join(lines[-count:])
 
 
-def _environment() -> dict[str, str]:
+def _environment(temporary: str) -> dict[str, str]:
     """This process's, without what has a server ask callers who they are: services started here are this one's own, and
-    listen on this machine alone."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(_ASKING)}
+    listen on this machine alone. What vLLM and torchrun would leave in the machine's temporary directory goes to
+    `temporary`; what torch compiles, which the next start takes from there, does not."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_ASKING)}
+    compiled = str(Path(tempfile.gettempdir()) / f"torchinductor_{os.getuid()}")
+    return {"TORCHINDUCTOR_CACHE_DIR": compiled} | kept | {"TMPDIR": temporary}

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -22,7 +23,7 @@ from burnish.local import EngineOptions, LocalServices
 
 # What the stand-in does is told by BURNISH_STANDIN: serve, exit, hang (never ready), stubborn (ignores SIGTERM).
 STAND_IN = """
-import json, os, pathlib, signal, sys, threading, time
+import json, os, pathlib, signal, sys, tempfile, threading, time
 from concurrent.futures import ThreadPoolExecutor
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -31,6 +32,7 @@ mode = os.environ["BURNISH_STANDIN"]
 flags = sys.argv[1:]
 value = lambda name: flags[flags.index(name) + 1]
 print("arguments:", " ".join(flags), flush=True)
+pathlib.Path(tempfile.gettempdir(), "left-by-the-stand-in").touch()
 if mode == "exit":
     print("no model at nowhere", flush=True)
     sys.exit(2)
@@ -100,6 +102,17 @@ def test_one_process_for_all_roles(tmp_path: Path) -> None:
     assert not alive(pid)
     with pytest.raises(UsageError, match="not running"):
         _ = services.endpoints
+
+
+def test_nothing_is_left_in_the_machine_s_temporary_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = tmp_path / "temporary"
+    shared.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(shared))
+    with LocalServices(["scoring"], state_dir=tmp_path / "state", engine="fake", model="m"):
+        assert [path.parent.parent for path in shared.rglob("left-by-the-stand-in")] == [shared]
+    assert list(shared.iterdir()) == []
 
 
 def test_one_process_per_role(tmp_path: Path) -> None:
