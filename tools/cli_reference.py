@@ -125,7 +125,9 @@ def _row(parameter: Any) -> str:
     required = " Required." if parameter.required else ""
     default = parameter.default
     shown = (
-        "" if default in (None, False, "", []) or parameter.required or callable(default) else f" Default: {default}."
+        ""
+        if default is None or default is False or default in ("", []) or parameter.required or callable(default)
+        else f" Default: {default}."
     )
     return f"| `{names}` | {_text(parameter.help)}{one_of}{required}{shown} |"
 

@@ -325,8 +325,6 @@ BAD_ROWS = [
     ({"instruction": "Hi", "input": {"a": 1}, "output": "Ho"}, '"input" is an object; expected text'),
     ({"instruction": "Hi", "output": "Ho", "history": [["a"]]}, '"history" must be a list of [prompt, response]'),
     ({"instruction": "Hi\ud800", "output": "Ho"}, "half of a surrogate pair"),
-    ({"prompt": "Hi", "answer": "Ho"}, 'the columns are "prompt", "answer"; expected "instruction" and "output"'),
-    ({}, "the columns are none; expected"),
     ([1, 2], "is [1, 2]; expected an object"),
     (None, "is null; expected an object"),
     ({"messages": None}, '"messages" is missing or null; expected a list of objects'),
@@ -377,7 +375,7 @@ def test_rows_are_counted_by_line_in_jsonl_and_by_element_in_json(tmp_path: Path
 
 
 def test_problems_are_collected_up_to_a_number(tmp_path: Path) -> None:
-    path = write(tmp_path / "many.jsonl", [{"x": 1}] * (MAX_PROBLEMS + 30))
+    path = write(tmp_path / "many.jsonl", [{"instruction": "Hi", "output": ""}] * (MAX_PROBLEMS + 30))
     with pytest.raises(DataError) as error:
         load(path)
     assert len(error.value.problems) == MAX_PROBLEMS
@@ -389,7 +387,7 @@ def test_bad_rows_may_be_left_out_and_are_counted(tmp_path: Path) -> None:
     data = load(path, skip_bad_rows=True)
     assert [s.user_text for s in data.samples] == ["Hi"]
     assert data.warnings[0].startswith("2 bad rows were left out; the first: ")
-    only_bad = write(tmp_path / "bad.jsonl", [{"x": 1}])
+    only_bad = write(tmp_path / "bad.jsonl", [{"instruction": "Hi", "output": ""}])
     with pytest.raises(DataError, match="all 1 rows are bad"):
         load(only_bad, skip_bad_rows=True)
 
@@ -535,3 +533,38 @@ def test_what_is_written_reads_back_as_the_same_conversation(layout: Layout, rec
     messages = to_messages(MESSAGES[0], Layout.MESSAGES, Columns())
     row = rewritten_record(messages, layout, Columns(), record, keep_unknown=True)
     assert to_messages(row, layout, Columns()) == messages
+
+
+@pytest.mark.parametrize("skip_bad_rows", [False, True])
+@pytest.mark.parametrize(
+    ("name", "content", "hint"),
+    [
+        ("a.json", '[{"question": "Q", "answer": "A"}, {"question": "Q", "answer": "A"}]', ("question", "answer")),
+        ("b.jsonl", '{"prompt": "Q", "completion": "A", "score": 1}', ("prompt", "completion")),
+        ("c.csv", "ask,say\nQ,A\n", ("PROMPT", "RESPONSE")),
+        ("none.json", "[{}]", ("PROMPT", "RESPONSE")),
+        ("d.csv", "instruction;output\nQ;A\n", "something else than a comma"),
+        ("e.json", '{"data": [{"instruction": "Q", "output": "A"}]}', 'what is below "data"'),
+    ],
+)
+def test_columns_that_no_row_has_are_told_once_with_what_may_be_meant(
+    tmp_path: Path, name: str, content: str, hint: str | tuple[str, str], skip_bad_rows: bool
+) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError) as caught:
+        load(tmp_path / name, skip_bad_rows=skip_bad_rows)
+    said = str(caught.value)
+    if isinstance(hint, tuple):
+        hint = f"--column instruction={hint[0]} --column output={hint[1]}"
+    assert hint in said
+    assert said.count('expected "instruction"') == 1
+    assert "--skip-bad-rows" not in said
+
+
+def test_a_name_of_a_hub_is_told_how_to_come_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r'asks no hub.*load_dataset\("tatsu-lab/alpaca"'):
+        load("tatsu-lab/alpaca")
+    with pytest.raises(DataError) as caught:
+        load("/tatsu-lab/alpaca")
+    assert "hub" not in str(caught.value)

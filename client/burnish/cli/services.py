@@ -6,6 +6,7 @@ started on this machine and stopped again afterwards. Both take the same path th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -26,6 +27,11 @@ from burnish.local import EngineOptions, LocalServices, divided
 
 _WHERE = "Where the services are"
 _LOCAL = "Services started here"
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_FROM_HUB = (
+    " Burnish asks no hub. If it is a model's name on one, fetch it first: hf download {0} --local-dir my-model, and"
+    " give --model ./my-model."
+)
 
 
 def _option(kind: Any, flag: str, text: str, panel: str, **more: Any) -> Any:
@@ -129,6 +135,7 @@ class ServiceChoice:
                 raise UsageError(
                     f"{first} is no model: expected a directory in the Hugging Face layout, with config.json, "
                     "*.safetensors and tokenizer files, or its place in object storage (s3://BUCKET/PREFIX)."
+                    + (_FROM_HUB.format(first) if _HUB_NAME.fullmatch(first) else "")
                 )
         with ExitStack() as stack:
             addresses: dict[str, str] = {}

@@ -19,6 +19,7 @@ from burnish.coordinator.formats.shapes import Columns, Layout, Record, RowProbl
 
 MAX_PROBLEMS = 20
 _SHOWN = 80  # characters of a column's name that a message repeats
+_PROMPTS, _RESPONSES = ("prompt", "question", "query"), ("completion", "response", "answer")  # as others call them
 _MAX_ID_BYTES = 200  # the services allow 256; ids of new rows are longer than their parent's
 
 
@@ -50,6 +51,29 @@ class SourceRow:
     record: Record
 
 
+class _NoLayout(RowProblem):
+    """A record whose columns are none of a layout's. `hint`: what may be meant, and how to say so."""
+
+    def __init__(self, record: Record, columns: Columns) -> None:
+        names = list(record)
+        found = ", ".join(f'"{name[:_SHOWN]}"' for name in names[:8]) or "none"
+        super().__init__(
+            f'the columns are {found}; expected "{columns.instruction}" and "{columns.output}" (alpaca),'
+            f' "{columns.conversations}" (sharegpt) or "{columns.messages}" (chat messages)'
+        )
+        self.hint = _hint(names, record)
+
+
+def _hint(names: Sequence[str], record: Record) -> str:
+    if len(names) == 1 and isinstance(record[names[0]], list):
+        return f'Are the rows what is below "{names[0]}"? Give that list itself, or one row a line.'
+    if len(names) == 1 and any(mark in names[0] for mark in (";", "\t")):
+        return "Is it a file of columns that something else than a comma separates? Write it with commas."
+    prompt = next((name for name in _PROMPTS if name in names), "PROMPT")
+    response = next((name for name in _RESPONSES if name in names), "RESPONSE")
+    return f"Where they only have other names: --column instruction={prompt} --column output={response}."
+
+
 @dataclass(slots=True)
 class DataReader:
     """Reads one data set once. Iterate over `rows()` to the end, then ask for `info`, `ids()`, `warnings` and
@@ -66,6 +90,7 @@ class DataReader:
     _names: dict[str, None] = field(init=False, default_factory=dict)
     _ids: list[object] = field(init=False, default_factory=list)
     _kind: IdKind | None = field(init=False, default=None)
+    _strange: list[_NoLayout] = field(init=False, default_factory=list)  # of the rows in `skipped`
 
     def __post_init__(self) -> None:
         self.files = find_files(self.source)
@@ -89,6 +114,8 @@ class DataReader:
         if not position:
             names = ", ".join(str(file.path) for file in self.files)
             reason = f"all {len(self.skipped)} rows are bad, the first: {self.skipped[0]}" if self.skipped else "empty"
+            if self._is_all_strange:
+                raise self._refusal()
             raise DataError(f"{names}: there is nothing to work on: {reason}.", self.skipped)
         if self.skipped:
             self.warnings.append(f"{len(self.skipped)} bad rows were left out; the first: {self.skipped[0]}")
@@ -117,7 +144,8 @@ class DataReader:
             raise RowProblem(raw.problem)
         layout = detect(raw.value, self.columns)
         if layout is None:
-            raise RowProblem(_no_layout(raw.value, self.columns))
+            self._strange.append(_NoLayout(raw.value, self.columns))
+            raise self._strange[-1]
         if self._layout is None:
             self._layout, self._layout_place = layout, _place(file, raw)
         elif layout is not self._layout:
@@ -127,12 +155,21 @@ class DataReader:
             )
         return to_messages(raw.value, layout, self.columns)
 
+    @property
+    def _is_all_strange(self) -> bool:
+        """Whether all that was read are rows of the same columns, which no layout has."""
+        all_strange = len(self._strange) == len(self.skipped) > 0 and not self._ids
+        return all_strange and len({str(one) for one in self._strange}) == 1
+
     def _bad(self, problem: str) -> None:
         self.skipped.append(problem)
         if not self.skip_bad_rows and len(self.skipped) >= MAX_PROBLEMS:
             raise self._refusal(more=True)
 
     def _refusal(self, more: bool = False) -> DataError:
+        if self._is_all_strange:
+            first = f"No row can be read, and all have the same columns. {self.skipped[0]}."
+            return DataError(f"{first} {self._strange[0].hint}", self.skipped)
         count = f"at least {len(self.skipped)}" if more else str(len(self.skipped))
         lines = "\n  ".join(self.skipped)
         noun = "row is" if count == "1" else "rows are"
@@ -190,11 +227,3 @@ def _num_bytes(text: str) -> int:
 
 def _place(file: SourceFile, raw: RawRecord) -> str:
     return f"{file.path}, row {raw.row}"
-
-
-def _no_layout(record: Record, columns: Columns) -> str:
-    found = ", ".join(f'"{name[:_SHOWN]}"' for name in list(record)[:8]) or "none"
-    return (
-        f'the columns are {found}; expected "{columns.instruction}" and "{columns.output}" (alpaca),'
-        f' "{columns.conversations}" (sharegpt) or "{columns.messages}" (chat messages)'
-    )

@@ -10,6 +10,7 @@ import csv
 import glob
 import hashlib
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -49,6 +50,11 @@ SUFFIXES = {
     ".arrow": Container.ARROW,
 }
 _SUPPORTED = "a .json, .jsonl, .csv or .parquet file, a folder or glob of them, or a saved Hugging Face data set"
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_FROM_HUB = (
+    " Burnish asks no hub. If it is a data set's name on one, fetch it first, in Python:"
+    ' datasets.load_dataset("{0}", split="train").save_to_disk("my-data"), and give my-data.'
+)
 _NOT_DATA = frozenset({"dataset_info.json", "state.json", "dataset_dict.json"})
 
 
@@ -142,7 +148,8 @@ def _expand(item: str | Path) -> list[SourceFile]:
             raise DataError(f"{item}: no file matches this pattern; expected {_SUPPORTED}.")
         return [file for name in found for file in (_expand_folder(name) if name.is_dir() else [_known(name)])]
     elsewhere = " of this machine; runs alone read from object storage" if is_remote(str(item)) else ""
-    raise DataError(f"{item}: there is no such file or folder{elsewhere}; expected {_SUPPORTED}.")
+    hub = _FROM_HUB.format(item) if _HUB_NAME.fullmatch(str(item)) else ""
+    raise DataError(f"{item}: there is no such file or folder{elsewhere}; expected {_SUPPORTED}.{hub}")
 
 
 def _expand_folder(folder: Path) -> list[SourceFile]:
