@@ -15,6 +15,7 @@ from burnish.cli.output import Warnings
 from burnish.cli.repair import repair_command
 from burnish.cli.respond import respond
 from burnish.cli.select import select
+from burnish.cli.split import split
 from burnish.cli.train import train
 
 app = typer.Typer(
@@ -39,6 +40,7 @@ app.command(rich_help_panel=_RUNS)(explain)
 app.command("export", rich_help_panel=_RUNS)(inspect_run.export_command)
 app.command("repair", rich_help_panel=_RUNS)(repair_command)
 app.command(rich_help_panel=_RUNS)(run.demo)
+app.command(rich_help_panel=_RUNS)(split)
 app.command(rich_help_panel=_ONE)(capabilities.score)
 app.command(rich_help_panel=_ONE)(capabilities.judge)
 app.command(rich_help_panel=_ONE)(confidence)
