@@ -33,15 +33,11 @@ def commands() -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the README assumes: a data set, rows that are right, rows to judge by and a model in the current folder."""
+    """What the README assumes: a data set and a model in the current folder."""
     folder = tmp_path_factory.mktemp("newcomer")
     write_fake_model(folder / "my-model", name="readme", seed=7, skill=0.5)
-    rows = [{"instruction": f"Say the word number {n}", "input": "", "output": f"word {n}"} for n in range(24)]
+    rows = [{"instruction": f"Say the word number {n}", "input": "", "output": f"word {n}"} for n in range(48)]
     (folder / "alpaca.json").write_text(json.dumps(rows))
-    checked = [{**row, "instruction": f"{row['instruction']}, please"} for row in rows]
-    (folder / "checked.json").write_text(json.dumps(checked))
-    held_out = [{**row, "instruction": f"{row['instruction']} now"} for row in rows]
-    (folder / "held-out.json").write_text(json.dumps(held_out))
     return folder
 
 
@@ -67,12 +63,21 @@ def test_every_command_runs(folder: Path, environment: dict[str, str]) -> None:
     for command in commands():
         if command.startswith(("make ", *SERVERS)):
             continue
+        of_so_few = command.replace("--holdout 300 --check 150", "--holdout 12 --check 12")
         done = subprocess.run(
-            shlex.split(command), cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+            shlex.split(of_so_few),
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         ran.append(command.split()[1])
-    assert ran == ["run", "status", "resume", "report", "explain", "export", "run", "run", "run"]
+        if ran == ["split"]:  # what a person does next, who finds that all are right
+            (folder / "data" / "to-check.jsonl").rename(folder / "data" / "checked.jsonl")
+    assert ran == ["split", "run", "status", "resume", "report", "explain", "export", "run", "run", "run"]
     assert (folder / "runs" / "first" / "report.html").is_file()
     assert (folder / "polished" / "dataset_info.json").is_file()
 
