@@ -113,6 +113,19 @@ def test_alpaca_reads_back_as_the_same_conversations(finished: Path, tmp_path: P
     assert a.samples == b.samples
 
 
+def test_what_was_measured_and_decided_of_every_row_of_every_round(finished: Path, tmp_path: Path) -> None:
+    with history(finished) as h:
+        (file,) = export(h, "signals", tmp_path / "signals")
+        rounds = [dataset.round for dataset in h.datasets()]
+        of_each = {number: [row.row_id for row in h.rows(number)] for number in rounds}
+    written = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    assert [(one["round"], one["row_id"]) for one in written] == [
+        (number, row_id) for number in rounds[:-1] for row_id in of_each[number]
+    ]
+    assert any("loss_pre" in one["signals"] for one in written)
+    assert {action for one in written for action in one["actions"]} >= {"keep"}
+
+
 def test_parquet_holds_conversations_ids_and_origins(finished: Path, tmp_path: Path) -> None:
     with history(finished) as h:
         files = export(h, ExportFormat.PARQUET, tmp_path)

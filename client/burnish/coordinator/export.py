@@ -42,6 +42,7 @@ class ExportFormat(StrEnum):
     MESSAGES = "messages"
     ALPACA = "alpaca"
     PARQUET = "parquet"
+    SIGNALS = "signals"  # no data set: what was measured and decided of every row
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,8 @@ def export(
 ) -> list[Path]:
     """Writes the data set at the start of a round (None: the newest there is), `provenance.jsonl`, and
     `dropped.jsonl` where rows were dropped, into `folder`, which is made; returns the files. A `dropped.jsonl` that
-    was there before does not stay. Raises InputError where the run has no data yet, DiskFull."""
+    was there before does not stay. Of format `signals` it is `signals.jsonl` alone, of all rounds before that one.
+    Raises InputError where the run has no data, or has decided nothing, yet, DiskFull."""
     target = ExportFormat(target)
     record = history.run
     if record.source is None:
@@ -74,6 +76,8 @@ def export(
     def rows() -> Iterator[FinalRow]:
         return history.final_rows(number)
 
+    if target is ExportFormat.SIGNALS:
+        return [_write_lines(folder / "signals.jsonl", _signals(history, number))]
     folder.mkdir(parents=True, exist_ok=True)
     if target is ExportFormat.SOURCE:
         files = [_write_source(source, rows, folder)]
@@ -92,6 +96,26 @@ def export(
         return [*files, _write_lines(folder / "dropped.jsonl", gone)]
     (folder / "dropped.jsonl").unlink(missing_ok=True)  # an earlier export's
     return files
+
+
+def _signals(history: RunHistory, number: int) -> list[Record]:
+    """What was measured and decided of each row, round by round in the order of its rows. Raises InputError."""
+    found: list[Record] = [
+        {
+            "row_id": one.row_id,
+            "round": dataset.round,
+            "sample_hash": one.sample_hash,
+            "actions": list(one.actions),
+            "signals": dict(one.signals),
+            "reasons": list(one.reasons),
+        }
+        for dataset in history.datasets()
+        if dataset.round <= number
+        for one in history.decisions(dataset.round)
+    ]
+    if not found:
+        raise InputError(f"Run {history.run_id} has decided nothing yet; there are no signals to export.")
+    return found
 
 
 def _source(description: Mapping[str, Any]) -> _Source:
