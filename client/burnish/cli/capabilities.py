@@ -12,15 +12,31 @@ from burnish._types import (
     ItemStatus,
     JudgeMode,
     NeighborStatistics,
+    Rewrite,
     RewriteItem,
     Sample,
+    SampleJudgment,
+    SampleScore,
     Sampling,
     Strategy,
     Target,
 )
 from burnish.cli.data import Reading, with_reading
 from burnish.cli.output import command, tell
-from burnish.cli.per_sample import LimitOption, ModelOption, OutOption, SeedOption, State, each_sample, parts
+from burnish.cli.per_sample import (
+    Answer,
+    Answers,
+    LimitOption,
+    MadeBy,
+    ModelOption,
+    OutOption,
+    SeedOption,
+    State,
+    Work,
+    each_sample,
+    parts,
+    write_answers,
+)
 from burnish.cli.progress import Bars
 from burnish.cli.services import ServiceChoice, with_services
 from burnish.coordinator.policy.middo import recall_note
@@ -50,37 +66,41 @@ def score(
     `min_probability`, `turns`; with --ifd `ifd` and `pmi`, with --distribution `mean_entropy` and `mean_margin`.
     """
     samples = reading.samples(limit)
+    options: dict[str, Any] = {"return_tokens": tokens, "unconditional": ifd, "distribution": distribution}
     with services.client(["scoring"], model, State) as client:
 
-        def send(part: Sequence[Sample]) -> Iterator[tuple[str, ItemStatus, dict[str, Any]]]:
-            batch = client.scoring.score(
-                part, model=model, return_tokens=tokens, unconditional=ifd, distribution=distribution
-            )
-            for one in batch.scores:
-                without = one.unconditional
-                turns = [
-                    {"message_index": t.message_index, "mean_nll": t.mean_nll, "num_tokens": t.num_tokens}
-                    | ({} if t.logprobs is None else {"logprobs": [round(float(x), 6) for x in t.logprobs]})
-                    | ({} if t.token_ids is None else {"token_ids": t.token_ids.tolist()})
-                    for t in one.turns
-                ]
-                yield (
-                    one.sample_id,
-                    one.status,
-                    {
-                        "mean_nll": one.mean_nll,
-                        "sum_nll": one.sum_nll,
-                        "perplexity": one.perplexity,
-                        "num_tokens": one.num_tokens,
-                        "mean_probability": one.mean_probability,
-                        "min_probability": one.min_probability,
-                    }
-                    | ({"ifd": without.ifd, "pmi": without.pmi} if without else {})
-                    | ({"mean_entropy": one.mean_entropy, "mean_margin": one.mean_margin} if distribution else {})
-                    | {"turns": turns},
-                )
+        def send(part: Sequence[Sample]) -> Answers:
+            batch = client.scoring.score(part, model=model, **options)
+            scores = [(one.sample_id, one.status, _score_record(one, distribution)) for one in batch.scores]
+            return Answers(batch.model, scores)
 
-        each_sample("score", samples, send, out)
+        def made_by() -> MadeBy:
+            return MadeBy(client.scoring.load_model(model))
+
+        each_sample(Work("score", "scoring", options, send, made_by), samples, out)
+
+
+def _score_record(one: SampleScore, distribution: bool) -> dict[str, Any]:
+    without = one.unconditional
+    turns = [
+        {"message_index": t.message_index, "mean_nll": t.mean_nll, "num_tokens": t.num_tokens}
+        | ({} if t.logprobs is None else {"logprobs": [round(float(x), 6) for x in t.logprobs]})
+        | ({} if t.token_ids is None else {"token_ids": t.token_ids.tolist()})
+        for t in one.turns
+    ]
+    return (
+        {
+            "mean_nll": one.mean_nll,
+            "sum_nll": one.sum_nll,
+            "perplexity": one.perplexity,
+            "num_tokens": one.num_tokens,
+            "mean_probability": one.mean_probability,
+            "min_probability": one.min_probability,
+        }
+        | ({"ifd": without.ifd, "pmi": without.pmi} if without else {})
+        | ({"mean_entropy": one.mean_entropy, "mean_margin": one.mean_margin} if distribution else {})
+        | {"turns": turns}
+    )
 
 
 @command
@@ -116,23 +136,34 @@ def judge(
     The ratings of the two modes are made with other prompts and are never to be mixed.
     """
     samples = reading.samples(limit)
-    sampling = Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed)
+    options: dict[str, Any] = {
+        "dimensions": dimension or (),
+        "targets": target or (),
+        "sampling": Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed),
+        "mode": mode,
+    }
     with services.client(["scoring"], model, State) as client:
 
-        def send(part: Sequence[Sample]) -> Iterator[tuple[str, ItemStatus, dict[str, Any]]]:
-            batch = client.scoring.judge(
-                part, model=model, dimensions=dimension or (), targets=target or (), sampling=sampling, mode=mode
-            )
-            for one in batch.judgments:
-                ratings = [
-                    {"dimension": r.dimension, "target": r.target, "value": r.value}
-                    | ({"reply": r.reply} if r.digits is None else {"covered_mass": r.digits.covered_mass})
-                    | ({} if r.status.ok else {"error": r.status.message})
-                    for r in one.ratings
-                ]
-                yield one.sample_id, one.status, {"ratings": ratings}
+        def send(part: Sequence[Sample]) -> Answers:
+            batch = client.scoring.judge(part, model=model, **options)
+            judgments = [(one.sample_id, one.status, _ratings_record(one)) for one in batch.judgments]
+            return Answers(batch.model, judgments, batch.prompt_digest)
 
-        each_sample("judge", samples, send, out)
+        def made_by() -> MadeBy:
+            version, prompts = client.scoring.load_model(model), client.scoring.info().prompt_digests
+            return MadeBy(version, prompts.get("rate" if mode is JudgeMode.LOGIT else "judge", ""))
+
+        each_sample(Work("judge", "scoring", options, send, made_by), samples, out)
+
+
+def _ratings_record(one: SampleJudgment) -> dict[str, Any]:
+    ratings = [
+        {"dimension": r.dimension, "target": r.target, "value": r.value}
+        | ({"reply": r.reply} if r.digits is None else {"covered_mass": r.digits.covered_mass})
+        | ({} if r.status.ok else {"error": r.status.message})
+        for r in one.ratings
+    ]
+    return {"ratings": ratings}
 
 
 @command
@@ -175,8 +206,8 @@ def embed(
         if found is not None and found.num_cells:
             tell(f"note: {recall_note(found.recall, found.num_queries)}")
 
-        def send(part: Sequence[Sample]) -> Iterator[tuple[str, ItemStatus, dict[str, Any]]]:
-            for sample in part:
+        def lines() -> Iterator[Answer]:
+            for sample in samples:
                 one = statistics.get(sample.id)
                 record = (
                     {}
@@ -188,7 +219,7 @@ def embed(
                 )
                 yield sample.id, failed.get(sample.id, ItemStatus()), record
 
-        each_sample(None, samples, send, out)
+        write_answers(lines(), len(samples), out)
 
 
 @command
@@ -215,7 +246,11 @@ def rewrite(
     """
     samples = reading.samples(limit)
     place = {sample.id: index for index, sample in enumerate(samples)}
-    sampling = Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed)
+    options: dict[str, Any] = {
+        "strategy": strategy,
+        "sampling": Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed),
+        "max_attempts": attempts,
+    }
 
     def item(sample: Sample) -> RewriteItem:
         if strategy is not Strategy.DIVERSIFY:
@@ -225,13 +260,19 @@ def rewrite(
 
     with services.client(["rewriting"], model, State) as client:
 
-        def send(part: Sequence[Sample]) -> Iterator[tuple[str, ItemStatus, dict[str, Any]]]:
-            batch = client.rewriting.rewrite(
-                [item(sample) for sample in part], strategy, model=model, sampling=sampling, max_attempts=attempts
-            )
-            for one in batch.rewrites:
-                messages = one.sample and [{"role": m.role, "content": m.content} for m in one.sample.messages]
-                tries = [{"rejection": a.rejection, "detail": a.detail} for a in one.attempts]
-                yield one.sample_id, one.status, {"messages": messages, "attempts": tries}
+        def send(part: Sequence[Sample]) -> Answers:
+            batch = client.rewriting.rewrite([item(sample) for sample in part], model=model, **options)
+            rewrites = [(one.sample_id, one.status, _rewrite_record(one)) for one in batch.rewrites]
+            return Answers(batch.model, rewrites, batch.prompt_version)
 
-        each_sample("rewrite", samples, send, out)
+        def made_by() -> MadeBy:
+            version, prompts = client.rewriting.load_model(model), client.rewriting.info().prompt_versions
+            return MadeBy(version, prompts[strategy])
+
+        each_sample(Work("rewrite", "rewriting", options, send, made_by), samples, out)
+
+
+def _rewrite_record(one: Rewrite) -> dict[str, Any]:
+    messages = one.sample and [{"role": m.role, "content": m.content} for m in one.sample.messages]
+    tries = [{"rejection": a.rejection, "detail": a.detail} for a in one.attempts]
+    return {"messages": messages, "attempts": tries}

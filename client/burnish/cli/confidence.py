@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 
 from burnish._confidence_types import ConfidenceEstimate, ConfidenceTier
-from burnish._types import ItemStatus, Sample, Sampling
+from burnish._types import Sample, Sampling
 from burnish.cli.data import Reading, with_reading
 from burnish.cli.output import command
-from burnish.cli.per_sample import LimitOption, ModelOption, OutOption, SeedOption, State, each_sample
+from burnish.cli.per_sample import (
+    Answers,
+    LimitOption,
+    MadeBy,
+    ModelOption,
+    OutOption,
+    SeedOption,
+    State,
+    Work,
+    each_sample,
+)
 from burnish.cli.services import ServiceChoice, with_services
 
 
@@ -51,24 +61,27 @@ def confidence(
     the verdict's letters, the response's `mean_nll`, and the sampled `answers`.
     """
     samples = reading.samples(limit)
-    sampling = Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed)
+    options: dict[str, Any] = {
+        "tier": tier,
+        "alpha": alpha,
+        "beta": beta,
+        "num_answers": answers,
+        "sampling": Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed),
+        "min_covered_mass": min_mass,
+    }
     with services.client(["scoring"], model, State) as client:
 
-        def send(part: Sequence[Sample]) -> Iterator[tuple[str, ItemStatus, dict[str, Any]]]:
-            batch = client.scoring.confidence(
-                part,
-                model=model,
-                tier=tier,
-                alpha=alpha,
-                beta=beta,
-                num_answers=answers,
-                sampling=sampling,
-                min_covered_mass=min_mass,
-            )
-            for one in batch.estimates:
-                yield one.sample_id, one.status, _record(one)
+        def send(part: Sequence[Sample]) -> Answers:
+            batch = client.scoring.confidence(part, model=model, **options)
+            estimates = [(one.sample_id, one.status, _record(one)) for one in batch.estimates]
+            return Answers(batch.model, estimates, batch.prompt_digest)
 
-        each_sample("confidence", samples, send, out)
+        def made_by() -> MadeBy:
+            version, info = client.scoring.load_model(model), client.scoring.info()
+            nli = info.nli_model_digest if tier is ConfidenceTier.FULL else ""
+            return MadeBy(version, info.prompt_digests.get("confidence", ""), nli)
+
+        each_sample(Work("confidence", "scoring", options, send, made_by), samples, out)
 
 
 def _record(one: ConfidenceEstimate) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from rich.console import Console
 from burnish._errors import BurnishError
 from burnish._tracing import span
 from burnish.coordinator.atomic import writing_whole
+from burnish.coordinator.content import as_json
 
 EXIT_INTERRUPTED = 130
 
@@ -43,7 +44,7 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
             with span(f"burnish {name}"):
                 function(*args, **kwargs)
         except BurnishError as error:
-            complain(str(error), as_json=bool(kwargs.get("json_output")), kind=type(error).__name__)
+            complain(_with_notes(str(error), error), as_json=bool(kwargs.get("json_output")), kind=type(error).__name__)
             raise typer.Exit(error.exit_code) from None
         except BrokenPipeError:  # the reader has gone, as with `| head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -51,14 +52,20 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
         except OSError as error:  # a folder that cannot be made or written, a disk that fails
             if error.errno is None:
                 raise
-            message = f"{error.filename or 'A file'}: {error.strerror or error}."
+            message = _with_notes(f"{error.filename or 'A file'}: {error.strerror or error}.", error)
             complain(message, as_json=bool(kwargs.get("json_output")), kind=type(error).__name__)
             raise typer.Exit(1) from None
-        except KeyboardInterrupt:
-            complain("Interrupted.", as_json=bool(kwargs.get("json_output")), kind="Interrupted")
+        except KeyboardInterrupt as error:
+            message = _with_notes("Interrupted.", error)
+            complain(message, as_json=bool(kwargs.get("json_output")), kind="Interrupted")
             raise typer.Exit(EXIT_INTERRUPTED) from None
 
     return guarded
+
+
+def _with_notes(message: str, error: BaseException) -> str:
+    """The message, and what those added to the error whom it passed."""
+    return "\n".join([message, *getattr(error, "__notes__", ())])
 
 
 def complain(message: str, *, as_json: bool = False, kind: str = "Error") -> None:
@@ -116,4 +123,4 @@ def lines_to(path: Path | None) -> Iterator[IO[str]]:
 
 def write_line(stream: IO[str], record: Mapping[str, object]) -> None:
     """One JSON object on a line of its own."""
-    stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+    stream.write(as_json(record) + "\n")

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 
-from burnish._response_types import Prompt
-from burnish._types import ItemStatus, Role, Sample, Sampling
+from burnish._response_types import Prompt, PromptResponses
+from burnish._types import Role, Sample, Sampling
 from burnish.cli.data import Reading, with_reading
 from burnish.cli.output import command
-from burnish.cli.per_sample import LimitOption, ModelOption, OutOption, SeedOption, State, each_sample
+from burnish.cli.per_sample import (
+    Answers,
+    LimitOption,
+    MadeBy,
+    ModelOption,
+    OutOption,
+    SeedOption,
+    State,
+    Work,
+    each_sample,
+)
 from burnish.cli.services import ServiceChoice, with_services
 
 
@@ -38,21 +48,25 @@ def respond(
     """
     samples = reading.samples(limit)
     sampling = Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed)
+    options: dict[str, Any] = {"num_responses": responses, "sampling": sampling}
     with services.client(["rewriting"], model, State) as client:
 
-        def send(part: Sequence[Sample]) -> Iterator[tuple[str, ItemStatus, dict[str, Any]]]:
-            batch = client.rewriting.respond(
-                [_prompt(sample) for sample in part], model=model, num_responses=responses, sampling=sampling
-            )
-            for one in batch.results:
-                names = ("text", "finish_reason", "num_tokens", "mean_logprob")
-                said = [{name: getattr(response, name) for name in names} for response in one.responses]
-                yield one.prompt_id, one.status, {"responses": said}
+        def send(part: Sequence[Sample]) -> Answers:
+            batch = client.rewriting.respond([_prompt(sample) for sample in part], model=model, **options)
+            return Answers(batch.model, [(one.prompt_id, one.status, _record(one)) for one in batch.results])
 
-        each_sample("respond", samples, send, out)
+        def made_by() -> MadeBy:
+            return MadeBy(client.rewriting.load_model(model))
+
+        each_sample(Work("respond", "rewriting", options, send, made_by), samples, out)
 
 
 def _prompt(sample: Sample) -> Prompt:
     """Everything before the last response."""
     answered = sample.messages and sample.messages[-1].role is Role.ASSISTANT
     return Prompt(sample.id, sample.messages[:-1] if answered else sample.messages)
+
+
+def _record(one: PromptResponses) -> dict[str, Any]:
+    names = ("text", "finish_reason", "num_tokens", "mean_logprob")
+    return {"responses": [{name: getattr(response, name) for name in names} for response in one.responses]}
