@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import promql_parser
@@ -17,6 +18,9 @@ from tools.chart.copies import written
 from tools.chart.rendering import CHART, PROFILES, ROOT, Manifest, laid, problems, profile, render
 from tools.chart.validating import complaints, versions
 
+ALERTS = yaml.safe_load((ROOT / "deploy" / "prometheus" / "alerts.yaml").read_text(encoding="utf-8"))["groups"][0][
+    "rules"
+]
 CASES: dict[str, dict[str, Any]] = {
     **{name: profile(name) for name in PROFILES},
     "least": LEAST,
@@ -243,15 +247,82 @@ def test_probes_ask_ports_that_are_there_and_leave_time(manifests: list[Manifest
         assert startup["periodSeconds"] * startup["failureThreshold"] >= 300
         grace = next(float(a.partition("=")[2]) for a in container["args"] if a.startswith("--grace="))
         drain = container["lifecycle"]["preStop"]["sleep"]["seconds"]
-        checkpoint = 20 if pod.component == "training" else 0
+        checkpoint = stop_seconds(pod) + 20 if pod.component == "training" else 0
         assert pod.spec["terminationGracePeriodSeconds"] > drain + grace + checkpoint
+
+
+def stop_seconds(pod: Pod) -> float:
+    """What a worker of this pod has for its last checkpoint."""
+    (seconds,) = [e["value"] for e in pod.container["env"] if e["name"] == "BURNISH_TRAINING_STOP_SECONDS"]
+    return float(seconds)
+
+
+@pytest.mark.parametrize(
+    ("training", "stop", "close"),
+    [
+        ({}, 275, 300),
+        ({"closeSeconds": 1000}, 975, 1000),
+        ({"closeSeconds": 10}, 0, 25),
+        ({"settings": {"stop_seconds": 600.5}}, 600.5, 626),
+        ({"settings": {"stop_seconds": 0}}, 0, 300),
+    ],
+)
+@pytest.mark.parametrize("nodes", [1, 3])
+def test_a_worker_has_what_closing_takes_for_its_checkpoint(
+    training: dict[str, Any], stop: float, close: int, nodes: int
+) -> None:
+    values = laid({"training": {**training, "nodes": nodes, "state": {"accessModes": ["ReadWriteMany"]}}}, LEAST)
+    made = {pod.component: pod for pod in pods(render(values))}
+    server = made["training"]
+    assert stop_seconds(server) == stop
+    assert server.spec["terminationGracePeriodSeconds"] == 5 + 30 + close
+    assert made["scoring"].spec["terminationGracePeriodSeconds"] == 5 + 30 + 45
+    if nodes > 1:
+        assert stop_seconds(made["follower"]) == stop
+        assert made["follower"].spec["terminationGracePeriodSeconds"] == close
+
+
+def test_replicas_that_come_and_go_are_found(rendered: dict[str, list[Manifest]]) -> None:
+    def ages(manifests: list[Manifest]) -> dict[str, list[str]]:
+        return {
+            pod.component: [a.partition("=")[2] for a in pod.container["args"] if "max-connection-age" in a]
+            for pod in pods(manifests) if pod.component in SERVICES
+        }  # fmt: skip
+
+    none: dict[str, list[str]] = {service: [] for service in SERVICES}
+    assert ages(rendered["least"]) == none
+    assert ages(rendered["cluster"]) == none | {"scoring": ["600"], "rewriting": ["600"]}
+    assert ages(rendered["everything"]) == none | {"rewriting": ["600"]}
+    given = laid({"rewriting": {"options": {"max-connection-age": 60}}}, EVERYTHING)
+    assert ages(render(given))["rewriting"] == ["60"]
+
+
+def test_pods_ask_their_node_for_the_disk_that_they_may_take(manifests: list[Manifest]) -> None:
+    for pod in pods(manifests):
+        if pod.component not in (*SERVICES, "follower"):
+            continue
+        empty = [v["emptyDir"] for v in pod.spec["volumes"] if "emptyDir" in v]
+        on_disk = [one["sizeLimit"] for one in empty if one.get("medium") != "Memory"]  # each has one
+        assert all(size.endswith("Gi") for size in on_disk)
+        wanted = sum(int(size.removesuffix("Gi")) for size in on_disk) * 2**30
+        assert pod.container["resources"]["requests"]["ephemeral-storage"] == str(wanted)
+
+
+@pytest.mark.parametrize("where", ["requests", "limits"])
+def test_disk_that_is_asked_for_by_hand_stays(where: str) -> None:
+    values = laid({"server": {"resources": {where: {"ephemeral-storage": "1Gi"}}}}, LEAST)
+    (scoring,) = [pod for pod in pods(render(values)) if pod.component == "scoring"]
+    found = scoring.container["resources"]
+    assert [found[kind].get("ephemeral-storage") for kind in ("requests", "limits")] == [
+        "1Gi" if kind == where else None for kind in ("requests", "limits")
+    ]
 
 
 def test_one_writer_is_all_that_vectors_and_the_queue_of_training_get(manifests: list[Manifest]) -> None:
     for manifest in of_kind(manifests, "Deployment", "StatefulSet"):
         if manifest["metadata"]["labels"]["app.kubernetes.io/component"] in ("embedding", "training"):
-            assert manifest["spec"]["replicas"] == 1
-            assert manifest["kind"] == "StatefulSet" or manifest["spec"]["strategy"] == {"type": "Recreate"}
+            # A Deployment, whatever its strategy, begins the next pod while one on a lost node may still write.
+            assert (manifest["kind"], manifest["spec"]["replicas"]) == ("StatefulSet", 1)
 
 
 def test_coordinator_and_servers_see_trained_models_at_one_path(manifests: list[Manifest]) -> None:
@@ -335,6 +406,76 @@ def test_autoscalers_ask_for_metrics_that_there_are(rendered: dict[str, list[Man
     }  # fmt: skip
     (coordinator,) = [pod for pod in pods(rendered["cluster"]) if pod.component == "coordinator"]
     assert dict(pair.split("=") for pair in clients.split(",")).items() <= coordinator.labels.items()
+
+
+def selectors(node: Any) -> Iterator[Any]:
+    """Of every metric that an expression asks for."""
+    match node:
+        case promql_parser.VectorSelector():
+            yield node
+        case promql_parser.MatrixSelector():
+            yield node.vector_selector
+        case promql_parser.BinaryExpr():
+            yield from selectors(node.lhs)
+            yield from selectors(node.rhs)
+        case promql_parser.Call():
+            for argument in node.args:
+                yield from selectors(argument)
+        case promql_parser.AggregateExpr() | promql_parser.ParenExpr():
+            yield from selectors(node.expr)
+
+
+def rules(manifests: list[Manifest]) -> dict[str, dict[str, Any]]:
+    """The alerts of a release, by name."""
+    (made,) = of_kind(manifests, "PrometheusRule")
+    (group,) = made["spec"]["groups"]
+    return {rule["alert"]: rule for rule in group["rules"]}
+
+
+WATCHED = {"monitoring": {"prometheusRule": {"enabled": True}}}
+
+
+@pytest.mark.parametrize("case", ["cluster", "everything", "long names"])
+def test_alerts_are_of_the_releases_own_pods(case: str, rendered: dict[str, list[Manifest]]) -> None:
+    own = [m["metadata"]["name"] for m in rendered[case] if m["kind"] in ("Deployment", "StatefulSet", "JobSet")]
+    sources = {rule["alert"]: rule["expr"] for rule in ALERTS}
+    assert list(rules(rendered[case])) == list(sources)
+    for name, rule in rules(rendered[case]).items():
+        found = list(selectors(promql_parser.parse(rule["expr"])))
+        metrics = {one.name for one in selectors(promql_parser.parse(sources[name]))}
+        assert {one.name for one in found} == metrics
+        for one in found:
+            matchers = {m.name: m.value for m in one.matchers.matchers}
+            assert matchers["namespace"] == "polishing"
+            for owner in own:
+                assert re.fullmatch(matchers["pod"], f"{owner}-7d9f-x2x")
+                assert not re.fullmatch(matchers["pod"], f"{owner.rpartition('-')[0]}-2-scoring-7d9f-x2x")
+        if name != "BurnishServiceGone":  # its own words are kept
+            rest = re.sub(r'namespace="[^"]+",pod=~"[^"]+"', "", rule["expr"]).replace("{,", "{").replace("{}", "")
+            assert rest == sources[name].strip()
+
+
+def test_servers_may_load_for_as_long_as_their_probes_let_them() -> None:
+    def waits(**values: Any) -> str:
+        return str(rules(render(laid(values, laid(WATCHED, LEAST))))["BurnishNotServing"]["for"])
+
+    assert waits() == "1800s"
+    assert waits(rewriting={"startSeconds": 7200}) == "7200s"
+    assert waits(rewriting={"startSeconds": 7200, "enabled": False}) == "1800s"
+    assert waits(monitoring={"prometheusRule": {"enabled": True, "notServingSeconds": 60}}) == "60s"
+
+
+def test_services_that_are_always_there_are_missed_by_name(rendered: dict[str, list[Manifest]]) -> None:
+    def missed(manifests: list[Manifest]) -> list[str]:
+        expression = rules(manifests).get("BurnishServiceGone", {"expr": ""})["expr"]
+        return re.findall(r'absent\(burnish_serving\{[^}]*,service="(\w+)"\}\)', expression)
+
+    assert missed(rendered["cluster"]) == ["embedding", "training"], "the others go to nothing by themselves"
+    assert missed(rendered["everything"]) == list(SERVICES)
+    scaled = laid({name: {"enabled": False} for name in ("embedding", "training")}, profile("cluster"))
+    manifests = render(laid({"coordinator": {"enabled": False}}, scaled))
+    assert missed(manifests) == []
+    assert {"BurnishGone", "BurnishServiceGone"}.isdisjoint(rules(manifests)), "nothing is there while nobody works"
 
 
 def test_an_autoscaler_without_keda_asks_for_shares_of_the_servers_own_limits(

@@ -150,3 +150,6 @@ def test_models_from_object_storage_leave_room_in_their_volume() -> None:
     }  # fmt: skip
     assert caches(server={"options": {"model-cache-bytes": 5000000}})["scoring"] == ["5000000"]
     assert caches(embedding={"state": {"existingClaim": "mine"}})["embedding"] == []
+    # Also where the chart knows of nothing in object storage: the server's own default may be more than there is.
+    local = {"model": "/models/small", "storage": {"models": {"enabled": True}}}
+    assert caches(**local, server=state)["scoring"] == ["1288490188"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from burnish.api.scoring.v1 import scoring_pb2, scoring_pb2_grpc
 from burnish_services.runtime.config import ALL_ROLES
-from tests.service.seeing import WORKED, page_with, seen_services, work
+from tests.service.seeing import WORKED, page, page_with, seen_services, work
 from tests.service.support import failure_of, sample
+from tests.service.test_access import Authority
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD = json.loads((ROOT / "deploy/grafana/burnish.json").read_text())
@@ -44,7 +46,7 @@ class Exported:
 
 
 async def worked(folder: Path) -> str:
-    """A page after work of every kind, and a refusal."""
+    """A page after work of every kind, and a refusal; and what a server with a certificate says of it."""
     async with seen_services(folder) as server:
         await work(server, folder)
         await page_with(server, *WORKED)
@@ -52,7 +54,15 @@ async def worked(folder: Path) -> str:
         async with grpc.aio.insecure_channel(server.address) as channel:
             request = scoring_pb2.ScoreSamplesRequest(samples=[sample("a", "Hello", "Hi")])
             await failure_of(scoring_pb2_grpc.ScoringServiceStub(channel).ScoreSamples(request))
-        return await page_with(server, 'reason="DRAINING"')
+        plain = await page_with(server, 'reason="DRAINING"')
+    authority = Authority(folder / "pki")
+    certificate, key = authority.issue()
+    trusting = ssl.create_default_context(cafile=str(authority.root))
+    async with seen_services(folder, roles=("scoring",), tls_cert=certificate, tls_key=key) as server:
+        encrypted = await page(server, trusting)
+    lines = [line for line in encrypted.splitlines(keepends=True) if "burnish_certificate" in line]
+    assert lines
+    return plain + "".join(lines)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +103,8 @@ def selectors(node: Any) -> Iterator[tuple[Any, bool]]:
         case promql.BinaryExpr():
             yield from selectors(node.lhs)
             yield from selectors(node.rhs)
-        case promql.Call() if node.func.name.endswith("_over_time"):  # of a gauge, as it was
+        # Of a gauge, as it was.
+        case promql.Call() if node.func.name.endswith("_over_time") or node.func.name == "changes":
             yield from ((selector, False) for argument in node.args for selector, _ in selectors(argument))
         case promql.Call():
             for argument in node.args:
@@ -228,6 +239,7 @@ def test_every_metric_is_on_the_dashboard(exported: Exported) -> None:
         ("sum by (outcome) (rate(burnish_requests_total[5m]))", "grouped by"),
         ("burnish_requests_total", "counters want rate"),
         ("rate(burnish_serving[5m])", "nothing else does"),
+        ("changes(burnish_requests_total[1h])", "counters want rate"),
         ("burnish_concurrent_requests / burnish_model_waiting_requests", "never match"),
         ("up == 0 and on (service) burnish_serving", "matched by"),
         ("histogram_quantile(0.5, sum by (service) (rate(burnish_request_duration_seconds_bucket[5m])))", "no buckets"),

@@ -7,6 +7,7 @@ import json
 import logging
 import socket
 import ssl
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
@@ -138,6 +139,7 @@ async def test_refusals_for_want_of_a_token_are_logged_and_counted(
 async def test_metrics_are_encrypted_with_the_servers_certificate_and_it_is_renewed(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    day = 86400.0
     before, after = Authority(tmp_path / "before"), Authority(tmp_path / "after")
     certificate, key = before.issue()
     trusting_old = ssl.create_default_context(cafile=str(before.root))
@@ -146,17 +148,20 @@ async def test_metrics_are_encrypted_with_the_servers_certificate_and_it_is_rene
         host, _, port = server.observability.metrics_address.rpartition(":")
         # One that connects and says nothing keeps nobody out.
         with socket.create_connection((host, int(port))):
-            assert "burnish_serving" in await page(server, trusting_old)
+            text = await page(server, trusting_old)
+        assert "burnish_serving" in text
+        assert value(text, "burnish_certificate_expires_seconds") > 30 * day
         with socket.create_connection((host, int(port))) as plain:
             plain.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
             await asyncio.to_thread(plain.recv, 1)
         key.write_text("no key")
         assert "burnish_serving" in await page(server, trusting_old)
         assert "burnish_serving" in await page(server, trusting_old), "what was good before stays in force"
-        newer, its_key = after.issue()
-        certificate.write_bytes(newer.read_bytes())
-        key.write_bytes(its_key.read_bytes())
-        await page(server, trusting_old)  # the last with the old one, which has the new one read
+        newer = after.ca.issue_cert("127.0.0.1", not_after=datetime.now(UTC) + timedelta(days=10))
+        certificate.write_bytes(b"".join(blob.bytes() for blob in newer.cert_chain_pems))
+        newer.private_key_pem.write_to_path(str(key))
+        text = await page(server, trusting_old)  # the last with the old one, which has the new one read
+        assert 9 * day < value(text, "burnish_certificate_expires_seconds") <= 10 * day
         assert "burnish_serving" in await page(server, trusting_new)
         with pytest.raises(OSError, match="CERTIFICATE_VERIFY_FAILED"):
             await page(server, trusting_old)
@@ -172,6 +177,11 @@ async def test_the_ready_file_tells_where_metrics_are_and_a_taken_port_stops_the
         with pytest.raises(BindError, match=str(taken)):
             async with seen_services(tmp_path / "second", roles=("scoring",), metrics_port=taken):
                 pass
+
+
+async def test_without_a_certificate_none_is_told_of(tmp_path: Path) -> None:
+    async with seen_services(tmp_path, roles=("scoring",)) as server:
+        assert "burnish_certificate" not in await page(server)
 
 
 async def test_without_a_port_nothing_is_served(tmp_path: Path) -> None:

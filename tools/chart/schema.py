@@ -130,7 +130,7 @@ _NETWORK = closed(
 )
 _MONITORING = closed(
     podMonitor=closed(enabled=FLAG, interval=SECONDS, labels=LABELS),
-    prometheusRule=closed(enabled=FLAG, labels=LABELS),
+    prometheusRule=closed(enabled=FLAG, labels=LABELS, notServingSeconds=whole()),
     dashboard=closed(enabled=FLAG, labels=LABELS),
     keda=closed(prometheus={"type": "string", "pattern": "^(https?://.+)?$"}, authenticationRef=NAME_OR_NONE),
 )
@@ -171,6 +171,7 @@ def _role(service: str | None) -> Schema:
         closeSeconds=whole(1),
         state=_claim(kind={"enum": ["emptyDir", "ephemeral", "claim", "runs"]}),
         cacheSize=SIZE,
+        tmpSize=SIZE,
         shmSize=SIZE_OR_NONE,
         strategy=closed(maxSurge=COUNT_OR_SHARE, maxUnavailable=COUNT_OR_SHARE),
         podDisruptionBudget=closed(enabled=FLAG, maxUnavailable=COUNT_OR_SHARE),

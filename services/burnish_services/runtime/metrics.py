@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from prometheus_client.registry import Collector
 
 from burnish_services.runtime.calls import CallRecord
 from burnish_services.runtime.readings import Reading
+from burnish_services.runtime.tls import end_of
 from burnish_services.runtime.watched import Watched
 
 log = logging.getLogger(__name__)
@@ -139,11 +141,12 @@ class MetricsServer:
         self.address = f"{name}:{server.server_port}"
 
     def _renew(self, context: ssl.SSLContext, certificate: Path, key: Path, metrics: Metrics) -> None:
-        """Has each scrape look whether the next one needs a newer certificate."""
+        """Has each scrape look whether the next one needs a newer certificate, and tell how long that one lasts."""
 
-        def load() -> None:
+        def load() -> float | None:
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)  # else half of it would be in use
             context.load_cert_chain(certificate, key)
+            return end_of(context, certificate)
 
         watched = Watched([certificate, key], load)
 
@@ -151,9 +154,14 @@ class MetricsServer:
             def describe(self) -> Iterable[Families]:
                 return ()
 
-            def collect(self) -> Iterable[Families]:
-                watched.value()
-                return ()
+            def collect(self) -> Iterator[Families]:
+                end = watched.value()
+                if end is not None:
+                    yield GaugeMetricFamily(
+                        "burnish_certificate_expires_seconds",
+                        "Until the certificate in force ends; below zero once it has.",
+                        end - time.time(),
+                    )
 
         metrics.registry.register(Renewal())
 

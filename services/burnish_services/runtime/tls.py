@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ssl
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 
 from burnish_services.runtime.watched import Watched
+
+# X509_V_FLAG_NO_CHECK_TIME of OpenSSL, which the standard library has no name for.
+_WHATEVER_ITS_DATES = 0x200000
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,30 @@ def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
         newest,  # type: ignore[arg-type]  # None is allowed: nothing new
         require_client_authentication=files.client_ca is not None,
     )
+
+
+def end_of(context: ssl.SSLContext, certificate: Path) -> float | None:
+    """When the certificate ends that a server with `context` shows, in seconds since 1970; None where OpenSSL takes it
+    for no server's. `certificate` is its PEM file. Raises OSError.
+
+    The standard library tells the dates of no certificate but a peer's: so a client that trusts exactly this one
+    shakes hands with such a server, in memory.
+    """
+    asking = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    asking.check_hostname = False
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    try:
+        asking.load_verify_locations(certificate)
+        asking.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | _WHATEVER_ITS_DATES
+        client = asking.wrap_bio(to_client, to_server)
+        server = context.wrap_bio(to_server, to_client, server_side=True)
+        for side in (client, server) * 3:  # as many turns as TLS 1.2 takes
+            with suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+        shown = client.getpeercert()
+    except (ssl.SSLError, ValueError):  # ValueError: not through with it
+        return None
+    return ssl.cert_time_to_seconds(str(shown["notAfter"])) if shown else None
 
 
 def _read(files: TlsFiles) -> grpc.ServerCertificateConfiguration:

@@ -18,6 +18,10 @@
 - --metrics-port={{ include "burnish.scalar" $root.Values.ports.metrics }}
 - {{ printf "--state-dir=%s" (include "burnish.stateDir" .) | quote }}
 - --grace={{ include "burnish.scalar" $role.grace }}
+{{- if and (ne $role.autoscaling.kind "none") (not (hasKey $role.options "max-connection-age")) }}
+{{- /* Else clients stay with the replicas that they know, and new ones have nothing to do. */}}
+- --max-connection-age=600
+{{- end }}
 {{- if include "burnish.tls" $root }}
 - --tls-cert=/etc/burnish/tls/tls.crt
 - --tls-key=/etc/burnish/tls/tls.key
@@ -54,7 +58,7 @@
 - {{ printf "--read-roots=%s" (join "," .) | quote }}
 {{- end }}
 {{- $sized := and (ne $role.state.kind "runs") (not $role.state.existingClaim) }}
-{{- if and (include "burnish.usesObjects" $root) $sized (not (hasKey $role.options "model-cache-bytes")) }}
+{{- if and $sized (not (hasKey $role.options "model-cache-bytes")) }}
 {{- /* A pod whose state outgrows its volume is evicted. Embedding and training keep more than models there. */}}
 {{- $share := ternary 0.5 0.8 (has .component (list "embedding" "training")) }}
 - --model-cache-bytes={{ mulf (include "burnish.bytes" $role.state.size | float64) $share | int64 }}
@@ -68,12 +72,36 @@
 {{/* Settings of the service as variables, also those that a follower of training needs. */}}
 {{- define "burnish.server.settings" -}}
 {{- $component := .component -}}
-{{- range $name, $value := .role.settings }}
+{{- if eq $component "training" }}
+- name: BURNISH_TRAINING_STOP_SECONDS
+  value: {{ include "burnish.stopSeconds" . | quote }}
+{{- end }}
+{{- range $name, $value := omit .role.settings "stop_seconds" }}
 {{- if not (kindIs "invalid" $value) }}
 - name: BURNISH_{{ upper $component }}_{{ upper $name }}
   value: {{ include "burnish.scalar" $value | quote }}
 {{- end }}
 {{- end }}
+{{- end -}}
+
+{{/* Seconds that a worker of training has for its last step and checkpoint: of closeSeconds, all but what is closed
+     after it takes. */}}
+{{- define "burnish.stopSeconds" -}}
+{{- $given := get .role.settings "stop_seconds" -}}
+{{- if or (kindIs "invalid" $given) (eq (toString $given) "") -}}
+{{ max 0 (sub (int .role.closeSeconds) 25) }}
+{{- else -}}
+{{ include "burnish.scalar" $given }}
+{{- end -}}
+{{- end -}}
+
+{{/* closeSeconds, or more where a worker is given longer. */}}
+{{- define "burnish.closeSeconds" -}}
+{{- if eq .component "training" -}}
+{{ max (int .role.closeSeconds) (include "burnish.stopSeconds" . | float64 | ceil | int | add 25) }}
+{{- else -}}
+{{ .role.closeSeconds }}
+{{- end -}}
 {{- end -}}
 
 {{/* Where programs may write, the root file system being read-only. */}}
@@ -125,7 +153,23 @@
 {{- include "burnish.lay" (dict "into" $resources "from" (dict "requests" (deepCopy $gpus))) -}}
 {{- include "burnish.lay" (dict "into" $resources "from" (dict "limits" (deepCopy $gpus))) -}}
 {{- end -}}
+{{- $requests := get $resources "requests" | default dict -}}
+{{- $limits := get $resources "limits" | default dict -}}
+{{- if not (or (hasKey $requests "ephemeral-storage") (hasKey $limits "ephemeral-storage")) -}}
+{{- $disk := dict "requests" (dict "ephemeral-storage" (include "burnish.server.disk" .)) -}}
+{{- include "burnish.lay" (dict "into" $resources "from" $disk) -}}
+{{- end -}}
 {{ toYaml $resources }}
+{{- end -}}
+
+{{/* Bytes that a pod's volumes may take of its node's own disk. Else the scheduler would put it where there are none, and
+     the kubelet end it for them. */}}
+{{- define "burnish.server.disk" -}}
+{{- $sizes := list .role.cacheSize .role.tmpSize -}}
+{{- if eq .role.state.kind "emptyDir" }}{{ $sizes = append $sizes .role.state.size }}{{ end -}}
+{{- $sum := 0 -}}
+{{- range $sizes }}{{ $sum = add $sum (include "burnish.bytes" . | int64) }}{{ end -}}
+{{ $sum }}
 {{- end -}}
 
 {{- define "burnish.server.mounts" -}}
@@ -181,7 +225,8 @@
   emptyDir:
     sizeLimit: {{ .role.cacheSize }}
 - name: tmp
-  emptyDir: {}
+  emptyDir:
+    sizeLimit: {{ .role.tmpSize }}
 {{- with .role.shmSize }}
 - name: shm
   emptyDir:
@@ -272,9 +317,7 @@ metadata:
 spec:
   {{- include "burnish.podBasics" (dict "root" .root "pod" .role) | nindent 2 }}
   {{- include "burnish.server.placing" . | nindent 2 }}
-  {{- /* A worker's last checkpoint, where it is given longer than usual, and what is closed after it. */}}
-  {{- $close := max (int .role.closeSeconds) (add 25 (get .role.settings "stop_seconds" | default 0 | ceil | int)) }}
-  terminationGracePeriodSeconds: {{ add .role.drainSeconds (ceil .role.grace | int) $close }}
+  terminationGracePeriodSeconds: {{ add .role.drainSeconds (ceil .role.grace | int) (include "burnish.closeSeconds" . | int) }}
   {{- with .role.initContainers }}
   initContainers:
     {{- toYaml . | nindent 4 }}
