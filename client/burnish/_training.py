@@ -298,12 +298,13 @@ def _file_digest(path: Path) -> str:
 
 def _explain(run: RunSnapshot) -> str:
     at = f"at step {run.progress.step} of {run.progress.total_steps or 'unknown many'}"
+    label = f" [{run.error.reason}]" if run.error is not None and run.error.reason else ""
+    why = f": {run.error.message}{label}" if run.error is not None else ""
     if run.state is RunState.CANCELLED:
-        return f"training run {run.run_id} was cancelled {at}"
+        return f"training run {run.run_id} was cancelled {at}{why}"
     if run.error is None:
         return f"training run {run.run_id} ended as {run.state} {at}, without a result or an error"
-    label = f" [{run.error.reason}]" if run.error.reason else ""
-    return f"training run {run.run_id} failed {at}: {run.error.message}{label}"
+    return f"training run {run.run_id} failed {at}{why}"
 
 
 class Training(Service):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import resource
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from burnish_services.engine.places import Roots
-from burnish_services.training import sources
+from burnish_services.training import data_store, sources
 from burnish_services.training.core import SpecError
 from burnish_services.training.data_store import DataStore, LineCount, StoredFile
 from burnish_services.training.remote import RemoteError, read_remote, redacted
@@ -28,7 +29,11 @@ HOUR = 3600.0
 
 @pytest.fixture
 def store(tmp_path: Path) -> DataStore:
-    return DataStore(tmp_path / "data", max_bytes=2**20, keep_seconds=HOUR)
+    return store_in(tmp_path)
+
+
+def store_in(tmp_path: Path, *, in_use: Collection[str] = (), most: int = 0) -> DataStore:
+    return DataStore(tmp_path / "data", 2**20, HOUR, lambda: in_use, most)
 
 
 def digest_of(content: bytes) -> str:
@@ -116,17 +121,86 @@ def test_the_same_content_can_arrive_many_times_at_once(store: DataStore, tmp_pa
 
 
 def test_old_copies_go_unless_they_are_in_use(store: DataStore, tmp_path: Path) -> None:
-    store.sweep(())  # there is not even a directory yet
+    store.sweep()  # there is not even a directory yet
+    assert store.stored_bytes() == 0
     old, used, found, new = (stored(store, text).path for text in (b"old", b"used", b"found", b"new"))
     for path in (old, used, found):
         age(path, HOUR + 60)
     assert store.find(digest_of(b"found")) == found  # as creating a run does
-    store.sweep({used.name})
+    store_in(tmp_path, in_use={used.name}).sweep()
     assert {path for path in (old, used, found, new) if path.exists()} == {used, found, new}
     store.remove_unfinished()
     (tmp_path / "data/.incoming-1").touch()
     store.remove_unfinished()
     assert len(names(tmp_path)) == 3
+
+
+def test_no_more_is_kept_than_may_be_together(tmp_path: Path) -> None:
+    needed = f"{digest_of(b'n' * 3000)[7:]}.jsonl"
+    store = store_in(tmp_path, in_use={needed}, most=10_000)
+    old, used = stored(store, b"o" * 4000).path, stored(store, b"n" * 3000).path
+    for _ in range(2):  # nothing of what was refused is counted
+        with pytest.raises(
+            RunError, match=r"keeps 7,000 bytes.* 3,000 more are.* 10,000 together.*_MAX_STORED"
+        ) as error:
+            stored(store, b"x" * 4000)
+        assert (error.value.failure.code, error.value.failure.reason) == ("RESOURCE_EXHAUSTED", "DISK_FULL")
+    assert store.stored_bytes() == 7000
+    stored(store, b"y" * 3000)
+    for path in (old, used):
+        age(path, HOUR + 60)
+    assert stored(store, b"x" * 4000).path.exists()
+    assert not old.exists(), "nobody needed it"
+    assert store.stored_bytes() == 10_000
+    assert not list((tmp_path / "data").glob(".incoming-*"))
+
+
+def test_what_is_there_can_be_brought_again_however_full_it_is(tmp_path: Path) -> None:
+    content = b"x" * 9000
+    store = store_in(tmp_path, most=10_000)
+    kept = stored(store, content)
+    incoming = store.receive("the test")
+    incoming.announce(kept.digest)
+    incoming.write(content)
+    assert incoming.keep(kept.digest) == kept
+    incoming.close()
+    with pytest.raises(RunError, match="10,000 together"):
+        stored(store, b"y" * 1001)
+    stored(store, b"y" * 1000)
+
+
+def test_many_that_arrive_at_once_share_what_there_is(tmp_path: Path) -> None:
+    store = store_in(tmp_path, most=10_000)
+    first, second = store.receive("the first"), store.receive("the second")
+    first.write(b"x" * 6000)
+    second.write(b"y" * 4000)
+    with pytest.raises(RunError, match=r"the second cannot be stored: .*keeps 0 bytes.* 10,000 more are being stored"):
+        second.write(b"y")
+    second.close()
+    second.close()
+    first.write(b"x" * 4000)
+    kept = first.keep("")
+    assert kept.size == 10_000
+    with pytest.raises(RunError, match="keeps 10,000 bytes"):
+        stored(store, b"z")
+    first.close()
+    with pytest.raises(ValueError, match="closed"):  # by a thread that was late, when its call was cancelled
+        second.write(b"y")
+    kept.path.unlink()  # by hand
+    assert stored(store, b"z" * 10_000).size == 10_000
+
+
+def test_a_copy_whose_name_may_not_last_is_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    store = store_in(tmp_path, most=10_000)
+    with monkeypatch.context() as broken:
+        broken.setattr(data_store, "sync_path", fail)
+        with pytest.raises(RunError, match="Input/output error"):
+            stored(store, b"x" * 6000)
+    with pytest.raises(RunError, match=r"keeps 6,000 bytes.* 4,000 more are"):
+        stored(store, b"y" * 4001)
 
 
 def test_whoever_goes_away_stops_the_fetching(

@@ -145,6 +145,39 @@ def test_runs_are_found_again_in_their_order(tmp_path: Path) -> None:
     assert again.create("next", SPEC, resolved(tmp_path)).record.sequence == 4
 
 
+async def test_a_run_that_is_removed_is_gone_or_whole_whatever_is_killed_when(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = RunStore(tmp_path / "runs")
+    store.load()
+    for request in ("old", "older", "newest"):
+        store.create(request, SPEC, resolved(tmp_path))
+    old, older = store.find("old", SPEC), store.find("older", SPEC)
+    assert old is not None
+    assert older is not None
+    with monkeypatch.context() as killed:
+        killed.setattr("shutil.rmtree", lambda *_, **__: None)
+        await store.remove(old)
+    assert store.find("old", SPEC) is None
+    assert len(names(tmp_path / "runs")) == 3
+    again = RunStore(tmp_path / "runs")
+    again.load()
+    assert [run.record.request_id for run in again.oldest_first()] == ["older", "newest"]
+    assert len(names(tmp_path / "runs")) == 2
+
+    def refuse(self: Path, target: Path) -> Path:
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+
+    with monkeypatch.context() as denied:
+        denied.setattr(Path, "rename", refuse)
+        with pytest.raises(OSError, match="Permission denied"):
+            await store.remove(older)
+    assert store.find("older", SPEC) is older
+    await store.remove(older)
+    assert len(names(tmp_path / "runs")) == 1
+    assert store.create("old", SPEC, resolved(tmp_path)).record.sequence == 4
+
+
 def test_only_a_sealed_checkpoint_counts(tmp_path: Path) -> None:
     def write(step: int) -> Path:
         path = checkpoints.checkpoint_path(tmp_path, step)

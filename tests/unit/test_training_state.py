@@ -15,6 +15,7 @@ from burnish_services.training.state import (
     crashed,
     deserted,
     failed,
+    given_up,
     interrupted,
     met,
     orphaned,
@@ -48,6 +49,11 @@ def test_time_worked_is_summed_over_interruptions() -> None:
     assert worse.work_seconds == 7
     after = succeeding(succeeding(Snapshot(), worse), worse)
     assert succeeded(begun(after, 200), 205, RESULT).work_seconds == 12, "begun by another run"
+
+
+def test_a_run_that_is_given_up_says_why() -> None:
+    run = given_up(Snapshot(RunState.PAUSED, work_seconds=4), 50, DIED)
+    assert (run.state, run.end_time, run.work_seconds, run.failure) == (RunState.CANCELLED, 50, 4, DIED)
 
 
 def test_a_worker_that_crashes_without_progress_is_given_up() -> None:

@@ -70,6 +70,18 @@ class TrainingSettings(EnvironmentSettings):
         description="seconds that the last checkpoint of a run that failed is kept, for a new run of the same kind to"
         " go on from",
     )
+    # A request id whose run is gone makes a new one, so this is how long a command that is given again finds its run.
+    keep_ended_seconds: float = Field(
+        default=90 * 86400.0,
+        ge=0,
+        description="seconds that a run that has ended is kept, with its events and logs; one whose model lies in its"
+        " own directory is never removed; 0: for ever",
+    )
+    keep_paused_seconds: float = Field(
+        default=14 * 86400.0,
+        ge=0,
+        description="seconds that a paused run waits for its responses; then it is cancelled; 0: for ever",
+    )
     fake_step_seconds: float = Field(default=0.002, ge=0, description="seconds that the fake trainer takes for a step")
     # By default only places that this server's operator determines: its own disk, and object stores whose host and
     # credentials are in its environment. Not http(s): whoever may create runs could have the server fetch from any host
@@ -90,6 +102,13 @@ class TrainingSettings(EnvironmentSettings):
         ge=3600,
         description="seconds that an uploaded or fetched file is kept after its last use, where no unfinished run needs"
         " it",
+    )
+
+    max_stored_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="bytes of uploaded and fetched files that are kept together; what does not fit is refused; 0: no"
+        " limit",
     )
 
     @field_validator("data_schemes", mode="before")

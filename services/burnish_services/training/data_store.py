@@ -4,19 +4,21 @@
       <64 hex>.jsonl   a file under the SHA-256 of its bytes; never changes
       .incoming-…      one that is being written
 
-Owns writing them whole or not at all, finding them, and removing what nobody needs any more. What is in them is the
+Owns writing them whole or not at all, how many bytes they may take together, finding them, and removing what nobody
+needs any more. What is in them is the
 business of `data.py`, and where they come from of `sources.py` and `uploads.py`. Safe to use from several threads.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
 import threading
 import time
 import uuid
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -44,13 +46,28 @@ class StoredFile:
 class DataStore:
     """All copies below one directory. Methods are blocking but for `receive`."""
 
-    def __init__(self, root: Path, max_bytes: int, keep_seconds: float) -> None:
-        """`max_bytes` is the largest copy taken; one that no run needs is kept for `keep_seconds` after last use."""
+    def __init__(
+        self,
+        root: Path,
+        max_bytes: int,
+        keep_seconds: float,
+        in_use: Callable[[], Collection[str]],
+        max_stored_bytes: int = 0,
+    ) -> None:
+        """`max_bytes` is the largest copy taken, `max_stored_bytes` what all may take together (0: no limit). One that
+        no run needs, going by the file names that `in_use` gives in any thread, is kept for `keep_seconds` after last
+        use."""
         self._root = root.absolute()
         self._max_bytes = max_bytes
         self._keep_seconds = keep_seconds
+        self._in_use = in_use
+        self._max_stored_bytes = max_stored_bytes
         # Between the look at a copy's age and its removal nobody may come to rely on it.
         self._lock = threading.Lock()
+        # Bytes of copies that are being written, and of whole ones when they were last counted (None: not yet). There
+        # may be fewer of the latter since, but not more.
+        self._arriving = 0
+        self._kept: int | None = None
 
     def remove_unfinished(self) -> None:
         """Removes what an earlier server did not finish writing. Before any `receive`."""
@@ -72,11 +89,16 @@ class DataStore:
         yet, so that a call that is cancelled at any time has something to close."""
         return Incoming(self, self._root / f"{_INCOMING}{uuid.uuid4().hex}", what, self._max_bytes)
 
-    def sweep(self, in_use: Collection[str]) -> None:
-        """Removes the copies that were not used for a while and whose file names are not `in_use`. What cannot be
-        removed is named in the log."""
+    def stored_bytes(self) -> int:
+        """What all copies take, those that are being written included. Raises OSError."""
+        return _bytes_of(self._root, "")
+
+    def sweep(self) -> None:
+        """Removes the copies that were not used for a while and that no run needs. What cannot be removed is named in
+        the log."""
         oldest = time.time() - self._keep_seconds
         try:
+            in_use = self._in_use()
             for path in self._root.glob("*.jsonl"):
                 if path.name not in in_use:
                     self._remove_if_older(path, oldest)
@@ -89,17 +111,54 @@ class DataStore:
                 path.unlink()
                 log.info("removed %s: no run needs it", path)
 
+    def _take_room(self, size: int, what: str) -> None:
+        """Lets in so many bytes of a copy that is being written, and counts them. Raises RunError where there may not
+        be so many, OSError."""
+        if not self._max_stored_bytes or self._room_lacking(size) is None:
+            return
+        self.sweep()
+        with self._lock:
+            self._kept = None
+        if (found := self._room_lacking(size)) is not None:
+            kept, arriving = found
+            raise RunError(
+                "RESOURCE_EXHAUSTED",
+                "DISK_FULL",
+                f"{what} cannot be stored: this server keeps {kept:,} bytes of data, which unfinished runs need or that"
+                f" were used within the last {self._keep_seconds:,.0f} s, and {arriving:,} more are being stored;"
+                f" expected at most {self._max_stored_bytes:,} together. Nothing of it was kept: try again once runs"
+                " have ended, or raise BURNISH_TRAINING_MAX_STORED_BYTES of the server or lower its"
+                " BURNISH_TRAINING_KEEP_DATA_SECONDS",
+            )
+
+    def _room_lacking(self, size: int) -> tuple[int, int] | None:
+        """Counts so many bytes as arriving; where they do not fit, which are kept and which are arriving instead."""
+        with self._lock:
+            if self._kept is None:
+                self._kept = _bytes_of(self._root, ".jsonl")
+            if self._kept + self._arriving + size > self._max_stored_bytes:
+                return self._kept, self._arriving
+            self._arriving += size
+            return None
+
+    def _give_back(self, size: int) -> None:
+        """Counts bytes no more that were let in."""
+        with self._lock:
+            self._arriving -= size
+
     def _path(self, digest: str) -> Path:
         assert is_digest(digest), "callers' digests are looked at where they come in"
         return self._root / f"{digest.removeprefix('sha256:')}.jsonl"
 
-    def _keep(self, written: Path, digest: str) -> Path:
+    def _keep(self, written: Path, digest: str, counted: int) -> Path:
+        """Gives a copy its name, not durably yet; `counted` of its bytes arrive no more, but are there."""
         path = self._path(digest)
         with self._lock:
             # One that is there is replaced by the same bytes: two may bring them at once, and whoever reads the old
             # file goes on reading it.
             written.replace(path)
-        sync_path(self._root)
+            self._kept = None
+            self._arriving -= counted
         return path
 
 
@@ -116,11 +175,19 @@ class Incoming:
         self._hash = hashlib.sha256()
         self._lines = LineCount()
         self._size = 0
+        self._counted = 0  # bytes that were let in
+        self._is_there = False  # as a whole copy
         # A call that is cancelled closes this while a thread still writes.
         self._lock = threading.Lock()
 
+    def announce(self, digest: str) -> None:
+        """Says which copy this is to be. One that is there takes no more room in the end, so that whoever brings it
+        again is not refused for what all take together."""
+        with contextlib.suppress(OSError):  # `write` meets it again
+            self._is_there = self._store.find(digest) is not None
+
     def write(self, chunk: bytes) -> None:
-        """Appends. Raises RunError where it gets too large or the disk is full."""
+        """Appends. Raises RunError where it gets too large, or the disk or what this server may keep is full."""
         with self._lock:
             self._size += len(chunk)
             if self._size > self._max_bytes:
@@ -133,7 +200,11 @@ class Incoming:
             self._hash.update(chunk)
             self._lines.add(chunk)
             try:
-                self._opened().write(chunk)
+                file = self._opened()  # first: nobody gives back what is counted for one that is closed
+                if not self._is_there:
+                    self._store._take_room(len(chunk), self._what)
+                    self._counted += len(chunk)
+                file.write(chunk)
             except OSError as error:
                 raise _not_written(self._written.parent, self._what, error) from error
 
@@ -153,7 +224,9 @@ class Incoming:
                 file = self._opened()
                 file.flush()
                 os.fsync(file.fileno())
-                path = self._store._keep(self._written, digest)
+                path = self._store._keep(self._written, digest, self._counted)
+                self._counted = 0
+                sync_path(path.parent)
             except OSError as error:
                 raise _not_written(self._written.parent, self._what, error) from error
             return StoredFile(path, digest, self._size, self._lines.count)
@@ -162,6 +235,8 @@ class Incoming:
         """Removes what was not kept. Safe to call twice."""
         with self._lock:
             self._closed = True
+            self._store._give_back(self._counted)
+            self._counted = 0
             if self._file is None:
                 return
             self._written.unlink(missing_ok=True)
@@ -198,6 +273,20 @@ class LineCount:
         for line in others:
             self._ended += self._has_text
             self._has_text = bool(line.strip())
+
+
+def _bytes_of(folder: Path, ending: str) -> int:
+    """What the files of a folder take whose names end so; files may come and go meanwhile. Raises OSError."""
+    total = 0
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.endswith(ending):
+                    with contextlib.suppress(FileNotFoundError):
+                        total += entry.stat().st_size
+    except FileNotFoundError:  # nothing was stored yet
+        return 0
+    return total
 
 
 def _not_written(place: Path, what: str, error: OSError) -> RunError:

@@ -3,6 +3,9 @@ Imports no torch.
 
 A pause is noted in the checkpoint of its step. So a worker that is started anew knows from the checkpoint that one is
 due, from `pools/` whether it is over, and from `paused/` whether the model is written already.
+
+Beside the responses lies their digest, by which somebody who gives them once more is known, also when the run has ended
+and they are gone.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from pathlib import Path
 from burnish_services.engine.model_digests import model_digest
 from burnish_services.runtime.files import copy_durably, sync_path, sync_tree, write_whole
 from burnish_services.training import delivery
+from burnish_services.training.data import file_digest
 from burnish_services.training.job import Job
 from burnish_services.training.runs import RunDirectory
 from burnish_services.training.state import Pause
@@ -29,17 +33,36 @@ class PausedRun(Exception):
         self.pause = pause
 
 
-def write_pool(directory: RunDirectory, step: int, responses: Path | None, *, last: bool) -> None:
-    """Ends the pause after `step`: the run goes on with a copy of these responses, or with none, and never pauses again
-    if they are the `last`. Raises OSError."""
+def write_pool(directory: RunDirectory, step: int, responses: Path | None, digest: str, *, last: bool) -> None:
+    """Ends the pause after `step`: the run goes on with a copy of these responses, which have this `digest`, or with
+    none, and never pauses again if they are the `last`. Raises OSError."""
     path = directory.pool(step)
     path.parent.mkdir(exist_ok=True)
+    # Before the responses: these end the pause.
+    write_whole(directory.pool_digest(step), digest.encode(), durable=True)
     if last:
         write_whole(directory.no_more, b"", durable=True)
     if responses is None:
         write_whole(path, b"", durable=True)
     else:
         copy_durably(responses, path)
+
+
+def given_digest(directory: RunDirectory, step: int) -> str | None:
+    """Digest of the responses that were given after `step`; None where none were. Raises OSError."""
+    noted, pool = directory.pool_digest(step), directory.pool(step)
+    if not noted.is_file() and pool.is_file():  # an earlier release noted none
+        return file_digest(pool)
+    return noted.read_text(encoding="utf-8") if noted.is_file() else None
+
+
+def forget_pools(directory: RunDirectory) -> None:
+    """Removes the responses that a run was given which has ended for good; their digests stay. Raises OSError."""
+    for pool in directory.pool(0).parent.glob("*.jsonl"):
+        noted = directory.pool_digest(int(pool.stem))
+        if not noted.is_file():  # an earlier release noted none
+            write_whole(noted, file_digest(pool).encode(), durable=True)
+        pool.unlink()
 
 
 def newest_pool(directory: RunDirectory, step: int) -> Path | None:

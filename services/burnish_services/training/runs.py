@@ -5,7 +5,8 @@
       events.jsonl    every state the run was in (`events.py`)
       worker.log      what the workers wrote on standard error
       worker-node-K.log   … those on follower K, of a run that several machines train
-      pools/          responses that a self-refining run was given, and `no-more` once it is not to pause again
+      pools/          responses that a self-refining run was given, and `no-more` once it is not to pause again; of
+                      them only the digests stay when the run has ended
       paused/         the model as it is at a pause; replaced at the next, removed when the run has ended
       weights/        what a bilevel selection has learnt, epoch by epoch (`sample_weights.py`)
       checkpoints/    the last whole checkpoint; removed when the run has ended, unless the next may go on from it
@@ -14,6 +15,7 @@
       cancelled       there once the run is to end as cancelled, whatever becomes of this server
       placed          there while object storage may hold something of the run that is not its model, whole
       model/          the trained model, unless the caller named another directory; on its way to object storage, too
+    STATE/training/.new-…  a run that is being made, or removed; nobody's once the server has ended
     STATE/training/data/   copies of data that was uploaded or fetched (`data_store.py`)
     STATE/training/nodes/  what the machines of a service on several of them tell each other (`nodes.py`)
 
@@ -27,6 +29,7 @@ import hashlib
 import logging
 import shutil
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,6 +159,10 @@ class RunDirectory:
         """The responses that a self-refining run goes on with after so many steps; empty: with none."""
         return self.path / "pools" / f"{step}.jsonl"
 
+    def pool_digest(self, step: int) -> Path:
+        """The digest of those, which outlasts them."""
+        return self.path / "pools" / f"{step}.digest"
+
     @property
     def no_more(self) -> Path:
         """There once a self-refining run is not to pause again."""
@@ -165,6 +172,11 @@ class RunDirectory:
     def paused(self) -> Path:
         """The model of a run that pauses."""
         return self.path / "paused"
+
+    @property
+    def model(self) -> Path:
+        """The trained model, unless the caller named another directory."""
+        return self.path / "model"
 
     @property
     def result(self) -> Path:
@@ -248,7 +260,8 @@ class RunStore:
         self._root.mkdir(parents=True, exist_ok=True)
         for path in self._root.iterdir():
             if path.name.startswith(".new-"):
-                shutil.rmtree(path, ignore_errors=True)  # a creation that never finished and was never answered
+                # A creation that never finished and was never answered, or a removal that did not come to its end.
+                shutil.rmtree(path, ignore_errors=True)
             elif path.name.startswith("run-"):
                 try:
                     self._load_run(RunDirectory(path))
@@ -279,14 +292,19 @@ class RunStore:
             )
         return run
 
+    @property
+    def last_sequence(self) -> int:
+        """That of the newest run; 0 where there are none."""
+        return max((run.record.sequence for run in tuple(self._runs.values())), default=0)
+
     def oldest_first(self) -> Iterator[Run]:
         """Every run in the order of creation."""
         return iter(sorted(self._runs.values(), key=lambda run: run.record.sequence))
 
     def data_in_use(self) -> set[str]:
-        """File names of the data of all runs that have not ended."""
+        """File names of the data of all runs that have not ended. Also asked in other threads."""
         names: set[str] = set()
-        for run in self._runs.values():
+        for run in tuple(self._runs.values()):
             if not run.snapshot.state.ended:
                 names |= {path.name for path in run.record.resolved.data_files}
         return names
@@ -310,7 +328,7 @@ class RunStore:
                 " server started (its log says why); choose another request id, or have its operator look after"
                 f" {directory.path} and remove it"
             )
-        sequence = 1 + max((run.record.sequence for run in self._runs.values()), default=0)
+        sequence = 1 + self.last_sequence
         record = RunRecord(directory.path.name, request_id, sequence, time.time(), spec, resolved)
         beside = RunDirectory(self._root / f".new-{record.run_id}")
         shutil.rmtree(beside.path, ignore_errors=True)
@@ -324,6 +342,20 @@ class RunStore:
         sync_path(self._root)
         self._load_run(directory)
         return self._runs[record.run_id]
+
+    async def remove(self, run: Run) -> None:
+        """Forgets a run that has ended, with its whole directory: whatever is killed when, `load` finds all of it or
+        nothing. The run with the `last_sequence` must stay, or another would get its number. Raises OSError."""
+        gone = self._root / f".new-gone-{uuid.uuid4().hex}"
+        # Nothing comes between these two, so that nobody finds a run without its directory, or creates it beside that.
+        run.directory.path.rename(gone)
+        del self._runs[run.record.run_id]
+        await asyncio.to_thread(_clear_away, gone)
+
+
+def _clear_away(gone: Path) -> None:
+    sync_path(gone.parent)  # or a loss of power might bring back what is only half there
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def run_id_of(request_id: str) -> str:

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -37,11 +38,10 @@ from burnish_services.runtime.threads import while_wanted
 from burnish_services.training import convert, state, uploads
 from burnish_services.training.config import TrainingSettings
 from burnish_services.training.core import MAX_REQUEST_ID, RunSpec, SpecError, check_spec, is_digest
-from burnish_services.training.data import file_digest
 from burnish_services.training.data_store import DataStore
 from burnish_services.training.followers import Followers
 from burnish_services.training.nodes import Board
-from burnish_services.training.pausing import write_pool
+from burnish_services.training.pausing import given_digest, write_pool
 from burnish_services.training.pool import trouble_with
 from burnish_services.training.readings import read_training
 from burnish_services.training.remote import why_not_readable
@@ -191,22 +191,23 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
 
     async def _resume(self, run: Run, request: training_pb2.ResumeRunRequest) -> None:
         responses = await self._responses(request)
-        pause = run.snapshot.pause  # as it is once they are at hand, which may take long
-        earlier = pause is not None and request.step < pause.step and run.directory.pool(request.step).is_file()
+        digest = _NOTHING if responses is None else responses.digest
+        given = await asyncio.to_thread(given_digest, run.directory, request.step)
+        pause = run.snapshot.pause  # as it is once these are at hand, which may take long
+        earlier = pause is not None and request.step < pause.step and given is not None
         if pause is None or (pause.step != request.step and not earlier):
             where = "has never paused" if pause is None else f"paused after step {pause.step} last"
             raise PreconditionFailed("NOT_PAUSED", f"run {run.record.run_id} {where}, not after step {request.step}")
-        given = run.directory.pool(request.step)
         if run.snapshot.state is RunState.PAUSED and not earlier:
             path = None if responses is None else responses.path
-            await asyncio.to_thread(write_pool, run.directory, pause.step, path, last=request.last)
+            await asyncio.to_thread(write_pool, run.directory, pause.step, path, digest, last=request.last)
+            if run.snapshot.state is not RunState.PAUSED:  # it had waited for too long in this very moment
+                raise _waits_no_more(run)
             run.update(state.resumed(run.snapshot), time.time())
             self._supervisor.submit(run)
-        elif not given.is_file():
-            raise PreconditionFailed(
-                "NOT_PAUSED", f"run {run.record.run_id} is {run.snapshot.state}, and waits for no responses any more"
-            )
-        elif await asyncio.to_thread(file_digest, given) != (_NOTHING if responses is None else responses.digest):
+        elif given is None:
+            raise _waits_no_more(run)
+        elif given != digest:
             raise PreconditionFailed(
                 "NOT_PAUSED", f"run {run.record.run_id} went on from step {request.step} with other responses already"
             )
@@ -250,7 +251,7 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
             run = self._store.find(request_id, spec)
             if run is None:
                 await self._supervisor.clearer.cleared(spec.output_uri)
-                output = self._store.directory_for(request_id).path / "model"
+                output = self._store.directory_for(request_id).model
                 resolved = await self._resolve(spec, output)
                 run = self._store.create(request_id, spec, resolved)
                 self._supervisor.submit(run)
@@ -270,6 +271,12 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
 
     async def _resolve(self, spec: RunSpec, output: Path) -> Resolved:
         return await while_wanted(self._fetching, partial(resolve, spec, check_spec(spec), self._site, output))
+
+
+def _waits_no_more(run: Run) -> ServiceError:
+    return PreconditionFailed(
+        "NOT_PAUSED", f"run {run.record.run_id} is {run.snapshot.state}, and waits for no responses any more"
+    )
 
 
 def _refusal(error: RunError) -> ServiceError:
@@ -303,7 +310,14 @@ class TrainingRole(Role):
         self.max_concurrent_streams = settings.max_concurrent_streams
         fake = context.settings.engine == "fake"
         state = context.state_directory("training")
-        self._data = DataStore(state / "data", settings.max_data_bytes, settings.keep_data_seconds)
+        self._store = RunStore(state)
+        self._data = DataStore(
+            state / "data",
+            settings.max_data_bytes,
+            settings.keep_data_seconds,
+            self._store.data_in_use,
+            settings.max_stored_bytes,
+        )
         site = Site(
             trainer="fake" if fake else "sft",
             chat_template=context.settings.chat_template,
@@ -314,7 +328,6 @@ class TrainingRole(Role):
             nodes=1 if fake else settings.nodes,
         )
         self._lock = None if settings.nodes > 1 else _locked(state, context.patience + settings.stop_seconds)
-        self._store = RunStore(state)
         followers = Followers(Board(state), context.version, settings.endpoint, settings.lease_seconds)
         worker_options = context.settings.model_cache_options
         self._supervisor = Supervisor(self._store, self._data, settings, followers, worker_options)
@@ -337,7 +350,10 @@ class TrainingRole(Role):
 
     def readings(self) -> Iterable[Reading]:
         """See Role."""
-        return read_training(self._store, self._supervisor.tally)
+        yield from read_training(self._store, self._supervisor.tally)
+        with suppress(OSError):  # a disk that fails hides nothing else
+            stored = self._data.stored_bytes()
+            yield Reading("training_stored_bytes", "Bytes of uploaded and fetched data that are kept.", stored)
 
     async def start(self) -> None:
         """Takes up the runs that an earlier server left."""

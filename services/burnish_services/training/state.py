@@ -233,6 +233,11 @@ def cancelled(now: Snapshot, at: float) -> Snapshot:
     return replace(_rested(now, at), state=RunState.CANCELLED, end_time=at, waiting_for="")
 
 
+def given_up(now: Snapshot, at: float, failure: Failure) -> Snapshot:
+    """PAUSED to CANCELLED by the server itself, which says why."""
+    return replace(cancelled(now, at), failure=failure)
+
+
 def _rested(now: Snapshot, at: float) -> Snapshot:
     if now.state is not RunState.RUNNING or now.start_time is None:
         return now

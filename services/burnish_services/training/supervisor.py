@@ -1,7 +1,8 @@
-"""Works the queue of runs, one worker process at a time, and takes up what an earlier server left.
+"""Works the queue of runs, one worker process at a time, takes up what an earlier server left, and removes what nobody
+needs any more.
 
-Owns who is next, what a worker's end means, and starting anew after a crash. The states are in `state.py`, the files
-in `runs.py`, the process in `process.py`.
+Owns who is next, what a worker's end means, starting anew after a crash, and for how long what is kept. The states are
+in `state.py`, the files in `runs.py`, the process in `process.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from burnish_services.engine.base import ModelLoadError
 from burnish_services.engine.object_places import ObjectError
 from burnish_services.runtime.disks import is_disk_full
 from burnish_services.runtime.files import unfinished, write_whole
-from burnish_services.training import leftover, publish, state
+from burnish_services.training import leftover, pausing, publish, state
 from burnish_services.training.clearing import Clearer
 from burnish_services.training.config import TrainingSettings
 from burnish_services.training.data_store import DataStore
@@ -42,6 +43,8 @@ from burnish_services.training.runs import Run, RunStore
 from burnish_services.training.state import Failure, RestartLimits, Result, RunState, Snapshot
 
 log = logging.getLogger(__name__)
+
+_SWEEP_SECONDS = 3600.0  # between sweeps where no run begins or ends
 
 
 class Supervisor:
@@ -68,6 +71,7 @@ class Supervisor:
         self.clearer = Clearer()
         self._queue: asyncio.Queue[Run] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
+        self._sweeping: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
         # The run being worked, its worker once started, and whether it shall be cancelled.
         self._current: Run | None = None
@@ -91,6 +95,7 @@ class Supervisor:
                 self._queue.put_nowait(run)
         await self._sweep()
         self._task = asyncio.create_task(self._work_queue())
+        self._sweeping = asyncio.create_task(self._sweep_hourly())
 
     async def close(self) -> None:
         """Stops the worker, which gets the time to write a checkpoint; its run waits for the next server."""
@@ -105,6 +110,8 @@ class Supervisor:
             if self._worker is not None:
                 self._worker.kill()
             await asyncio.wait({self._task})
+        if self._sweeping is not None:
+            await asyncio.wait({self._sweeping})
         for run in self._store.oldest_first():
             run.events.flush()
 
@@ -134,7 +141,8 @@ class Supervisor:
         """Removes all that a run that has ended may have left."""
         async with self._leftovers:
             await asyncio.to_thread(_remove, run)
-        run.events.flush()  # there may be room now
+            if run.events.flush():  # there may be room now
+                await asyncio.to_thread(_forget_pools, [run])
 
     async def _work_queue(self) -> None:
         closing = asyncio.ensure_future(self._closing.wait())
@@ -168,25 +176,25 @@ class Supervisor:
             finally:
                 self._current = None
             if run.snapshot.state is RunState.PENDING:
-                await self._pause()
+                await self._closes_within(self._settings.restart_delay)
         self.clearer.add(run)
         await self._sweep()
 
-    async def _pause(self) -> None:
-        """Between attempts; a server that closes does not wait."""
+    async def _closes_within(self, seconds: float) -> bool:
+        """Waits so long, or until the server closes; whether it does."""
         try:
-            await asyncio.wait_for(self._closing.wait(), self._settings.restart_delay)
+            await asyncio.wait_for(self._closing.wait(), seconds)
         except TimeoutError:
-            pass
+            return False
+        return True
 
     async def _take_over(self, run: Run) -> None:
         """Has a run that was not begun go on from where one of the same kind failed, the newest first."""
         if run.snapshot.attempts:
             return
-        # One whose end is not on disk would be taken up again by the next server.
-        others = [one for one in self._store.oldest_first() if one.snapshot.state.ended and one.events.flush()][::-1]
         try:
             async with self._leftovers:
+                others = self._ended_for_good()[::-1]
                 found = await asyncio.to_thread(leftover.find, run, others, self._settings.keep_failed_seconds)
                 if found is None:
                     return
@@ -299,16 +307,77 @@ class Supervisor:
         """Notes what may be a run's end."""
         if after.state.ended and not run.snapshot.state.ended:
             self.tally.ended[after.state] += 1
+            self.tally.furthest.pop(run.record.run_id, None)
         run.update(after, time.time())
         if after.state.ended and run.events.flush():
             _unlink(run.directory.cancelled)
 
+    def _ended_for_good(self) -> list[Run]:
+        """The runs that have ended, oldest first. One whose end is not on disk would be taken up again by the next
+        server."""
+        return [one for one in self._store.oldest_first() if one.snapshot.state.ended and one.events.flush()]
+
+    async def _sweep_hourly(self) -> None:
+        while not await self._closes_within(_SWEEP_SECONDS):
+            try:
+                await self._sweep()
+            except Exception:
+                log.exception("what nobody needs any more could not all be removed; trying again in an hour")
+
     async def _sweep(self) -> None:
-        """Removes copies of data that were only needed by runs that have ended, and what failed runs left long ago."""
-        await asyncio.to_thread(self._data.sweep, self._store.data_in_use())
-        for run in self._store.oldest_first():
-            if run.snapshot.state is RunState.FAILED and leftover.is_there(run.directory):
+        """Removes copies of data that were only needed by runs that have ended, what failed runs left long ago, what
+        runs that have ended were given, and runs that ended even longer ago; ends those that waited for too long."""
+        await self._give_up_waiting()
+        await asyncio.to_thread(self._data.sweep)
+        async with self._leftovers:
+            for run in await asyncio.to_thread(self._failed_with_leftovers):
                 await self._cleaned_up(run, run.snapshot)
+            ended = self._ended_for_good()
+            await asyncio.to_thread(_forget_pools, ended)
+            for run in await asyncio.to_thread(self._outdated, ended):
+                if not self._closing.is_set():
+                    await self._remove_run(run)
+
+    async def _give_up_waiting(self) -> None:
+        """Cancels paused runs that nobody has given their responses for too long."""
+        longest, now = self._settings.keep_paused_seconds, time.time()
+        for run in self._store.oldest_first():
+            waited = now - run.last.time  # the pause is its newest event
+            if run.snapshot.state is not RunState.PAUSED or not longest or waited < longest or run is self._current:
+                continue
+            log.warning("run %s: cancelled, it was paused for %.1f days", run.record.run_id, waited / 86400)
+            self._update(run, state.given_up(run.snapshot, now, _waited_too_long(run, longest)))
+            self.clearer.add(run)
+            await self._forget(run)
+
+    def _failed_with_leftovers(self) -> list[Run]:
+        failed = (run for run in self._store.oldest_first() if run.snapshot.state is RunState.FAILED)
+        return [run for run in failed if leftover.is_there(run.directory)]
+
+    def _outdated(self, ended: Sequence[Run]) -> list[Run]:
+        """Of runs that have ended, those that nobody needs any more: long over, with nothing that lies in their
+        directories or is noted there to be done."""
+        keep, now = self._settings.keep_ended_seconds, time.time()
+        if not keep:
+            return []
+        return [
+            run
+            for run in ended
+            if now - (run.snapshot.end_time or now) >= keep
+            # The newest tells the next one its number.
+            and run.record.sequence < self._store.last_sequence
+            and not leftover.may_leave(run, run.snapshot, self._settings.keep_failed_seconds)
+            and not run.directory.placed.exists()
+            and not run.directory.model.exists()
+        ]
+
+    async def _remove_run(self, run: Run) -> None:
+        try:
+            await self._store.remove(run)
+        except OSError as error:
+            log.warning("run %s, which ended long ago, cannot be removed: %s", run.record.run_id, error)
+            return
+        log.info("run %s removed: it ended long ago", run.record.run_id)
 
     async def _cleaned_up(self, run: Run, after: Snapshot, *, nothing_kept: bool = False) -> Snapshot:
         """Removes what only an unfinished run needs, but for what the next one may go on from; the run's end, as it is
@@ -363,6 +432,17 @@ def _with_log(failure: Failure, worker: WorkerProcess) -> Failure:
     return Failure(failure.code, failure.reason, f"{failure.message}. The worker's log ends: {worker.last_words()}")
 
 
+def _waited_too_long(run: Run, longest: float) -> Failure:
+    pause = run.snapshot.pause
+    return Failure(
+        "DEADLINE_EXCEEDED",
+        "PAUSED_TOO_LONG",
+        f"the run waited for responses since its pause after step {pause.step if pause else 0}, for longer than the"
+        f" {longest:,.0f} s that this server keeps paused runs (BURNISH_TRAINING_KEEP_PAUSED_SECONDS); create it again"
+        " with another request id, and give it responses sooner",
+    )
+
+
 def _note_cancelled(run: Run) -> None:
     try:
         write_whole(run.directory.cancelled, b"", durable=True)
@@ -410,6 +490,17 @@ def _remove_passing(run: Run) -> None:
         shutil.rmtree(run.record.resolved.output, ignore_errors=True)
     _unlink(unfinished(run.directory.best))
     shutil.rmtree(publish.staging_path(run.record.resolved.output, run.record.run_id), ignore_errors=True)
+
+
+def _forget_pools(runs: Sequence[Run]) -> None:
+    """Removes the responses that runs were given whose end is on disk: one that goes on would want them."""
+    for run in runs:
+        if run.record.resolved.refinement is None:
+            continue
+        try:
+            pausing.forget_pools(run.directory)
+        except OSError as error:
+            log.warning("run %s: the responses that it was given cannot be removed: %s", run.record.run_id, error)
 
 
 def _unlink(path: Path) -> None:

@@ -44,6 +44,8 @@ async def _write(messages: AsyncIterator[training_pb2.UploadDataRequest], incomi
                     f"digest is {expected[:128]!r}, expected sha256: and 64 lower-case hexadecimal digits, or nothing",
                     field="digest",
                 )
+            if expected:
+                await asyncio.to_thread(incoming.announce, expected)
         await asyncio.to_thread(incoming.write, message.chunk)
         ended = message.last
     if not ended:

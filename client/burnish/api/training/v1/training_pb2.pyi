@@ -757,7 +757,7 @@ class Run(_message.Message):
 
     @_builtins.property
     def error(self) -> _common_pb2.ItemStatus:
-        """Set in STATE_FAILED."""
+        """Set in STATE_FAILED, and in STATE_CANCELLED where the service itself ended the run (PAUSED_TOO_LONG)."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:

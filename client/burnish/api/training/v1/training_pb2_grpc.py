@@ -126,7 +126,8 @@ class TrainingServiceServicer:
 
     def CreateRun(self, request, context):
         """Creates a run and returns once its data is at hand: at once, unless there is something to fetch. Idempotent by
-        request_id: asking again returns the same run.
+        request_id: asking again returns the same run, until it is removed (90 days after its end,
+        BURNISH_TRAINING_KEEP_ENDED_SECONDS of the server); then it makes a new one.
 
         Where a run with the same base model, data and everything that determines the weights has failed, and not for its
         data or settings (DATA_LOSS, INVALID_ARGUMENT), the new one goes on from its last checkpoint, which is kept for
@@ -153,7 +154,8 @@ class TrainingServiceServicer:
     def ResumeRun(self, request, context):
         """Gives a run in STATE_PAUSED what it waits for, and has it go on. Idempotent: asking again for the same pause with the
         same responses changes nothing, also once the run has paused again. FAILED_PRECONDITION (NOT_PAUSED) where the run
-        waits for nothing, or has other responses for this pause already.
+        waits for nothing, or has other responses for this pause already. A run that waits for longer than
+        BURNISH_TRAINING_KEEP_PAUSED_SECONDS of the server (14 days) is cancelled.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

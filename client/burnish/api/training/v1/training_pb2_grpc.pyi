@@ -58,7 +58,8 @@ class TrainingServiceStub:
     """
     CreateRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.CreateRunRequest, _training_pb2.CreateRunResponse]
     """Creates a run and returns once its data is at hand: at once, unless there is something to fetch. Idempotent by
-    request_id: asking again returns the same run.
+    request_id: asking again returns the same run, until it is removed (90 days after its end,
+    BURNISH_TRAINING_KEEP_ENDED_SECONDS of the server); then it makes a new one.
 
     Where a run with the same base model, data and everything that determines the weights has failed, and not for its
     data or settings (DATA_LOSS, INVALID_ARGUMENT), the new one goes on from its last checkpoint, which is kept for
@@ -71,7 +72,8 @@ class TrainingServiceStub:
     ResumeRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.ResumeRunRequest, _training_pb2.ResumeRunResponse]
     """Gives a run in STATE_PAUSED what it waits for, and has it go on. Idempotent: asking again for the same pause with the
     same responses changes nothing, also once the run has paused again. FAILED_PRECONDITION (NOT_PAUSED) where the run
-    waits for nothing, or has other responses for this pause already.
+    waits for nothing, or has other responses for this pause already. A run that waits for longer than
+    BURNISH_TRAINING_KEEP_PAUSED_SECONDS of the server (14 days) is cancelled.
     """
     CancelRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.CancelRunRequest, _training_pb2.CancelRunResponse]
     """Asks a run to stop; it does so within a step. Idempotent; a run that has ended stays as it is, but for the
@@ -116,7 +118,8 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     """
     CreateRun: _aio.UnaryUnaryMultiCallable[_training_pb2.CreateRunRequest, _training_pb2.CreateRunResponse]  # type: ignore[assignment]
     """Creates a run and returns once its data is at hand: at once, unless there is something to fetch. Idempotent by
-    request_id: asking again returns the same run.
+    request_id: asking again returns the same run, until it is removed (90 days after its end,
+    BURNISH_TRAINING_KEEP_ENDED_SECONDS of the server); then it makes a new one.
 
     Where a run with the same base model, data and everything that determines the weights has failed, and not for its
     data or settings (DATA_LOSS, INVALID_ARGUMENT), the new one goes on from its last checkpoint, which is kept for
@@ -129,7 +132,8 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     ResumeRun: _aio.UnaryUnaryMultiCallable[_training_pb2.ResumeRunRequest, _training_pb2.ResumeRunResponse]  # type: ignore[assignment]
     """Gives a run in STATE_PAUSED what it waits for, and has it go on. Idempotent: asking again for the same pause with the
     same responses changes nothing, also once the run has paused again. FAILED_PRECONDITION (NOT_PAUSED) where the run
-    waits for nothing, or has other responses for this pause already.
+    waits for nothing, or has other responses for this pause already. A run that waits for longer than
+    BURNISH_TRAINING_KEEP_PAUSED_SECONDS of the server (14 days) is cancelled.
     """
     CancelRun: _aio.UnaryUnaryMultiCallable[_training_pb2.CancelRunRequest, _training_pb2.CancelRunResponse]  # type: ignore[assignment]
     """Asks a run to stop; it does so within a step. Idempotent; a run that has ended stays as it is, but for the
@@ -189,7 +193,8 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_training_pb2.CreateRunResponse, _abc.Awaitable[_training_pb2.CreateRunResponse]]:
         """Creates a run and returns once its data is at hand: at once, unless there is something to fetch. Idempotent by
-        request_id: asking again returns the same run.
+        request_id: asking again returns the same run, until it is removed (90 days after its end,
+        BURNISH_TRAINING_KEEP_ENDED_SECONDS of the server); then it makes a new one.
 
         Where a run with the same base model, data and everything that determines the weights has failed, and not for its
         data or settings (DATA_LOSS, INVALID_ARGUMENT), the new one goes on from its last checkpoint, which is kept for
@@ -220,7 +225,8 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_training_pb2.ResumeRunResponse, _abc.Awaitable[_training_pb2.ResumeRunResponse]]:
         """Gives a run in STATE_PAUSED what it waits for, and has it go on. Idempotent: asking again for the same pause with the
         same responses changes nothing, also once the run has paused again. FAILED_PRECONDITION (NOT_PAUSED) where the run
-        waits for nothing, or has other responses for this pause already.
+        waits for nothing, or has other responses for this pause already. A run that waits for longer than
+        BURNISH_TRAINING_KEEP_PAUSED_SECONDS of the server (14 days) is cancelled.
         """
 
     @_abc_1.abstractmethod
