@@ -54,6 +54,7 @@ DEFAULT_DEADLINES = {
     "EmbedSamples": 1800.0,
     "GetNeighborStatistics": 600.0,
     "MeasureSamples": 1800.0,
+    "FinishCalibration": 1800.0,
     "SelectCoverage": 3600.0,
     "ProjectSamples": 1800.0,
     "RewriteSamples": 3600.0,

@@ -39,7 +39,7 @@ def test_the_page_is_fresh() -> None:
 
 def test_every_command_is_there() -> None:
     names = [path.removeprefix("burnish ") for path, _ in commands(typer.main.get_command(app), "burnish")]
-    assert sorted(names) == sorted([*ALL, "up", "doctor"])
+    assert sorted(names) == sorted([*ALL, "split", "up", "doctor", "collections"])
 
 
 def test_every_command_and_option_says_what_it_does() -> None:

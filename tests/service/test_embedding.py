@@ -25,6 +25,7 @@ from burnish_services.engine.fake import FakeEngine, write_fake_model
 from burnish_services.runtime.config import ServerSettings
 from burnish_services.runtime.errors import InvalidRequest
 from burnish_services.runtime.server import Server, running
+from tests.service.seeing import page, seen_services, value
 from tests.service.support import failure_of, sample
 
 
@@ -426,3 +427,16 @@ def test_the_largest_reply_is_foreseen() -> None:
     convert.check_reply_fits(ids[:8305], ids, 100, limit)
     with pytest.raises(InvalidRequest, match="at most 279620 samples at a time"):
         convert.check_reply_fits(ids * 10, ids * 10, 2, limit)
+
+
+async def test_metrics_show_what_is_kept(tmp_path: Path) -> None:
+    async with seen_services(tmp_path, roles=("embedding",)) as server:
+        assert value(await page(server), "burnish_embedding_collections") == 0
+        async with grpc.aio.insecure_channel(server.address) as channel:
+            stub = embedding_pb2_grpc.EmbeddingServiceStub(channel)
+            await create(stub)
+            await stub.CreateCalibration(pb.CreateCalibrationRequest(calibration=pb.Calibration(name="usual")))
+        text = await page(server)
+        assert value(text, "burnish_embedding_collections") == 1, "a calibration is none"
+        assert value(text, "burnish_embedding_stored_bytes") > 0
+        assert "notes" not in text

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,10 +17,15 @@ from unittest import mock
 import numpy as np
 import pyarrow as pa
 import pytest
+from lancedb.table import LanceTable
 
+from burnish._channel import DEFAULT_DEADLINES
+from burnish_services.embedding import storage
 from burnish_services.embedding import store as store_module
+from burnish_services.embedding.calibrations import CalibrationStore, Measured
 from burnish_services.embedding.collection import EmbeddedText, FeatureLayout, TextRecord
-from burnish_services.embedding.settings import FeatureSettings, Rule, Source
+from burnish_services.embedding.readings import read_store
+from burnish_services.embedding.settings import ActivationSettings, FeatureSettings, Rule, Source
 from burnish_services.embedding.storage import LocalDirectory
 from burnish_services.embedding.store import VectorStore
 from burnish_services.embedding.tables import Tables
@@ -302,3 +309,159 @@ def test_templates_matter_where_conversations_are_embedded(store: VectorStore) -
     store.put("notes", WEIGHTS, texts("a"))
     with pytest.raises(PreconditionFailed, match="chat templates"):
         store.put("notes", other, texts("b"))
+
+
+# --- housekeeping ----------------------------------------------------------------------------------------------
+
+
+def stored_bytes(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+
+
+@contextmanager
+def failing_compactions(tables: Tables, error: Exception) -> Iterator[mock.Mock]:
+    """Each table that is opened fails to be compacted, and nothing comes of it."""
+    tried = mock.Mock(side_effect=error)
+    with mock.patch.object(LanceTable, "optimize", tried):
+        yield tried
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (RuntimeError("lance error: LanceError(IO): No space left on device (os error 28)"), "the disk is full"),
+        (RuntimeError("a defect of LanceDB"), "compacting it failed;"),
+    ],
+)
+def test_what_is_stored_is_answered_for_even_if_it_cannot_be_compacted(
+    store: VectorStore, tables: Tables, tmp_path: Path, caplog: pytest.LogCaptureFixture, error: Exception, told: str
+) -> None:
+    store.create("notes", Source.USER)
+    with failing_compactions(tables, error) as tried:
+        for number in range(40):
+            assert store.put("notes", WEIGHTS, texts(f"{number:03}")) == 1
+            assert store.put("notes", WEIGHTS, texts(f"{number:03}")) == 0
+        # At 8 fragments, and when they have doubled: 16, 32.
+        assert tried.call_count == 3
+    assert [told in record.getMessage() for record in caplog.records] == [True] * 3
+    for number in range(40, 64):  # tried again at 64
+        assert fragments(tmp_path, "notes") == number
+        store.put("notes", WEIGHTS, texts(f"{number:03}"))
+    assert fragments(tmp_path, "notes") == 1
+    for number in range(64, 71):
+        store.put("notes", WEIGHTS, texts(f"{number:03}"))
+    assert fragments(tmp_path, "notes") == 1, "after one that went well, 8 are enough again"
+    assert read_state(store) == {"notes": {f"{number:03}": 0 for number in range(71)}}
+
+
+def test_a_compaction_that_is_written_but_perhaps_not_durable_is_told(store: VectorStore) -> None:
+    store.create("notes", Source.USER)
+    for number in range(7):
+        store.put("notes", WEIGHTS, texts(f"{number}"))
+    durable, calls = LocalDirectory._make_durable, iter(range(2))
+
+    def late(storage: LocalDirectory, name: str, known: set[tuple[str, str]]) -> None:
+        if next(calls):
+            raise OSError(errno.EIO, "disk gone")
+        durable(storage, name, known)
+
+    with mock.patch.object(LocalDirectory, "_make_durable", late), pytest.raises(OSError, match="disk gone"):
+        store.put("notes", WEIGHTS, texts("7"))
+    assert store.put("notes", WEIGHTS, texts("7")) == 0
+    assert read_state(store) == {"notes": {f"{number}": 0 for number in range(8)}}
+
+
+def test_files_that_cannot_be_removed_fail_no_call(
+    store: VectorStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.create("notes", Source.USER)
+    original = LanceTable.optimize
+
+    def optimize(table: LanceTable, **more: object) -> None:
+        if more:
+            raise PermissionError("not yours")
+        original(table)
+
+    with mock.patch.object(LanceTable, "optimize", optimize):
+        for number in range(8):
+            store.put("notes", WEIGHTS, texts(f"{number}"))
+    assert "files that table notes needs no more stay until its next compaction: not yours" in caplog.text
+    assert fragments(tmp_path, "notes") == 9, "the compacted one beside those before"
+    assert read_state(store) == {"notes": {f"{number}": 0 for number in range(8)}}
+
+
+def measured(*numbers: int) -> dict[str, Measured]:
+    rng = np.random.default_rng(11)
+    drawn = [Measured(rng.standard_normal((3, 16)).astype(np.float32), 4 + number % 9) for number in range(30)]
+    return {f"{number * 37 % 100:02}": drawn[number] for number in numbers}
+
+
+@pytest.mark.parametrize("step", [1, -1])
+def test_a_calibration_has_the_version_that_it_always_had(tables: Tables, step: int) -> None:
+    calibrations = CalibrationStore(tables)
+    calibrations.create("usual", ActivationSettings(), (8,))
+    for start in range(0, 30, 5)[::step]:
+        calibrations.add("usual", WEIGHTS, measured(*range(start, start + 5)))
+    # Collections name it: were it another one, they could not be filled any more.
+    assert calibrations.finish("usual").version == "65b5aa1a5c1a55c9"
+
+
+def test_finishing_a_calibration_may_take_as_long_as_measuring_for_it() -> None:
+    assert DEFAULT_DEADLINES["FinishCalibration"] >= DEFAULT_DEADLINES["MeasureSamples"]
+
+
+def test_a_calibration_is_finished_with_one_row_in_memory(tables: Tables) -> None:
+    calibrations = CalibrationStore(tables)
+    calibrations.create("usual", ActivationSettings(), ())
+    for number in range(5):
+        calibrations.add("usual", WEIGHTS, measured(2 * number, 2 * number + 1))
+    scan, take = Tables.scan, LanceTable.take_row_ids
+    with (
+        mock.patch.object(Tables, "scan", autospec=True, side_effect=scan) as scanned,
+        mock.patch.object(LanceTable, "take_row_ids", autospec=True, side_effect=take) as taken,
+    ):
+        calibrations.finish("usual")
+    assert all(call.args[2] == ["ids"] for call in scanned.call_args_list), "of every row but who is in it"
+    assert [len(call.args[1]) for call in taken.call_args_list] == [1] * 5
+
+
+def test_finishing_a_calibration_frees_what_its_batches_took(tables: Tables, tmp_path: Path) -> None:
+    calibrations = CalibrationStore(tables)
+    calibrations.create("usual", ActivationSettings(), ())
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        wide = rng.standard_normal((2, 5000)).astype(np.float32)
+        calibrations.add("usual", WEIGHTS, {f"{number}": Measured(wide, 5)})
+    row = 4 * 8 * wide.size
+    assert stored_bytes(tmp_path) > 6 * row
+    finished = calibrations.finish("usual")
+    assert row < stored_bytes(tmp_path) < 1.2 * row
+    assert calibrations.finish("usual") == finished
+    usual = calibrations.load("usual", finished.version)[1].bins[0]
+    assert usual.count == 6
+    tables.close()
+    again = Tables(tmp_path)
+    np.testing.assert_array_equal(CalibrationStore(again).load("usual", finished.version)[1].bins[0].mean, usual.mean)
+    again.close()
+
+
+def test_what_is_kept_can_be_read_off(tables: Tables, store: VectorStore, tmp_path: Path) -> None:
+    def readings(tables: Tables) -> dict[str, float]:
+        return {one.name: one.value for one in read_store(tables)}
+
+    empty = stored_bytes(tmp_path)
+    assert readings(tables) == {"embedding_collections": 0, "embedding_stored_bytes": empty}
+    store.create("notes", Source.USER)
+    store.create("other", Source.USER)
+    CalibrationStore(tables).create("usual", ActivationSettings(), ())
+    store.put("notes", WEIGHTS, texts("a"))
+    assert readings(tables) == {"embedding_collections": 2, "embedding_stored_bytes": empty}, "looked at once a minute"
+    store.delete("other")
+    tables.close()
+    with mock.patch.object(storage, "_MEASURED_EVERY", 0.0):
+        reopened = Tables(tmp_path)
+        assert readings(reopened) == {
+            "embedding_collections": 1,
+            "embedding_stored_bytes": stored_bytes(tmp_path),
+        }
+        reopened.close()

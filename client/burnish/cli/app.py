@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from burnish.cli import capabilities, inspect_run, run, serve, sweep
+from burnish.cli.collections import collections
 from burnish.cli.confidence import confidence
 from burnish.cli.explain import explain
 from burnish.cli.output import Warnings
@@ -51,6 +52,7 @@ app.command(rich_help_panel=_ONE)(respond)
 app.command(rich_help_panel=_ONE)(train)
 app.command(rich_help_panel=_SERVERS)(serve.up)
 app.command(rich_help_panel=_SERVERS)(serve.doctor)
+app.command(rich_help_panel=_SERVERS)(collections)
 
 
 def _print_version(value: bool) -> None:

@@ -22,7 +22,7 @@ from burnish_services.embedding.collection import Weights
 from burnish_services.embedding.coverage.moments import BinnedMoments, Moments
 from burnish_services.embedding.layout import activation_settings
 from burnish_services.embedding.settings import ActivationSettings
-from burnish_services.embedding.tables import Tables, check_format, first_readable
+from burnish_services.embedding.tables import PLACE, Tables, check_format, first_readable
 from burnish_services.runtime.errors import AlreadyExists, NotFound, PreconditionFailed
 
 SUFFIX = ".calibration"
@@ -182,17 +182,19 @@ class CalibrationStore:
             )
 
     def _merged(self, found: Calibration, neurons: tuple[int, int]) -> BinnedMoments:
-        batches = self._tables.scan(found.name + SUFFIX, ["ids", "counts", *_ARRAYS])
-        rows = [row for batch in batches for row in batch.to_pylist()]
-        ids = [item for row in rows for item in row["ids"]]
+        """All rows in one. Holds one of them at a time: each has as many numbers as the model has neurons."""
+        batches = self._tables.scan(found.name + SUFFIX, ["ids"], with_places=True)
+        rows = [(row["ids"], row[PLACE]) for batch in batches for row in batch.to_pylist()]
+        ids = [item for items, _ in rows for item in items]
         if len(ids) != len(set(ids)):  # two servers on one store, at the same moment
             raise RuntimeError(
                 f"calibration {found.name!r} has measured {len(ids) - len(set(ids))} samples twice; delete it"
             )
         total = found.empty(neurons)
         # In an order of their own, or rounding would give the same samples another version.
-        for row in sorted(rows, key=lambda row: row["ids"]):
-            total.merge(_moments(found, neurons, row))
+        in_order = [place for _, place in sorted(rows)]
+        for row in self._tables.take(found.name + SUFFIX, ["counts", *_ARRAYS], in_order):
+            total.merge(_moments(found, neurons, row.to_pylist()[0]))
         return total
 
 

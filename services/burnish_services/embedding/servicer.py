@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,7 @@ from burnish_services.embedding.neighbors import (
     propose_by_tiles,
 )
 from burnish_services.embedding.projecting import Method, check_size, project
+from burnish_services.embedding.readings import read_store
 from burnish_services.embedding.selecting import read_stored, rows_of, select
 from burnish_services.embedding.storage import StoreUnavailable
 from burnish_services.embedding.store import VectorStore
@@ -37,6 +38,7 @@ from burnish_services.runtime.calls import current_call
 from burnish_services.runtime.config import ServerSettings
 from burnish_services.runtime.directory_lock import DirectoryLocked, patiently
 from burnish_services.runtime.errors import InvalidRequest
+from burnish_services.runtime.readings import Reading
 from burnish_services.runtime.role import Role, RoleContext, RoleUnavailable
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -339,6 +341,10 @@ class EmbeddingRole(Role):
     def add_to_server(self, server: grpc.aio.Server) -> None:
         """See Role."""
         embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(self._servicer, server)
+
+    def readings(self) -> Iterable[Reading]:
+        """See Role."""
+        return read_store(self._tables)
 
     async def close(self) -> None:
         """See Role."""

@@ -6,11 +6,12 @@ Knows no LanceDB: whoever makes a storage passes the way to connect to a databas
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +26,8 @@ from burnish_services.runtime.files import sync_path
 Connect = Callable[[str, dict[str, str] | None], Any]
 
 _OBJECT_STORES = ("s3", "gs", "az")  # those whose commits are atomic, a conditional put
+
+_MEASURED_EVERY = 60.0  # seconds
 
 # For the first look only. As it comes, LanceDB asks 24 times to connect, and waits 30 s for each answer. Six times
 # are left here, which no option changes.
@@ -45,6 +48,7 @@ class Storage(Protocol):
     uri: str  # for people
     database: Any  # LanceDB's
     is_exclusive: bool  # whether nobody else can be writing here
+    found: list[str]  # names of the tables that were there at the start
 
     def listed(self) -> list[str]:
         """Names of all tables, and perhaps of what is left of some."""
@@ -60,6 +64,9 @@ class Storage(Protocol):
 
     def durably(self, name: str) -> AbstractContextManager[None]:
         """What is written inside to the table is durable afterwards."""
+
+    def stored_bytes(self) -> int | None:
+        """Bytes of all files, perhaps of a minute ago; None where asking would cost requests. From any thread."""
 
     def close(self) -> None:
         """Lets others have the place; safe to call twice."""
@@ -103,6 +110,8 @@ class LocalDirectory:
             shutil.rmtree(path)
         for name in self.listed():
             self.clear(name)
+        self.found = self.listed()
+        self._measured = (-math.inf, 0)  # when, by the monotonic clock, and bytes
         self.database = connect(str(directory), None)
 
     def listed(self) -> list[str]:
@@ -135,6 +144,13 @@ class LocalDirectory:
         known = self._files(name)
         yield
         self._make_durable(name, known)
+
+    def stored_bytes(self) -> int:
+        """See Storage."""
+        # Thousands of files take tenths of a second to look at, and some ask every few seconds.
+        if time.monotonic() - self._measured[0] > _MEASURED_EVERY:
+            self._measured = (time.monotonic(), _bytes_in(self._directory))
+        return self._measured[1]
 
     def close(self) -> None:
         """See Storage."""
@@ -171,6 +187,7 @@ class ObjectStore:
             self.database = connect(uri, None)
             for name in self.listed():
                 self.clear(name)
+            self.found = self.listed()
         except (OSError, RuntimeError, ValueError) as error:
             raise StoreUnavailable(_complaint(uri, error)) from error
 
@@ -205,6 +222,9 @@ class ObjectStore:
         """See Storage."""
         return nullcontext()
 
+    def stored_bytes(self) -> None:
+        """See Storage."""
+
     def close(self) -> None:
         """See Storage."""
 
@@ -226,6 +246,16 @@ class ObjectStore:
 def _is_table(path: Path) -> bool:
     """False for what is left where the first commit was never made."""
     return any(path.glob("_versions/*.manifest"))
+
+
+def _bytes_in(directory: Path) -> int:
+    """Bytes of all files below; those that go meanwhile may be left out."""
+    total = 0
+    for folder, _, files in os.walk(directory):
+        for file in files:
+            with suppress(OSError):
+                total += Path(folder, file).stat().st_size
+    return total
 
 
 def _is_deleted(table: Any) -> bool:

@@ -2,8 +2,11 @@
 
 Every change is one atomic commit of one table, and durable when its method returns: a process killed at any moment
 leaves the state before the change or after it. What it may leave besides, files that no version names, goes at the
-next start or compaction; in object storage, at a compaction a week later (see `_compact_if_due`). What a table means
-stands in its schema's metadata, so that it changes together with the rows.
+next start or compaction; in object storage, at a compaction a week later (see `_clean`). What a table means stands in
+its schema's metadata, so that it changes together with the rows.
+
+**Housekeeping fails no call.** Compaction and cleaning come after a commit that is durable: where they fail, on a full
+disk say, that is logged, and what was asked for is done.
 
 **One writer.** A directory is locked. Object storage has no lock, so every time a table is opened it must be as this
 process last saw or made it; if it is not, STORE_CHANGED is raised, and everything known of the store is forgotten, so
@@ -31,10 +34,12 @@ import pyarrow as pa
 from lancedb.expr import col
 
 from burnish_services.embedding.storage import storage_at
+from burnish_services.runtime.disks import is_disk_full
 from burnish_services.runtime.errors import PreconditionFailed
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+PLACE = "_rowid"  # LanceDB's name for it
 _UNKNOWN_FORMAT = "UNKNOWN_FORMAT"
 _LARGE = 256 * 2**20  # bytes of a table whose compaction is worth putting off
 
@@ -63,9 +68,11 @@ class Tables:
         used."""
         self._compact_after = compact_after
         self._seen: dict[str, _Seen] = {}
+        self._not_before: dict[str, int] = {}  # fragments that a table is to have before a compaction is tried again
         self._forget: list[Callable[[], None]] = []
         self._storage = storage_at(place, partial(_connect, cache_bytes=cache_mib * 2**19))
         self._database = self._storage.database
+        self._known = set(self._storage.found)
 
     def close(self) -> None:
         """Lets the place go; safe to call twice."""
@@ -80,7 +87,18 @@ class Tables:
 
     def names(self) -> list[str]:
         """All tables, in order of name."""
-        return sorted(name for name in self._storage.listed() if self.exists(name))
+        names = sorted(name for name in self._storage.listed() if self.exists(name))
+        self._known = set(names)
+        return names
+
+    def known(self) -> list[str]:
+        """The tables as far as is known without asking the store, in no order. May be called from any thread."""
+        return list(self._known)
+
+    def stored_bytes(self) -> int | None:
+        """Bytes of all files, as they were within the last minute; None in object storage. May be called from any
+        thread."""
+        return self._storage.stored_bytes()
 
     def exists(self, name: str) -> bool:
         """Whether there is a table of that name."""
@@ -95,12 +113,22 @@ class Tables:
         """Rows in the table."""
         return self._look(name).num_rows
 
-    def scan(self, name: str, columns: list[str], ids: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """These columns of all rows, in no order, or of those whose column `id` is one of `ids`."""
-        query = self._require(name).search().select(columns)
+    def scan(
+        self, name: str, columns: list[str], ids: list[str] | None = None, *, with_places: bool = False
+    ) -> Iterator[pa.RecordBatch]:
+        """These columns of all rows, in no order, or of those whose column `id` is one of `ids`; with a column PLACE
+        where asked, which `take` finds the row by until the table is changed."""
+        query = self._require(name).search().select(columns).with_row_id(with_places)
         if ids is not None:
             query = query.where(col("id").isin(ids))
         return iter(query.to_batches())
+
+    def take(self, name: str, columns: list[str], places: Iterable[int]) -> Iterator[pa.Table]:
+        """These columns of the rows at `places`, as `scan` gave them, in that order: a table of one row each, and no
+        more than one of them is read at a time."""
+        table = self._require(name)
+        for place in places:
+            yield table.take_row_ids([place]).select(columns).to_arrow()
 
     # --- changing ----------------------------------------------------------------------------------------------
 
@@ -108,11 +136,17 @@ class Tables:
         """Makes an empty table, where there is none."""
         self._storage.clear(name)
         self._commit(name, lambda: self._database.create_table(name, schema=schema))
+        self._known.add(name)
 
     def overwrite(self, name: str, rows: pa.Table) -> None:
-        """Replaces rows, columns and metadata, all at once."""
+        """Replaces rows, columns and metadata, all at once, and frees the room that the rows before took."""
         self._require(name)
-        self._commit(name, lambda: self._database.create_table(name, data=rows, mode="overwrite"))
+        before = self._seen[name]
+        table = self._commit(name, lambda: self._database.create_table(name, data=rows, mode="overwrite"))
+        self._not_before.pop(name, None)
+        if before.num_rows:
+            # Written at once, the rows are one fragment, so that nothing is left to compact.
+            self._clean(name, table)
 
     def append(self, name: str, rows: pa.Table) -> None:
         """Adds rows."""
@@ -141,7 +175,9 @@ class Tables:
         if name in self._seen:
             self._open(name)  # what nobody here has looked at may be deleted as it is, even if it cannot be opened
         self._seen.pop(name, None)
+        self._not_before.pop(name, None)
         self._storage.delete(name)
+        self._known.discard(name)
 
     # --- opening and committing --------------------------------------------------------------------------------
 
@@ -197,19 +233,59 @@ class Tables:
         num_fragments = stats["fragment_stats"]["num_fragments"]
         # A compaction writes everything again, so that of a large table is put off for a while.
         patience = 1 if stats["total_bytes"] < _LARGE else 4
-        if num_fragments < patience * self._compact_after:
+        if num_fragments < max(patience * self._compact_after, self._not_before.get(name, 0)):
             return
         before = self._seen.pop(name)
-        with self._storage.durably(name):
-            table.optimize()
-        # Only now may the old files go. In a directory we know that nobody uses them, as its only reader and writer.
-        # In object storage, files that no version names may belong to a commit that a second server is just making;
-        # Lance lets them lie for a week.
-        table.optimize(cleanup_older_than=timedelta(milliseconds=1), delete_unverified=self._storage.is_exclusive)
-        self._seen[name] = now = _see(table)
+        try:
+            with self._storage.durably(name):
+                table.optimize()
+        except Exception as error:
+            # Something that was written but is perhaps not durable must not be built upon in silence.
+            if not self._is_still(name, before):
+                raise
+            self._put_off(name, num_fragments, error)
+            return
+        self._not_before.pop(name, None)
+        # Only now may the old files go.
+        self._clean(name, table)
         # How many versions a compaction makes is Lance's affair, but it never adds rows.
-        if now.num_rows != before.num_rows:
+        if self._seen[name].num_rows != before.num_rows:
             raise self._changed(name)
+
+    def _is_still(self, name: str, before: _Seen) -> bool:
+        """Whether the table is as it was seen before; if so, that counts as seen again."""
+        table = self._storage.open(name)
+        if table is None or not _see(table).is_same(before):
+            return False
+        self._seen[name] = before
+        return True
+
+    def _put_off(self, name: str, num_fragments: int, error: Exception) -> None:
+        """Goes on without a compaction that failed and left nothing: it would fail at every call from now on."""
+        self._not_before[name] = 2 * num_fragments
+        full = is_disk_full(error)
+        log.warning(
+            "table %s stays in %d fragments, since compacting it failed%s; its rows are stored, and it is tried again "
+            "at %d fragments: %s",
+            name,
+            num_fragments,
+            ": the disk is full, and for a while twice the table's room is needed; free some" if full else "",
+            self._not_before[name],
+            error,
+            exc_info=None if full else error,
+        )
+
+    def _clean(self, name: str, table: lancedb.table.Table) -> None:
+        """Removes the files that only versions before the last one name; these stay where that fails.
+
+        In a directory we know that nobody uses them, as its only reader and writer. In object storage, files that no
+        version names may belong to a commit that a second server is just making; Lance lets them lie for a week.
+        """
+        try:
+            table.optimize(cleanup_older_than=timedelta(milliseconds=1), delete_unverified=self._storage.is_exclusive)
+        except Exception as error:
+            log.warning("files that table %s needs no more stay until its next compaction: %s", name, error)
+        self._seen[name] = _see(table)
 
 
 def check_format(name: str, found: object, expected: int) -> None:
