@@ -227,7 +227,7 @@ def _values(arm: Arm, kind: type[RecipeSettings], clean: Sequence[str], keep: fl
     # No recipe trains what it is compared with: these are arms of their own.
     offered = {"keep": keep, "budget": keep, "compare": False, "compare_full": False, "random_subsets": 0, **trusted}
     own = dict(arm.settings(most))
-    if "outliers" in own:
+    if "outliers" in own or arm.recipe == "auto":  # outliers and shares say how many go
         del offered["keep"]
     return {key: value for key, value in offered.items() if key in kind.model_fields} | own
 

@@ -196,6 +196,21 @@ def test_rows_without_a_confidence_may_be_dropped(
     assert dropped["drop"] >= kept["unscored"]
 
 
+def test_the_model_that_corrects_learns_from_rows_that_passed_alone(
+    client: Client, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    estimated(monkeypatch, half_too_long)
+    out = tmp_path / "out"
+    curate(client, data, out)
+    with history(out) as h:
+        above = {d.row_id for d in h.decisions(1) if d.signals and not d.axes}
+    assert {row["id"] for row in lines(out / "data/round-1.jsonl")} == above
+    assert actions(out)["unscored"] > 5
+    with pytest.raises(StepFailed, match=r"at least 2.* and stay, but the model that corrects is not trained on them"):
+        curate(client, data, tmp_path / "none", threshold=2.0)
+    curate(client, data, tmp_path / "base", threshold=2.0, proposer="base")  # for which none is trained
+
+
 def test_verdicts_that_say_nothing_are_warned_of(
     client: Client, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -304,6 +319,22 @@ def test_a_second_round_holds_corrections_against_the_same_line(client: Client, 
         for decision in h.decisions(2):
             if rows[decision.row_id].origin == "source":
                 assert decision.actions == ("keep",)
+
+
+def test_a_second_rounds_control_draws_among_what_is_new(client: Client, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    curate(client, data, out, rounds=2, control="random")
+    with history(out) as h:
+        (line,) = h.thresholds(1)
+        before = {row.row_id: row.sample_hash for row in h.rows(1)}
+        failed = {d.row_id for d in h.decisions(1) if d.axes}
+        again = h.decisions(2)
+        rows = {row.row_id: row.sample_hash for row in h.rows(2)}
+    new = {name for name in rows if rows[name] != before[name]}
+    assert new
+    low = [d for d in again if d.row_id in new and (d.signals["confidence"] or 0) < (line.tau or 0)]
+    assert len(low) == sum(bool(d.axes) for d in again if d.row_id in new)
+    assert all(bool(d.axes) == (d.row_id in failed) for d in again if d.row_id not in new)
 
 
 @pytest.mark.parametrize(

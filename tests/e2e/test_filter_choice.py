@@ -241,7 +241,10 @@ def test_auto_does_without_what_covers_where_neurons_cannot_be_read(
 def test_nothing_covers_a_single_share(data: Path) -> None:
     given = {"data": str(data), "model": "base", "trusted": "t", "cover": True}
     assert AutoSettings.parse(given).covers()
-    assert not AutoSettings.parse({**given, "shares": "0.7"}).covers()
+    with pytest.raises(InputError, match="cover has no effect on a single one of shares"):
+        AutoSettings.parse({**given, "shares": "0.7"})
+    begun = AutoSettings.parse(given).model_dump(mode="json") | {"shares": [0.7]}
+    assert not AutoSettings.stored(begun).covers()
     with pytest.raises(InputError, match="cover is of the largest one of the shares, and there are none"):
         FilterSettings.parse({"data": "d", "model": "m", "cover": True})
 

@@ -102,6 +102,13 @@ def test_trusted_rows_say_what_a_right_row_is_like(
     with history(tmp_path / "shares") as h:
         steps = {(step.round, step.name): step.done for step in h.steps()}
     assert steps[1, "score_trusted"] == steps[TRIED, "score_trusted"] == 24
+    # And where half of them teach fold models: none of these is a model that calibrates.
+    filtered(
+        client, data, tmp_path / "rival", signal="cross_loss", rival="calibrated", shares="0.5", trusted=str(trusted)
+    )
+    with history(tmp_path / "rival") as h:
+        steps = {(step.round, step.name): step.done for step in h.steps()}
+    assert steps[1, "score_trusted"] == 24 > steps[TRIED, "score_trusted"]
     few = write_jsonl(tmp_path / "few.jsonl", [{**row, "instruction": "Else?"} for row in alpaca(4)])
     with pytest.raises(StepFailed, match="4 trusted rows could be scored; expected at least 10, better a hundred"):
         filtered(client, data, tmp_path / "few", signal="calibrated", trusted=str(few))

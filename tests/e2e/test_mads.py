@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from burnish import Client, CoverageObjective, PreconditionFailed
+from burnish import Client, CoverageObjective, Message, PreconditionFailed, Role
+from burnish.cli.explain import told
 from burnish.coordinator.errors import Interrupted, RunMismatch, StepFailed
 from burnish.coordinator.loop import RunOptions, RunSummary, run_recipe
 from burnish.coordinator.recipes.clear.settings import ClearSettings
@@ -297,6 +298,34 @@ def test_middo_holds_the_sets_size_and_reads_only_what_is_new(
         assert any("the set's size was held" in note for note in collect(h).notes)
     dropped = {row["row_id"]: row for row in lines(out / "final/dropped.jsonl")}
     assert dropped[gone]["reasons"][0].startswith("Left out to hold")
+
+
+def test_rows_that_were_left_out_in_the_round_that_wrote_them_are_told_of(
+    client: Client, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    settings = MiddoSettings(data=(str(data),), model="base", seed=7, rounds=2, hold_size=30, share_sparse=0.6)
+    run_recipe(settings, client, out, options=RunOptions(batch_size=10))
+    dropped = {(row["round"], row["row_id"]): row for row in lines(out / "final/dropped.jsonl")}
+    with history(out) as h:
+        new = 0
+        for number in (1, 2):
+            there = {row.row_id for row in h.rows(number)}
+            made = {(one.row_id, one.strategy): one.after for one in h.rewrites(number)}
+            left = {one.row_id: one.reason for one in h.held(number) if not one.kept}
+            assert {name for round_number, name in dropped if round_number == number} == left.keys()
+            for name in left.keys() - there:
+                row = dropped[number, name]
+                assert row["reasons"] == [left[name]]
+                text = tuple(Message(Role(one["role"]), one["content"]) for one in row["messages"])
+                parent = name.rpartition("+")[0]
+                assert text in {made.get((parent, strategy)) for strategy in ("diversify", "improve")}
+                story = story_of(h, name)
+                assert (story.rounds, story.final) == ((), None)
+                assert story.left_out.startswith(f"It was written in round {number}, from row {parent}.")
+                assert left[name] in "\n".join(told(story))
+                new += 1
+    assert new > 5, "else nothing is shown"
 
 
 def test_the_id_of_a_row_that_left_is_not_given_again(client: Client, tmp_path: Path) -> None:

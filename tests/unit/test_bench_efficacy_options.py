@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.efficacy.arms import ARMS, there
 from bench.efficacy.options import arguments
 
 
@@ -47,3 +48,7 @@ def test_what_cannot_be_is_refused_with_what_would_do(
 def test_arms_may_be_typed_without_an_arrow(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = given(monkeypatch, "--arms", "confidence -> coverage -> weights")
     assert asked.arms == ["confidence → coverage → weights"]  # type: ignore[attr-defined]
+
+
+def test_no_arm_is_left_out_for_settings_that_its_recipe_refuses() -> None:
+    assert there(list(ARMS)) == (list(ARMS), [])

@@ -84,6 +84,10 @@ def test_the_share_in_effect_falls_as_the_model_moves_away() -> None:
     assert effective_share([np.array([0.25] * 4)]) == pytest.approx(1.0)
     assert effective_share([np.array([1.0, 0, 0, 0])]) == pytest.approx(0.25)
     assert effective_share([np.array([0.5, 0.5]), np.array([1.0, 0.0])]) == pytest.approx(0.75)
+    # Not one counts any more: the exact ratio of a long answer may be 0 in a double.
+    assert effective_share([np.zeros(4), np.zeros(4)]) == 0.0
+    gone = response_weights([np.full(400, -9.0)] * 2, [np.full(400, -1.0)] * 2, Weighting(RAW, length_power=0.0))
+    assert effective_share([gone]) == 0.0
     # One response to a question each: over all questions.
     assert effective_share([np.array([1.0]), np.array([1.0])]) == pytest.approx(1.0)
     stale = [np.array([10.0]), np.array([0.1])]

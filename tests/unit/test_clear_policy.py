@@ -185,6 +185,42 @@ def test_the_control_depends_on_its_seed_and_not_on_the_values() -> None:
     assert drawn[0] != drawn[1]
 
 
+@given(
+    st.lists(st.tuples(st.sampled_from([None, 0.0, 0.25, 0.5, 1.0]), st.sampled_from([None, 0.1, 0.9])), max_size=40),
+    st.integers(0, 5),
+)
+def test_a_later_rounds_control_fails_as_many_rows_as_a_real_run(
+    rows: list[tuple[float | None, float | None]], seed: int
+) -> None:
+    """Each row's value in the first round, and, where its response was then replaced, the new one."""
+    names, first = ids(len(rows)), [value for value, _ in rows]
+    changed = {name: value for name, (_, value) in zip(names, rows, strict=True) if value is not None}
+    second = [changed.get(name, value) for name, value in zip(names, first, strict=True)]
+    found: dict[Control, list[list[bool | None]]] = {}
+    for control in Control:
+        line, passed = filter_rows("s", names, first, FilterRule(control=control, seed=seed))
+        standing = {name: one for name, one in zip(names, passed, strict=True) if name not in changed}
+        rule = FilterRule(line.tau, control=control, seed=seed, round_number=2)
+        _, again = filter_rows("s", names, second, rule, standing=standing)
+        if line.tau is not None:
+            assert all(again[names.index(name)] == one for name, one in standing.items()), "the same again"
+        found[control] = [passed, again]
+    for real, drawn in zip(found[Control.NONE], found[Control.RANDOM], strict=True):
+        assert [one is None for one in drawn] == [one is None for one in real]
+    new = [[one for one, name in zip(again, names, strict=True) if name in changed] for _, again in found.values()]
+    assert new[0].count(False) == new[1].count(False)
+
+
+def test_a_control_draws_anew_in_each_round() -> None:
+    """Else what failed, and was corrected, would fail again."""
+    values = [i / 40 for i in range(40)]
+    drawn = {
+        tuple(filter_rows("s", ids(40), values, FilterRule(0.5, control=Control.RANDOM, round_number=number))[1])
+        for number in (1, 2, 3)
+    }
+    assert len(drawn) == 3
+
+
 # --- candidates -------------------------------------------------------------------------------------------------------
 
 PROBABILITIES = st.tuples(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1)).filter(lambda p: sum(p) > 1e-6)
@@ -218,6 +254,9 @@ def test_mass_and_length_guard_a_win() -> None:
     assert judged(long, CorrectionRules())[0]
     assert "4.0 times as long" in judged(long, CorrectionRules(max_length_ratio=3))[2]
     assert judged(long, CorrectionRules(max_length_ratio=5))[0]
+    for times in range(1, 50):
+        just = Preference(SURE.orders, (0.9, 0.9), math.log(times))
+        assert judged(just, CorrectionRules(max_length_ratio=times))[0], "it is not longer than that"
 
 
 @pytest.mark.parametrize(

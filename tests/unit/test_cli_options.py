@@ -40,12 +40,17 @@ NEEDED = {"bds": ("--validation-split", "4"), "bmo": ("--validation-split", "4")
 ALONG: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("lora_alpha", "lora_dropout", "lora_modules", "lora_adapter_only"), ("--lora-rank", "8")),
     "candidates": ("--propose-temperature", "0.5"),
+    "epsilon": ("--optimizer", "stochastic"),
+    "folds": ("--signal", "cross_weakest"),
+    "trusted_epochs": ("--signal", "cross_weakest", "--start", "trusted", "--trusted", TRUSTED),
+    "auto keep": ("--signal", "cross_weakest", "--passes", "2"),
     "oracle": ("--truth", "right"),
     "passes": ("--signal", "cross_weakest"),
     "start": ("--signal", "cross_weakest", "--trusted", TRUSTED),
     "filter trusted": ("--signal", "calibrated"),
     "filter shares": ("--trusted", TRUSTED),
     "filter rival": ("--trusted", TRUSTED, "--shares", "0.9,0.6"),
+    "filter errors": ("--trusted", TRUSTED, "--shares", "0.9,0.6"),
     "filter cover": ("--trusted", TRUSTED, "--shares", "0.9,0.6"),
 }
 # What is written after an option's flag, and the value that this is; a switch has no word. Where an option takes

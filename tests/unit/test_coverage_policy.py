@@ -98,11 +98,35 @@ def test_a_budget_is_a_share_or_a_number(budget: object, size: int) -> None:
         {"length_boundaries": list(range(1, 17))},
         {"length_boundaries": "64", "rule": "top_k"},
         {"length_boundaries": "64", "objective": "k_center"},
+        *(
+            {"objective": objective, **ignored}
+            for objective in ("k_center", "facility_location")
+            for ignored in (
+                *({"weighting": "idf"}, {"rule": "top_k"}, {"k": 16}, {"tokens": "all"}, {"pooling": "mean"}),
+                *({"max_tokens": 512}, {"calibration_size": 50}),
+            )
+        ),
+        {"rule": "top_k", "calibration_size": 50},
+        {"epsilon": 0.1},
+        {"epsilon": 0.1, "optimizer": "lazy"},
     ],
 )
 def test_settings_that_mean_nothing_are_refused(more: dict[str, object]) -> None:
     with pytest.raises(InputError):
         parsed(**more)
+
+
+def test_what_has_an_effect_may_be_given_with_what_is_default_anyway() -> None:
+    assert parsed(epsilon=0.1, optimizer="stochastic").epsilon == 0.1
+    assert parsed(calibration_size=50, rule="sections").calibration_size == 50
+    assert parsed(objective="k_center", weighting="uniform", tokens="response", epsilon=0.05).features() is None
+
+
+def test_a_run_that_was_begun_with_what_had_no_effect_goes_on() -> None:
+    begun = parsed(objective="k_center").model_dump(mode="json") | {"weighting": "idf", "epsilon": 0.2}
+    assert MadsSettings.stored(begun).model_dump(mode="json") == begun
+    with pytest.raises(InputError, match="weighting has no effect with objective k_center"):
+        MadsSettings.parse(begun)
 
 
 def test_budgets_in_words() -> None:
@@ -182,7 +206,7 @@ def test_vectors_are_asked_for_by_who_needs_them(hold_size: object) -> None:
     assert "embedding" in MiddoSettings.parse({**common, "axes": ["sparse"]}).services()
 
 
-@pytest.mark.parametrize("hold_size", [0, -1, 1.5, "many", "0%", "inf", "inf%", "nan"])
+@pytest.mark.parametrize("hold_size", [0, -1, 1.5, "many", "0%", "200%", "inf", "inf%", "nan"])
 def test_other_held_sizes_are_refused(hold_size: object) -> None:
     with pytest.raises(InputError, match="hold_size"):
         MiddoSettings.parse({"data": "d", "model": "m", "hold_size": hold_size})

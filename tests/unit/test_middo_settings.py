@@ -57,6 +57,15 @@ def test_settings_that_cannot_be_are_refused_by_name(values: dict[str, Any], wor
     assert words in str(error.value)
 
 
+@pytest.mark.parametrize(("word", "is_on"), [("false", False), ("no", False), ("0", False), ("true", True)])
+def test_compat_may_come_as_a_word_of_a_sweep(word: str, is_on: bool) -> None:
+    settings = parse(compat=word)
+    assert settings.compat is is_on
+    assert settings.max_attempts == (1 if is_on else 3)
+    with pytest.raises(InputError, match="compat: Input should be a valid boolean"):
+        parse(compat="perhaps")
+
+
 def test_seeds_depend_on_seed_round_and_purpose_only() -> None:
     one, other = parse(seed=1), parse(seed=2, data="elsewhere.json")
     assert one.judge_sampling(1) == parse(seed=1, data="elsewhere.json").judge_sampling(1)

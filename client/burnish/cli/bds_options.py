@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from burnish.cli.recipe_options import TRAINING, Table, option
+from burnish.cli.recipe_options import TRAINING, Table, option, share
 
 _VALIDATE = "Validation set (one of the two is needed)"
 _LEARN = "Learning weights"
@@ -15,8 +15,8 @@ BDS: Table = {
         option(
             list[str],
             "--validation",
-            "Samples that can be trusted: a file, folder or glob; may be repeated. Rows of the data with the same"
-            " prompts are left out of training.",
+            "Trusted rows (--trusted elsewhere): samples that can be trusted, as a file, folder or glob; may be"
+            " repeated. Rows of the data with the same prompts are left out of training.",
             _VALIDATE,
             metavar="PATH",
         ),
@@ -41,11 +41,11 @@ BDS: Table = {
     ),
     "penalty_start": (
         "penalty_start",
-        option(float, "--penalty-start", "Share of the validation loss in a step at first; default 0.8.", _LEARN),
+        share("--penalty-start", "Share of the validation loss in a step at first; default 0.8.", _LEARN),
     ),
     "penalty_decay": (
         "penalty_decay",
-        option(float, "--penalty-decay", "What that falls by with each pass; default 0.05.", _LEARN),
+        share("--penalty-decay", "What that falls by with each pass; default 0.05.", _LEARN),
     ),
     "selector_learning_rate": (
         "selector_learning_rate",
@@ -55,7 +55,7 @@ BDS: Table = {
         "selection_epochs",
         option(float, "--selection-epochs", "Passes over the data while weights are learnt; default 3.", _LEARN),
     ),
-    "keep": ("keep", option(float, "--keep", "Share of the rows that is trained on in the end; default 0.8.", _SELECT)),
+    "keep": ("keep", share("--keep", "Share of the rows that is trained on in the end; default 0.8.", _SELECT)),
     "compare": (
         "compare",
         option(

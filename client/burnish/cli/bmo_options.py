@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from burnish.cli.bds_options import BDS
-from burnish.cli.recipe_options import Table, option
+from burnish.cli.recipe_options import Table, option, share
 from burnish.coordinator.policy.refinement import Questions
 
 _REFINE = "Answering anew"
@@ -13,7 +13,7 @@ _GUARD = "When answering anew stops"
 BMO: Table = {
     "online_share": (
         "online_share",
-        option(float, "--online-share", "Share of the questions that are answered anew; default 0.1.", _REFINE),
+        share("--online-share", "Share of the questions that are answered anew; default 0.1.", _REFINE),
     ),
     "questions": (
         "questions",
@@ -37,7 +37,7 @@ BMO: Table = {
     ),
     "min_effective_share": (
         "min_effective_share",
-        option(float, "--min-effective-share", "Pause sooner where less than this still counts; default 0.5.", _REFINE),
+        share("--min-effective-share", "Pause sooner where less than this still counts; default 0.5.", _REFINE),
     ),
     "response_weighting": (
         "response_weighting",
@@ -58,8 +58,7 @@ BMO: Table = {
     ),
     "min_accepted": (
         "min_accepted",
-        option(
-            float,
+        share(
             "--min-accepted",
             "Stop answering anew when fewer than this share of the answers pass the checks; default 0.5.",
             _GUARD,
@@ -67,8 +66,7 @@ BMO: Table = {
     ),
     "min_entropy": (
         "min_entropy",
-        option(
-            float,
+        share(
             "--min-entropy",
             "Stop answering anew when the answers' entropy falls below this share of the first ones'; default 0.1.",
             _GUARD,

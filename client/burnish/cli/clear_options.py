@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from burnish._confidence_types import ConfidenceTier
-from burnish.cli.recipe_options import HOLD, TRAINING, Table, option
+from burnish.cli.recipe_options import HOLD, TRAINING, Table, option, share
 from burnish.coordinator.policy.clear import Scope
 from burnish.coordinator.policy.control import Control
 from burnish.coordinator.policy.filtering import Ties
@@ -40,7 +40,7 @@ CLEAR: Table = {
     ),
     "answer_temperature": (
         "answers.temperature",
-        option(float, "--answer-temperature", "Of sampled answers; default 1.", _CONFIDENCE),
+        option(float, "--answer-temperature", "Sampling temperature of answers; 0 is greedy; default 1.", _CONFIDENCE),
     ),
     "answer_max_tokens": (
         "answers.max_tokens",
@@ -56,7 +56,7 @@ CLEAR: Table = {
     ),
     "drop_fraction": (
         "drop_fraction",
-        option(float, "--drop-fraction", "Drop this share of the rows; default: those below the median.", _FILTER),
+        share("--drop-fraction", "Drop this share of the rows; default: those below the median.", _FILTER),
     ),
     "threshold": (
         "threshold",
@@ -76,7 +76,9 @@ CLEAR: Table = {
     ),
     "control": (
         "control",
-        option(Control, "--control", "random: as many rows fail, drawn at random, to compare with.", _FILTER),
+        option(
+            Control, "--control", "random: as many rows fail, drawn at random, to compare with; default none.", _FILTER
+        ),
     ),
     "scope": (
         "scope",
@@ -92,7 +94,7 @@ CLEAR: Table = {
     ),
     "propose_temperature": (
         "propose.temperature",
-        option(float, "--propose-temperature", "Of candidates; default 0.", _CORRECT),
+        option(float, "--propose-temperature", "Sampling temperature of candidates; 0 is greedy; default 0.", _CORRECT),
     ),
     "propose_max_tokens": (
         "propose.max_tokens",
@@ -102,7 +104,12 @@ CLEAR: Table = {
     "swap": ("swap", option(bool, "--swap/--no-swap", "Ask in both orders; default: yes.", _CORRECT)),
     "max_length_ratio": (
         "max_length_ratio",
-        option(float, "--max-length-ratio", "A candidate this many times as long cannot win.", _CORRECT),
+        option(
+            float,
+            "--max-length-ratio",
+            "A candidate more than this many times as long cannot win; default: no limit.",
+            _CORRECT,
+        ),
     ),
     "rounds": ("rounds", option(int, "--rounds", "Rounds; default 1.", _CORRECT, min=1, max=100)),
     "seed": ("seed", option(int, "--seed", "Seed of everything random; default 0.", _CORRECT, min=0)),

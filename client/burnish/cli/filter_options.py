@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from burnish.cli.recipe_options import HOLD, TRAINING, Table, option
+from burnish.cli.recipe_options import HOLD, TRAINING, Table, option, share
 from burnish.coordinator.policy.signals import Signal
 from burnish.coordinator.policy.verdict import Unscored
 from burnish.coordinator.recipes.filter.settings import Start
@@ -22,7 +22,7 @@ def _table(rival: Signal | str, keep: str, among: str, shares: str, trusted: str
         ),
         "keep": (
             "keep",
-            option(float, "--keep", keep, _FILTER),
+            share("--keep", keep, _FILTER),
         ),
         "among": (
             "among",
@@ -87,7 +87,7 @@ def _table(rival: Signal | str, keep: str, among: str, shares: str, trusted: str
             option(
                 float,
                 "--trusted-epochs",
-                "Passes over the trusted rows that a model of them alone takes; default 3.",
+                "With --start trusted, passes over the trusted rows that their model takes; default 3.",
                 _CROSS,
             ),
         ),
@@ -107,7 +107,7 @@ def _table(rival: Signal | str, keep: str, among: str, shares: str, trusted: str
             option(
                 str,
                 "--shares",
-                "Shares to try beside all rows, such as 0.85,0.7: a model is trained on each, and the trusted rows say"
+                "Shares to try beside all rows, such as 85%,70%: a model is trained on each, and the trusted rows say"
                 f" which is taken; default {shares}.",
                 _FILTER,
                 metavar="SHARES",
@@ -129,8 +129,8 @@ def _table(rival: Signal | str, keep: str, among: str, shares: str, trusted: str
             option(
                 bool,
                 "--cover",
-                "Of the largest one of --shares, try as well what covers it best, as many rows as the middle one has,"
-                " counting by rank.",
+                "Also try a subset of the largest of --shares that represents it best (by neuron activations), as many"
+                " rows as the middle share, weighted by rank; default: no.",
                 _FILTER,
             ),
         ),
@@ -139,7 +139,7 @@ def _table(rival: Signal | str, keep: str, among: str, shares: str, trusted: str
             option(
                 float,
                 "--errors",
-                "Standard errors that a share must be better by than all rows to be taken; default 2.",
+                "Of --shares: standard errors that one must be better by than all rows to be taken; default 2.",
                 _FILTER,
                 min=0,
             ),
@@ -183,7 +183,8 @@ FILTER = _table(
 )
 _AUTO = _table(
     Signal.CALIBRATED,
-    "Share of the rows that fold models of a second pass learn from; default 0.7.",
+    "No effect unless --passes is 2 or 3: share of the rows that the models of the next pass learn from; default 0.7."
+    " Which share is kept in the end, --shares says.",
     "16",
     "0.85,0.7,0.5",
     "; needed. They choose among --shares, and teach calibrated what right looks like.",

@@ -40,7 +40,12 @@ MADS: Table = {
     ),
     "epsilon": (
         "epsilon",
-        option(float, "--epsilon", "Of stochastic: the smaller, the more samples it looks at; default 0.05.", _SELECT),
+        option(
+            float,
+            "--epsilon",
+            "With --optimizer stochastic: the smaller, the more samples it looks at; default 0.05.",
+            _SELECT,
+        ),
     ),
     "weighting": (
         "weighting",

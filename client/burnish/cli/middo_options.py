@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from burnish.cli.recipe_options import HOLD, TRAINING, Table, option
+from burnish.cli.recipe_options import HOLD, TRAINING, Table, option, share
 from burnish.coordinator.policy.acceptance import Accept, Rejected
 from burnish.coordinator.policy.control import Control
 from burnish.coordinator.policy.middo import Axis, Overlap, Unparseable
@@ -28,14 +28,14 @@ MIDDO: Table = {
         "m_quality",
         option(float, "--m-quality", "Low quality: ratings below mean - m deviations; default 1.", _SELECT),
     ),
-    "share_loss": ("share_loss", option(float, "--share-loss", "Select this share instead of by --m-loss.", _SELECT)),
+    "share_loss": ("share_loss", share("--share-loss", "Select this share instead of by --m-loss.", _SELECT)),
     "share_sparse": (
         "share_sparse",
-        option(float, "--share-sparse", "Select this share instead of by --m-sparse.", _SELECT),
+        share("--share-sparse", "Select this share instead of by --m-sparse.", _SELECT),
     ),
     "share_quality": (
         "share_quality",
-        option(float, "--share-quality", "Select this share instead of by --m-quality.", _SELECT),
+        share("--share-quality", "Select this share instead of by --m-quality.", _SELECT),
     ),
     "ddof_loss": (
         "ddof_loss",
@@ -63,14 +63,15 @@ MIDDO: Table = {
         option(
             int,
             "--max-rows",
-            "Add rows only up to this many in all, the sparsest first; rows that are there stay, be they more.",
+            "Add rows only up to this many in all, the sparsest first; rows that are there stay, be they more; default:"
+            " no limit.",
             _SELECT,
             min=1,
         ),
     ),
     "control": (
         "control",
-        option(Control, "--control", "random: as many rows, drawn at random, to compare with.", _SELECT),
+        option(Control, "--control", "random: as many rows, drawn at random, to compare with; default none.", _SELECT),
     ),
     "compat": ("compat", option(bool, "--compat", "Do as the published code does, as near as it goes.", _SELECT)),
     "seed": ("seed", option(int, "--seed", "Seed of everything random; default 0.", _SELECT, min=0)),
@@ -80,7 +81,7 @@ MIDDO: Table = {
     ),
     "judge_temperature": (
         "judge.temperature",
-        option(float, "--judge-temperature", "Of the ratings; default 0.1.", _JUDGE),
+        option(float, "--judge-temperature", "Sampling temperature of ratings; 0 is greedy; default 0.1.", _JUDGE),
     ),
     "judge_max_tokens": (
         "judge.max_tokens",
@@ -88,7 +89,7 @@ MIDDO: Table = {
     ),
     "rewrite_temperature": (
         "rewrite.temperature",
-        option(float, "--rewrite-temperature", "Of rewrites; default 1.", _JUDGE),
+        option(float, "--rewrite-temperature", "Sampling temperature of rewrites; 0 is greedy; default 1.", _JUDGE),
     ),
     "rewrite_top_p": ("rewrite.top_p", option(float, "--rewrite-top-p", "Of rewrites; default 1.", _JUDGE)),
     "rewrite_max_tokens": (

@@ -6,6 +6,7 @@ An option that is not given leaves its setting at the recipe's default. What a r
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +14,9 @@ from typing import Annotated, Any
 import typer
 
 from burnish._coverage_types import ProjectionMethod
-from burnish.cli.expanding import expanding
+from burnish.cli.expanding import Command, expanding
+from burnish.coordinator.errors import InputError
+from burnish.coordinator.recipes.base import SettingsError
 
 # Parameter -> (setting, with dots where it is nested; the option)
 Table = Mapping[str, tuple[str, Any]]
@@ -27,6 +30,11 @@ def option(kind: Any, flag: str, text: str, panel: str, **more: Any) -> Any:
     return Annotated[kind | None, typer.Option(flag, help=text, rich_help_panel=panel, show_default=False, **more)]
 
 
+def share(flag: str, text: str, panel: str) -> Any:
+    """An option that takes a share, as 0.7 or as 70%."""
+    return option(str, flag, text, panel, metavar="SHARE")
+
+
 HOLD: Table = {
     "hold_size": (
         "hold_size",
@@ -34,7 +42,7 @@ HOLD: Table = {
             str,
             "--hold-size",
             "Most rows that go on: a share of the first round's such as 100%, or a number; those that cover all of them"
-            " best by the base model's neurons.",
+            " best by the base model's neurons; default: all.",
             "What goes on",
             metavar="N",
         ),
@@ -42,14 +50,17 @@ HOLD: Table = {
 }
 TRAINING: Table = {
     "epochs": ("training.num_epochs", option(float, "--epochs", "Passes over the data; default 1.", _TRAIN)),
-    "max_steps": ("training.max_steps", option(int, "--max-steps", "Stop a training after this many steps.", _TRAIN)),
+    "max_steps": (
+        "training.max_steps",
+        option(int, "--max-steps", "Stop a training after this many steps; default: no limit.", _TRAIN),
+    ),
     "learning_rate": (
         "training.learning_rate",
         option(float, "--learning-rate", "Peak learning rate; default 2e-5.", _TRAIN),
     ),
     "warmup_ratio": (
         "training.warmup_ratio",
-        option(float, "--warmup-ratio", "Share of steps in which it rises; default 0.03.", _TRAIN),
+        share("--warmup-ratio", "Share of steps in which it rises; default 0.03.", _TRAIN),
     ),
     "lr_scheduler": (
         "training.lr_scheduler",
@@ -65,19 +76,30 @@ TRAINING: Table = {
     ),
     "max_sequence_tokens": (
         "training.max_sequence_tokens",
-        option(int, "--max-sequence-tokens", "Longer samples are not trained on; default 4096.", _TRAIN),
+        option(
+            int,
+            "--max-sequence-tokens",
+            "Longer samples are not trained on; default 4096, or the model's context if that is shorter.",
+            _TRAIN,
+        ),
     ),
     "train_dtype": (
         "training.dtype",
-        option(str, "--train-dtype", "float32, mixed or bfloat16 numbers while training.", _TRAIN),
+        option(
+            str,
+            "--train-dtype",
+            "Number format while training: float32, mixed (float32 weights, multiplied in bfloat16) or bfloat16 (half"
+            " the memory, loses small updates); default float32 on a CPU, mixed on a GPU that has bfloat16.",
+            _TRAIN,
+        ),
     ),
     "gradient_checkpointing": (
         "training.gradient_checkpointing",
-        option(bool, "--gradient-checkpointing", "Less memory, more time.", _TRAIN),
+        option(bool, "--gradient-checkpointing", "Less memory, more time; default: no.", _TRAIN),
     ),
     "packing": (
         "training.packing",
-        option(bool, "--packing", "Lay samples end to end instead of padding them; for GPUs.", _TRAIN),
+        option(bool, "--packing", "Lay samples end to end instead of padding them; for GPUs; default: no.", _TRAIN),
     ),
     "max_loss_ratio": (
         "training.max_loss_ratio",
@@ -98,7 +120,7 @@ TRAINING: Table = {
     ),
     "lora_dropout": (
         "training.lora_dropout",
-        option(float, "--lora-dropout", "Share of their inputs dropped while training; default 0.", _TRAIN),
+        share("--lora-dropout", "Share of their inputs dropped while training; default 0.", _TRAIN),
     ),
     "lora_modules": (
         "training.lora_modules",
@@ -204,9 +226,36 @@ def given(table: Table, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_tables(**tables: Table) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Adds the options of each table to a command, whose parameter of the table's name gets what was given."""
-    return expanding(
+    """Adds the options of each table to a command, whose parameter of the table's name gets what was given. Where these
+    settings cannot be used, the command says so by the names of their flags."""
+    expand = expanding(
         {name: (annotation, None) for table in tables.values() for name, (_, annotation) in table.items()},
         tables,
         lambda chosen: {name: given(table, chosen) for name, table in tables.items()},
     )
+    names = flags(*tables.values())
+
+    def decorate(function: Command) -> Command:
+        @functools.wraps(function)
+        def named(*args: Any, **kwargs: Any) -> None:
+            try:
+                function(*args, **kwargs)
+            except SettingsError as error:
+                raise InputError("; ".join(one.told(names) for one in error.problems)) from None
+
+        return expand(named)
+
+    return decorate
+
+
+def flags(*tables: Table) -> dict[str, str]:
+    """The flag of each setting of the tables, by the setting's whole name, and by the last part of it where no other
+    setting is called so."""
+    found: dict[str, str] = {}
+    last: dict[str, list[str]] = {}
+    for table in tables:
+        for path, annotation in table.values():
+            flag = str(annotation.__metadata__[0].default).split("/")[0]
+            found[path] = flag
+            last.setdefault(path.rpartition(".")[2], []).append(flag)
+    return {name: one[0] for name, one in last.items() if len(one) == 1} | found

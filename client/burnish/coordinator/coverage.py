@@ -16,6 +16,7 @@ from burnish._coverage_types import (
 )
 from burnish._types import ModelVersion, TokenSpan
 from burnish.coordinator.content import digest_of, set_digest
+from burnish.coordinator.shares import PART
 
 CALIBRATED = (FeatureRule.STANDARDIZED_TOP_K, FeatureRule.SECTIONS)
 _FAR, _HUBS = 0.3, 0.1  # a rank correlation, and a share of all activity, that a reader should know of
@@ -107,13 +108,7 @@ def _prefix(version: ModelVersion) -> str:
 
 def parse_budget(text: str) -> float:
     """A share below 1, such as 15% or 0.15, or a whole number of at least 1. Raises ValueError."""
-    try:
-        value = float(text.removesuffix("%")) / 100 if text.endswith("%") else float(text)
-        if 0 < value < 1 or ("%" not in text and value >= 1 and value == int(value)):
-            return value
-    except (ValueError, OverflowError):
-        pass
-    raise ValueError(f"{text!r} is no budget; expected a number such as 500, or a share such as 15% or 0.15")
+    return PART.parse(text)
 
 
 def parse_boundaries(text: str) -> tuple[int, ...]:
@@ -126,4 +121,4 @@ def parse_boundaries(text: str) -> tuple[int, ...]:
 
 def budget_size(budget: float, num_distinct: int) -> int:
     """How many of so many different samples a budget is: below 1 a share, else a number; at least 1, at most all."""
-    return min(max(round(budget * num_distinct) if budget < 1 else int(budget), 1), num_distinct)
+    return min(PART.of(budget, num_distinct), num_distinct)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from burnish.coordinator.content import message_list
+from burnish._types import Message
+from burnish.coordinator.content import message_list, sample_hash
 from burnish.coordinator.history import RunHistory
 from burnish.coordinator.policy.acceptance import told
+from burnish.coordinator.policy.assembly import DataRow, RowIds, assemble
+from burnish.coordinator.policy.middo import Action as Rewriting
+from burnish.coordinator.policy.middo import Decision
 from burnish.coordinator.policy.verdict import ANSWERED, GONE, Action
 from burnish.coordinator.records import DecisionRecord
 
@@ -63,7 +68,8 @@ def provenance(history: RunHistory, round_number: int) -> Iterator[dict[str, Any
 
 def dropped(history: RunHistory, round_number: int) -> Iterator[dict[str, Any]]:
     """One object for each row that was dropped before a round, or left out to hold the set's size: row_id, the round
-    that dropped it, its conversation as it was then, the signals and the reasons."""
+    that dropped it, its conversation as it was then, the signals and the reasons; a row that was left out in the round
+    that wrote it as it was written."""
     for dataset in history.datasets():
         if dataset.round >= round_number:
             return
@@ -78,16 +84,57 @@ def dropped(history: RunHistory, round_number: int) -> Iterator[dict[str, Any]]:
             continue
         for row, messages in history.conversations(dataset.round):
             if row.row_id in gone:
-                signals, reasons = gone[row.row_id]
-                yield {
-                    "row_id": row.row_id,
-                    "round": dataset.round,
-                    "source_row_id": row.source_row_id,
-                    "sample_hash": row.sample_hash,
-                    "messages": message_list(messages),
-                    "signals": signals,
-                    "reasons": reasons,
-                }
+                yield _gone(row, dataset.round, messages, *gone[row.row_id])
+        unborn = left_out_at_once(history, dataset.round)
+        texts = history.samples(one.row.sample_hash for one in unborn)
+        for one in unborn:
+            yield _gone(one.row, dataset.round, texts[one.row.sample_hash], {}, [one.reason])
+
+
+def _gone(
+    row: DataRow, round_number: int, messages: Sequence[Message], signals: Mapping[str, Any], reasons: Sequence[str]
+) -> dict[str, Any]:
+    return {
+        "row_id": row.row_id,
+        "round": round_number,
+        "source_row_id": row.source_row_id,
+        "sample_hash": row.sample_hash,
+        "messages": message_list(messages),
+        "signals": dict(signals),
+        "reasons": list(reasons),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A row that was written in a round and left out at its end to hold the set's size, so that no data set has it."""
+
+    row: DataRow
+    reason: str
+
+
+def left_out_at_once(history: RunHistory, number: int) -> list[LeftOut]:
+    """The rows that were new at the end of a round and are in no data set. The ledger has their ids, in the order in
+    which the round's rows, decisions and rewrites give them."""
+    rows = history.rows(number)
+    there = {row.row_id for row in rows}
+    held = history.held(number)
+    if all(one.kept or one.row_id in there for one in held):
+        return []
+    accepted = [one for one in history.rewrites(number) if one.accepted and one.after is not None]
+    outcomes = {(one.row_id, Rewriting(one.strategy)): sample_hash(one.after or ()) for one in accepted}
+    decisions = [
+        Decision(one.row_id, (), tuple(Rewriting(word) for word in one.actions), {}, ())
+        for one in history.decisions(number)
+    ]
+    gone = {one.row_id for one in history.acceptance.of_round(number) if one.dropped}
+    ids = RowIds((), numbers=False)  # what they are called is in the ledger
+    following = assemble(rows, decisions, outcomes, ids, round_number=number, gone=gone)
+    return [
+        LeftOut(replace(row, row_id=one.row_id), one.reason)
+        for row, one in zip(following, held, strict=True)
+        if not one.kept and one.row_id not in there
+    ]
 
 
 def _refused(history: RunHistory, number: int) -> dict[str, tuple[dict[str, Any], list[str]]]:

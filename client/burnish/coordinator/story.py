@@ -17,6 +17,7 @@ from burnish.coordinator.policy.acceptance import told
 from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.confidence import Evidence
 from burnish.coordinator.policy.thresholds import Threshold
+from burnish.coordinator.provenance import left_out_at_once
 from burnish.coordinator.records import CandidateStory, DecisionRecord, RewriteRecord
 from burnish.coordinator.refreshes import AnswerStory
 
@@ -75,7 +76,8 @@ class RowStory:
 
 
 def story_of(history: RunHistory, row_id: str) -> RowStory:
-    """Tells the story of a row, named by its id. Raises InputError where no round has such a row."""
+    """Tells the story of a row, named by its id; of one that was left out in the round that wrote it, no more than
+    that. Raises InputError where no round has such a row."""
     rounds: list[RoundStory] = []
     final: tuple[Message, ...] | None = None
     datasets = history.datasets()
@@ -115,6 +117,11 @@ def story_of(history: RunHistory, row_id: str) -> RowStory:
             )
         )
     if not rounds and final is None:
+        for dataset in datasets:
+            for one in left_out_at_once(history, dataset.round):
+                if one.row.row_id == row_id:
+                    written = f"It was written in round {dataset.round}, from row {one.row.parent_row_id}."
+                    return RowStory(history.run_id, row_id, (), None, f"{written} {one.reason}")
         examples = ", ".join(row.row_id for row in history.rows(1)[:3])
         raise InputError(f"Run {history.run_id} has no row {row_id!r}; ids are like {examples}.")
     held = [one.reason for d in datasets for one in history.held(d.round) if one.row_id == row_id and not one.kept]

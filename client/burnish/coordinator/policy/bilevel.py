@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from burnish.coordinator.content import derive_seed
 from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.verdict import Action, Verdict
+from burnish.coordinator.shares import PART
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class Split:
 
 def split_size(asked: float, num_rows: int) -> int:
     """Rows of a validation set that is a share (below 1) or a number of `num_rows`; at least 1."""
-    return max(1, round(asked * num_rows)) if asked < 1 else int(asked)
+    return PART.of(asked, num_rows)
 
 
 def split_off(rows: Sequence[DataRow], prompts: Mapping[str, str], barred: set[str], size: int, seed: int) -> Split:

@@ -22,6 +22,7 @@ from burnish.coordinator.policy.sameness import normal
 from burnish.coordinator.policy.thresholds import Threshold
 from burnish.coordinator.policy.verdict import Action, Unscored, Verdict
 
+_EXACT = 1e-9  # relative: a ratio comes as its logarithm, and back a little off
 _MOST_FLIPS = 0.5  # share of comparisons whose winner hangs on the order, from which on they say little
 
 
@@ -34,8 +35,8 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CorrectionRules:
-    """When a candidate replaces a response. `max_length_ratio`: beyond it, in words, the longer of the two cannot win;
-    None for no guard."""
+    """When a candidate replaces a response. `max_length_ratio`: one with more than so many times the response's words
+    cannot win; None for no guard."""
 
     eta: float = 0.8
     swap: bool = True
@@ -111,7 +112,7 @@ def judged(preference: Preference, rules: CorrectionRules) -> tuple[bool, float,
     if any(candidate <= response for response, candidate, _ in orders):
         return False, p, f"{said}, but not in both orders"
     ratio = math.exp(preference.log_length_ratio)
-    if rules.max_length_ratio is not None and ratio > rules.max_length_ratio:
+    if rules.max_length_ratio is not None and ratio > rules.max_length_ratio * (1 + _EXACT):
         return False, p, f"{said}, but it is {ratio:.1f} times as long, more than {rules.max_length_ratio:g}"
     return True, p, f"{said} > eta {rules.eta:g}" + (", in both orders" if rules.swap else "")
 

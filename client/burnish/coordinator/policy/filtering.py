@@ -10,7 +10,7 @@ are broken at random by seed so that exactly the wanted share goes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -32,25 +32,37 @@ class Ties(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FilterRule:
-    """Where the line is: `threshold` itself, else at `drop_fraction` in [0, 1) of the scored rows, else the median."""
+    """Where the line is: `threshold` itself, else at `drop_fraction` in [0, 1) of the scored rows, else the median.
+    `round_number`: a random control draws anew in each round."""
 
     threshold: float | None = None
     drop_fraction: float | None = None
     ties: Ties = Ties.KEEP
     control: Control = Control.NONE
     seed: int = 0
+    round_number: int = 1
 
 
 def filter_rows(
-    signal: str, row_ids: Sequence[str], values: Sequence[float | None], rule: FilterRule, *, axis: str = AXIS
+    signal: str,
+    row_ids: Sequence[str],
+    values: Sequence[float | None],
+    rule: FilterRule,
+    *,
+    axis: str = AXIS,
+    standing: Mapping[str, bool | None] | None = None,
 ) -> tuple[Threshold, list[bool | None]]:
-    """The line, and for each row whether it passes; None for a row without a value. Order plays no part."""
+    """The line, and for each row whether it passes; None for a row without a value. Order plays no part.
+
+    `standing`: what the round before found of the rows that have not changed since, by id. Held against the same line
+    they are found the same again, so a random control, which cannot tell that by a value, takes it from there: it draws
+    among the other rows alone, as many as lie below the line.
+    """
     array = as_values(values)
     scored = [int(i) for i in np.flatnonzero(np.isfinite(array))]
     tau, failing = _failing(array[scored], [row_ids[i] for i in scored], rule)
     if rule.control is Control.RANDOM:
-        ranks = sorted(range(len(scored)), key=lambda i: _draw(rule.seed, "control", row_ids[scored[i]]))
-        failing = _of(ranks[: int(failing.sum())], len(scored))
+        failing = _drawn(failing, [row_ids[i] for i in scored], rule, standing or {})
     passed: list[bool | None] = [None] * len(array)
     for index, fails in zip(scored, failing, strict=True):
         passed[index] = not fails
@@ -85,6 +97,17 @@ def _failing(
     if rule.ties is Ties.RANK:
         return tau, _of(order[:most], len(values))
     return tau, values < tau
+
+
+def _drawn(
+    failing: NDArray[np.bool_], row_ids: Sequence[str], rule: FilterRule, standing: Mapping[str, bool | None]
+) -> NDArray[np.bool_]:
+    """Of the rows that do not stand as many as are failing, drawn at random; of those that do the same as before."""
+    new = [i for i, row_id in enumerate(row_ids) if standing.get(row_id) is None]
+    count = int(failing[new].sum())
+    drawn = sorted(new, key=lambda i: _draw(rule.seed, f"control/{rule.round_number}", row_ids[i]))[:count]
+    before = [i for i, row_id in enumerate(row_ids) if standing.get(row_id) is False]
+    return _of([*drawn, *before], len(row_ids))
 
 
 def in_order(values: Sequence[float] | NDArray[np.float64], row_ids: Sequence[str], seed: int) -> list[int]:

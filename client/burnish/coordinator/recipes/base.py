@@ -6,12 +6,13 @@ change the result (batch sizes, what is kept on disk) is in `RunOptions`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from burnish._coverage_types import ProjectionMethod
 from burnish._training_types import Lora
@@ -22,6 +23,7 @@ from burnish.coordinator.errors import InputError
 from burnish.coordinator.formats import Columns
 from burnish.coordinator.formats.remote import local_copies
 from burnish.coordinator.paths import is_remote
+from burnish.coordinator.shares import SIZE, Share, Size
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 FROZEN = ConfigDict(frozen=True, extra="forbid")
@@ -52,7 +54,7 @@ class TrainingSettings(BaseModel):
     num_epochs: float | None = Field(None, gt=0)
     max_steps: int | None = Field(None, ge=1)
     learning_rate: float | None = Field(None, gt=0)
-    warmup_ratio: float | None = Field(None, ge=0, le=1)
+    warmup_ratio: Share | None = Field(None, ge=0, le=1)
     lr_scheduler: Literal["cosine", "linear", "constant"] | None = None
     per_device_batch_size: int | None = Field(None, ge=1)
     gradient_accumulation_steps: int | None = Field(None, ge=1)
@@ -67,7 +69,7 @@ class TrainingSettings(BaseModel):
     packing: bool | None = Field(None, description="lay samples end to end instead of padding them")
     lora_rank: int | None = Field(None, ge=1, le=1024, description="train low-rank adapters of this rank")
     lora_alpha: float | None = Field(None, gt=0)
-    lora_dropout: float | None = Field(None, ge=0, lt=1)
+    lora_dropout: Share | None = Field(None, ge=0, lt=1)
     lora_modules: tuple[str, ...] = Field((), description="linear layers that get one; default all but the head")
     lora_adapter_only: bool | None = Field(None, description="publish the adapters alone instead of merged")
 
@@ -82,7 +84,8 @@ class TrainingSettings(BaseModel):
             self.lora_alpha or self.lora_dropout or self.lora_modules or self.lora_adapter_only
         ):
             raise ValueError(
-                "lora_alpha, lora_dropout, lora_modules and lora_adapter_only are of adapters; give lora_rank as well"
+                "`lora_alpha`, `lora_dropout`, `lora_modules` and `lora_adapter_only` are of adapters; give `lora_rank`"
+                " as well"
             )
         return self
 
@@ -132,8 +135,21 @@ class RecipeSettings(BaseModel):
 
     @classmethod
     def stored(cls, values: Mapping[str, Any]) -> Self:
-        """Settings as a ledger has them: all are given. Raises InputError."""
-        return cls.parse(dict(values))
+        """Settings as a ledger has them: all are given, and what has no effect may be among them, so that a run goes on
+        by what it began with. Raises InputError."""
+        return parse_settings(cls, dict(values), stored=True)
+
+    @model_validator(mode="after")
+    def _all_have_an_effect(self, info: ValidationInfo) -> Self:
+        if not _is_stored(info):
+            for one in self.without_effect():
+                if one.is_given_in(self):
+                    raise ValueError(one.said)
+        return self
+
+    def without_effect(self) -> Iterator[NoEffect]:
+        """The settings that do nothing beside the others: who gives one would take it for done."""
+        return iter(())
 
     def hyperparameters(self, round_number: int) -> Hyperparameters:
         """How a round trains."""
@@ -171,6 +187,28 @@ class RecipeSettings(BaseModel):
         return self.model_copy(update={"model": absolute(self.model)})
 
 
+@dataclass(frozen=True, slots=True)
+class NoEffect:
+    """A setting that does nothing beside the others, and why, in words that follow "has no effect". `even_by_default`:
+    to give its default value says something as well, which is not done."""
+
+    name: str
+    why: str
+    even_by_default: bool = False
+
+    def is_given_in(self, settings: BaseModel) -> bool:
+        """Whether somebody asked for it: beyond what happens anyway, unless that is not what its default means."""
+        if self.name not in settings.model_fields_set:
+            return False
+        default = type(settings).model_fields[self.name].get_default(call_default_factory=True)
+        return self.even_by_default or getattr(settings, self.name) != default
+
+    @property
+    def said(self) -> str:
+        """As a sentence."""
+        return f"`{self.name}` has no effect {self.why}"
+
+
 HOLD_STEPS = ("calibrate", "features", "project", "hold")  # that holding the size takes
 
 
@@ -178,30 +216,13 @@ class HoldSettings(RecipeSettings):
     """Settings of a recipe whose rounds can hold the set's size: where more rows would go on, those that cover all of
     them best do, by the base model's neurons."""
 
-    hold_size: float | None = Field(
-        None,
-        gt=0,
-        allow_inf_nan=False,
-        description="most rows that go on: up to 1 a share of the first round's, else a number",
+    hold_size: Size | None = Field(
+        None, description="most rows that go on: up to 1 a share of the first round's, else a number"
     )
-
-    @field_validator("hold_size", mode="before")
-    @classmethod
-    def _share_or_number(cls, value: Any) -> Any:
-        return float(value.removesuffix("%")) / 100 if isinstance(value, str) and value.endswith("%") else value
-
-    @field_validator("hold_size")
-    @classmethod
-    def _whole(cls, value: float | None) -> float | None:
-        if value is not None and value > 1 and value != int(value):
-            raise ValueError(f"hold_size is {value}; expected a share up to 1 (or 100%), or a whole number of rows")
-        return value
 
     def held_rows(self, num_first: int) -> int | None:
         """Most rows that go on, where the first round began with so many; None: any number."""
-        if self.hold_size is None:
-            return None
-        return max(1, round(self.hold_size * num_first)) if self.hold_size <= 1 else int(self.hold_size)
+        return None if self.hold_size is None else SIZE.of(self.hold_size, num_first)
 
     def hold_features(self) -> FeatureChoice:
         """Which features they are covered in; the same in every round, so that only what is new is read."""
@@ -234,26 +255,80 @@ class RunOptions(BaseModel):
     @model_validator(mode="after")
     def _known_to_be_right(self) -> Self:
         if self.oracle and not self.truth:
-            raise ValueError("oracle trains on the rows that are known to be right; say which are wrong with truth")
+            raise ValueError("`oracle` trains on the rows that are known to be right; say which are wrong with `truth`")
         return self
 
     @model_validator(mode="after")
     def _removed_here_only(self) -> Self:
         if self.models_uri and self.keep_models == "last":
             raise ValueError(
-                "earlier models are removed from the run's directory only: keep_models=last does not go together with"
-                " models_uri; keep all, and let the store's own rules remove old ones"
+                "earlier models are removed from the run's directory only: `keep_models` last does not go together with"
+                " `models_uri`; keep all, and let the store's own rules remove old ones"
             )
         return self
 
 
-def parse_settings(kind: type[ModelT], values: dict[str, Any]) -> ModelT:
-    """Settings from plain values. Raises InputError that names every setting that is wrong."""
+class SettingsError(InputError):
+    """Settings that cannot be used; `problems` are places among them (none: all together) with what is wrong there. In
+    the words a setting that is named stands in backticks."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        said = "; ".join(one.told({}) for one in problems)
+        super().__init__(f"The settings cannot be used. {said}")
+        self.problems = tuple(problems)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong with a setting, named with dots where it is nested, and the `value` that was given for it."""
+
+    place: str
+    words: str
+    value: object
+
+    def told(self, names: Mapping[str, str]) -> str:
+        """In words, with settings by their `names`, where they have others than their own: then with the value too,
+        which is no part of the name."""
+        words = _QUOTED.sub(lambda found: names.get(found[1], found[1]), self.words)
+        if not self.place:
+            return words
+        named = next((names[one] for one in self._places() if one in names), None)
+        if named is None:  # of a group that has no name of its own the words name the members
+            is_group = any(one.startswith(f"{self.place}.") for one in names)
+            return words if is_group else f"{self.place}: {words}"
+        is_plain = isinstance(self.value, str | int | float) and not isinstance(self.value, bool)
+        return f"{named} {self.value}: {words}" if is_plain else f"{named}: {words}"
+
+    def _places(self) -> Iterator[str]:
+        """Its own place, then what that is a part of: an item of a list has no name."""
+        parts = self.place.split(".")
+        return (".".join(parts[:number]) for number in range(len(parts), 0, -1))
+
+
+_QUOTED = re.compile(r"`([a-z_]+(?:\.[a-z_]+)*)`")
+_OURS = "Value error, "  # pydantic's, before the words of a ValueError
+_STORED = "stored"
+
+
+def parse_settings(kind: type[ModelT], values: dict[str, Any], *, stored: bool = False) -> ModelT:
+    """Settings from plain values; `stored`: as a ledger has them. Raises SettingsError, an InputError, that names every
+    setting that is wrong."""
     try:
-        return kind.model_validate(values)
+        return kind.model_validate(values, context={_STORED: stored})
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors()]
-        raise InputError("The settings cannot be used. " + "; ".join(lines)) from None
+        found = error.errors()
+        items = {one["loc"][:-1] for one in found}
+        raise SettingsError(
+            [
+                Problem(".".join(map(str, one["loc"])), one["msg"].removeprefix(_OURS), one["input"])
+                for one in found
+                if one["type"] != "too_short" or one["loc"] not in items  # but for those that are wrong
+            ]
+        ) from None
+
+
+def _is_stored(info: ValidationInfo) -> bool:
+    return bool(info.context and info.context.get(_STORED))
 
 
 def absolute(uri: str) -> str:

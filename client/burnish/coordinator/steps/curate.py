@@ -19,7 +19,7 @@ from burnish.coordinator.policy.confidence import (
 from burnish.coordinator.policy.filtering import filter_rows
 from burnish.coordinator.policy.thresholds import Threshold
 from burnish.coordinator.policy.verdict import Unscored
-from burnish.coordinator.recipes.clear.settings import ClearSettings
+from burnish.coordinator.recipes.clear.settings import ClearSettings, Proposer
 from burnish.coordinator.steps.compare import Pair
 from burnish.coordinator.steps.runs import ClearRun
 
@@ -42,10 +42,13 @@ def filter_round(
         if not passed:
             ids = [row.row_id for row in rows]
             rule = run.settings.filter_rule()
+            standing: Mapping[str, bool | None] = {}
             if round_number > 1:  # the first round's line stands: the model that is asked is the same
                 (line,) = run.book.thresholds(1)
-                rule = replace(rule, threshold=line.tau, drop_fraction=None)
-            line, results = filter_rows(name, ids, [signals[row_id].get(name) for row_id in ids], rule)
+                rule = replace(rule, threshold=line.tau, drop_fraction=None, round_number=round_number)
+                standing = _unchanged(run, round_number, rows)
+            values = [signals[row_id].get(name) for row_id in ids]
+            line, results = filter_rows(name, ids, values, rule, standing=standing)
             with run.book.transaction():
                 run.book.add_thresholds(round_number, [line])
                 run.book.curation.add_filtered(round_number, ids, results)
@@ -53,17 +56,33 @@ def filter_round(
             passed = dict(zip(ids, results, strict=True))
             for note in _notes(line, results, list(evidence.values()), run.settings):
                 run.observer.noted(f"Round {round_number}: {note}")
-        if rows and not staying(rows, passed, run.settings):
+        if rows and _leaves_nothing(passed, run.settings):
             (line,) = run.book.thresholds(round_number)
-            raise StepFailed(_nothing_stays(line))
+            raise StepFailed(_nothing_stays(line, run.settings))
     return passed, signals
 
 
-def staying(rows: Sequence[DataRow], passed: Mapping[str, bool | None], settings: ClearSettings) -> list[DataRow]:
-    """F: the rows that are trained on as they are."""
-    return [
-        row for row in rows if passed[row.row_id] or (passed[row.row_id] is None and settings.unscored is Unscored.KEEP)
-    ]
+def _unchanged(run: ClearRun, round_number: int, rows: Sequence[DataRow]) -> dict[str, bool | None]:
+    """What the round before found of the rows that have the same response still."""
+    before = {row.row_id: row.sample_hash for row in run.book.rows(round_number - 1)}
+    passed = run.book.curation.filtered(round_number - 1)
+    return {row.row_id: passed[row.row_id] for row in rows if before.get(row.row_id) == row.sample_hash}
+
+
+def passing(rows: Sequence[DataRow], passed: Mapping[str, bool | None]) -> list[DataRow]:
+    """F: the rows that M_F is trained on. A row without a value may stay in the data set (`unscored`), but nobody knows
+    whether it is right, and M_F is to learn from those that are."""
+    return [row for row in rows if passed[row.row_id]]
+
+
+def _leaves_nothing(passed: Mapping[str, bool | None], settings: ClearSettings) -> bool:
+    """Whether no row stays, or none passed that M_F could learn from where it is needed."""
+    found = set(passed.values())
+    if True in found:
+        return False
+    stays = None in found and settings.unscored is Unscored.KEEP
+    is_needed = False in found and not settings.filter_only and settings.proposer is Proposer.TUNED
+    return not stays or is_needed
 
 
 def to_be_corrected(
@@ -126,7 +145,7 @@ def decide_rows(
                 run.observer.noted(f"Round {round_number}: {note}")
 
 
-def _nothing_stays(line: Threshold) -> str:
+def _nothing_stays(line: Threshold, settings: ClearSettings) -> str:
     """Why there is nothing to train on, and what to change."""
     if not line.num_values:
         return (
@@ -135,7 +154,10 @@ def _nothing_stays(line: Threshold) -> str:
             " (`burnish explain`)."
         )
     others, instead = "", "with a lower --threshold, or with --drop-fraction"
-    if line.num_excluded:
+    if line.num_excluded and settings.unscored is Unscored.KEEP:
+        others = f" {line.num_excluded} more have none, and stay, but the model that corrects is not trained on them."
+        instead = "with a lower --threshold, with --drop-fraction, or with --filter-only"
+    elif line.num_excluded:
         others = f" {line.num_excluded} more have none, and are dropped (--unscored drop)."
         instead = "with a lower --threshold, with --drop-fraction, or with --unscored keep"
     return (

@@ -79,9 +79,9 @@ def token_weights(now: Floats, generator: Floats) -> Floats:
 
 
 def effective_share(weights: Collection[Floats]) -> float:
-    """How much of the pool still counts, in (0, 1], from the weights of each question's responses: the mean over the
+    """How much of the pool still counts, in [0, 1], from the weights of each question's responses: the mean over the
     questions of (Σw)² / (K Σw²), which of those that have one response is taken over all of them together. 1: all count
-    alike."""
+    alike; 0: none counts."""
     lone = [one for one in weights if len(one) == 1]
     shares = [_kish(one) for one in weights if len(one) > 1]
     shares += [_kish(np.concatenate(lone))] * len(lone) if lone else []
@@ -89,7 +89,9 @@ def effective_share(weights: Collection[Floats]) -> float:
 
 
 def _kish(weights: Floats) -> float:
-    return float(weights.sum() ** 2 / (len(weights) * (weights**2).sum()))
+    """0 where weights are so small that their squares are 0: then nothing counts any more."""
+    squares = (weights**2).sum()
+    return float(weights.sum() ** 2 / (len(weights) * squares)) if squares > 0 else 0.0
 
 
 def _softmax(values: Floats) -> Floats:

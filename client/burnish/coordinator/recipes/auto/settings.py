@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from burnish.coordinator.policy.signals import Signal
 from burnish.coordinator.recipes.filter.settings import FilterSettings
+from burnish.coordinator.shares import Share
 
 
 class AutoSettings(FilterSettings):
@@ -22,7 +23,7 @@ class AutoSettings(FilterSettings):
 
     among: int = Field(16, ge=0, le=100, description="see FilterSettings")
     rival: Signal | None = Field(Signal.CALIBRATED, description="see FilterSettings")
-    shares: tuple[float, ...] = Field((0.85, 0.7, 0.5), min_length=1, description="see FilterSettings")
+    shares: tuple[Share, ...] = Field((0.85, 0.7, 0.5), min_length=1, description="see FilterSettings")
 
     @model_validator(mode="before")
     @classmethod
@@ -30,3 +31,9 @@ class AutoSettings(FilterSettings):
         """Whose signal is the rival's own has none, unless one is given."""
         is_own = isinstance(values, dict) and values.get("signal") == Signal.CALIBRATED and "rival" not in values
         return {**values, "rival": None} if is_own else values
+
+    def _keeps_nothing(self) -> str:
+        return (
+            "here: trusted rows choose among `shares`. To keep a fixed share, use"
+            f" `burnish run filter --keep {self.keep:g}`"
+        )

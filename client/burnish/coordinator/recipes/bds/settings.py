@@ -14,8 +14,8 @@ from pydantic import Field, field_validator, model_validator
 
 from burnish._training_types import BilevelSelection
 from burnish._types import Hyperparameters
-from burnish.coordinator.coverage import parse_budget
 from burnish.coordinator.recipes.base import RecipeSettings
+from burnish.coordinator.shares import Part, Share
 
 
 class BdsSettings(RecipeSettings):
@@ -28,18 +28,15 @@ class BdsSettings(RecipeSettings):
     validation: tuple[str, ...] = Field(
         (), description="files with samples that can be trusted; never part of the data that come out"
     )
-    validation_split: float | None = Field(
-        None,
-        gt=0,
-        allow_inf_nan=False,
-        description="rows held out of the data as validation set: below 1 a share, else a number",
+    validation_split: Part | None = Field(
+        None, description="rows held out of the data as validation set: below 1 a share, else a number"
     )
-    keep: float = Field(0.8, gt=0, le=1, description="share of the rows that is trained on in the end")
+    keep: Share = Field(0.8, gt=0, le=1, description="share of the rows that is trained on in the end")
 
     weighting: Literal["sigmoid", "softmax"] = "sigmoid"
     auxiliary: bool = Field(False, description="Algorithm 1, with a second model, instead of Algorithm 2")
-    penalty_start: float = Field(0.8, ge=0, le=1)
-    penalty_decay: float = Field(0.05, ge=0, le=1)
+    penalty_start: Share = Field(0.8, ge=0, le=1)
+    penalty_decay: Share = Field(0.05, ge=0, le=1)
     selector_learning_rate: float | None = Field(None, gt=0)
     selection_epochs: float = Field(3.0, gt=0, description="passes over the data while weights are learnt")
 
@@ -51,21 +48,13 @@ class BdsSettings(RecipeSettings):
     def _validation_files(cls, value: Any) -> Any:
         return cls._one_or_many(value)
 
-    @field_validator("validation_split", mode="before")
-    @classmethod
-    def _share_or_number(cls, value: Any) -> Any:
-        return parse_budget(value) if isinstance(value, str) else value
-
     @model_validator(mode="after")
     def _consistent(self) -> BdsSettings:
         if bool(self.validation) == (self.validation_split is not None):
             raise ValueError(
-                "weights are learnt from a validation set: give either files (--validation) or how much of the data to"
-                " hold out for it (--validation-split)"
+                "weights are learnt from a validation set: give either files (`validation`) or how much of the data to"
+                " hold out for it (`validation_split`)"
             )
-        split = self.validation_split
-        if split is not None and split >= 1 and split != int(split):
-            raise ValueError(f"validation_split is {split}; expected a share below 1, or a whole number of rows")
         return self
 
     def services(self) -> tuple[str, ...]:

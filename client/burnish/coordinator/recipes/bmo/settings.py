@@ -7,6 +7,7 @@ read: the importance ratios here are our derivation, and the variants that other
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -15,9 +16,19 @@ from burnish._training_types import SelfRefinement
 from burnish._types import Sampling
 from burnish.coordinator.content import derive_seed
 from burnish.coordinator.policy.refinement import Limits, Questions
+from burnish.coordinator.recipes.base import NoEffect
 from burnish.coordinator.recipes.bds.settings import BdsSettings
+from burnish.coordinator.shares import Share
 
 MOST_ONLINE = 0.5  # share of the questions that may be answered anew: beyond it a model learns from itself above all
+# What the weights of answers go by, and whether they tell how many still count; the others weigh all alike.
+_USED: Mapping[str, tuple[str, ...]] = {
+    "self_normalized": ("min_effective_share", "length_power", "response_temperature"),
+    "raw": ("min_effective_share", "length_power"),
+    "softmin": ("min_effective_share", "length_power", "response_temperature"),
+    "uniform": (),
+    "token": (),
+}
 
 
 class BmoSettings(BdsSettings):
@@ -37,30 +48,40 @@ class BmoSettings(BdsSettings):
         "assemble",
     )
 
-    online_share: float = Field(0.1, gt=0, le=MOST_ONLINE, description="share of the questions that are answered anew")
+    online_share: Share = Field(0.1, gt=0, le=MOST_ONLINE, description="share of the questions that are answered anew")
     questions: Questions = Field(Questions.LOWEST, description="which: those whose responses weigh least, or any")
     responses: int = Field(4, ge=1, le=32, description="answers to each")
     max_answer_tokens: int = Field(256, ge=1, description="of an answer; one that is cut off there is not learnt from")
 
     warmup_steps: int | None = Field(None, ge=0, description="first pause; default: after a pass over the data")
     refresh_steps: int | None = Field(None, ge=1, description="from one pause to the next; default: a pass")
-    min_effective_share: float | None = Field(None, ge=0, le=1, description="pause sooner where less still counts")
+    min_effective_share: Share | None = Field(None, ge=0, le=1, description="pause sooner where less still counts")
     response_weighting: Literal["self_normalized", "raw", "softmin", "uniform", "token"] = "self_normalized"
     length_power: float | None = Field(None, ge=0, le=1)
     response_temperature: float | None = Field(None, gt=0)
 
-    min_accepted: float = Field(0.5, ge=0, le=1, description="stop where a smaller share of answers passes the checks")
-    min_entropy: float = Field(0.1, ge=0, le=1, description="stop where entropy falls below this share of the first")
+    min_accepted: Share = Field(0.5, ge=0, le=1, description="stop where a smaller share of answers passes the checks")
+    min_entropy: Share = Field(0.1, ge=0, le=1, description="stop where entropy falls below this share of the first")
     max_divergence: float | None = Field(None, gt=0, description="stop beyond so many nats per token from the base")
 
     @model_validator(mode="after")
     def _pauses(self) -> Self:
         if self.warmup_steps is None and self.selection_epochs <= 1:
             raise ValueError(
-                f"selection_epochs is {self.selection_epochs:g} and the first pause comes after a pass over the data:"
-                " no question would be answered anew; expected more passes, or a sooner pause (warmup_steps)"
+                f"`selection_epochs` is {self.selection_epochs:g} and the first pause comes after a pass over the data:"
+                " no question would be answered anew; expected more passes, or a sooner pause (`warmup_steps`)"
             )
         return self
+
+    def without_effect(self) -> Iterator[NoEffect]:
+        """See RecipeSettings."""
+        yield from super().without_effect()
+        used = _USED[self.response_weighting]
+        others = ", ".join(name for name in _USED if name != self.response_weighting)
+        for name in _USED["self_normalized"]:
+            if name not in used:
+                why = f"where `response_weighting` is {self.response_weighting}; leave it out, or take {others}"
+                yield NoEffect(name, why)
 
     def services(self) -> tuple[str, ...]:
         """See RecipeSettings."""

@@ -25,7 +25,7 @@ from burnish.coordinator.steps.curate import (
     decide_rows,
     filter_round,
     pairs_of,
-    staying,
+    passing,
     to_be_corrected,
 )
 from burnish.coordinator.steps.hold import hold_size
@@ -60,7 +60,7 @@ async def curate(run: ClearRun, base: ModelRef, t: int) -> None:
     preferences: Mapping[Pair, Preference | str] = {}
     failed = to_be_corrected(rows, passed, run.settings)
     if failed and not run.settings.filter_only:
-        kept = staying(rows, passed, run.settings)  # F
+        kept = passing(rows, passed)  # F
         proposer = base if run.settings.proposer is Proposer.BASE else await tuned(run, base, t, kept)
         await propose(run, t, proposer, failed)  # y'
         preferences = await compare(run, t, base, pairs_of(run, t, rows))  # P(y' > y), by the base model

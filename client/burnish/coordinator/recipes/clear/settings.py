@@ -20,6 +20,7 @@ from burnish.coordinator.policy.control import Control
 from burnish.coordinator.policy.filtering import FilterRule, Ties
 from burnish.coordinator.policy.verdict import Unscored
 from burnish.coordinator.recipes.base import HOLD_STEPS, HoldSettings, SamplingSettings
+from burnish.coordinator.shares import Share
 
 
 class Signal(StrEnum):
@@ -69,7 +70,7 @@ class ClearSettings(HoldSettings):
 
     signal: Signal = Signal.CONFIDENCE
     threshold: float | None = Field(None, description="keep rows whose signal is at least this, instead of the median")
-    drop_fraction: float | None = Field(None, ge=0, lt=1, description="drop this share of the rows instead")
+    drop_fraction: Share | None = Field(None, ge=0, lt=1, description="drop this share of the rows instead")
     ties: Ties = Ties.KEEP
     unscored: Unscored = Unscored.KEEP
     filter_only: bool = Field(False, description="stop before any training")
@@ -81,18 +82,20 @@ class ClearSettings(HoldSettings):
     propose: SamplingSettings = SamplingSettings(temperature=0.0, top_p=1.0, top_k=0, max_tokens=512)
     eta: float = Field(0.8, ge=0, le=1)
     swap: bool = True
-    max_length_ratio: float | None = Field(None, ge=1)
+    max_length_ratio: float | None = Field(
+        None, ge=1, description="a candidate with more than so many times the words cannot win"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> ClearSettings:
         if self.threshold is not None and self.drop_fraction is not None:
-            raise ValueError("threshold and drop_fraction both say where the line is drawn; give one of them")
+            raise ValueError("`threshold` and `drop_fraction` both say where the line is drawn; give one of them")
         if self.threshold is not None and self.ties is Ties.RANK:
-            raise ValueError("ties are ranked to drop a wanted share; with threshold there is none: leave ties out")
+            raise ValueError("ties are ranked to drop a wanted share; with `threshold` there is none: leave `ties` out")
         if self.signal is Signal.CONSISTENCY and self.tier is ConfidenceTier.FAST:
             raise ValueError("consistency comes from sampled answers; take the tier standard or full")
         if self.candidates > 1 and self.propose.temperature == 0.0:
-            raise ValueError("at temperature 0 all candidates are the same; give propose.temperature a value above 0")
+            raise ValueError("at temperature 0 all candidates are the same; give `propose.temperature` a value above 0")
         return self
 
     def services(self) -> tuple[str, ...]:

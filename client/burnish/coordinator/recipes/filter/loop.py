@@ -90,7 +90,7 @@ async def select(
         prompts = prompts_of(run, [row.sample_hash for row in trusted])
         learnt, judged = halves(trusted, prompts, run.settings.seed)
     check_judges(run.settings, judged)
-    found = await measured(run, base, training, learnt)
+    found = await measured(run, base, training, learnt, trusted)
     best = await choose_share(run, D, partial(tried_in, run.settings), base, training, judged, found)
     decide_rows(run, D, rows, training, found, best.signal, best.share)
     kept = kept_rows(run, D, rows)
@@ -101,18 +101,25 @@ async def select(
     assemble_kept(run, D, rows, following)
 
 
-async def measured(run: FilterRun, base: ModelRef, training: Sequence[DataRow], trusted: Sequence[DataRow]) -> Measured:
+async def measured(
+    run: FilterRun,
+    base: ModelRef,
+    training: Sequence[DataRow],
+    learnt: Sequence[DataRow],
+    trusted: Sequence[DataRow],
+) -> Measured:
     """What is known of every row in the last pass: in each but the first, fold models learn from what the one before it
-    would keep."""
+    would keep. Of the `trusted` rows fold models learn from those that are `learnt` alone; `calibrated`, whose eleven
+    numbers no model that is judged depends on, goes by all."""
     if not run.settings.signal.needs_folds:
         return await measure(run, D, base, training, None, trusted)
     found = None
     for number in range(run.settings.passes):
         if found is None and run.settings.start is Start.TRUSTED:
-            cross = await by_trusted(run, TRUSTED, base, training, trusted)
+            cross = await by_trusted(run, TRUSTED, base, training, learnt)
         else:
-            learnt = None if found is None else kept_by(run, training, found)
-            cross = await crossfit(run, FOLD + number * MOST_FOLDS, base, training, trusted, learnt)
+            kept = None if found is None else kept_by(run, training, found)
+            cross = await crossfit(run, FOLD + number * MOST_FOLDS, base, training, learnt, kept)
         found = await measure(run, D, base, training, cross, trusted)
     assert found is not None
     return found

@@ -5,7 +5,7 @@ Signals and their sources: `policy/signals.py`. The method itself is written out
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Any, ClassVar, Self
 
@@ -15,7 +15,8 @@ from burnish._types import Hyperparameters
 from burnish.coordinator.findings import Parts
 from burnish.coordinator.policy.signals import Signal
 from burnish.coordinator.policy.verdict import Unscored
-from burnish.coordinator.recipes.base import HOLD_STEPS, HoldSettings
+from burnish.coordinator.recipes.base import HOLD_STEPS, HoldSettings, NoEffect
+from burnish.coordinator.shares import Share
 
 MOST_FOLDS, MOST_PASSES, MOST_SUBSETS, MOST_SHARES = 10, 3, 20, 8
 _OUTLIERS, _AMONG = 3.5, 16
@@ -49,8 +50,8 @@ class FilterSettings(HoldSettings):
 
     rounds: int = Field(1, ge=1, le=1)
     signal: Signal = Signal.WEAKEST
-    keep: float = Field(0.7, ge=0.001, le=1, description="share of the rows that have a value, where it is given")
-    shares: tuple[float, ...] = Field(
+    keep: Share = Field(0.7, ge=0.001, le=1, description="share of the rows that have a value, where it is given")
+    shares: tuple[Share, ...] = Field(
         (), description="shares to try instead of `keep`, beside all rows; trusted rows say which is taken"
     )
     rival: Signal | None = Field(
@@ -101,7 +102,7 @@ class FilterSettings(HoldSettings):
         how_many = {"shares": cls.model_fields["shares"].default, **values}
         given = [name for name in ("keep", "shares", "outliers") if how_many.get(name)]
         if "outliers" in given and len(given) > 1:
-            raise ValueError(f"outliers say which rows go, and {given[0]} how many; give one of them")
+            raise ValueError(f"`outliers` say which rows go, and `{given[0]}` how many; give one of them")
         filled = {"among": _AMONG, **values} if signal in (Signal.WEAKEST, Signal.CALIBRATED) else dict(values)
         if signal == Signal.WEAKEST and not given and "outliers" not in values:
             filled["outliers"] = _OUTLIERS
@@ -135,40 +136,63 @@ class FilterSettings(HoldSettings):
     def _consistent(self) -> Self:
         if self.passes > 1 and not self.signal.needs_folds:
             raise ValueError(
-                f"passes are of fold models, and signal {self.signal} needs none; leave passes out, or give a signal of"
-                " fold models (such as cross_weakest)"
+                f"`passes` are of fold models, and `signal` {self.signal} needs none; leave `passes` out, or give a"
+                " `signal` of fold models (such as cross_weakest)"
             )
         if self.rival is not None and not self.tried():
-            raise ValueError("a rival is tried on the middle one of the shares, and there are none; give some (shares)")
+            raise ValueError(
+                "a `rival` is tried on the middle one of the shares, and there are none; give some (`shares`)"
+            )
         if self.cover and not self.tried():
-            raise ValueError("cover is of the largest one of the shares, and there are none; give some (shares)")
+            raise ValueError("`cover` is of the largest one of the shares, and there are none; give some (`shares`)")
         if self.rival is not None and (self.rival.needs_folds or self.rival is self.signal):
             raise ValueError(
-                f"the rival is {self.rival}; expected another signal than {self.signal}, of those of the base model"
+                f"the `rival` is {self.rival}; expected another signal than {self.signal}, of those of the base model"
             )
         if self.trusted and not (self.signal.learns_from_trusted or self.tried() or (self.compare and self.holdout)):
             raise ValueError(
-                f"signal {self.signal} makes no use of trusted rows; leave them out, give held-out rows to compare what"
-                " they do by themselves (holdout, without turning compare off), shares to try, or another signal (such"
-                " as calibrated)"
+                f"`signal` {self.signal} makes no use of trusted rows; leave them out, give held-out rows to compare"
+                " what they do by themselves (`holdout`, without turning `compare` off), `shares` to try, or another"
+                " `signal` (such as calibrated)"
             )
         if self.tried() and not self.trusted:
             raise ValueError(
-                "trusted rows say which of the shares is taken, and there are none; give some (trusted: a hundred rows"
-                " that somebody has looked at), or say yourself how many stay (recipe filter: keep, without shares)"
+                "trusted rows say which of the shares is taken, and there are none; give some (`trusted`: a hundred"
+                " rows that somebody has looked at), or say yourself how many stay (recipe filter: `keep`, without"
+                " `shares`)"
             )
         if Signal.CALIBRATED in self.signals() and not self.trusted:
             raise ValueError(
-                "signal calibrated goes by trusted rows, and there are none; give some (trusted), or another"
+                "`signal` calibrated goes by trusted rows, and there are none; give some (`trusted`), or another"
             )
         if self.start is Start.TRUSTED and not (self.trusted and self.signal.needs_folds):
             raise ValueError(
-                "start trusted measures rows by a model of the trusted ones; give some (trusted), and a signal of"
+                "`start` trusted measures rows by a model of the trusted ones; give some (`trusted`), and a `signal` of"
                 " models that did not see a row (such as cross_weakest)"
             )
         if self.tried() and self.hold_size is not None:
-            raise ValueError("shares and hold_size both say how many rows go on; give one of them")
+            raise ValueError("`shares` and `hold_size` both say how many rows go on; give one of them")
         return self
+
+    def without_effect(self) -> Iterator[NoEffect]:
+        """See RecipeSettings."""
+        yield from super().without_effect()
+        trains_folds = self.signal.needs_folds and not (self.start is Start.TRUSTED and self.passes == 1)
+        if not self.signal.needs_folds:
+            yield NoEffect("folds", f"with `signal` {self.signal}, which needs no fold models; leave it out")
+        elif not trains_folds:
+            yield NoEffect("folds", "where `start` is trusted and there is one pass; leave it out, or give `passes`")
+        if self.start is not Start.TRUSTED:
+            yield NoEffect("trusted_epochs", "but where `start` is trusted; leave it out, or give that as well")
+        if not self.tried():
+            yield NoEffect("errors", "without `shares` to choose among; leave it out, or give some")
+        elif self.passes == 1:
+            yield NoEffect("keep", self._keeps_nothing(), even_by_default=True)
+        if len(self.tried()) == 1:
+            yield NoEffect("cover", "on a single one of `shares`, which leaves nothing to choose; give another as well")
+
+    def _keeps_nothing(self) -> str:
+        return "here: trusted rows choose among `shares`; leave one of the two out"
 
     @classmethod
     def stored(cls, values: Mapping[str, Any]) -> Self:

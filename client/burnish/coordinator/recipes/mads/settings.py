@@ -7,6 +7,7 @@ says why. The method itself is written out in `loop.py` beside this.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -22,8 +23,9 @@ from burnish._coverage_types import (
 )
 from burnish._types import Hyperparameters, TokenSpan
 from burnish.coordinator.content import derive_seed
-from burnish.coordinator.coverage import ON_VECTORS, FeatureChoice, budget_size, parse_boundaries, parse_budget
-from burnish.coordinator.recipes.base import RecipeSettings, absolute
+from burnish.coordinator.coverage import CALIBRATED, ON_VECTORS, FeatureChoice, budget_size, parse_boundaries
+from burnish.coordinator.recipes.base import NoEffect, RecipeSettings, absolute
+from burnish.coordinator.shares import Part
 
 
 class MadsSettings(RecipeSettings):
@@ -43,9 +45,7 @@ class MadsSettings(RecipeSettings):
 
     rounds: int = Field(1, ge=1, le=1)
     selector: str = Field("", description="the model whose neurons are looked at; default: the one that is trained")
-    budget: float = Field(
-        0.15, gt=0, allow_inf_nan=False, description="of different samples: below 1 a share, else a number"
-    )
+    budget: Part = Field(0.15, description="of different samples: below 1 a share, else a number")
 
     rule: FeatureRule = FeatureRule.STANDARDIZED_TOP_K
     k: int | None = Field(None, ge=1, le=1024)
@@ -66,11 +66,6 @@ class MadsSettings(RecipeSettings):
     random_subsets: int = Field(3, ge=0, le=20, description="trained on to compare with, where there is held-out data")
     compare_full: bool = Field(True, description="train on all rows too, where there is held-out data")
 
-    @field_validator("budget", mode="before")
-    @classmethod
-    def _share_or_number(cls, value: Any) -> Any:
-        return parse_budget(value) if isinstance(value, str) else value
-
     @field_validator("length_boundaries", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
@@ -88,21 +83,33 @@ class MadsSettings(RecipeSettings):
         features = self.features()
         if self.length_boundaries and (features is None or not features.is_calibrated):
             what = f"objective {self.objective}" if features is None else f"rule {self.rule}"
-            raise ValueError(f"length_boundaries are a calibration's, and {what} has none; leave them out")
+            raise ValueError(f"`length_boundaries` are a calibration's, and {what} has none; leave them out")
         if self.length_boundaries and self.length_boundaries[-1] >= self.max_tokens:
             raise ValueError(
-                f"length_boundaries end with {self.length_boundaries[-1]}, but only {self.max_tokens} tokens of a"
-                " sample are read; leave out what is above, or raise max_tokens"
+                f"`length_boundaries` end with {self.length_boundaries[-1]}, but only {self.max_tokens} tokens of a"
+                " sample are read; leave out what is above, or raise `max_tokens`"
             )
-        if self.budget >= 1 and self.budget != int(self.budget):
-            raise ValueError(f"budget is {self.budget}; expected a share below 1, or a whole number of samples")
         if self.objective is CoverageObjective.REPRESENTATION_FILTER:
             raise ValueError("representation_filter goes by quality, which this recipe does not measure; take another")
         if self.rule is FeatureRule.ABOVE_ZERO and self.pooling is ActivationPooling.MEAN:
-            raise ValueError("rule above_zero goes by the largest value at any token; leave pooling out (max_signed)")
+            raise ValueError("rule above_zero goes by the largest value at any token; leave `pooling` out (max_signed)")
         if self.optimizer is not None and self.objective is CoverageObjective.K_CENTER:
-            raise ValueError("k_center takes no optimizer; leave it out")
+            raise ValueError("k_center takes no `optimizer`; leave it out")
         return self
+
+    def without_effect(self) -> Iterator[NoEffect]:
+        """See RecipeSettings."""
+        yield from super().without_effect()
+        if self.features() is None:
+            why = f"with `objective` {self.objective}, which goes by vectors and not by features; leave it out"
+            for name in ("weighting", "rule", "k", "pooling", "tokens", "max_tokens", "calibration_size"):
+                yield NoEffect(name, why)
+        elif self.rule not in CALIBRATED:
+            words = " or ".join(CALIBRATED)
+            why = f"with `rule` {self.rule}, which compares with nothing; leave it out, or take {words}"
+            yield NoEffect("calibration_size", why)
+        if self.optimizer is not CoverageOptimizer.STOCHASTIC:
+            yield NoEffect("epsilon", "but with `optimizer` stochastic; leave it out, or give that as well")
 
     def services(self) -> tuple[str, ...]:
         """See RecipeSettings."""

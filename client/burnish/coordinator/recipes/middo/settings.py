@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from burnish._types import Sampling, ValidationRules
 from burnish.coordinator.content import derive_seed
@@ -16,6 +16,7 @@ from burnish.coordinator.policy.control import Control
 from burnish.coordinator.policy.middo import Axis, Overlap, PolicySettings, Unparseable
 from burnish.coordinator.policy.thresholds import Rule
 from burnish.coordinator.recipes.base import FROZEN, HoldSettings, SamplingSettings, absolute
+from burnish.coordinator.shares import Share
 
 
 class RewriteRules(BaseModel):
@@ -79,9 +80,9 @@ class MiddoSettings(HoldSettings):
     m_loss: float = 1.0
     m_sparse: float = 1.0
     m_quality: float = 1.0
-    share_loss: float | None = Field(None, gt=0, le=1, description="share of rows to select instead of m_loss")
-    share_sparse: float | None = Field(None, gt=0, le=1)
-    share_quality: float | None = Field(None, gt=0, le=1)
+    share_loss: Share | None = Field(None, gt=0, le=1, description="share of rows to select instead of m_loss")
+    share_sparse: Share | None = Field(None, gt=0, le=1)
+    share_quality: Share | None = Field(None, gt=0, le=1)
     ddof_loss: int = Field(0, ge=0, le=1)
     ddof_sparse: int = Field(0, ge=0, le=1)
     ddof_quality: int = Field(1, ge=0, le=1)
@@ -113,7 +114,7 @@ class MiddoSettings(HoldSettings):
     @classmethod
     def _follow_the_published_code(cls, values: Any) -> Any:
         """With `compat`, fills in what is published and refuses what contradicts it."""
-        if not isinstance(values, dict) or not values.get("compat"):
+        if not isinstance(values, dict) or not _is_true(values.get("compat", False)):
             return values
         fixed: dict[str, Any] = {
             "m_loss": 1.0,  # the published filter ignores its --m on this axis
@@ -135,8 +136,8 @@ class MiddoSettings(HoldSettings):
         wrong = [name for name, value in fixed.items() if name in values and _plain(values[name]) != _plain(value)]
         if wrong:
             raise ValueError(
-                f"compat does as the published code does, which fixes {', '.join(wrong)}; leave out"
-                f" {'it' if len(wrong) == 1 else 'them'}, or compat"
+                f"`compat` does as the published code does, which fixes {', '.join(f'`{one}`' for one in wrong)}; leave"
+                f" out {'it' if len(wrong) == 1 else 'them'}, or `compat`"
             )
         return values | fixed
 
@@ -144,7 +145,7 @@ class MiddoSettings(HoldSettings):
     def _consistent(self) -> MiddoSettings:
         for axis in ("loss", "sparse", "quality"):
             if getattr(self, f"share_{axis}") is not None and getattr(self, f"m_{axis}") != 1.0:
-                raise ValueError(f"m_{axis} and share_{axis} both say where the line is drawn; give one of them")
+                raise ValueError(f"`m_{axis}` and `share_{axis}` both say where the line is drawn; give one of them")
         return self
 
     @property
@@ -194,6 +195,14 @@ class MiddoSettings(HoldSettings):
     def absolute(self) -> MiddoSettings:
         """See RecipeSettings."""
         return super().absolute().model_copy(update={"refiner": absolute(self.refiner)})
+
+
+def _is_true(value: Any) -> bool:
+    """What a switch is set to, which may come as a word; False for what is no such word, and refused later."""
+    try:
+        return TypeAdapter(bool).validate_python(value)
+    except ValidationError:
+        return False
 
 
 def _plain(value: Any) -> Any:
