@@ -98,3 +98,11 @@ def test_up_keeps_services_until_it_is_told_to_stop(tmp_path: Path) -> None:
         finally:
             process.kill()
     assert (tmp_path / "training.log").is_file()
+
+
+def test_up_takes_no_addresses_and_looks_at_the_model_first(tmp_path: Path) -> None:
+    result = burnish("up", "--engine", "transformers", "--model", tmp_path, "--state-dir", tmp_path / "state")
+    complained(result, 2, "is no model: expected a directory")
+    assert not (tmp_path / "state").exists()
+    assert burnish("up", "--endpoint", "127.0.0.1:9", "--model", tmp_path).exit_code == 2
+    assert "No such option: --endpoint" in burnish("up", "--endpoint", "127.0.0.1:9").stderr

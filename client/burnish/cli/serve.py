@@ -20,7 +20,7 @@ from burnish._client import Client
 from burnish._endpoints import SERVICES
 from burnish._errors import BurnishError, StartFailed, UsageError
 from burnish.cli.output import command, say, say_json
-from burnish.cli.services import ServiceChoice, start_note, with_services
+from burnish.cli.services import ServiceChoice, start_note, with_services, with_services_here
 from burnish.local import LocalServices, detect_engine
 
 _PACKAGES = (
@@ -38,7 +38,7 @@ _PACKAGES = (
 
 
 @command
-@with_services
+@with_services_here
 def up(
     services: ServiceChoice,
     model: Annotated[
@@ -56,6 +56,8 @@ def up(
     wanted = [role.strip() for role in roles.split(",") if role.strip()]
     if model is None and wanted != ["training"]:
         raise UsageError("--model is needed: the directory of the model that the services hold first.")
+    if model is not None:
+        services.check_model(model)
     stop = threading.Event()
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:

@@ -39,7 +39,7 @@ def _option(kind: Any, flag: str, text: str, panel: str, **more: Any) -> Any:
 
 
 # Parameter name -> annotation; all default to None, which leaves the word to the environment and burnish.toml.
-OPTIONS: dict[str, Any] = {
+_ELSEWHERE: dict[str, Any] = {
     "endpoint": _option(str | None, "--endpoint", "Address of a server with all services, host:port.", _WHERE),
     **{
         f"{service}_endpoint": _option(
@@ -55,6 +55,8 @@ OPTIONS: dict[str, Any] = {
         Path | None, "--token-file", "Token to show with every call; or BURNISH_TOKEN.", _WHERE, metavar="FILE"
     ),
     "config": _option(Path | None, "--config", "Settings file instead of ./burnish.toml.", _WHERE, metavar="FILE"),
+}
+_HERE: dict[str, Any] = {
     "engine": _option(str | None, "--engine", "vllm, transformers or fake; default: the best installed.", _LOCAL),
     "dtype": _option(
         str | None,
@@ -63,17 +65,22 @@ OPTIONS: dict[str, Any] = {
         _LOCAL,
     ),
     "max_model_len": _option(int | None, "--max-model-len", "Context in tokens; default: the model's.", _LOCAL),
-    "memory_mib": _option(int | None, "--memory-mib", "KV cache of each engine, MiB.", _LOCAL),
+    "memory_mib": _option(
+        int | None, "--memory-mib", "KV cache of each engine, MiB; default: the engine's own.", _LOCAL
+    ),
     "gpu_memory_utilization": _option(
-        float | None, "--gpu-memory-utilization", "Share of each GPU's memory for the engines.", _LOCAL
+        float | None,
+        "--gpu-memory-utilization",
+        "Share of each GPU's memory for the engines; default 0.9, and 0.5 where training runs here as well.",
+        _LOCAL,
     ),
     "tensor_parallel_size": _option(
-        int | None, "--tensor-parallel-size", "GPUs that each layer is divided among.", _LOCAL
+        int | None, "--tensor-parallel-size", "GPUs that each layer is divided among; default 1.", _LOCAL
     ),
     "batch_tokens": _option(
         int | None,
         "--batch-tokens",
-        "Tokens that the transformers engine computes together; default: every sequence alone on a CPU.",
+        "Tokens that the transformers engine computes together; default: each sequence alone on a CPU, 16384 on a GPU.",
         _LOCAL,
     ),
     "cpu_cores": _option(str | None, "--cpu-cores", "Cores to bind to, such as 0-1.", _LOCAL),
@@ -90,6 +97,7 @@ OPTIONS: dict[str, Any] = {
         metavar="DIR",
     ),
 }
+OPTIONS = _ELSEWHERE | _HERE
 _NOT_SETTINGS = ("endpoint", "config", "separate", "state_dir")
 
 
@@ -130,13 +138,7 @@ class ServiceChoice:
         for role in roles:
             groups.setdefault((models or {}).get(role, model), []).append(role)
         for first in groups:
-            here = self.settings.engine != "fake" and not is_remote(first)
-            if here and not (Path(first) / "config.json").is_file():
-                raise UsageError(
-                    f"{first} is no model: expected a directory in the Hugging Face layout, with config.json, "
-                    "*.safetensors and tokenizer files, or its place in object storage (s3://BUCKET/PREFIX)."
-                    + (_FROM_HUB.format(first) if _HUB_NAME.fullmatch(first) else "")
-                )
+            self.check_model(first)
         with ExitStack() as stack:
             addresses: dict[str, str] = {}
             running: list[LocalServices] = []
@@ -154,6 +156,16 @@ class ServiceChoice:
                 if dead:
                     raise StartFailed("\n".join(dead)) from error
                 raise
+
+    def check_model(self, model: str) -> None:
+        """Raises UsageError where services that are started here would find no model at `model`."""
+        if self.settings.engine == "fake" or is_remote(model) or (Path(model) / "config.json").is_file():
+            return
+        raise UsageError(
+            f"{model} is no model: expected a directory in the Hugging Face layout, with config.json, "
+            "*.safetensors and tokenizer files, or its place in object storage (s3://BUCKET/PREFIX)."
+            + (_FROM_HUB.format(model) if _HUB_NAME.fullmatch(model) else "")
+        )
 
     def _local(
         self, roles: Sequence[str], model: str, state_dir: Path, options: EngineOptions, *, quiet: bool
@@ -179,7 +191,7 @@ def start_note(text: str) -> None:
 def resolve(chosen: dict[str, Any]) -> ServiceChoice:
     """Flags over environment over burnish.toml over defaults. Raises SettingsError, UsageError."""
     flags = {name: value for name, value in chosen.items() if name not in _NOT_SETTINGS and value is not None}
-    if chosen["endpoint"]:
+    if chosen.get("endpoint"):
         named = [f"--{s}-endpoint" for s in SERVICES if f"{s}_endpoint" in flags]
         if named:
             raise UsageError(f"--endpoint names all services; it does not go together with {', '.join(named)}.")
@@ -191,6 +203,12 @@ def resolve(chosen: dict[str, Any]) -> ServiceChoice:
 # Adds OPTIONS to a command that has a parameter `services: ServiceChoice`.
 with_services = expanding(
     {name: (annotation, None) for name, annotation in OPTIONS.items()},
+    ["services"],
+    lambda chosen: {"services": resolve(chosen)},
+)
+# The same for a command that starts services whatever there are elsewhere.
+with_services_here = expanding(
+    {name: (annotation, None) for name, annotation in ({"config": OPTIONS["config"]} | _HERE).items()},
     ["services"],
     lambda chosen: {"services": resolve(chosen)},
 )
