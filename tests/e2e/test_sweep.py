@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,18 +14,27 @@ import pytest
 from burnish import Client, UsageError
 from burnish.cli.clear_options import CLEAR
 from burnish.cli.middo_options import MIDDO
-from burnish.cli.sweep import asked, setting_paths, varied
-from burnish.coordinator.errors import InputError, Interrupted, LedgerError, RunMismatch
+from burnish.cli.sweep import _record, asked, setting_paths, varied
+from burnish.coordinator.errors import (
+    CoordinatorError,
+    DataAway,
+    InputError,
+    Interrupted,
+    LedgerBusy,
+    LedgerError,
+    RunMismatch,
+    StepFailed,
+)
 from burnish.coordinator.history import RunHistory
 from burnish.coordinator.loop import RunOptions, resume, run_recipe
 from burnish.coordinator.paths import RunPaths
 from burnish.coordinator.progress import Observer, StepProgress, read_status
 from burnish.coordinator.recipes.clear.settings import ClearSettings
 from burnish.coordinator.recipes.middo.settings import MiddoSettings
-from burnish.coordinator.sweep import Point, grid, sweep
+from burnish.coordinator.sweep import Point, PointResult, PointsFailed, begun, grid, read_sweep, sweep
 from burnish.testing import FakeServices
 from tests.e2e.commands import burnish, complained
-from tests.e2e.support import alpaca, digest_of_final, write_jsonl
+from tests.e2e.support import Watcher, alpaca, digest_of_final, write_jsonl
 
 
 @pytest.fixture
@@ -172,8 +183,102 @@ def test_another_run_in_a_points_folder_is_refused(client: Client, data: Path, t
     (first,) = points(data, eta=["0.5"])
     sweep([first], client, out)
     other = Point(first.varied, first.settings.model_copy(update={"seed": 8}))
-    with pytest.raises(RunMismatch, match="seed: 7 there, 8 now"):
+    with pytest.raises(PointsFailed, match=r"1 of 1 points(.|\n)*eta=0\.5: .*seed: 7 there, 8 now"):
         sweep([other], client, out)
+
+
+def test_a_point_that_is_spelt_otherwise_is_the_same_run(
+    fakes: FakeServices, client: Client, data: Path, tmp_path: Path
+) -> None:
+    held_out = write_jsonl(tmp_path / "held-out.jsonl", alpaca(34)[30:])
+
+    def spelt(vary: dict[str, list[str]]) -> list[Point]:
+        base: dict[str, Any] = {"data": str(data), "model": "base", "holdout": str(held_out)}
+        return [Point(v, ClearSettings.parse(varied(base, setting_paths(CLEAR), v))) for v in grid(vary)]
+
+    out = tmp_path / "sweep"
+    first = sweep(spelt({"eta": ["0.5", "0.6"], "beta": ["0.7"]}), client, out)
+    trained = len(fakes.requests("CreateRun"))
+    (out / "eta=0.6,beta=0.7" / "final").rename(out / "gone")  # one is to be gone on with
+    swapped = sweep(spelt({"beta": ["0.7"], "eta": ["0.5", "0.6"]}), client, out)
+    assert [one.out for one in swapped] == [one.out for one in first]
+    assert len(fakes.requests("CreateRun")) == trained
+    assert (out / "eta=0.6,beta=0.7" / "final").is_dir()
+    more = sweep(spelt({"eta": ["0.5", "0.60"], "beta": ["0.7"], "seed": ["0", "1"]}), client, out)
+    assert [one.out.name for one in more] == [
+        "eta=0.5,beta=0.7",
+        "eta=0.5,beta=0.7,seed=1",
+        "eta=0.6,beta=0.7",
+        "eta=0.60,beta=0.7,seed=1",
+    ]
+    # What an older Burnish left in the other folder: the run's name, and none of its files.
+    stray = out / "beta=0.7,eta=0.5"
+    stray.mkdir()
+    shutil.copy(first[0].out / "config.json", stray)
+    assert sweep(spelt({"beta": ["0.7"], "eta": ["0.5"]}), client, out)[0].out == first[0].out
+
+
+def test_a_run_of_a_shared_ledger_is_in_one_folder(client: Client, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "sweep"
+    (point,) = points(data, eta=["0.5"])
+    (result,) = sweep([point], client, out)
+    with pytest.raises(RunMismatch, match=rf"is in {result.out} and not in {out}/else; .*burnish resume {result.out}`"):
+        run_recipe(point.settings, client, out / "else", ledger=out / "ledger.duckdb")
+    assert not (out / "else" / "config.json").exists()
+
+
+def test_a_point_that_cannot_be_done_holds_up_no_other(
+    fakes: FakeServices, client: Client, data: Path, tmp_path: Path
+) -> None:
+    class Breaker(Watcher):
+        broken = False
+
+        def step_started(self, step: StepProgress) -> None:
+            if not self.broken and step.name == "confidence":
+                self.broken = True
+                raise StepFailed("Out of luck.")
+
+    out = tmp_path / "sweep"
+    grid_of = points(data, eta=["0.5", "0.6"])
+    missing = grid_of[0].settings.model_copy(update={"data": (str(tmp_path / "missing.jsonl"),)})
+    all_of = [grid_of[0], Point({"data": "missing"}, missing), grid_of[1]]
+    breaker = Breaker()
+    with pytest.raises(PointsFailed, match=r"2 of 3 points could not be done") as failed:
+        sweep(all_of, client, out, observer=breaker)
+    _, first, second = str(failed.value).split("\n")
+    assert first == "eta=0.5: Out of luck."
+    assert second.startswith(f"data=missing: {tmp_path}/missing.jsonl")
+    assert failed.value.exit_code == 1
+    assert any(note.startswith("eta=0.5 could not be done, the others go on") for note in breaker.notes)
+    assert state_of(out / grid_of[1].name) == "done"
+    status = read_sweep(out)
+    assert status is not None
+    assert [(one.state, one.message) for one in status.points][::2] == [("failed", "Out of luck."), ("done", "")]
+    assert (status.points[1].state, status.points[1].status) == ("failed", None)
+    assert status.points[1].message.startswith(f"{tmp_path}/missing.jsonl")
+    assert not status.at_work
+    with pytest.raises(PointsFailed, match="1 of 3 points could not be done"):
+        sweep(all_of, client, out)
+    assert state_of(out / grid_of[0].name) == "done", "it was tried again"
+
+
+@pytest.mark.parametrize("error", [Interrupted("asked"), DataAway("the store is away"), LedgerError("no")])
+def test_what_is_not_a_points_own_ends_a_sweep(
+    client: Client, data: Path, tmp_path: Path, error: CoordinatorError
+) -> None:
+    class Ender(Watcher):
+        def step_started(self, step: StepProgress) -> None:
+            raise error
+
+    with pytest.raises(type(error)):
+        sweep(points(data, eta=["0.5", "0.6"]), client, tmp_path, observer=Ender())
+    assert not (tmp_path / "eta=0.6").exists()
+
+
+def test_two_do_not_sweep_in_one_folder(client: Client, data: Path, tmp_path: Path) -> None:
+    grid_of = points(data, eta=["0.5"])
+    with begun(grid_of, tmp_path), pytest.raises(LedgerBusy, match=rf"being swept by process {os.getpid()}\..*-INT"):
+        sweep(grid_of, client, tmp_path)
 
 
 def test_values_become_settings() -> None:
@@ -205,3 +310,13 @@ def test_a_grid_has_bounds() -> None:
     with pytest.raises(InputError, match="something to vary"):
         list(grid({}))
     assert json.dumps(list(grid({"a": ["1", "2"], "b": ["3"]}))) == '[{"a": "1", "b": "3"}, {"a": "2", "b": "3"}]'
+
+
+def test_a_value_that_is_varied_is_not_written_over_by_the_rows_of_an_action(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("burnish.cli.sweep.write_report_of", lambda *_, **__: None)
+    point = Point({"keep": "0.6"}, ClearSettings.parse({"data": "d", "model": "m"}))
+    made = PointResult(point, tmp_path, 10, 6, {"keep": 6, "drop": 4}, (None, 1.5), 0, 0, 1.0)
+    record = _record(made, "")
+    assert (record["keep"], record["rows_keep"], record["drop"]) == ("0.6", 6, 4)

@@ -121,13 +121,35 @@ def test_a_writer_waits_for_who_only_reads(path: Path, monkeypatch: pytest.Monke
         assert reader.stdout is not None
         assert reader.stdout.readline() == "reading\n"
         monkeypatch.setattr(ledger_module, "_READERS_END", 0.3)
-        with pytest.raises(LedgerBusy):
-            Ledger.open(path)
+        said: list[str] = []
+        with pytest.raises(LedgerBusy, match=f"is being read by process {reader.pid} .a report, explain or ") as busy:
+            Ledger.open(path, while_read=said.append)
+        assert busy.value.pid == reader.pid
+        assert "written by" not in str(busy.value)
+        assert f"read by process {reader.pid}" in said[0]
         monkeypatch.undo()
+        assert ledger_module._READERS_END >= 120, "a report of a large run takes its time"
+        with pytest.raises(KeyboardInterrupt):
+            Ledger.open(path, while_read=interrupt)
+        assert lock_holder(path) is None
         soon = threading.Timer(0.3, lambda: reader.communicate("\n"))
         soon.start()
         Ledger.open(path).close()
         soon.join()
+
+
+def interrupt(_said: str) -> None:
+    raise KeyboardInterrupt
+
+
+def test_who_writes_is_named_and_never_by_a_placeholder(path: Path) -> None:
+    import duckdb
+
+    known = duckdb.IOException("Could not set lock on file: Conflicting lock is held in /usr/bin/python (PID 4711).")
+    assert "(kill -INT 4711)" in str(ledger_module._translated(path, known))
+    unknown = str(ledger_module._translated(path, duckdb.IOException("Could not set lock on file")))
+    assert "wait for it, or stop it and run this again" in unknown
+    assert "PID" not in unknown
 
 
 def test_the_log_of_a_ledger_that_was_moved_away_is_put_aside(path: Path) -> None:

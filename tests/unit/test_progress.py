@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +14,7 @@ import pytest
 from burnish.coordinator import progress
 from burnish.coordinator.errors import Interrupted, StepFailed
 from burnish.coordinator.ledger import Ledger
+from burnish.coordinator.paths import RunPaths
 from burnish.coordinator.progress import (
     TITLES,
     Observer,
@@ -17,6 +23,7 @@ from burnish.coordinator.progress import (
     StatusFile,
     StepProgress,
     read_status,
+    starting,
 )
 from burnish.coordinator.recipes.registry import SETTINGS
 
@@ -60,6 +67,84 @@ def test_a_status_is_running_only_while_somebody_holds_the_ledger(tmp_path: Path
     assert "run the same command again" in killed.message
     (tmp_path / "status.json").write_text("")  # as a machine that went down may leave it
     assert read_status(tmp_path) is None
+
+
+def written(out: Path, **changed: object) -> None:
+    """A status as another process, or one on another host, would have left it."""
+    values = json.loads((out / "status.json").read_text(encoding="utf-8"))
+    (out / "status.json").write_text(json.dumps(values | changed), encoding="utf-8")
+
+
+def ended_process() -> int:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        return process.pid
+
+
+def state_of(out: Path) -> str:
+    status = read_status(out)
+    assert status is not None
+    return status.state
+
+
+def test_a_killed_run_is_not_at_work_because_another_one_of_its_ledger_is(tmp_path: Path) -> None:
+    shared = RunPaths(tmp_path / "point", tmp_path / "ledger.duckdb")
+    StatusFile(shared.status).run_started("filter-1", shared.out, False)
+    shared.config.write_text(json.dumps(shared.to_write), encoding="utf-8")
+    with Ledger.open(shared.ledger):
+        assert state_of(shared.out) == "running"
+        written(shared.out, pid=ended_process())
+        assert state_of(shared.out) == "interrupted"
+
+
+def test_who_holds_a_ledger_of_ones_own_is_who_works_on_the_run(tmp_path: Path) -> None:
+    StatusFile(tmp_path / "status.json").run_started("filter-1", tmp_path, False)
+    written(tmp_path, pid=ended_process())
+    with Ledger.open(tmp_path / "ledger.duckdb"):  # begun again, and not yet so far as to say so
+        status = read_status(tmp_path)
+    assert status is not None
+    assert (status.state, status.pid) == ("running", os.getpid())
+
+
+def test_a_run_says_that_it_starts_before_it_has_a_ledger(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with starting(out):
+        assert state_of(out) == "starting"
+        written(out, pid=ended_process())
+        killed = read_status(out)
+        assert killed is not None
+        assert (killed.state, killed.at_work) == ("interrupted", False)
+        assert "was killed; run the same command again" in killed.message
+
+
+def test_a_start_that_comes_to_no_run_leaves_what_was_there(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(StepFailed), starting(out):
+        raise StepFailed("no services")
+    assert not out.exists()
+    StatusFile(out / "status.json").run_ended(None)
+    before = (out / "status.json").read_bytes()
+    with pytest.raises(StepFailed), starting(out):
+        raise StepFailed("no services")
+    assert (out / "status.json").read_bytes() == before
+    with starting(out):
+        StatusFile(out / "status.json").run_ended(StepFailed("later"))
+    assert state_of(out) == "failed", "a run that began tells for itself"
+
+
+def test_of_another_host_it_is_told_when_it_was_heard_last(tmp_path: Path) -> None:
+    StatusFile(tmp_path / "status.json").run_started("filter-1", tmp_path, False)
+    status = read_status(tmp_path)
+    assert status is not None
+    written(tmp_path, host=f"not-{socket.gethostname()}", updated_at=status.updated_at - 90)
+    status = read_status(tmp_path)
+    assert status is not None
+    assert status.state == "running"
+    assert status.hearsay.startswith("last heard 9")
+    assert f"from not-{socket.gethostname()}; cannot be told from here whether it still runs" in status.hearsay
+    written(tmp_path, state="done")
+    status = read_status(tmp_path)
+    assert status is not None
+    assert status.hearsay == ""
 
 
 @pytest.mark.parametrize(

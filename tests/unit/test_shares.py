@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from burnish.coordinator.shares import PART, SIZE, Amount, Part, Share, Size
+from burnish.coordinator.policy.amount import PART, SIZE, Amount
+from burnish.coordinator.recipes.shares import Part, Share, Size
 
 AS_PART: TypeAdapter[float] = TypeAdapter(Part)
 AS_SIZE: TypeAdapter[float] = TypeAdapter(Size)

@@ -28,7 +28,7 @@ from burnish.coordinator.history import RunHistory
 from burnish.coordinator.ledger import check_free
 from burnish.coordinator.loop import RunSummary, finished, resume, run_recipe
 from burnish.coordinator.paths import RunPaths
-from burnish.coordinator.progress import Observer
+from burnish.coordinator.progress import Observer, starting
 from burnish.coordinator.recipes.auto.settings import AutoSettings
 from burnish.coordinator.recipes.base import RecipeSettings, RunOptions, SamplingSettings, parse_settings
 from burnish.coordinator.recipes.bds.settings import BdsSettings
@@ -252,8 +252,9 @@ def for_the_demo(settings: Mapping[str, Any]) -> dict[str, Any]:
 def observed(
     services: ServiceChoice, settings: RecipeSettings, out: Path, *, quiet: bool
 ) -> Iterator[tuple[Client, Observer]]:
-    """The services that a run needs, and bars that show how far it is."""
+    """The services that a run needs, and bars that show how far it is; its status says that it starts meanwhile."""
     with (
+        starting(out),
         services.client(
             settings.services(), settings.model, RunPaths.find(out).services, models=settings.models(), quiet=quiet
         ) as client,

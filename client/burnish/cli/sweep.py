@@ -16,7 +16,7 @@ from rich.table import Table as Screen
 from burnish._errors import UsageError
 from burnish.cli.data import Reading, with_reading
 from burnish.cli.inspect_run import write_report_of
-from burnish.cli.output import command, say_json, screen
+from burnish.cli.output import command, say_json, screen, visible
 from burnish.cli.per_sample import ModelOption
 from burnish.cli.recipe_options import Table, with_tables, work_of
 from burnish.cli.run import RECIPES, HoldoutOption, JsonOption, parse, with_data, worked
@@ -25,14 +25,14 @@ from burnish.cli.services import ServiceChoice, with_services
 from burnish.coordinator.atomic import write_json
 from burnish.coordinator.history import RunHistory
 from burnish.coordinator.ledger import check_free
-from burnish.coordinator.loop import finished
 from burnish.coordinator.paths import LEDGER, RunPaths
 from burnish.coordinator.recipes.base import RecipeSettings
-from burnish.coordinator.sweep import Point, PointResult, check_different, grid, result_of, sweep
+from burnish.coordinator.sweep import Point, PointResult, Sweep, begun, check_different, grid
 from burnish.report.collect import collect
 from burnish.report.data import ClearRound, FilterRound
 
 _WIDEST = 1000  # columns
+_ERROR_WIDTH = 60
 sweep_app = typer.Typer(
     help="Run a small grid of settings on one ledger: what is shared is paid for once.", no_args_is_help=True
 )
@@ -114,21 +114,21 @@ def _sweep(
     check_different(points)
     roles = [role for role in kind.ALL_SERVICES if any(role in point.settings.services() for point in points)]
     options = worked(work, points[0].settings, services)
-    if any(finished(point.settings, out / point.name, options) is None for point in points):
-        _check_models(points, services)
-        with (
-            services.client(
-                roles,
-                points[0].settings.model,
-                RunPaths(out).services,
-                models=points[0].settings.models(),
-                quiet=json_output,
-            ) as client,
-            RunBars(visible=not json_output) as bars,
-        ):
-            sweep(points, client, out, options=options, observer=bars)
-    results = [result_of(point, out / point.name) for point in points]
-    records = [_record(result, options.truth) for result in results]
+    _check_models(points, services)
+    with begun(points, out) as one:
+        if not one.is_done(options):
+            with (
+                services.client(
+                    roles,
+                    points[0].settings.model,
+                    RunPaths(out).services,
+                    models=points[0].settings.models(),
+                    quiet=json_output,
+                ) as client,
+                RunBars(visible=not json_output) as bars,
+            ):
+                one.run(client, options, bars)
+    records = _records(one, options.truth)
     write_json(out / "sweep.json", records)
     if json_output:
         say_json(records)
@@ -136,6 +136,18 @@ def _sweep(
         drawn = _drawn(records)
         whole = Measurement.get(screen, Console(width=_WIDEST).options, drawn).maximum
         Console(width=whole).print(drawn)  # never cut: what does not fit is for the window to wrap
+    one.check()
+
+
+def _records(swept: Sweep, truth: str) -> list[dict[str, Any]]:
+    """What came of each point, in order; writes the reports. Of those that could not be done, why."""
+    made = {result.point.name: result for result in swept.results()}
+    return [
+        _record(made[point.name], truth)
+        if point.name in made
+        else {**point.varied, "error": swept.failures[point.name].message, "run": str(folder)}
+        for point, folder in zip(swept.points, swept.folders, strict=True)
+    ]
 
 
 def _check_models(points: Sequence[Point], services: ServiceChoice) -> None:
@@ -195,7 +207,7 @@ def _record(result: PointResult, truth: str) -> dict[str, Any]:
     record: dict[str, Any] = {
         **result.point.varied,
         "rows_out": result.rows_out,
-        **result.actions,
+        **{f"rows_{name}" if name in result.point.varied else name: n for name, n in result.actions.items()},
         "held_out_loss": result.losses[1],
         "new_items": result.items - result.reused,
         "seconds": round(result.seconds, 1),
@@ -227,12 +239,19 @@ def _known(out: Path, truth: str) -> dict[str, Any] | None:
 
 def _drawn(records: Sequence[Mapping[str, Any]]) -> Screen:
     """The records as a table; where a run is can be told from what it varies."""
-    names = list(dict.fromkeys(name for record in records for name in record if name != "run"))
+    known = dict.fromkeys(name for record in records for name in record)
+    names = [name for name in known if name not in ("run", "error")] + (["error"] if "error" in known else [])
     drawn = Screen(*(name.replace("_", " ") for name in names), box=SIMPLE_HEAD, pad_edge=False)
     for record in records:
-        drawn.add_row(*(_cell(record.get(name)) for name in names))
+        drawn.add_row(*(_brief(record) if name == "error" else _cell(record.get(name)) for name in names))
     return drawn
 
 
 def _cell(value: object) -> str:
     return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _brief(record: Mapping[str, Any]) -> str:
+    """The beginning of a point's error; all of it is told below the table."""
+    text = visible(" ".join(str(record.get("error", "–")).split()))
+    return text if len(text) <= _ERROR_WIDTH else text[: _ERROR_WIDTH - 1] + "…"

@@ -16,7 +16,7 @@ from burnish._coverage_types import (
 )
 from burnish._types import ModelVersion, TokenSpan
 from burnish.coordinator.content import digest_of, set_digest
-from burnish.coordinator.shares import PART
+from burnish.coordinator.policy.amount import PART
 
 CALIBRATED = (FeatureRule.STANDARDIZED_TOP_K, FeatureRule.SECTIONS)
 _FAR, _HUBS = 0.3, 0.1  # a rank correlation, and a share of all activity, that a reader should know of

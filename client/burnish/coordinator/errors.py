@@ -12,6 +12,7 @@
         │   ├── LedgerDamaged     1    something else changed its file; `burnish repair` saves what is whole
         │   └── DiskFull          1    nothing more can be written; nothing is lost
         ├── StepFailed            1    a step could not be done; running again goes on from there
+        │   └── PointsFailed      1    some points of a sweep (coordinator/sweep.py)
         └── Interrupted           130  stopped on request; running again goes on from there
 
 Errors of a service call are the SDK's (`burnish._errors.ServiceError`) and pass through unchanged.

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import resources
 from itertools import islice
@@ -25,7 +26,8 @@ from burnish.coordinator.errors import LedgerBusy, LedgerDamaged, LedgerError, L
 # Nothing is fetched from elsewhere at run time: what the ledger needs is built into duckdb.
 _CONFIG = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
 _ROWS_PER_WRITE = 5000
-_READERS_END = 10.0  # seconds that a writer waits for them
+_READERS_END = 300.0  # seconds that a writer waits for them
+_HOLDER = re.compile(r"\(PID (\d+)\)")  # how duckdb names who has its lock
 _FULL = ("No space left on device", "Disk quota exceeded", "File too large")
 # How duckdb says that a file is not as it wrote it: by its checksums, or because what it reads makes no sense.
 _DAMAGED = ("Corrupt", "checksum", "replaying WAL", "Serialization Error", "INTERNAL Error", "has been invalidated")
@@ -40,9 +42,11 @@ class Ledger:
         self._lock = lock
 
     @classmethod
-    def open(cls, path: Path, *, read_only: bool = False) -> Ledger:
-        """Opens the ledger at `path`; for writing, makes it where it is missing and brings its schema up to date.
-        Raises LedgerBusy where another process writes to it, LedgerTooNew, LedgerError."""
+    def open(cls, path: Path, *, read_only: bool = False, while_read: Callable[[str], None] | None = None) -> Ledger:
+        """Opens the ledger at `path`; for writing, makes it where it is missing and brings its schema up to date, and
+        waits for those who read it: `while_read` is called again and again meanwhile with a sentence that says so, and
+        ends the wait by raising. Raises LedgerBusy where another process writes to it, or reads it for too long,
+        LedgerTooNew, LedgerError."""
         if read_only:
             return cls._open_to_read(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +54,7 @@ class Ledger:
         try:
             if not path.exists():
                 _create(path)
-            ledger = cls(path, _connect(path, read_only=False), lock)
+            ledger = cls(path, _connect(path, read_only=False, while_read=while_read), lock)
         except BaseException:
             lock.close()
             raise
@@ -295,25 +299,47 @@ def _create(path: Path) -> None:
     temporary.replace(path)
 
 
-def _connect(path: Path, *, read_only: bool) -> Any:
-    until = time.monotonic() + (0.0 if read_only else _READERS_END)
+def _connect(path: Path, *, read_only: bool, while_read: Callable[[str], None] | None = None) -> Any:
+    until = time.monotonic() + _READERS_END
     while True:
         try:
             return duckdb.connect(str(path), read_only=read_only, config=_CONFIG)
         except duckdb.Error as error:
             found = _translated(path, error)
-            # There is no other writer, or our own lock had told; and a report has soon been read.
-            if not isinstance(found, LedgerBusy) or time.monotonic() >= until:
+            if read_only or not isinstance(found, LedgerBusy):
                 raise found from error
+            # There is no other writer, or our own lock had told; and a report has soon been read.
+            if time.monotonic() >= until:
+                raise _read_too_long(path, found.pid) from error
+            if while_read is not None:
+                while_read(
+                    f"{path} is being read by {_named(found.pid)} ({_READERS}); waiting up to {_READERS_END:.0f} s for"
+                    " that to end."
+                )
             time.sleep(0.1)
 
 
+_READERS = "a report, explain or export of a run in it, or another program that has it open"
+
+
+def _named(pid: int | None) -> str:
+    return f"process {pid}" if pid else "another process"
+
+
 def _busy(path: Path, pid: int) -> LedgerBusy:
-    who = f"process {pid}" if pid else "another process"
+    stop = f"stop it (kill -INT {pid})" if pid else "stop it"
     return LedgerBusy(
-        f"{path} is being written by {who}; a ledger has one writer, and no reader meanwhile. `burnish status"
-        f" {path.parent}` shows how far it is; wait for it, or stop it (kill -INT {pid or 'PID'}) and run this again.",
+        f"{path} is being written by {_named(pid)}; a ledger has one writer, and no reader meanwhile. `burnish status"
+        f" {path.parent}` shows how far it is; wait for it, or {stop} and run this again.",
         pid or None,
+    )
+
+
+def _read_too_long(path: Path, pid: int | None) -> LedgerBusy:
+    return LedgerBusy(
+        f"{path} is being read by {_named(pid)} ({_READERS}), and nothing can be written meanwhile; it did not end"
+        f" within {_READERS_END:.0f} s. Nothing is lost: wait for it, or end it, and run the same command again.",
+        pid,
     )
 
 
@@ -329,7 +355,8 @@ def _translated(path: Path, error: duckdb.Error) -> LedgerError:
     if any(words in text for words in _FULL):
         return disk_full(path, error)
     if "Could not set lock" in text or "Conflicting lock" in text:
-        return _busy(path, 0)
+        holder = _HOLDER.search(text)
+        return _busy(path, int(holder[1]) if holder else 0)
     if "not a valid DuckDB database file" in text:
         return LedgerError(
             f"{path}: is no ledger ({text}). Expected the folder of a run; choose another --out. If it was one, its"

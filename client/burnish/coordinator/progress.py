@@ -10,11 +10,12 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from burnish.coordinator.atomic import write_json
+from burnish.coordinator.atomic import write_json, writing_whole
 from burnish.coordinator.errors import CoordinatorError, LedgerError
 from burnish.coordinator.ledger import lock_holder
 from burnish.coordinator.paths import RunPaths
@@ -158,8 +159,9 @@ class RateMeter:
 
 @dataclass(frozen=True, slots=True)
 class RunStatus:
-    """How far a run is. `state`: running, done, failed, or interrupted (also: killed). `pid` and `host` are of the
-    process that worked on it last; `updated_at` is a Unix time; `message` is its error."""
+    """How far a run is. `state`: starting (what it needs is made ready), running, done, failed, or interrupted (also:
+    killed). `run_id` is empty where a run that starts is not known yet. `pid` and `host` are of the process that worked
+    on it last; `updated_at` is a Unix time; `message` is its error."""
 
     run_id: str
     state: str
@@ -169,6 +171,38 @@ class RunStatus:
     step: StepProgress | None = None
     notes: tuple[str, ...] = ()
     message: str = ""
+
+    @property
+    def at_work(self) -> bool:
+        """Whether somebody works on it, as far as can be told from here."""
+        return self.state in ("starting", "running")
+
+    @property
+    def hearsay(self) -> str:
+        """What there is to say of a run that is at work on another host, for whose process nobody can look from here;
+        empty for others."""
+        if not self.at_work or self.host == socket.gethostname():
+            return ""
+        ago = max(0.0, time.time() - self.updated_at)
+        return f"last heard {ago:.0f} s ago, from {self.host}; cannot be told from here whether it still runs"
+
+
+@contextmanager
+def starting(out_dir: Path) -> Iterator[None]:
+    """Says in `status.json` that a run starts in `out_dir`, from before its ledger is locked, since its services may
+    take minutes; the run's first status takes the place. Where it comes to none, what was there is put back."""
+    paths = RunPaths.find(out_dir)
+    new, before = not paths.out.exists(), _bytes_of(paths.status)
+    own = RunStatus(str(paths.written.get("run_id", "")), "starting", os.getpid(), socket.gethostname(), time.time())
+    _write(paths.status, own)
+    try:
+        yield
+    finally:
+        if _status_in(paths.status) == own:
+            _put_back(paths.status, before)
+            if new:
+                with suppress(OSError):  # not empty
+                    paths.out.rmdir()
 
 
 @dataclass(slots=True)
@@ -218,24 +252,62 @@ class StatusFile(Observer):
         status = RunStatus(
             self._run_id, state, os.getpid(), socket.gethostname(), time.time(), self._step, tuple(self._notes), message
         )
-        try:
-            write_json(self.path, asdict(status), durable=False)
-        except (OSError, LedgerError):  # the ledger will say that the disk is full; a status is not worth a run
-            pass
+        _write(self.path, status)
 
 
 def read_status(out_dir: Path) -> RunStatus | None:
-    """How far the run in `out_dir` is, also while it goes on; None where no run was begun there."""
+    """How far the run in `out_dir` is, also while it goes on; None where no run was begun there. What was written on
+    another host is taken as it is."""
     paths = RunPaths.find(out_dir)
+    status = _status_in(paths.status)
+    if status is None or not status.at_work or status.host != socket.gethostname():
+        return status
+    if status.state == "starting" and _is_alive(status.pid):
+        return status
+    holder = lock_holder(paths.ledger)
+    # Of a ledger that runs share, somebody else may be at work on another one.
+    if holder is not None and (paths.shared_ledger is None or holder in (0, status.pid)):
+        return replace(status, state="running", pid=holder or status.pid)
+    killed = f"process {status.pid} was killed; run the same command again, it goes on from there"
+    return replace(status, state="interrupted", message=killed)
+
+
+def _status_in(path: Path) -> RunStatus | None:
     try:
-        values = json.loads(paths.status.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):  # a machine that went down may leave an empty file
         return None
     step = values.pop("step")
     values["notes"] = tuple(values["notes"])
-    status = RunStatus(**values, step=StepProgress(**step) if step else None)
-    alive = status.host != socket.gethostname() or lock_holder(paths.ledger) is not None
-    if status.state == "running" and not alive:
-        killed = f"process {status.pid} was killed; run the same command again, it goes on from there"
-        return RunStatus(**(values | {"state": "interrupted", "message": killed}), step=status.step)
-    return status
+    return RunStatus(**values, step=StepProgress(**step) if step else None)
+
+
+def _write(path: Path, status: RunStatus) -> None:
+    with suppress(OSError, LedgerError):  # the ledger will say that the disk is full; a status is not worth a run
+        write_json(path, asdict(status), durable=False)
+
+
+def _bytes_of(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
+def _put_back(path: Path, content: bytes | None) -> None:
+    with suppress(OSError, LedgerError):
+        if content is None:
+            path.unlink()
+            return
+        with writing_whole(path, durable=False) as stream:
+            stream.write(content)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True

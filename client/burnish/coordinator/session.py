@@ -10,7 +10,7 @@ import asyncio
 import signal
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,11 @@ from burnish.coordinator.afterwards import check_options, complete
 from burnish.coordinator.atomic import write_json
 from burnish.coordinator.book import RunBook
 from burnish.coordinator.content import digest_of
-from burnish.coordinator.errors import LedgerError, RunMismatch, StepFailed
+from burnish.coordinator.errors import CoordinatorError, Interrupted, LedgerError, RunMismatch, StepFailed
 from burnish.coordinator.export import ExportFormat, export
 from burnish.coordinator.formats import find_files
 from burnish.coordinator.formats.files import digest_files
-from burnish.coordinator.history import RunHistory, runs_in
+from burnish.coordinator.history import RunHistory, points_of, run_ids, runs_in
 from burnish.coordinator.ledger import Ledger
 from burnish.coordinator.paths import RunPaths, is_remote
 from burnish.coordinator.progress import Observer, Observers, StatusFile
@@ -63,10 +63,10 @@ async def opened(
     ledger: Path | None = None,
 ) -> AsyncIterator[RunContext[Any]]:
     """The run of `settings` in `out_dir`, new or gone on with, in its ledger or in `ledger`, which several runs
-    may share. Raises InputError, RunMismatch, LedgerError."""
+    may share. Raises InputError, RunMismatch, LedgerError, Interrupted."""
     paths = RunPaths.find(out_dir) if ledger is None else RunPaths(out_dir, ledger)
     check_options(settings, options or RunOptions())
-    with await asyncio.to_thread(Ledger.open, paths.ledger) as opened_ledger:
+    with await _ledger(paths.ledger, observer, stop) as opened_ledger:
         # Nobody else copies what is in object storage meanwhile.
         local = await asyncio.to_thread(settings.absolute().with_copies, paths.source)
         identity = await asyncio.to_thread(_identity, local)
@@ -79,6 +79,8 @@ async def opened(
             with before.transaction():  # it got no further than its data, which were bad or are not those meant
                 before.forget()
             there = []
+        if not there:
+            _check_nowhere_else(opened_ledger, paths, run_id)
         config = _config(run_id, local, options or RunOptions(), identity)
         async with _working(opened_ledger, config, local, client, paths, observer, stop, resumed=bool(there)) as run:
             yield run
@@ -97,7 +99,7 @@ async def reopened(
     paths = RunPaths.find(out_dir)
     if not paths.ledger.exists():
         raise LedgerError(f"{paths.out} holds no run; expected the folder that was given to --out.")
-    with await asyncio.to_thread(Ledger.open, paths.ledger) as ledger:
+    with await _ledger(paths.ledger, observer, stop) as ledger:
         there = runs_in(ledger, paths)
         if not there:
             raise LedgerError(f"{paths.ledger} holds no run yet; begin it with `burnish run`.")
@@ -147,6 +149,26 @@ def finished(settings: RecipeSettings, out_dir: Path, options: RunOptions | None
         return _summary(history, paths, sorted(paths.final.iterdir()))
 
 
+def may_hold(settings: RecipeSettings, paths: RunPaths) -> bool:
+    """Whether the run that was begun in a folder, by what is written there, is one of `settings` but for the content of
+    its files, which are not looked at."""
+    there, files = paths.written.get("identity"), settings.files()
+    now = settings.absolute().identity({})
+    return isinstance(there, dict) and _but(there, files) == _but(now, files)
+
+
+def holds(settings: RecipeSettings, paths: RunPaths) -> bool:
+    """Whether the run that was begun in a folder, by what is written there, is that of `settings`. Raises DataError
+    where data cannot be found."""
+    return may_hold(settings, paths) and paths.written["identity"] == _identity(
+        settings.absolute().with_copies(paths.source)
+    )
+
+
+def _but(identity: Mapping[str, Any], names: Mapping[str, object]) -> dict[str, Any]:
+    return {name: value for name, value in identity.items() if name not in names}
+
+
 def _summary(history: RunHistory, paths: RunPaths, files: Sequence[Path]) -> RunSummary:
     datasets = history.datasets()
     return RunSummary(
@@ -188,6 +210,43 @@ def stopping_on_signals(observer: Observer | None) -> Iterator[asyncio.Event]:
     finally:
         for name in names:
             loop.remove_signal_handler(name)
+
+
+async def _ledger(path: Path, observer: Observer | None, stop: asyncio.Event | None) -> Ledger:
+    """The ledger at `path`, to be written. Where others read it, says so once and waits for them; a stop ends that.
+    Raises LedgerError, Interrupted."""
+    loop, cancelled, told = asyncio.get_running_loop(), threading.Event(), threading.Event()
+
+    def while_read(text: str) -> None:
+        if cancelled.is_set() or (stop is not None and stop.is_set()):
+            raise Interrupted(
+                f"Stopped on request. {text.split(';')[0]}; nothing was begun: run the same command again."
+            )
+        if observer is not None and not told.is_set():
+            told.set()
+            loop.call_soon_threadsafe(observer.noted, text)
+
+    opening = asyncio.ensure_future(asyncio.to_thread(Ledger.open, path, while_read=while_read))
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        cancelled.set()
+        with suppress(CoordinatorError):
+            (await opening).close()
+        raise
+
+
+def _check_nowhere_else(ledger: Ledger, paths: RunPaths, run_id: str) -> None:
+    """Raises RunMismatch where a ledger that runs share has this one, and it is in another folder: its files would be
+    missing here."""
+    if paths.shared_ledger is None or run_id not in run_ids(ledger):
+        return
+    for folder in points_of(paths.ledger):
+        if folder.resolve() != paths.out.resolve() and RunPaths(folder).written.get("run_id") == run_id:
+            raise RunMismatch(
+                f"The run of these settings, {run_id}, is in {folder} and not in {paths.out}; a ledger has a run once,"
+                f" and its files are there. Go on with it there: `burnish resume {folder}`."
+            )
 
 
 @asynccontextmanager

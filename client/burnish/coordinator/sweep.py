@@ -2,29 +2,37 @@
 
     out/ledger.duckdb        of all runs
     out/<point>/             one run: config, models, final data, report
+    out/sweep-plan.json      the points in order, their folders, and which of them could not be done
 
 A point is named by what it varies, `eta=0.5,tier=fast`. Runs are taken one after the other, so that each finds what
-those before it paid for.
+those before it paid for. One that cannot be done holds up no other.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from burnish._client import Client
-from burnish.coordinator.errors import InputError
-from burnish.coordinator.history import RunHistory
+from burnish.coordinator.atomic import write_json
+from burnish.coordinator.errors import DataAway, InputError, LedgerBusy, StepFailed
+from burnish.coordinator.history import RunHistory, points_of
+from burnish.coordinator.ledger import lock_holder, locked
 from burnish.coordinator.loop import RunOptions, finished, run_recipe
-from burnish.coordinator.paths import LEDGER
-from burnish.coordinator.progress import Observer
+from burnish.coordinator.paths import LEDGER, RunPaths
+from burnish.coordinator.progress import Observer, RunStatus, read_status
 from burnish.coordinator.recipes.base import RecipeSettings
+from burnish.coordinator.session import holds, may_hold
 
 MOST_POINTS = 64
+_PLAN = "sweep-plan.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +80,136 @@ def check_different(points: Sequence[Point]) -> None:
     folders."""
     names: dict[str, str] = {}
     for point in points:
-        first = names.setdefault(json.dumps(point.settings.identity({}), sort_keys=True), point.name)
+        identity = point.settings.absolute().identity({})
+        first = names.setdefault(json.dumps(identity, sort_keys=True), point.name)
         if first != point.name:
             raise InputError(f"The points {first} and {point.name} have the same settings; give each value once.")
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a point could not be done, and when that was found: a Unix time."""
+
+    message: str
+    at: float
+
+
+class PointsFailed(StepFailed):
+    """Some points of a sweep could not be done, and all others were. Running again tries these once more."""
+
+    def __init__(self, failures: Mapping[str, Failure], count: int) -> None:
+        named: dict[str, list[str]] = {}
+        for name, failure in failures.items():
+            named.setdefault(failure.message, []).append(name)
+        told = "\n".join(f"{', '.join(names)}: {message}" for message, names in named.items())
+        super().__init__(
+            f"{len(failures)} of {count} points could not be done; the others are, and the same command tries these"
+            f" again.\n{told}"
+        )
+
+
+@dataclass(slots=True)
+class Sweep:
+    """A sweep that this process works on. `folders` are by point, in order; `failures` are by the points' names."""
+
+    out: Path
+    points: Sequence[Point]
+    folders: Sequence[Path]
+    failures: dict[str, Failure] = field(default_factory=dict)
+
+    def is_done(self, options: RunOptions | None) -> bool:
+        """Whether no point is left to be done. Raises what `finished` does but for InputError: of a point that cannot
+        be looked at it is told when its turn comes."""
+        return all(self._is_done(point, folder, options) for point, folder in self._placed())
+
+    def run(self, client: Client, options: RunOptions | None, observer: Observer | None) -> None:
+        """Runs all points that are not done yet, and notes those that cannot be. Raises what is not one point's own:
+        Interrupted, LedgerError, what a service says, or the object storage that has the data."""
+        for point, folder in self._placed():
+            try:
+                if finished(point.settings, folder, options) is None:
+                    ledger = self.out / LEDGER
+                    run_recipe(point.settings, client, folder, options=options, observer=observer, ledger=ledger)
+            except DataAway:
+                raise
+            except (InputError, StepFailed) as error:
+                self.failures[point.name] = Failure(str(error), time.time())
+                self.write()
+                if observer is not None:
+                    observer.noted(f"{point.name} could not be done, the others go on: {error}")
+
+    def results(self) -> list[PointResult]:
+        """What the points made, but for those that could not be done."""
+        return [result_of(point, folder) for point, folder in self._placed() if point.name not in self.failures]
+
+    def check(self) -> None:
+        """Raises PointsFailed where some could not be done."""
+        if self.failures:
+            raise PointsFailed(self.failures, len(self.points))
+
+    def write(self) -> None:
+        """Writes the plan down, for `read_sweep`."""
+        points = [
+            {
+                "point": point.name,
+                "folder": str(folder.relative_to(self.out)),
+                "failure": None if (failure := self.failures.get(point.name)) is None else asdict(failure),
+            }
+            for point, folder in self._placed()
+        ]
+        write_json(self.out / _PLAN, {"points": points})
+
+    def _placed(self) -> Iterator[tuple[Point, Path]]:
+        return zip(self.points, self.folders, strict=True)
+
+    @staticmethod
+    def _is_done(point: Point, folder: Path, options: RunOptions | None) -> bool:
+        try:
+            return finished(point.settings, folder, options) is not None
+        except InputError:
+            return False
+
+
+@contextmanager
+def begun(points: Sequence[Point], out: Path) -> Iterator[Sweep]:
+    """The sweep of `points` in `out`, which nobody else works on for as long as the block takes, and whose plan is
+    there for `read_sweep`. Raises LedgerBusy, and what `check_different` does."""
+    check_different(points)
+    out.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(out / _PLAN))
+        except LedgerBusy as error:
+            who = f"process {error.pid}" if error.pid else "another process"
+            raise LedgerBusy(
+                f"{out} is being swept by {who}. `burnish status {out}` shows how far it is; wait for it, or stop it"
+                f"{f' (kill -INT {error.pid})' if error.pid else ''} and run this again.",
+                error.pid,
+            ) from error
+        there = [folder for folder in points_of(out / LEDGER) if folder.is_relative_to(out)]
+        one = Sweep(out, points, [_folder_of(point, out, there) for point in points])
+        one.write()
+        yield one
+
+
+def _folder_of(point: Point, out: Path, there: Sequence[Path]) -> Path:
+    """Where the run of a point is, of the folders that are `there`, since an earlier sweep may have spelt it otherwise
+    (varied less, or in another order); else the folder of its name."""
+    own = out / point.name
+    like = [folder for folder in there if folder != own and may_hold(point.settings, RunPaths(folder))]
+    if not like:
+        return own
+    try:
+        same = [folder for folder in (own, *like) if holds(point.settings, RunPaths(folder))]
+    except InputError:  # its turn will tell
+        return own
+    return max(same, key=_how_much_is_in, default=own)
+
+
+def _how_much_is_in(folder: Path) -> tuple[bool, bool]:
+    """Of two folders that say that they are of one run, only one has its files."""
+    paths = RunPaths(folder)
+    return paths.final.is_dir(), paths.holdout.parent.is_dir()
 
 
 def sweep(
@@ -85,16 +220,60 @@ def sweep(
     options: RunOptions | None = None,
     observer: Observer | None = None,
 ) -> list[PointResult]:
-    """Runs all points that are not done yet; interrupted, the same call goes on. Raises what `run_recipe` and
-    `check_different` do."""
-    check_different(points)
-    results = []
-    for point in points:
-        folder = out / point.name
-        if finished(point.settings, folder, options) is None:
-            run_recipe(point.settings, client, folder, options=options, observer=observer, ledger=out / LEDGER)
-        results.append(result_of(point, folder))
-    return results
+    """Runs all points that are not done yet; interrupted, the same call goes on. Raises what `begun` and `Sweep.run`
+    do, and PointsFailed once all others are done."""
+    with begun(points, out) as one:
+        one.run(client, options, observer)
+        one.check()
+        return one.results()
+
+
+@dataclass(frozen=True, slots=True)
+class PointStatus:
+    """How far a point of a sweep is. `state`: that of its run, `not begun`, or failed, also where it came to no run;
+    `message`: why. `status` is its run's, None where there is none."""
+
+    point: str
+    run: Path
+    state: str
+    message: str
+    status: RunStatus | None
+
+
+@dataclass(frozen=True, slots=True)
+class SweepStatus:
+    """How far a sweep is. `pid` is of the process that works on it: None where there is none, 0 where it is not known
+    which."""
+
+    pid: int | None
+    points: tuple[PointStatus, ...]
+
+    @property
+    def at_work(self) -> bool:
+        """Whether anybody works on the sweep or on a point of it."""
+        return self.pid is not None or any(one.status is not None and one.status.at_work for one in self.points)
+
+
+def read_sweep(out: Path) -> SweepStatus | None:
+    """How far the sweep in `out` is, also while it goes on; None where none was begun there."""
+    try:
+        plan = json.loads((out / _PLAN).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    pid = lock_holder(out / _PLAN)
+    return SweepStatus(pid, tuple(_point_status(out, one, swept=pid is not None) for one in plan["points"]))
+
+
+def _point_status(out: Path, planned: Mapping[str, Any], *, swept: bool) -> PointStatus:
+    folder = out / planned["folder"]
+    status = read_status(folder)
+    state, message = ("not begun", "") if status is None else (status.state, status.message)
+    failure = None if planned["failure"] is None else Failure(**planned["failure"])
+    if failure is not None and (status is None or failure.at >= status.updated_at):
+        state, message = "failed", failure.message
+    elif state == "interrupted" and swept:  # its turn comes
+        message = ""
+    return PointStatus(planned["point"], folder, state, message, status)
 
 
 def result_of(point: Point, folder: Path) -> PointResult:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from burnish.coordinator.content import derive_seed
+from burnish.coordinator.policy.amount import PART
 from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.verdict import Action, Verdict
-from burnish.coordinator.shares import PART
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,8 @@ from burnish.coordinator.errors import InputError
 from burnish.coordinator.formats import Columns
 from burnish.coordinator.formats.remote import local_copies
 from burnish.coordinator.paths import is_remote
-from burnish.coordinator.shares import SIZE, Share, Size
+from burnish.coordinator.policy.amount import SIZE
+from burnish.coordinator.recipes.shares import Share, Size
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 FROZEN = ConfigDict(frozen=True, extra="forbid")

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from burnish.coordinator.policy.signals import Signal
 from burnish.coordinator.recipes.filter.settings import FilterSettings
-from burnish.coordinator.shares import Share
+from burnish.coordinator.recipes.shares import Share
 
 
 class AutoSettings(FilterSettings):

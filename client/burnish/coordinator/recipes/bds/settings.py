@@ -15,7 +15,7 @@ from pydantic import Field, field_validator, model_validator
 from burnish._training_types import BilevelSelection
 from burnish._types import Hyperparameters
 from burnish.coordinator.recipes.base import RecipeSettings
-from burnish.coordinator.shares import Part, Share
+from burnish.coordinator.recipes.shares import Part, Share
 
 
 class BdsSettings(RecipeSettings):

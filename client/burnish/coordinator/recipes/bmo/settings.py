@@ -18,7 +18,7 @@ from burnish.coordinator.content import derive_seed
 from burnish.coordinator.policy.refinement import Limits, Questions
 from burnish.coordinator.recipes.base import NoEffect
 from burnish.coordinator.recipes.bds.settings import BdsSettings
-from burnish.coordinator.shares import Share
+from burnish.coordinator.recipes.shares import Share
 
 MOST_ONLINE = 0.5  # share of the questions that may be answered anew: beyond it a model learns from itself above all
 # What the weights of answers go by, and whether they tell how many still count; the others weigh all alike.

@@ -20,7 +20,7 @@ from burnish.coordinator.policy.control import Control
 from burnish.coordinator.policy.filtering import FilterRule, Ties
 from burnish.coordinator.policy.verdict import Unscored
 from burnish.coordinator.recipes.base import HOLD_STEPS, HoldSettings, SamplingSettings
-from burnish.coordinator.shares import Share
+from burnish.coordinator.recipes.shares import Share
 
 
 class Signal(StrEnum):

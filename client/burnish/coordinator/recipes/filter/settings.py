@@ -16,7 +16,7 @@ from burnish.coordinator.findings import Parts
 from burnish.coordinator.policy.signals import Signal
 from burnish.coordinator.policy.verdict import Unscored
 from burnish.coordinator.recipes.base import HOLD_STEPS, HoldSettings, NoEffect
-from burnish.coordinator.shares import Share
+from burnish.coordinator.recipes.shares import Share
 
 MOST_FOLDS, MOST_PASSES, MOST_SUBSETS, MOST_SHARES = 10, 3, 20, 8
 _OUTLIERS, _AMONG = 3.5, 16

@@ -25,7 +25,7 @@ from burnish._types import Hyperparameters, TokenSpan
 from burnish.coordinator.content import derive_seed
 from burnish.coordinator.coverage import CALIBRATED, ON_VECTORS, FeatureChoice, budget_size, parse_boundaries
 from burnish.coordinator.recipes.base import NoEffect, RecipeSettings, absolute
-from burnish.coordinator.shares import Part
+from burnish.coordinator.recipes.shares import Part
 
 
 class MadsSettings(RecipeSettings):

@@ -16,7 +16,7 @@ from burnish.coordinator.policy.control import Control
 from burnish.coordinator.policy.middo import Axis, Overlap, PolicySettings, Unparseable
 from burnish.coordinator.policy.thresholds import Rule
 from burnish.coordinator.recipes.base import FROZEN, HoldSettings, SamplingSettings, absolute
-from burnish.coordinator.shares import Share
+from burnish.coordinator.recipes.shares import Share
 
 
 class RewriteRules(BaseModel):

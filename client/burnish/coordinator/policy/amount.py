@@ -1,12 +1,9 @@
-"""Shares, and numbers of rows, as people write them: 0.7, 70%, 500. Settings have them as plain numbers, so that a run
-is the same run however they were written."""
+"""Shares, and numbers of rows, as people write them: 0.7, 70%, 500. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
-
-from pydantic import AfterValidator, BeforeValidator, Field
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +46,6 @@ PART = Amount(one_is_all=False)  # of what is chosen from, of which all would be
 SIZE = Amount(one_is_all=True)  # that is not to be exceeded
 
 
-def _read(amount: Amount) -> BeforeValidator:
-    def read(value: Any) -> Any:
-        return amount.parse(value) if isinstance(value, str) else value
-
-    return BeforeValidator(read)
-
-
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Part = Annotated[Positive, _read(PART), AfterValidator(PART.checked)]
-Size = Annotated[Positive, _read(SIZE), AfterValidator(SIZE.checked)]
-
-
 def parse_share(value: Any) -> Any:
     """A share as a number, of text such as 70% or 0.7; what is no text or number, as it is. Raises ValueError for other
     text, and for numbers above 1, which are likely meant as a percentage."""
@@ -71,9 +56,6 @@ def parse_share(value: Any) -> Any:
     if isinstance(share, str) or (isinstance(share, int | float) and share > 1):
         raise ValueError("expected a share, such as 0.7 or 70%")
     return share
-
-
-Share = Annotated[float, BeforeValidator(parse_share)]
 
 
 def _number(text: str) -> float:
