@@ -13,11 +13,13 @@ import pytest
 
 from burnish import Client
 from burnish.cli import inspect_run
+from burnish.coordinator.errors import Interrupted
 from burnish.coordinator.ledger import locked
 from burnish.coordinator.loop import run_recipe
 from burnish.coordinator.paths import RunPaths
-from burnish.coordinator.progress import StatusFile, StepProgress
+from burnish.coordinator.progress import Observer, StatusFile, StepProgress
 from burnish.coordinator.recipes.clear.settings import ClearSettings
+from burnish.coordinator.recipes.filter.settings import FilterSettings
 from burnish.testing import FakeServices
 from tests.e2e.commands import burnish, complained, lines
 from tests.e2e.support import ROWS, write_jsonl
@@ -184,7 +186,42 @@ def test_a_run_whose_process_is_gone_is_not_watched_for_ever(tmp_path: Path) -> 
     assert "was killed; run the same command again" in second
     done = burnish("status", tmp_path, "--watch", "--json")
     assert json.loads(done.stdout)["state"] == "interrupted"
-    complained(burnish("status", tmp_path / "else", "--watch"), 1, "else holds no run; expected the folder")
+
+
+@pytest.mark.parametrize("command", ["status", "report", "export", "explain", "resume", "repair"])
+def test_a_folder_without_a_run_is_named_and_left_as_it_is(command: str, tmp_path: Path) -> None:
+    more = {"export": ("--to", tmp_path / "to"), "explain": ("row-000001",), "status": ("--watch",)}.get(command, ())
+    complained(burnish(command, tmp_path / "else", *more), 2, "else holds no run; expected the folder")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_that_cannot_be_read_are_told_before_services_start(data: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    out, given = tmp_path / "out", ("--engine", "transformers", "--model", model)
+    for command in (("run", "filter"), ("sweep", "filter", "--vary", "keep=0.5,0.7")):
+        complained(burnish(*command, *given, "--data", tmp_path / "none.json", "--out", out), 2, "no such file")
+        held_out = ("--data", data, "--holdout", model)
+        complained(burnish(*command, *given, *held_out, "--out", out), 2, "No row can be read")
+        complained(burnish(*command, *given, "--data", data, "--out", data), 2, "is a file; expected a folder")
+    assert not out.exists()
+
+
+def test_an_export_of_a_run_that_is_not_finished_says_so(data: Path, tmp_path: Path) -> None:
+    class Stopping(Observer):
+        def step_finished(self, step: StepProgress) -> None:
+            raise Interrupted("stopped")
+
+    settings = FilterSettings.parse({"data": str(data), "model": "m", "keep": 0.5})
+    with FakeServices() as fakes, Client(fakes.address) as client, pytest.raises(Interrupted):
+        run_recipe(settings, client, tmp_path / "out", observer=Stopping())
+    done = burnish("export", tmp_path / "out", "--to", tmp_path / "to")
+    assert done.exit_code == 0
+    assert "this run is not finished (burnish resume" in done.stderr
+    complained(
+        burnish("export", tmp_path / "out", "--to", tmp_path / "to", "--format", "signals"), 2, "decided nothing"
+    )
 
 
 def test_a_report_goes_where_it_is_told_to_with_the_truth_it_is_told(

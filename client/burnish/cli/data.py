@@ -14,7 +14,9 @@ from burnish._errors import UsageError
 from burnish._types import Sample
 from burnish.cli.expanding import REQUIRED, expanding
 from burnish.cli.output import tell
-from burnish.coordinator.formats import Columns, load
+from burnish.coordinator.formats import Columns, glance, load
+from burnish.coordinator.paths import is_remote
+from burnish.coordinator.recipes.base import RecipeSettings
 
 BUNDLED = "demo"  # what `--data` is given for the bundled set
 
@@ -69,6 +71,19 @@ def bundled(name: str) -> Path:
 def data_paths(given: list[str]) -> list[Path | str]:
     """What `--data` names; `demo` is the bundled set unless there is a file of that name."""
     return [bundled("demo.jsonl") if p == BUNDLED and not Path(p).exists() else p for p in given]
+
+
+def check_place(out: Path) -> None:
+    """Raises UsageError where a run's folder cannot be one."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file; expected a folder, which is made where it is missing.")
+
+
+def check_data(settings: RecipeSettings) -> None:
+    """Looks at the files that a run is to read, before services are started for nothing. Raises DataError."""
+    for paths in settings.files().values():
+        if here := [path for path in paths if not is_remote(path)]:
+            glance(here, settings.columns)
 
 
 def columns_of(given: Sequence[str]) -> Columns:

@@ -19,7 +19,10 @@ from burnish.coordinator.records import CandidateStory, RewriteRecord
 from burnish.coordinator.story import RoundStory, RowStory, story_of
 
 _LONGEST = 1000  # characters of a text; --json has all of it
-Sample = Annotated[str, typer.Argument(help="Id of the row.", metavar="SAMPLE")]
+Sample = Annotated[
+    str,
+    typer.Argument(help="Id of the row: the data's own, else row-000001 and on; final/ tells it.", metavar="SAMPLE"),
+]
 
 
 @command

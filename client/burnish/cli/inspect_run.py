@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from burnish.cli.output import command, say, say_json
-from burnish.coordinator.errors import LedgerError
+from burnish.cli.output import command, say, say_json, tell
+from burnish.coordinator.errors import NoRun
 from burnish.coordinator.export import ExportFormat, export
 from burnish.coordinator.history import RunHistory
 from burnish.coordinator.paths import RunPaths
@@ -54,17 +54,28 @@ def report(
     say(str(write_report_of(directory, truth=truth, path=out)))
 
 
+_FORMATS = (
+    "source: as the data came; llamafactory: data.json and dataset_info.json; trl: prompt and completion; messages:"
+    " chat turns, as axolotl's chat_template reads them; alpaca: instruction, input, output; parquet: messages with id"
+    " and origin; signals: what was measured and decided of every row, instead of the data."
+)
+
+
 @command
 def export_command(
     directory: RunDir,
     to: Annotated[Path, typer.Option("--to", help="Folder to write into.", metavar="DIR")],
-    form: Annotated[ExportFormat, typer.Option("--format", help="Layout of the files.")] = ExportFormat.SOURCE,
+    form: Annotated[ExportFormat, typer.Option("--format", help=_FORMATS)] = ExportFormat.SOURCE,
 ) -> None:
     """Writes a run's data set for other tools, with the provenance of each row, and prints the paths.
 
-    Rows that nothing touched go out as they came in, all columns included.
+    Rows that nothing touched go out as they came in, all columns included. Of a run that is not finished it is what
+    the newest round began with, which is told.
     """
     with RunHistory.open(directory) as history:
+        if history.run.finished_at is None and form is not ExportFormat.SIGNALS:
+            tell(f"note: this run is not finished (burnish resume {directory}): these rows are what its")
+            tell("newest round began with, in the first round the data as it came")
         for path in export(history, form, to):
             say(str(path))
 
@@ -81,7 +92,7 @@ def status(
     while True:
         found = read_sweep(directory) or read_status(directory)
         if found is None:
-            raise LedgerError(f"{directory} holds no run; expected the folder that was given to --out.")
+            raise NoRun(directory)
         if json_output and found != before:
             say_json(_as_record(found))
         elif found != before:

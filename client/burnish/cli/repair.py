@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from burnish.cli.output import command, say, say_json
+from burnish.coordinator.errors import NoRun
 from burnish.coordinator.history import points_of
 from burnish.coordinator.paths import RunPaths
 from burnish.coordinator.repair import Repair, repair
@@ -25,6 +26,8 @@ def repair_command(
     missing, and takes up the models that the training service has trained. A ledger that is whole is left as it is.
     """
     path = RunPaths.find(directory).ledger
+    if not path.exists():
+        raise NoRun(directory)
     done = repair(path)
     say_json(asdict(done)) if json_output else _say(done, path, directory)
 

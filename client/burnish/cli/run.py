@@ -14,7 +14,7 @@ from burnish._client import Client
 from burnish.cli.bds_options import BDS
 from burnish.cli.bmo_options import BMO
 from burnish.cli.clear_options import CLEAR
-from burnish.cli.data import Reading, bundled, data_paths, with_reading
+from burnish.cli.data import Reading, bundled, check_data, check_place, data_paths, with_reading
 from burnish.cli.filter_options import AUTO, FILTER
 from burnish.cli.inspect_run import write_report_of
 from burnish.cli.mads_options import MADS
@@ -226,8 +226,12 @@ def _run(
     *,
     json_output: bool,
 ) -> None:
-    check_free(RunPaths.find(out).ledger)  # before services are started for nothing
+    check_place(out)
+    ledger = RunPaths.find(out).ledger
+    check_free(ledger)  # before services are started for nothing
     settings = parse(kind, values)
+    if not ledger.exists():
+        check_data(settings)
     options = worked(work, settings, services)
     done = finished(settings, out, options)
     if done is not None:

@@ -14,7 +14,7 @@ from rich.measure import Measurement
 from rich.table import Table as Screen
 
 from burnish._errors import UsageError
-from burnish.cli.data import Reading, with_reading
+from burnish.cli.data import Reading, check_data, check_place, with_reading
 from burnish.cli.inspect_run import write_report_of
 from burnish.cli.output import command, say_json, screen, visible
 from burnish.cli.per_sample import ModelOption
@@ -108,10 +108,13 @@ def _sweep(
     *,
     json_output: bool,
 ) -> None:
+    check_place(out)
     check_free(out / LEDGER)  # before services are started for nothing
     paths = setting_paths(table)
     points = [Point(v, parse(kind, varied(values, paths, v))) for v in grid(asked(vary, paths))]
     check_different(points)
+    if not (out / LEDGER).exists():
+        check_data(points[0].settings)
     roles = [role for role in kind.ALL_SERVICES if any(role in point.settings.services() for point in points)]
     options = worked(work, points[0].settings, services)
     _check_models(points, services)

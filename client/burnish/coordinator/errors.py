@@ -8,6 +8,7 @@
         │   └── RunMismatch       2    the run directory belongs to other data or settings
         ├── LedgerError           1    the ledger cannot be used
         │   ├── LedgerBusy        1    another process holds it
+        │   ├── NoRun             2    the folder holds no run
         │   ├── LedgerTooNew      1    made by a newer Burnish
         │   ├── LedgerDamaged     1    something else changed its file; `burnish repair` saves what is whole
         │   └── DiskFull          1    nothing more can be written; nothing is lost
@@ -67,6 +68,15 @@ class LedgerBusy(LedgerError):
 
 class LedgerTooNew(LedgerError):
     """The ledger's schema is newer than this Burnish knows."""
+
+
+class NoRun(LedgerError):
+    """A folder that should hold a run holds none."""
+
+    exit_code = 2
+
+    def __init__(self, folder: object) -> None:
+        super().__init__(f"{folder} holds no run; expected the folder that was given to --out.")
 
 
 class LedgerDamaged(LedgerError):

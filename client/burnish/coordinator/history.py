@@ -15,7 +15,7 @@ from typing import Any
 from burnish._types import Attempt, Message, Role
 from burnish.coordinator.acceptance import Acceptances
 from burnish.coordinator.beliefs import Beliefs, ConfidenceKey, PreferenceKey, preference_of
-from burnish.coordinator.errors import LedgerError
+from burnish.coordinator.errors import LedgerError, NoRun
 from burnish.coordinator.ledger import Ledger
 from burnish.coordinator.paths import RunPaths
 from burnish.coordinator.policy.acceptance import Acceptance, why
@@ -61,15 +61,15 @@ class RunHistory:
 
     @classmethod
     def open(cls, out_dir: Path) -> RunHistory:
-        """The run in a run directory. Raises LedgerError where there is none, LedgerBusy while it goes on."""
+        """The run in a run directory. Raises NoRun where there is none, LedgerBusy while it goes on, LedgerError."""
         paths = RunPaths.find(out_dir)
+        if not paths.ledger.exists():
+            raise NoRun(out_dir)
         ledger = Ledger.open(paths.ledger, read_only=True)
         try:
             found = runs_in(ledger, paths)
             if not found:
-                raise LedgerError(
-                    f"{paths.ledger}: the ledger holds no run yet. Run `burnish run` with --out {out_dir}."
-                )
+                raise NoRun(out_dir)
         except BaseException:
             ledger.close()
             raise

@@ -24,7 +24,7 @@ from burnish.coordinator.afterwards import check_options, complete
 from burnish.coordinator.atomic import write_json
 from burnish.coordinator.book import RunBook
 from burnish.coordinator.content import digest_of
-from burnish.coordinator.errors import CoordinatorError, Interrupted, LedgerError, RunMismatch, StepFailed
+from burnish.coordinator.errors import CoordinatorError, Interrupted, NoRun, RunMismatch, StepFailed
 from burnish.coordinator.export import ExportFormat, export
 from burnish.coordinator.formats import find_files
 from burnish.coordinator.formats.files import digest_files
@@ -94,15 +94,15 @@ async def reopened(
     observer: Observer | None,
     stop: asyncio.Event | None,
 ) -> AsyncIterator[RunContext[Any]]:
-    """The run that is in `out_dir`. Raises LedgerError where there is none, RunMismatch where its data changed before
+    """The run that is in `out_dir`. Raises NoRun where there is none, RunMismatch where its data changed before
     they were read."""
     paths = RunPaths.find(out_dir)
     if not paths.ledger.exists():
-        raise LedgerError(f"{paths.out} holds no run; expected the folder that was given to --out.")
+        raise NoRun(paths.out)
     with await _ledger(paths.ledger, observer, stop) as ledger:
         there = runs_in(ledger, paths)
         if not there:
-            raise LedgerError(f"{paths.ledger} holds no run yet; begin it with `burnish run`.")
+            raise NoRun(paths.out)
         book = RunBook(ledger, there[0])
         record = book.history().run
         before: dict[str, Any] = dict(record.config)

@@ -6,7 +6,7 @@ Does not own: target formats of other tools (`export.py`), storage (`ledger.py`)
 
 from __future__ import annotations
 
-from burnish.coordinator.formats.dataset import DataReader, IdKind, LoadedData, SourceInfo, SourceRow, load
+from burnish.coordinator.formats.dataset import DataReader, IdKind, LoadedData, SourceInfo, SourceRow, glance, load
 from burnish.coordinator.formats.files import Container, SourceFile, find_files
 from burnish.coordinator.formats.shapes import Columns, Layout, RowProblem, rewritten_record, to_messages
 
@@ -22,6 +22,7 @@ __all__ = [
     "SourceInfo",
     "SourceRow",
     "find_files",
+    "glance",
     "load",
     "rewritten_record",
     "to_messages",

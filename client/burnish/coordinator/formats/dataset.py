@@ -179,6 +179,11 @@ class DataReader:
         )
 
 
+def glance(source: Sequence[str | Path], columns: Columns) -> None:
+    """Looks whether there is a row that can be read, no further than to the first. Raises DataError."""
+    next(DataReader(source, columns, skip_bad_rows=True).rows())
+
+
 @dataclass(frozen=True, slots=True)
 class LoadedData:
     """A whole data set in memory: samples named by row id, their records, and what was noticed."""
