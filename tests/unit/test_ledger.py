@@ -205,7 +205,7 @@ def test_a_file_that_is_no_ledger_is_refused(path: Path) -> None:
     path.write_text("hello, I am a text file" * 1000)
     with pytest.raises(LedgerError, match="is no ledger"):
         Ledger.open(path)
-    with pytest.raises(LedgerError, match="holds no run"):
+    with pytest.raises(LedgerError, match="there is no ledger"):
         Ledger.open(path.with_name("missing"), read_only=True)
 
 
@@ -515,7 +515,7 @@ def test_an_out_folder_without_a_run_says_so(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="holds no run"):
         RunHistory.open(tmp_path)
     Ledger.open(tmp_path / "ledger.duckdb").close()
-    with pytest.raises(LedgerError, match="holds no run yet"):
+    with pytest.raises(LedgerError, match="holds no run"):
         RunHistory.open(tmp_path)
 
 
