@@ -10,8 +10,9 @@ import pytest
 
 from burnish import Client, Endpoints
 from burnish.coordinator.arms import ALL_ROWS, RANDOM, RIGHT_ROWS, ArmKind
-from burnish.coordinator.errors import DataError, InputError
+from burnish.coordinator.errors import DataError, InputError, Interrupted
 from burnish.coordinator.loop import RunOptions, finished, run_recipe
+from burnish.coordinator.progress import StepProgress
 from burnish.coordinator.recipes.bds.settings import BdsSettings
 from burnish.coordinator.recipes.clear.settings import ClearSettings
 from burnish.coordinator.truth import checked, read_truth
@@ -117,6 +118,27 @@ def test_a_finished_run_is_added_to_and_is_not_done_before(
         run_recipe(asked, client, out, options=options)
 
 
+def test_a_truth_that_was_corrected_between_training_and_measuring_is_noticed(
+    client: Client, data: Path, holdout: Path, truth: Path, tmp_path: Path
+) -> None:
+    class Stopper(Watcher):
+        def step_finished(self, step: StepProgress) -> None:
+            if (step.round, step.name) == (RIGHT_ROWS, "train"):
+                raise Interrupted("here")
+
+    out, asked = tmp_path / "out", settings(data, holdout=str(holdout), axes=["hard"])
+    options = RunOptions(truth=str(truth), oracle=True)
+    with pytest.raises(Interrupted):
+        run_recipe(asked, client, out, options=options, observer=Stopper())
+    as_it_was = truth.read_text(encoding="utf-8")
+    write_jsonl(truth, [{"id": name, "flaw": "swapped"} for name in WRONG[1:]])
+    with pytest.raises(DataError, match="What is known to be right has changed since"):
+        run_recipe(asked, client, out, options=options)
+    truth.write_text(as_it_was, encoding="utf-8")
+    run_recipe(asked, client, out, options=options)
+    assert trained(out) == [1, 2, RIGHT_ROWS]
+
+
 def test_a_recipe_that_compares_by_itself_gets_only_what_it_lacks(
     client: Client, data: Path, holdout: Path, truth: Path, tmp_path: Path
 ) -> None:
@@ -173,7 +195,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_done(
     for options in (RunOptions(compare=True), RunOptions(oracle=True, truth=str(truth))):
         with pytest.raises(InputError, match="give them with --holdout"):
             run_recipe(settings(data), client, tmp_path / "out", options=options)
-    with pytest.raises(ValueError, match="say which are wrong with truth"):
+    with pytest.raises(ValueError, match="say which are wrong with `truth`"):
         RunOptions(oracle=True)
     assert not (tmp_path / "out").exists()
 

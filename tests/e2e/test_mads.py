@@ -30,7 +30,9 @@ from tests.e2e.support import Watcher, alpaca, digest_of_final, history, write_j
 
 
 def chosen(client: Client, data: Path, out: Path, watcher: Watcher | None = None, **more: Any) -> RunSummary:
-    settings = MadsSettings(**({"data": str(data), "model": "base", "seed": 7, "calibration_size": 20} | more))
+    is_calibrated = "objective" not in more and more.get("rule") != "top_k"
+    fewer = {"calibration_size": 20} if is_calibrated else {}
+    settings = MadsSettings(**({"data": str(data), "model": "base", "seed": 7} | fewer | more))
     return run_recipe(settings, client, out, options=RunOptions(batch_size=10), observer=watcher)
 
 
@@ -243,7 +245,7 @@ def test_features_that_need_no_calibration_and_vectors_alone_do_not_meet_in_one_
     services: FakeEngineServices, data: Path, tmp_path: Path
 ) -> None:
     run(services, data, tmp_path / "features", rule="top_k", select_only=True)
-    vectors = run(services, data, tmp_path / "vectors", rule="top_k", objective="k_center", select_only=True)
+    vectors = run(services, data, tmp_path / "vectors", objective="k_center", select_only=True)
     assert vectors.rows_out == 6
 
 

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from burnish.coordinator.arms import ALL_ROWS, ARM_ROUNDS, RANDOM, RIGHT_ROWS, ArmRounds, arm_of, run_round
-from burnish.coordinator.content import digest_of
 from burnish.coordinator.errors import DataError, InputError
 from burnish.coordinator.history import RunHistory
 from burnish.coordinator.policy.assembly import DataRow
@@ -21,9 +20,8 @@ from burnish.coordinator.recipes.base import RecipeSettings, RunOptions
 from burnish.coordinator.steps.arm import measure_arm
 from burnish.coordinator.steps.measure import base_model
 from burnish.coordinator.steps.stage import AnyRun
+from burnish.coordinator.steps.train import ROWS, rows_digest
 from burnish.coordinator.truth import read_truth
-
-_ROWS = "rows"  # in the detail of a step: the digest of those that an arm was trained on
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +58,12 @@ async def compare_afterwards(run: AnyRun) -> None:
         seeded = how if arm.seed is None else replace(how, seed=arm.seed)
         _expect_same(history, arm)
         await measure_arm(run, arm.round, base, arm.rows, hyperparameters=seeded)
-        with run.book.transaction():
-            run.book.note_step(arm.round, "evaluate", {_ROWS: _digest(arm)})
 
 
 def complete(history: RunHistory, settings: RecipeSettings, options: RunOptions) -> bool:
     """Whether all that is asked for has been trained and measured."""
     return all(
-        _measured(history, arm.round) and _trained_on(history, arm.round) in (None, _digest(arm))
+        _measured(history, arm.round) and _trained_on(history, arm.round) in (None, rows_digest(arm.rows))
         for arm in asked_for(history, settings, options)
     )
 
@@ -95,20 +91,18 @@ def asked_for(history: RunHistory, settings: RecipeSettings, options: RunOptions
     return found
 
 
-def _digest(arm: ExtraArm) -> str:
-    return digest_of([row.row_id for row in arm.rows])
-
-
 def _trained_on(history: RunHistory, round_number: int) -> str | None:
-    """The digest of an arm's rows, once it is measured; None before, and where it was not noted then."""
+    """The digest of an arm's rows, once it is trained; None before, and where it was not noted."""
+    model = next((one for one in history.models() if (one.round, one.role) == (round_number, "trained")), None)
+    # Releases before this one noted it with the step that measured the model.
     step = next((one for one in history.steps() if (one.round, one.name) == (round_number, "evaluate")), None)
-    found = None if step is None else step.detail.get(_ROWS)
+    found = next((one.detail[ROWS] for one in (model, step) if one is not None and ROWS in one.detail), None)
     return None if found is None else str(found)
 
 
 def _expect_same(history: RunHistory, arm: ExtraArm) -> None:
     """Raises DataError where the truth has changed since a model was trained on the right rows."""
-    if _trained_on(history, arm.round) not in (None, _digest(arm)):
+    if _trained_on(history, arm.round) not in (None, rows_digest(arm.rows)):
         raise DataError(
             "What is known to be right has changed since this run's model of the right rows was trained, which would be"
             " compared as if it had not. Give the file as it was (--truth), or begin a run in a new folder (--out)."

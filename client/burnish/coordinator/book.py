@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import astuple
 
 from burnish._training_types import SampleWeights
-from burnish._types import Message, RunEvent, RunState
+from burnish._types import Message, ModelVersion, RunEvent, RunState
 from burnish.coordinator import history
 from burnish.coordinator.acceptance import Acceptances
 from burnish.coordinator.beliefs import Beliefs
@@ -163,6 +163,18 @@ class RunBook:
             (state, seconds, self.run_id, round_number, name),
         )
 
+    def said_before(self, steps: Sequence[str], digest: str) -> list[ModelVersion]:
+        """The model versions that this run's steps of these names are noted with, in the order they were begun; then
+        those of the ledger's other runs under the weights `digest`, what was found under which is this run's, too."""
+        rows = self._ledger.select(
+            "SELECT detail -> '$.model' FROM step WHERE name IN (SELECT key FROM wanted)"
+            " AND (detail -> '$.model') IS NOT NULL AND (run_id = ? OR (detail ->> '$.model.digest') = ?)"
+            " ORDER BY run_id <> ?, started_at, round, position",
+            (self.run_id, digest, self.run_id),
+            keys=steps,
+        )
+        return [ModelVersion(**json.loads(said)) for (said,) in rows]
+
     # ---- models and training
 
     def add_model(self, model: ModelRecord) -> None:
@@ -194,14 +206,30 @@ class RunBook:
         found = [m for m in history.read_models(self._ledger, self.run_id) if (m.round, m.role) == (round_number, role)]
         return found[0] if found else None
 
-    def trained_before(self, training_key: str) -> ModelRecord | None:
-        """A model of any run of this ledger, this one first, that was trained under this key; see steps/train.py."""
-        runs = self._ledger.select(
-            "SELECT run_id FROM model WHERE detail ->> 'training_key' = ? ORDER BY run_id <> ?, run_id LIMIT 1",
-            (training_key, self.run_id),
+    def forget_trained(self, round_number: int) -> None:
+        """Strikes out a round's model and the steps that made and measured it; the run is not finished without them."""
+        self._ledger.execute("UPDATE run SET finished_at = NULL WHERE run_id = ?", (self.run_id,))
+        self._ledger.execute(
+            "DELETE FROM model WHERE run_id = ? AND round = ? AND role = 'trained'", (self.run_id, round_number)
         )
-        models = history.read_models(self._ledger, runs[0][0]) if runs else []
-        return next((m for m in models if m.detail.get("training_key") == training_key), None)
+        self._ledger.execute(
+            "DELETE FROM step WHERE run_id = ? AND round = ? AND name IN ('train', 'evaluate')",
+            (self.run_id, round_number),
+        )
+
+    def trained_before(self, training_key: str) -> list[ModelRecord]:
+        """The models of all runs of this ledger that were trained under this key, this run's first, each place once;
+        see steps/train.py."""
+        runs = self._ledger.select(
+            "SELECT DISTINCT run_id FROM model WHERE detail ->> 'training_key' = ? ORDER BY run_id",
+            (training_key,),
+        )
+        found: dict[str, ModelRecord] = {}
+        for (run_id,) in sorted(runs, key=lambda one: one[0] != self.run_id):
+            for model in history.read_models(self._ledger, run_id):
+                if model.detail.get("training_key") == training_key:
+                    found.setdefault(model.uri, model)
+        return list(found.values())
 
     def add_training_events(self, round_number: int, events: Sequence[RunEvent]) -> None:
         """Writes what the training service reported; events that are there stay."""

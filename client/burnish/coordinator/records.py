@@ -69,8 +69,8 @@ class ScoreRecord:
 
 @dataclass(frozen=True, slots=True)
 class ModelRecord:
-    """A model that the run used: role `base` or `refiner` in round 0, `trained` in round t. Losses in nats per response
-    token: `eval_loss` by the scoring service on the held-out data."""
+    """A model that the run used: role `base`, `refiner` or `selector` in round 0, `trained` in round t. Losses in nats
+    per response token: `eval_loss` by the scoring service on the held-out data."""
 
     round: int
     role: str

@@ -27,7 +27,15 @@ from burnish.coordinator.findings import JudgeKey, Parts
 from burnish.coordinator.policy.middo import recall_note
 from burnish.coordinator.records import ModelRecord, ScoreRecord
 from burnish.coordinator.steps.read import holdout_hashes
-from burnish.coordinator.steps.stage import AnyRun, Stage, same_prompts, same_version, version_detail, version_from
+from burnish.coordinator.steps.stage import (
+    AnyRun,
+    Stage,
+    expect_as_before,
+    same_prompts,
+    same_version,
+    version_detail,
+    version_from,
+)
 
 ROWS_PER_READ = 2000
 # Entries of 80 bytes (a hash, a cosine, what frames them) that are well within a message of 64 MiB, the default.
@@ -35,11 +43,25 @@ NEIGHBORS_A_REPLY = 600_000
 
 
 async def base_model(run: AnyRun) -> ModelRef:
-    """The base model, by place and digest; its digest is what the scoring service found when the run began."""
+    """The base model, by place and digest; its digest is what the scoring service found when the run began. Raises
+    StepFailed where the service computes otherwise than for another run of the ledger."""
     record = run.book.model(0, "base")
     if record is None:
         version = await run.client.scoring.load_model(ModelRef(run.settings.model))
+        expect_as_before(run, "scoring", version)  # another run of the ledger may have measured under these weights
         record = ModelRecord(0, "base", run.settings.model, version.digest, None, None, None, version_detail(version))
+        with run.book.transaction():
+            run.book.add_model(record)
+    return ModelRef(record.uri, record.digest)
+
+
+async def selector_model(run: AnyRun, uri: str) -> ModelRef:
+    """The model whose neurons are looked at, by place and digest; its digest is what the embedding service found when
+    it was first asked, so that another one in its place is noticed when the run goes on."""
+    record = run.book.model(0, "selector")
+    if record is None:
+        version = await run.client.embedding.load_model(ModelRef(uri))
+        record = ModelRecord(0, "selector", uri, version.digest, None, None, None, version_detail(version))
         with run.book.transaction():
             run.book.add_model(record)
     return ModelRef(record.uri, record.digest)

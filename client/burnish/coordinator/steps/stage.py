@@ -30,6 +30,16 @@ SettingsT_co = TypeVar("SettingsT_co", bound=RecipeSettings, covariant=True)
 ReplyT = TypeVar("ReplyT")
 
 _RETRY_PAUSE = 0.5  # seconds before items with a retryable failure are asked for again; doubles
+# By service, the steps that are noted with the model version of which it gave what was found.
+_STEPS_OF = {
+    "scoring": (
+        *("score_pre", "score_post", "score_cross", "score_trusted", "score_rewrites", "probe", "evaluate"),
+        *("judge", "judge_rewrites", "confidence", "compare"),
+    ),
+    "embedding": ("embed", "calibrate", "features"),
+    "rewriting": ("refine", "propose", "respond"),
+}
+_SERVICE_OF = {step: service for service, steps in _STEPS_OF.items() for step in steps}
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +146,10 @@ class Stage:
 
     def expect(self, total: int, *, known: int = 0, detail: Mapping[str, object] | None = None) -> None:
         """Says how many items the step has, and how many of them the ledger knows already. The first time, these count
-        as reused. `detail` is what the findings are keyed by."""
+        as reused. `detail` is what the findings are keyed by. Raises StepFailed where the service computes otherwise
+        than when the run began."""
+        if detail and "model" in detail:
+            expect_as_before(self.run, _SERVICE_OF[self.name], version_from(detail))
         with self.run.book.transaction():
             self.expect_within(total, known=known, detail=detail)
         self.show()
@@ -248,6 +261,49 @@ def same_version(asked: ModelVersion, got: ModelVersion, service: str) -> None:
             f" ({', '.join(now)}; expected {', '.join(before)}). Let all of its replicas run the same release with the"
             " same settings, and run the same command again."
         )
+
+
+def expect_as_before(run: AnyRun, service: str, now: ModelVersion) -> None:
+    """Raises StepFailed where a service has another engine, number format or chat template than when the run began, or
+    than another run of its ledger had under the same weights: findings are kept by weights and template, so that one
+    step's would be of both. Tells of another version of the same engine. Each service is compared with itself; all
+    models of a run that it computes come from one base model, which lends them its format and template."""
+    base = run.book.model(0, "base") if service == "scoring" else None
+    said = [] if base is None else [version_from({"model": base.detail})]
+    before = [*said, *run.book.said_before(_STEPS_OF[service], now.digest)]
+    if not before:
+        return
+    if _computed(now) != _computed(before[0]):
+        raise StepFailed(_computes_otherwise(service, before[0], now))
+    if all(one.engine != now.engine for one in before):
+        run.observer.noted(
+            f"The {service} service runs on {now.engine} now, and ran on {before[-1].engine} before. What it measures"
+            " from here on may differ in the last digits; begin a new run where that matters."
+        )
+
+
+def _computed(version: ModelVersion) -> tuple[str, str, str]:
+    """What numbers depend on beside the weights: engine, number format, chat template."""
+    return version.engine.partition("/")[0], version.dtype, f"template {version.chat_template_digest}"
+
+
+def _computes_otherwise(service: str, before: ModelVersion, now: ModelVersion) -> str:
+    engine, dtype, template = _computed(before)
+    options = f"--engine {engine} --dtype {dtype}"
+    if template != _computed(now)[2]:
+        options += " and the same --chat-template"
+    said = (
+        f"The {service} service computes otherwise than when this run, or another one of its ledger, began"
+        f" ({', '.join(_computed(now))}; expected {engine}, {dtype}, {template}). What it would measure does not go"
+        f" together with what is in the ledger. Start it with {options} as before and run the same command again, or"
+        " begin a new run (another --out)."
+    )
+    if dtype != now.dtype:
+        said += (
+            " Without --dtype (auto), the format goes by the machine: float32 on a CPU that has no instructions for"
+            " bfloat16, elsewhere the model's own."
+        )
+    return said
 
 
 def same_prompts(asked: str, got: str, service: str) -> None:

@@ -30,6 +30,7 @@ from burnish.coordinator.steps.stage import AnyRun, Stage
 
 # Has a training run that waits in STATE_PAUSED go on.
 AtPause = Callable[[AsyncRun], Awaitable[None]]
+ROWS = "rows"  # in a model's detail: the digest of those that it was trained on
 _OTHER_MODEL, _PLACE_TAKEN = "MODEL_DIGEST_MISMATCH", "OUTPUT_EXISTS"
 _EVENTS_EVERY = 1.0  # seconds between two commits of training events
 
@@ -49,15 +50,22 @@ async def train(
     """M_t: `base` fine-tuned on D_t, or on `rows`, as the settings say or by `hyperparameters`; with `weights`, by row
     id and above 0, a row's loss is multiplied by its weight. It learns weights with `bilevel`, and with `refinement`
     from what `at_pause` has the run go on with. What any run of this ledger trained on the same data in the same way,
-    and without a pause, is taken over. Raises StepFailed where training ended badly."""
-    stage = run.stage(round_number, "train")
+    and without a pause, is taken over. The run's own last model is made again where it is gone. Raises StepFailed where
+    training ended badly."""
     record = run.book.model(round_number, "trained")
+    if record is not None and await _is_lost(run, record):
+        run.observer.noted(f"Round {round_number}: the model is gone from {record.uri}; it is trained again.")
+        with run.book.transaction():
+            run.book.forget_trained(round_number)
+        record = None
+    stage = run.stage(round_number, "train")
     if stage.done and record is not None:
         return ModelRef(record.uri, record.digest)
     with stage.working():
         if record is not None:  # killed between the model and the note that the step is done
             return ModelRef(record.uri, record.digest)
-        digest = _write_data(run, round_number, run.book.rows(round_number) if rows is None else rows, weights or {})
+        rows = run.book.rows(round_number) if rows is None else rows
+        digest = _write_data(run, round_number, rows, weights or {})
         spec = RunSpec(
             base_model=base,
             data_uri=str(run.paths.data(round_number)),
@@ -73,7 +81,7 @@ async def train(
         spec = replace(spec, output_uri=_output(run, round_number, made_of))
         # What a run with pauses makes of the same data depends on what it was given at them.
         key = None if refinement else made_of
-        if key is not None and (there := await _trained_already(run, round_number, key)) is not None:
+        if key is not None and (there := await _trained_already(run, round_number, key, rows)) is not None:
             return ModelRef(there.uri, there.digest)
         training = await _create(run, round_number, spec, ledger)
         await _watch(run, stage, training, at_pause)
@@ -94,6 +102,7 @@ async def train(
                 "seconds": result.seconds,
                 "steps": training.snapshot.progress.step,
                 "data_digest": result.data_digest,
+                ROWS: rows_digest(rows),
             },
         )
         with run.book.transaction():
@@ -146,13 +155,16 @@ def prune(run: AnyRun, round_number: int) -> None:
         shutil.rmtree(going, ignore_errors=True)
 
 
-async def _trained_already(run: AnyRun, round_number: int, key: str) -> ModelRecord | None:
+async def _trained_already(run: AnyRun, round_number: int, key: str, rows: Sequence[DataRow]) -> ModelRecord | None:
     """A model that any run of the ledger made from the same weights and data in the same way, as this round's; None
-    where there is none, or its files are gone. Services check its digest when they load it."""
-    there = run.book.trained_before(key)
-    if there is None or not await _is_there(run, there):
+    where there is none, or the files of all are gone. Services check its digest when they load it."""
+    for there in run.book.trained_before(key):
+        if await _is_there(run, there):
+            break
+    else:
         return None
-    record = replace(there, round=round_number, eval_loss=None)
+    detail = {**there.detail, ROWS: rows_digest(rows)}
+    record = replace(there, round=round_number, eval_loss=None, detail=detail)
     with run.book.transaction():
         run.book.add_model(record)
     run.observer.noted(f"Round {round_number}: a model was trained on the same data before; it is used.")
@@ -163,13 +175,35 @@ async def _is_there(run: AnyRun, model: ModelRecord) -> bool:
     """Whether a model can still be had. In a store of the services' only they can look."""
     if not is_remote(model.uri):
         return await asyncio.to_thread(Path(model.uri).is_dir)
+    return await _is_served(run, ModelRef(model.uri, model.digest))
+
+
+async def _is_lost(run: AnyRun, model: ModelRecord) -> bool:
+    """Whether it is the run's own last model, which is what the run leaves, and is gone. Where it is not seen here,
+    services may see it all the same; those before it may be gone, and what still needs one says so."""
+    if model.round != run.settings.rounds + 1 or is_remote(model.uri):
+        return False
+    return not await _is_there(run, model) and not await _is_served(run, ModelRef(model.uri, model.digest))
+
+
+async def _is_served(run: AnyRun, model: ModelRef) -> bool:
+    """Whether the scoring service finds a model, and no other one in its place; True where a run has none to ask."""
     if "scoring" not in run.settings.services():
         return True
     try:
-        await run.client.scoring.load_model(ModelRef(model.uri, model.digest))
+        await run.client.scoring.load_model(model)
     except NotFound:
         return False
+    except PreconditionFailed as error:  # another attempt's model is there
+        if error.reason != _OTHER_MODEL:
+            raise
+        return False
     return True
+
+
+def rows_digest(rows: Sequence[DataRow]) -> str:
+    """What a model's detail tells of the rows that it was trained on, as its entry `ROWS`."""
+    return digest_of([row.row_id for row in rows])
 
 
 def _write_data(run: AnyRun, round_number: int, rows: Sequence[DataRow], weights: Mapping[str, float]) -> str:
@@ -217,20 +251,16 @@ async def _created(run: AnyRun, spec: RunSpec, request_id: str) -> AsyncRun:
 
 
 async def _is_pruned(run: AnyRun, training: AsyncRun) -> bool:
-    """Whether the model of a run that was through already was deleted, as only the last is kept, and the ledger has
-    lost what it was for. Only services can tell where they see other files than are seen here."""
+    """Whether the model of a run that was through already was deleted: as only the last is kept, and the ledger has
+    lost what it was for, or by somebody. Only services can tell where they see other files than are seen here."""
     made = training.snapshot.result
-    if made is None or run.options.keep_models != "last" or "scoring" not in run.settings.services():
+    if made is None:
         return False
-    try:
-        await run.client.scoring.load_model(made.model)
-    except NotFound:
-        return True
-    except PreconditionFailed as error:  # another attempt's model is there
-        if error.reason != _OTHER_MODEL:
-            raise
-        return True
-    return False
+    if run.options.keep_models != "last":
+        uri = made.model.uri
+        if is_remote(uri) or await asyncio.to_thread(Path(uri).is_dir):
+            return False
+    return not await _is_served(run, made.model)
 
 
 async def _watch(run: AnyRun, stage: Stage, training: AsyncRun, at_pause: AtPause | None) -> None:

@@ -11,12 +11,11 @@ own.
 
 from __future__ import annotations
 
-from burnish._types import ModelRef
 from burnish.coordinator.policy.controls import draws
 from burnish.coordinator.steps.arm import measure_arm, measure_draws
 from burnish.coordinator.steps.assemble import assemble_kept
 from burnish.coordinator.steps.cover import calibrate, compute_features, select_rows
-from burnish.coordinator.steps.measure import base_model, evaluate
+from burnish.coordinator.steps.measure import base_model, evaluate, selector_model
 from burnish.coordinator.steps.project import project
 from burnish.coordinator.steps.read import read
 from burnish.coordinator.steps.runs import MadsRun
@@ -31,17 +30,19 @@ async def mads(run: MadsRun) -> None:
     await read(run)
     rows = run.book.rows(D)
     samples = list(dict.fromkeys(row.sample_hash for row in rows))  # duplicates count once
+    # Known by its digest before anything is measured, so that it is the same when the run goes on.
+    base = None if settings.select_only else await base_model(run)
     if not run.stage(D, "assemble").done:
-        selector = ModelRef(settings.selector or settings.model)
+        own = None if settings.selector else base
+        selector = own or await selector_model(run, settings.selector or settings.model)
         features = settings.features()
         calibration = "" if features is None else await calibrate(run, D, selector, features, samples)
         collection = await compute_features(run, D, selector, features, calibration, samples)
         await select_rows(run, D, collection, rows, settings.size(len(samples)))
         await project(run, D, collection, samples)
         assemble_kept(run, D, rows)
-    if settings.select_only:
+    if base is None:
         return
-    base = await base_model(run)
     await evaluate(run, 0, base)
     await evaluate(run, S, await train(run, S, base))
     if not settings.holdout:
