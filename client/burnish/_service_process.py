@@ -33,7 +33,7 @@ class ServiceProcess:
         self.roles = roles
         self.address = ""
         self.log_path = state_dir / f"{'-'.join(roles) if len(roles) < len(SERVICES) else 'services'}.log"
-        self._temporary = tempfile.TemporaryDirectory(prefix="burnish-")
+        self._temporary = tempfile.TemporaryDirectory(prefix="burnish-", ignore_cleanup_errors=True)
         self._ready_file = Path(self._temporary.name) / "ready.json"
         self._began = time.monotonic()
         with self.log_path.open("ab") as log:

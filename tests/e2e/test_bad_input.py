@@ -143,9 +143,9 @@ def test_another_run_in_the_same_folder(services: FakeEngineServices, tmp_path: 
 
 def test_settings_out_of_range(services: FakeEngineServices, tmp_path: Path) -> None:
     data = write_jsonl(tmp_path / "data.jsonl", alpaca(3))
-    complained(run(services, data, tmp_path / "out", "--judge-temperature", "9"), 2, ["judge.temperature", "2"])
+    complained(run(services, data, tmp_path / "out", "--judge-temperature", "9"), 2, ["--judge-temperature 9", "2"])
     complained(
-        run(services, data, tmp_path / "out", "--compat", "--max-rows", "3"), 2, ["compat", "max_rows", "leave out"]
+        run(services, data, tmp_path / "out", "--compat", "--max-rows", "3"), 2, ["--compat", "--max-rows", "leave out"]
     )
 
 

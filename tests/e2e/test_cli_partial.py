@@ -183,7 +183,11 @@ def test_lines_of_something_else_are_not_gone_on_with(fakes: FakeServices, data:
         fakes.change_reply("JudgeSamples", lambda reply: setattr(reply, "prompt_digest", "new"))
     asked = Asked(fakes, method)
     done = burnish(*arguments(fakes.address, data, name, *more, "--out", out, model=model))
-    complained(done, 0, "note: what is kept for", "of other data, options, model or release; this begins anew.")
+    complained(done, 1, "keeps results for", "of other data, options, model or release", "remove that file")
+    assert asked.ids == []
+    (kept,) = names(out.parent)
+    (out.parent / kept).unlink()
+    assert burnish(*arguments(fakes.address, data, name, *more, "--out", out, model=model)).exit_code == 0
     assert asked.ids == IDS
     assert names(out.parent) == [out.name]
 
@@ -213,6 +217,7 @@ def test_two_commands_do_not_write_the_same_file(fakes: FakeServices, data: Path
         complained(burnish(*command), 1, "lines.jsonl is being written by another command. Wait until that has ended")
         kept.add([{"id": "mine"}])
     assert fakes.requests("ScoreSamples") == []
+    partial_path(out).unlink()
     assert burnish(*command).exit_code == 0
 
 

@@ -65,10 +65,10 @@ def test_what_somebody_may_have_worked_on_is_not_written_over(tmp_path: Path) ->
     ("given", "said"),
     [
         (("--holdout", "30", "--check", "10"), "are all of the 40 rows"),
-        (("--holdout", "-1"), "--holdout -1: expected a number of rows"),
-        (("--holdout", "100%"), "--holdout 100%: expected"),
-        (("--check", "0.5"), "--check 0.5: expected a number of rows, such as 300, or a share below all, such as 5%"),
-        (("--check", "many"), "--check many: expected"),
+        (("--holdout", "-1"), "--holdout: expected a share below 100%"),
+        (("--holdout", "100%"), "whole number of rows such as 500; found '100%'"),
+        (("--check", "1.5"), "--check: expected a share"),
+        (("--check", "many"), "--check: expected a share"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(tmp_path: Path, given: tuple[str, ...], said: str) -> None:
@@ -76,3 +76,13 @@ def test_what_cannot_be_drawn_is_refused(tmp_path: Path, given: tuple[str, ...],
     assert result.exit_code == 2
     assert said in " ".join(result.stderr.split())
     assert not (tmp_path / "out").exists()
+
+
+def test_shares_are_of_all_rows_and_a_prompt_of_many_is_told(tmp_path: Path) -> None:
+    rows = [{"instruction": "Say it" if n < 30 else f"Say {n}", "output": f"{n}"} for n in range(40)]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    command = ("split", "--data", tmp_path / "data.jsonl", "--holdout", "0.2", "--check", 8, "--out", tmp_path / "out")
+    result = burnish(*command)
+    assert result.exit_code == 0
+    assert "30 rows for to-check.jsonl instead of 8" in " ".join(result.stderr.split())
+    assert [len(read(tmp_path / "out" / name)) for name in ("held-out.jsonl", "rest.jsonl")] == [8, 2]

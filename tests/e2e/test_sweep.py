@@ -320,3 +320,15 @@ def test_a_value_that_is_varied_is_not_written_over_by_the_rows_of_an_action(
     made = PointResult(point, tmp_path, 10, 6, {"keep": 6, "drop": 4}, (None, 1.5), 0, 0, 1.0)
     record = _record(made, "")
     assert (record["keep"], record["rows_keep"], record["drop"]) == ("0.6", 6, 4)
+
+
+def test_a_setting_may_do_nothing_at_some_points_but_not_at_all_of_them(data: Path, tmp_path: Path) -> None:
+    def swept(*more: object) -> Any:
+        return burnish("sweep", "filter", "--data", data, "--folds", 3, "--keep", 0.5, *more, "--out", tmp_path / "out")
+
+    complained(
+        swept("--model", "m", "--vary", "signal=loss,length"), 2, "--folds has no effect", "at none of the 2 points"
+    )
+    with FakeServices() as fakes:
+        done = swept("--endpoint", fakes.address, "--model", "base", "--vary", "signal=loss,cross_loss")
+        assert done.exit_code == 0, done.stderr

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from burnish.cli.partial import partial, partial_path
+from burnish.cli.partial import check_free, partial, partial_path
 from burnish.coordinator.errors import CoordinatorError, DiskFull
 
 LINES: list[dict[str, Any]] = [
@@ -50,7 +50,7 @@ def test_lines_are_found_again_and_become_the_output_in_its_order(out: Path) -> 
     assert not out.exists()
     keep(out, LINES[0])
     with partial(out, "this") as kept:
-        assert (list(kept.ids), kept.stale) == (["c", "a"], False)
+        assert list(kept.ids) == ["c", "a"]
         kept.add([LINES[1]])
         kept.become(["a", "b", "c"], finished=True)
     assert read(out) == LINES
@@ -91,22 +91,34 @@ def test_a_file_is_whole_wherever_the_kill_came(out: Path) -> None:
     for length in range(len(whole)):
         partial_path(out).write_bytes(whole[:length])
         with partial(out, "this") as kept:
-            assert not kept.stale
             assert list(kept.ids) == ["a", "b", "c"][: max(0, whole[:length].count(b"\n") - 1)]
             kept.add([line for line in LINES if line["id"] not in kept.ids])
             kept.become(["a", "b", "c"], finished=True)
         assert read(out) == LINES
 
 
-def test_lines_of_something_else_go_once_there_are_others(out: Path) -> None:
+def test_lines_of_something_else_are_never_written_over(out: Path) -> None:
     keep(out, *LINES, made_of="that")
     before = partial_path(out).read_bytes()
-    with partial(out, "this") as kept:
-        assert (list(kept.ids), kept.stale) == ([], True)
-    assert partial_path(out).read_bytes() == before, "whoever did not mean it still has them"
+    with (
+        pytest.raises(CoordinatorError, match="of other data, options, model or release") as raised,
+        partial(out, "this"),
+    ):
+        pass
+    assert not getattr(raised.value, "__notes__", [])
+    assert partial_path(out).read_bytes() == before
+    partial_path(out).unlink()
     keep(out, LINES[0])
     assert found(out) == ["a"]
-    assert b"that" not in partial_path(out).read_bytes()
+
+
+def test_whether_another_writes_there_is_known_before_anything_is_asked(out: Path) -> None:
+    check_free(None)
+    check_free(out)
+    keep(out, LINES[0])
+    check_free(out)
+    with partial(out, "this"), pytest.raises(CoordinatorError, match="is being written by another command"):
+        check_free(out)
 
 
 def test_an_exception_says_what_is_kept(out: Path) -> None:

@@ -130,7 +130,7 @@ def test_a_run_that_was_begun_with_what_had_no_effect_goes_on() -> None:
 
 
 def test_budgets_in_words() -> None:
-    assert [parse_budget(text) for text in ("15%", "0.2", "7", "99.9%")] == [0.15, 0.2, 7.0, 0.9990000000000001]
+    assert [parse_budget(text) for text in ("15%", "0.2", "7", "99.9%")] == [0.15, 0.2, 7.0, 0.999]
 
 
 @pytest.mark.parametrize("given", ["64,256", " 64, 256 ", [64, 256], ["64", "256"], (64, 256)])

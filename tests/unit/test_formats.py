@@ -20,7 +20,7 @@ from burnish.coordinator.errors import DataError
 from burnish.coordinator.formats import Columns, Container, IdKind, Layout, load, rewritten_record, to_messages
 from burnish.coordinator.formats import files as files_module
 from burnish.coordinator.formats.arrow import arrow_batch, decode_schema, encode_schema, roomy_schema, writable_schema
-from burnish.coordinator.formats.dataset import MAX_PROBLEMS
+from burnish.coordinator.formats.dataset import MAX_PROBLEMS, glance
 
 ALPACA = [
     {"instruction": "Add.", "input": "1 and 2", "output": "3"},
@@ -544,6 +544,10 @@ def test_what_is_written_reads_back_as_the_same_conversation(layout: Layout, rec
         ("c.csv", "ask,say\nQ,A\n", ("PROMPT", "RESPONSE")),
         ("none.json", "[{}]", ("PROMPT", "RESPONSE")),
         ("d.csv", "instruction;output\nQ;A\n", "something else than a comma"),
+        ("dolly.jsonl", '{"instruction": "Q", "context": "", "response": "A"}', "names: --column output=response."),
+        ("io.json", '[{"input": "Q", "output": "A"}]', "names: --column instruction=input."),
+        ("f.jsonl", '{"dialog": [{"role": "user", "content": "Q"}]}', "--column messages=dialog."),
+        ("g.jsonl", '{"n": 1, "turns": [{"from": "human", "value": "Q"}]}', "--column conversations=turns."),
         ("e.json", '{"data": [{"instruction": "Q", "output": "A"}]}', 'what is below "data"'),
     ],
 )
@@ -565,6 +569,21 @@ def test_a_name_of_a_hub_is_told_how_to_come_by(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=r'asks no hub.*load_dataset\("tatsu-lab/alpaca"'):
         load("tatsu-lab/alpaca")
-    with pytest.raises(DataError) as caught:
-        load("/tatsu-lab/alpaca")
-    assert "hub" not in str(caught.value)
+    (tmp_path / "data").mkdir()
+    for other in ("/tatsu-lab/alpaca", "./alpaca", "../alpaca", "data/alpaca", "more/alpca.jsonl"):
+        with pytest.raises(DataError) as caught:
+            load(other)
+        assert "hub" not in str(caught.value), other
+
+
+def test_a_glance_reads_no_further_than_it_must(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad, good = {"instruction": "Hi", "output": ""}, {"instruction": "Hi", "output": "Ho"}
+    few = write(tmp_path / "few.jsonl", [bad, good, "no row"])
+    glance([few], Columns())
+    many = write(tmp_path / "many.jsonl", [bad] * MAX_PROBLEMS + [good])
+    with pytest.raises(DataError, match=f"at least {MAX_PROBLEMS} rows"):
+        glance([many], Columns())
+    glance([many], Columns(), skip_bad_rows=True)
+    for rows in ([], ["no row"] * 3):
+        with pytest.raises(DataError):
+            glance([write(tmp_path / "none.jsonl", rows)], Columns())

@@ -23,6 +23,7 @@ from burnish._types import (
 )
 from burnish.cli.data import Reading, with_reading
 from burnish.cli.output import command, tell
+from burnish.cli.partial import check_free
 from burnish.cli.per_sample import (
     Answer,
     Answers,
@@ -65,6 +66,7 @@ def score(
     One JSON line per sample: `id`, `mean_nll` and `sum_nll` in nats, `perplexity`, `num_tokens`, `mean_probability`,
     `min_probability`, `turns`; with --ifd `ifd` and `pmi`, with --distribution `mean_entropy` and `mean_margin`.
     """
+    check_free(out)
     samples = reading.samples(limit)
     options: dict[str, Any] = {"return_tokens": tokens, "unconditional": ifd, "distribution": distribution}
     with services.client(["scoring"], model, State) as client:
@@ -135,6 +137,7 @@ def judge(
     number, or no reply could be had: then `error` says why. `reply` or `covered_mass` says what it was read from.
     The ratings of the two modes are made with other prompts and are never to be mixed.
     """
+    check_free(out)
     samples = reading.samples(limit)
     options: dict[str, Any] = {
         "dimensions": dimension or (),
@@ -244,6 +247,7 @@ def rewrite(
     One JSON line per sample: `id`, `messages` of the accepted rewrite or null, and `attempts` with the reason of each
     rejection. With `--strategy diversify` the samples before and after in the file serve as neighbours.
     """
+    check_free(out)
     samples = reading.samples(limit)
     place = {sample.id: index for index, sample in enumerate(samples)}
     options: dict[str, Any] = {

@@ -12,6 +12,7 @@ from burnish._confidence_types import ConfidenceEstimate, ConfidenceTier
 from burnish._types import Sample, Sampling
 from burnish.cli.data import Reading, with_reading
 from burnish.cli.output import command
+from burnish.cli.partial import check_free
 from burnish.cli.per_sample import (
     Answers,
     LimitOption,
@@ -60,6 +61,7 @@ def confidence(
     One JSON line per sample: `id`, `confidence` in 0 to 1, its parts `consistency` and `reflection`, `covered_mass` of
     the verdict's letters, the response's `mean_nll`, and the sampled `answers`.
     """
+    check_free(out)
     samples = reading.samples(limit)
     options: dict[str, Any] = {
         "tier": tier,

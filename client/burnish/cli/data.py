@@ -83,7 +83,7 @@ def check_data(settings: RecipeSettings) -> None:
     """Looks at the files that a run is to read, before services are started for nothing. Raises DataError."""
     for paths in settings.files().values():
         if here := [path for path in paths if not is_remote(path)]:
-            glance(here, settings.columns)
+            glance(here, settings.columns, skip_bad_rows=settings.skip_bad_rows)
 
 
 def columns_of(given: Sequence[str]) -> Columns:

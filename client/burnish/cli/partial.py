@@ -1,7 +1,7 @@
 """What a command has of its lines so far, in a file beside its output: it may be killed at any moment, and goes on.
 
-The file's first line names what all others are made of; the same command adds what is missing, and another one begins
-the file anew with the first lines of its own. A line that a kill tore is dropped. One process at a time holds the file.
+The file's first line names what all others are made of; the same command adds what is missing, and another one is
+refused. A line that a kill tore is dropped. One process at a time holds the file.
 """
 
 from __future__ import annotations
@@ -24,14 +24,27 @@ def partial_path(out: Path) -> Path:
     return out.with_name(f".{out.name}.partial")
 
 
+def check_free(out: Path | None) -> None:
+    """Raises CoordinatorError where another process writes to `out` now, before services are started for nothing."""
+    if out is not None and partial_path(out).exists():
+        _taken(partial_path(out), out).close()
+
+
 @contextmanager
 def partial(out: Path, made_of: str) -> Iterator[Partial]:
     """What is kept for `out` and made of the same, a digest. It stays after an exception, which then says so. Raises
-    CoordinatorError where another process has it, DiskFull."""
+    CoordinatorError where another process has it or it is made of something else, DiskFull."""
     kept: Partial | None = None
     try:
         with _taken(partial_path(out), out) as stream:
-            kept = Partial(out, stream, made_of)
+            found = Partial(out, stream, made_of)
+            if found.is_foreign:
+                raise CoordinatorError(
+                    f"{partial_path(out)} keeps results for {out} that are of other data, options, model or release."
+                    " Give the command as it was, to go on with them; remove that file, to begin anew; or give another"
+                    " --out."
+                )
+            kept = found
             try:
                 yield kept
             finally:
@@ -48,7 +61,7 @@ def partial(out: Path, made_of: str) -> Iterator[Partial]:
 
 class Partial:
     """Lines by the id of their sample; of several for one id the last counts. `errors`: by id, those of lines with one.
-    `stale`: the file has another command's lines as yet."""
+    `is_foreign`: the file has another command's lines."""
 
     def __init__(self, out: Path, stream: IO[bytes], made_of: str) -> None:
         self.errors: dict[str, Mapping[str, Any]] = {}
@@ -58,7 +71,7 @@ class Partial:
         self._places: dict[str, int] = {}  # id -> where its line begins, in bytes
         self._end = 0  # of what is whole, in bytes; 0: not even the first line is
         self._finished = False
-        self.stale = self._read()
+        self.is_foreign = self._read()
 
     @property
     def ids(self) -> Collection[str]:
@@ -68,14 +81,13 @@ class Partial:
     @property
     def is_over(self) -> bool:
         """Whether nobody will need the file."""
-        return self._finished or not (self.ids or self.stale)
+        return self._finished or not self.ids
 
     def add(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """Keeps lines, each with an `id`: once this returns, no kill of the process loses them."""
         written = [_bytes(line) for line in lines]
         self._stream.truncate(self._end)
         first = b"" if self._end else self._header
-        self.stale = False
         self._stream.write(first + b"".join(written))
         self._stream.flush()
         self._end += len(first)

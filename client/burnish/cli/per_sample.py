@@ -97,8 +97,6 @@ def each_sample(work: Work, samples: Sequence[Sample], out: Path | None) -> None
         return
     made_by = work.made_by()
     with partial(out, _made_of(work, made_by, samples)) as kept:
-        if kept.stale:
-            tell(f"note: what is kept for {out} is of other data, options, model or release; this begins anew.")
         missing = [one for one in samples if one.id not in kept.ids or _may_change(kept.errors.get(one.id))]
         if kept.ids:
             tell(f"note: {len(samples) - len(missing)} of {len(samples)} results are there from before.")

@@ -11,6 +11,7 @@ from burnish._response_types import Prompt, PromptResponses
 from burnish._types import Role, Sample, Sampling
 from burnish.cli.data import Reading, with_reading
 from burnish.cli.output import command
+from burnish.cli.partial import check_free
 from burnish.cli.per_sample import (
     Answers,
     LimitOption,
@@ -46,6 +47,7 @@ def respond(
     One JSON line per sample: `id` and `responses`, each with `text`, `finish_reason` (stop or length), `num_tokens` and
     `mean_logprob` in nats.
     """
+    check_free(out)
     samples = reading.samples(limit)
     sampling = Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed)
     options: dict[str, Any] = {"num_responses": responses, "sampling": sampling}

@@ -203,11 +203,11 @@ def with_data(settings: Mapping[str, Any], reading: Reading, model: str, holdout
     return values | ({"holdout": [str(p) for p in data_paths(holdout)]} if holdout else {})
 
 
-def parse(kind: type[RecipeSettings], values: Mapping[str, Any]) -> RecipeSettings:
+def parse(kind: type[RecipeSettings], values: Mapping[str, Any], *, with_effect: bool = True) -> RecipeSettings:
     """A recipe's settings from what was given; of a group that was given in part, the rest is the recipe's default."""
     defaults = {name: field.default for name, field in kind.model_fields.items() if name in values}
     groups = {name: d.model_dump() | values[name] for name, d in defaults.items() if isinstance(d, SamplingSettings)}
-    return kind.parse({**values, **groups})
+    return kind.parse({**values, **groups}, with_effect=with_effect)
 
 
 def worked(work: Mapping[str, Any], settings: RecipeSettings, services: ServiceChoice) -> RunOptions:
@@ -229,8 +229,9 @@ def _run(
     check_place(out)
     ledger = RunPaths.find(out).ledger
     check_free(ledger)  # before services are started for nothing
-    settings = parse(kind, values)
-    if not ledger.exists():
+    is_new = not ledger.exists()
+    settings = parse(kind, values, with_effect=is_new)  # one that was begun with such options goes on with them
+    if is_new:
         check_data(settings)
     options = worked(work, settings, services)
     done = finished(settings, out, options)

@@ -6,7 +6,6 @@ started on this machine and stopped again afterwards. Both take the same path th
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -22,12 +21,11 @@ from burnish._security import Security
 from burnish._settings import Settings, load_settings
 from burnish.cli.expanding import expanding
 from burnish.cli.output import errors
-from burnish.coordinator.paths import is_remote
+from burnish.coordinator.paths import is_hub_name, is_remote
 from burnish.local import EngineOptions, LocalServices, divided
 
 _WHERE = "Where the services are"
 _LOCAL = "Services started here"
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _FROM_HUB = (
     " Burnish asks no hub. If it is a model's name on one, fetch it first: hf download {0} --local-dir my-model, and"
     " give --model ./my-model."
@@ -164,7 +162,7 @@ class ServiceChoice:
         raise UsageError(
             f"{model} is no model: expected a directory in the Hugging Face layout, with config.json, "
             "*.safetensors and tokenizer files, or its place in object storage (s3://BUCKET/PREFIX)."
-            + (_FROM_HUB.format(model) if _HUB_NAME.fullmatch(model) else "")
+            + (_FROM_HUB.format(model) if is_hub_name(model) else "")
         )
 
     def _local(

@@ -15,6 +15,7 @@ from burnish.coordinator.atomic import writing_whole
 from burnish.coordinator.content import as_json, sample_hash
 from burnish.coordinator.errors import InputError
 from burnish.coordinator.formats import load
+from burnish.coordinator.policy.amount import PART
 from burnish.coordinator.policy.assembly import DataRow
 from burnish.coordinator.policy.bilevel import split_off
 
@@ -63,6 +64,9 @@ def split(
         if size:
             drawn = split_off(rest, prompts, set(), size, seed)
             parts[name], rest = drawn.validation, drawn.training
+            if len(parts[name]) > size:
+                together = "rows with the same prompt stay together"
+                tell(f"note: {len(parts[name])} rows for {name} instead of {size}: {together}")
     if not rest:
         raise InputError(
             f"Nothing is left to polish: of {total} rows so many have the same prompt, and these stay together."
@@ -83,14 +87,10 @@ def split(
 
 def _rows(flag: str, text: str, total: int) -> int:
     """Rows that an option asks for, of `total`. Raises UsageError."""
-    number, percent = text.removesuffix("%"), text.endswith("%")
     try:
-        value = float(number)
-        if value >= 0 and (value < 100 if percent else value == int(value)):
-            return round(value / 100 * total) if percent else int(value)
-    except (ValueError, OverflowError):
-        pass
-    raise UsageError(f"{flag} {text}: expected a number of rows, such as 300, or a share below all, such as 5%.")
+        return 0 if text.strip() == "0" else PART.of(PART.parse(text), total)
+    except ValueError as error:
+        raise UsageError(f"{flag}: {error}.") from None
 
 
 def _write(path: Path, rows: Sequence[DataRow], records: Mapping[str, Mapping[str, Any]]) -> None:

@@ -26,7 +26,7 @@ from burnish.coordinator.atomic import write_json
 from burnish.coordinator.history import RunHistory
 from burnish.coordinator.ledger import check_free
 from burnish.coordinator.paths import LEDGER, RunPaths
-from burnish.coordinator.recipes.base import RecipeSettings
+from burnish.coordinator.recipes.base import Problem, RecipeSettings, SettingsError
 from burnish.coordinator.sweep import Point, PointResult, Sweep, begun, check_different, grid
 from burnish.report.collect import collect
 from burnish.report.data import ClearRound, FilterRound
@@ -111,15 +111,16 @@ def _sweep(
     check_place(out)
     check_free(out / LEDGER)  # before services are started for nothing
     paths = setting_paths(table)
-    points = [Point(v, parse(kind, varied(values, paths, v))) for v in grid(asked(vary, paths))]
+    points = [Point(v, parse(kind, varied(values, paths, v), with_effect=False)) for v in grid(asked(vary, paths))]
     check_different(points)
     if not (out / LEDGER).exists():
+        _check_effect(points)
         check_data(points[0].settings)
     roles = [role for role in kind.ALL_SERVICES if any(role in point.settings.services() for point in points)]
     options = worked(work, points[0].settings, services)
-    _check_models(points, services)
     with begun(points, out) as one:
         if not one.is_done(options):
+            _check_models(points, services)
             with (
                 services.client(
                     roles,
@@ -151,6 +152,16 @@ def _records(swept: Sweep, truth: str) -> list[dict[str, Any]]:
         else {**point.varied, "error": swept.failures[point.name].message, "run": str(folder)}
         for point, folder in zip(swept.points, swept.folders, strict=True)
     ]
+
+
+def _check_effect(points: Sequence[Point]) -> None:
+    """Raises SettingsError for what does nothing at any of the points; at some it may."""
+    told = [
+        {one.name: one.said for one in point.settings.without_effect() if one.is_given_in(point.settings)}
+        for point in points
+    ]
+    if nowhere := [said for name, said in told[0].items() if all(name in others for others in told)]:
+        raise SettingsError([Problem("", f"{said}, and at none of the {len(points)} points", None) for said in nowhere])
 
 
 def _check_models(points: Sequence[Point], services: ServiceChoice) -> None:

@@ -67,7 +67,7 @@ class RunBook:
 
     def forget(self) -> None:
         """Strikes out a run that has read no data yet."""
-        for table in ("step", "run"):
+        for table in ("source_row", "step", "run"):
             self._ledger.execute(f"DELETE FROM {table} WHERE run_id = ?", (self.run_id,))
 
     def began(self) -> str:
@@ -79,6 +79,10 @@ class RunBook:
     def set_source(self, source: Mapping[str, object]) -> None:
         """Writes down how the data came."""
         self._ledger.execute("UPDATE run SET source = ? WHERE run_id = ?", (canonical_json(source), self.run_id))
+
+    def forget_source_rows(self) -> None:
+        """Strikes out the source's rows, before they are read from the beginning."""
+        self._ledger.execute("DELETE FROM source_row WHERE run_id = ?", (self.run_id,))
 
     def add_source_rows(self, first: int, records: Sequence[str]) -> None:
         """Writes the source's rows, as JSON text, from position `first` on."""

@@ -14,6 +14,7 @@ import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def export(
 ) -> list[Path]:
     """Writes the data set at the start of a round (None: the newest there is), `provenance.jsonl`, and
     `dropped.jsonl` where rows were dropped, into `folder`, which is made; returns the files. A `dropped.jsonl` that
-    was there before does not stay. Of format `signals` it is `signals.jsonl` alone, of all rounds before that one.
+    was there before does not stay. Of format `signals` it is `signals.jsonl` alone, of all rounds up to that one.
     Raises InputError where the run has no data, or has decided nothing, yet, DiskFull."""
     target = ExportFormat(target)
     record = history.run
@@ -77,7 +78,10 @@ def export(
         return history.final_rows(number)
 
     if target is ExportFormat.SIGNALS:
-        return [_write_lines(folder / "signals.jsonl", _signals(history, number))]
+        found = _signals(history, number)
+        if (first := next(found, None)) is None:
+            raise InputError(f"Run {history.run_id} has decided nothing yet; there are no signals to export.")
+        return [_write_lines(folder / "signals.jsonl", chain([first], found))]
     folder.mkdir(parents=True, exist_ok=True)
     if target is ExportFormat.SOURCE:
         files = [_write_source(source, rows, folder)]
@@ -98,24 +102,19 @@ def export(
     return files
 
 
-def _signals(history: RunHistory, number: int) -> list[Record]:
-    """What was measured and decided of each row, round by round in the order of its rows. Raises InputError."""
-    found: list[Record] = [
-        {
-            "row_id": one.row_id,
-            "round": dataset.round,
-            "sample_hash": one.sample_hash,
-            "actions": list(one.actions),
-            "signals": dict(one.signals),
-            "reasons": list(one.reasons),
-        }
-        for dataset in history.datasets()
-        if dataset.round <= number
-        for one in history.decisions(dataset.round)
-    ]
-    if not found:
-        raise InputError(f"Run {history.run_id} has decided nothing yet; there are no signals to export.")
-    return found
+def _signals(history: RunHistory, number: int) -> Iterator[Record]:
+    """What was measured and decided of each row, round by round in the order of its rows."""
+    for dataset in history.datasets():
+        if dataset.round <= number:
+            for one in history.decisions(dataset.round):
+                yield {
+                    "row_id": one.row_id,
+                    "round": dataset.round,
+                    "sample_hash": one.sample_hash,
+                    "actions": list(one.actions),
+                    "signals": dict(one.signals),
+                    "reasons": list(one.reasons),
+                }
 
 
 def _source(description: Mapping[str, Any]) -> _Source:

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 LEDGER = "ledger.duckdb"
+_HUB_NAME = re.compile(r"\w[\w-]*/\w[\w.-]*")
 
 
 def is_remote(uri: str) -> bool:
     """Whether a model is named by its place in a store of the services', at which nobody looks from here."""
     scheme, separator, _ = uri.partition("://")
     return bool(separator) and scheme.lower() != "file"
+
+
+def is_hub_name(text: str) -> bool:
+    """Whether `owner/name` is meant as something on a hub rather than as a file in a folder that is here."""
+    return _HUB_NAME.fullmatch(text) is not None and not Path(text).parent.exists()
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,9 @@ from burnish.coordinator.formats.shapes import Columns, Layout, Record, RowProbl
 
 MAX_PROBLEMS = 20
 _SHOWN = 80  # characters of a column's name that a message repeats
-_PROMPTS, _RESPONSES = ("prompt", "question", "query"), ("completion", "response", "answer")  # as others call them
+# As others call them; and what tells turns of a conversation.
+_PROMPTS, _RESPONSES = ("prompt", "question", "query", "input"), ("completion", "response", "answer")
+_TURNS = {"messages": "role", "conversations": "from"}
 _MAX_ID_BYTES = 200  # the services allow 256; ids of new rows are longer than their parent's
 
 
@@ -51,29 +53,6 @@ class SourceRow:
     record: Record
 
 
-class _NoLayout(RowProblem):
-    """A record whose columns are none of a layout's. `hint`: what may be meant, and how to say so."""
-
-    def __init__(self, record: Record, columns: Columns) -> None:
-        names = list(record)
-        found = ", ".join(f'"{name[:_SHOWN]}"' for name in names[:8]) or "none"
-        super().__init__(
-            f'the columns are {found}; expected "{columns.instruction}" and "{columns.output}" (alpaca),'
-            f' "{columns.conversations}" (sharegpt) or "{columns.messages}" (chat messages)'
-        )
-        self.hint = _hint(names, record)
-
-
-def _hint(names: Sequence[str], record: Record) -> str:
-    if len(names) == 1 and isinstance(record[names[0]], list):
-        return f'Are the rows what is below "{names[0]}"? Give that list itself, or one row a line.'
-    if len(names) == 1 and any(mark in names[0] for mark in (";", "\t")):
-        return "Is it a file of columns that something else than a comma separates? Write it with commas."
-    prompt = next((name for name in _PROMPTS if name in names), "PROMPT")
-    response = next((name for name in _RESPONSES if name in names), "RESPONSE")
-    return f"Where they only have other names: --column instruction={prompt} --column output={response}."
-
-
 @dataclass(slots=True)
 class DataReader:
     """Reads one data set once. Iterate over `rows()` to the end, then ask for `info`, `ids()`, `warnings` and
@@ -90,7 +69,8 @@ class DataReader:
     _names: dict[str, None] = field(init=False, default_factory=dict)
     _ids: list[object] = field(init=False, default_factory=list)
     _kind: IdKind | None = field(init=False, default=None)
-    _strange: list[_NoLayout] = field(init=False, default_factory=list)  # of the rows in `skipped`
+    _strange: Counter[str] = field(init=False, default_factory=Counter)  # of `skipped`, those of no layout
+    _hint: str = field(init=False, default="")  # of the first of these
 
     def __post_init__(self) -> None:
         self.files = find_files(self.source)
@@ -144,8 +124,10 @@ class DataReader:
             raise RowProblem(raw.problem)
         layout = detect(raw.value, self.columns)
         if layout is None:
-            self._strange.append(_NoLayout(raw.value, self.columns))
-            raise self._strange[-1]
+            problem = _no_layout(raw.value, self.columns)
+            self._hint = self._hint or _hint(raw.value, self.columns)
+            self._strange[problem] += 1
+            raise RowProblem(problem)
         if self._layout is None:
             self._layout, self._layout_place = layout, _place(file, raw)
         elif layout is not self._layout:
@@ -158,8 +140,7 @@ class DataReader:
     @property
     def _is_all_strange(self) -> bool:
         """Whether all that was read are rows of the same columns, which no layout has."""
-        all_strange = len(self._strange) == len(self.skipped) > 0 and not self._ids
-        return all_strange and len({str(one) for one in self._strange}) == 1
+        return not self._ids and len(self._strange) == 1 and self._strange.total() == len(self.skipped)
 
     def _bad(self, problem: str) -> None:
         self.skipped.append(problem)
@@ -169,7 +150,7 @@ class DataReader:
     def _refusal(self, more: bool = False) -> DataError:
         if self._is_all_strange:
             first = f"No row can be read, and all have the same columns. {self.skipped[0]}."
-            return DataError(f"{first} {self._strange[0].hint}", self.skipped)
+            return DataError(f"{first} {self._hint}", self.skipped)
         count = f"at least {len(self.skipped)}" if more else str(len(self.skipped))
         lines = "\n  ".join(self.skipped)
         noun = "row is" if count == "1" else "rows are"
@@ -179,9 +160,14 @@ class DataReader:
         )
 
 
-def glance(source: Sequence[str | Path], columns: Columns) -> None:
-    """Looks whether there is a row that can be read, no further than to the first. Raises DataError."""
-    next(DataReader(source, columns, skip_bad_rows=True).rows())
+def glance(source: Sequence[str | Path], columns: Columns, *, skip_bad_rows: bool = False) -> None:
+    """Looks whether there is a row that can be read, no further than to the first or, of bad ones, MAX_PROBLEMS. Raises
+    DataError."""
+    try:
+        next(DataReader(source, columns).rows())
+    except DataError as error:
+        if not (skip_bad_rows and error.problems):
+            raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,3 +218,34 @@ def _num_bytes(text: str) -> int:
 
 def _place(file: SourceFile, raw: RawRecord) -> str:
     return f"{file.path}, row {raw.row}"
+
+
+def _no_layout(record: Record, columns: Columns) -> str:
+    found = ", ".join(f'"{name[:_SHOWN]}"' for name in list(record)[:8]) or "none"
+    return (
+        f'the columns are {found}; expected "{columns.instruction}" and "{columns.output}" (alpaca),'
+        f' "{columns.conversations}" (sharegpt) or "{columns.messages}" (chat messages)'
+    )
+
+
+def _hint(record: Record, columns: Columns) -> str:
+    """What a record whose columns are none of a layout's may be, and how to say so."""
+    names = list(record)
+    if len(names) == 1 and any(mark in names[0] for mark in (";", "\t")):
+        return "Is it a file of columns that something else than a comma separates? Write it with commas."
+    lists = {name: value[0] for name, value in record.items() if isinstance(value, list) and value}
+    for name, turn in lists.items():
+        kind = next((own for own, word in _TURNS.items() if isinstance(turn, dict) and word in turn), None)
+        if kind is not None:
+            return f"Where it only has another name: --column {kind}={name}."
+    if len(names) == 1 and lists:
+        return f'Are the rows what is below "{names[0]}"? Give that list itself, or one row a line.'
+    missing = [
+        f"--column {own}={next((name for name in others if name in names), what)}"
+        for own, ours, others, what in (
+            ("instruction", columns.instruction, _PROMPTS, "PROMPT"),
+            ("output", columns.output, _RESPONSES, "RESPONSE"),
+        )
+        if ours not in names
+    ]
+    return f"Where they only have other names: {' '.join(missing)}."

@@ -10,7 +10,6 @@ import csv
 import glob
 import hashlib
 import json
-import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -25,7 +24,7 @@ import pyarrow.parquet as pq
 from burnish.coordinator.errors import DataError
 from burnish.coordinator.formats.arrow import json_values
 from burnish.coordinator.formats.json_text import NotJson, parse_json, why_not_json
-from burnish.coordinator.paths import is_remote
+from burnish.coordinator.paths import is_hub_name, is_remote
 
 _ROWS_PER_READ = 1024
 _CHARS_PER_READ = 1 << 20
@@ -50,7 +49,6 @@ SUFFIXES = {
     ".arrow": Container.ARROW,
 }
 _SUPPORTED = "a .json, .jsonl, .csv or .parquet file, a folder or glob of them, or a saved Hugging Face data set"
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _FROM_HUB = (
     " Burnish asks no hub. If it is a data set's name on one, fetch it first, in Python:"
     ' datasets.load_dataset("{0}", split="train").save_to_disk("my-data"), and give my-data.'
@@ -148,7 +146,8 @@ def _expand(item: str | Path) -> list[SourceFile]:
             raise DataError(f"{item}: no file matches this pattern; expected {_SUPPORTED}.")
         return [file for name in found for file in (_expand_folder(name) if name.is_dir() else [_known(name)])]
     elsewhere = " of this machine; runs alone read from object storage" if is_remote(str(item)) else ""
-    hub = _FROM_HUB.format(item) if _HUB_NAME.fullmatch(str(item)) else ""
+    is_of_hub = path.suffix.lower() not in SUFFIXES and is_hub_name(str(item))
+    hub = _FROM_HUB.format(item) if is_of_hub else ""
     raise DataError(f"{item}: there is no such file or folder{elsewhere}; expected {_SUPPORTED}.{hub}")
 
 

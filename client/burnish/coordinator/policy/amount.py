@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 
@@ -61,4 +62,9 @@ def parse_share(value: Any) -> Any:
 def _number(text: str) -> float:
     """Raises ValueError for what is no number, nor a percentage."""
     stripped = text.strip()
-    return float(stripped[:-1]) / 100 if stripped.endswith("%") else float(stripped)
+    if not stripped.endswith("%"):
+        return float(stripped)
+    try:
+        return float(Decimal(stripped[:-1]) / 100)  # of floats 99.9 / 100 is not 0.999
+    except InvalidOperation as error:
+        raise ValueError(str(error)) from error

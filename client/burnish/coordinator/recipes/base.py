@@ -130,9 +130,10 @@ class RecipeSettings(BaseModel):
         return tuple(str(item) for item in items) if isinstance(items, list | tuple) else items
 
     @classmethod
-    def parse(cls, values: dict[str, Any]) -> Self:
-        """Settings from plain values. Raises InputError that names every setting that is wrong."""
-        return parse_settings(cls, values)
+    def parse(cls, values: dict[str, Any], *, with_effect: bool = True) -> Self:
+        """Settings from plain values; `with_effect`: none may be given that does nothing. Raises InputError that names
+        every setting that is wrong."""
+        return parse_settings(cls, values, stored=not with_effect)
 
     @classmethod
     def stored(cls, values: Mapping[str, Any]) -> Self:

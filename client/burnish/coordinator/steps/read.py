@@ -1,4 +1,4 @@
-"""Step `read`: the data set into the ledger, in one transaction; and the held-out data beside the run."""
+"""Step `read`: the data set into the ledger, a portion at a time; and the held-out data beside the run."""
 
 from __future__ import annotations
 
@@ -32,10 +32,12 @@ async def read(run: AnyRun) -> None:
     with stage.working():
         if run.book.dataset(1) is not None:  # killed between the rows and the note that the step is done
             return
+        run.book.forget_source_rows()  # of a try that was ended
+        source, rows = await _read_data(run, stage)
+        if run.settings.holdout:
+            source["holdout"] = await _read_holdout(run, {row.sample_hash for row in rows})
         with run.book.transaction():
-            source, hashes = await _read_data(run, stage)
-            if run.settings.holdout:
-                source["holdout"] = await _read_holdout(run, hashes)
+            run.book.add_dataset(1, rows)
             run.book.set_source(source)
 
 
@@ -51,23 +53,21 @@ def holdout_hashes(run: AnyRun) -> list[str]:
         ) from None
 
 
-async def _read_data(run: AnyRun, stage: Stage) -> tuple[dict[str, object], set[str]]:
+async def _read_data(run: AnyRun, stage: Stage) -> tuple[dict[str, object], list[DataRow]]:
     settings, book = run.settings, run.book
     reader = DataReader(settings.data, settings.columns, settings.skip_bad_rows)
     hashes: list[str] = []
     for rows in _chunks(reader.rows(), _CHUNK):
         names = [sample_hash(row.messages) for row in rows]
-        book.add_samples({name: row.messages for name, row in zip(names, rows, strict=True)})
-        book.add_source_rows(rows[0].position, [as_json(row.record) for row in rows])
+        with book.transaction():  # all of them in one would be all in memory
+            book.add_samples({name: row.messages for name, row in zip(names, rows, strict=True)})
+            book.add_source_rows(rows[0].position, [as_json(row.record) for row in rows])
         hashes += names
         stage.advance(len(rows), total=len(hashes))
         stage.show()
         await asyncio.sleep(0)  # lets a signal be noticed
         run.stop_here()
-    ids = reader.ids()
-    book.add_dataset(
-        1, [DataRow(row_id, name, "source", None, row_id) for row_id, name in zip(ids, hashes, strict=True)]
-    )
+    dataset = [DataRow(name, key, "source", None, name) for name, key in zip(reader.ids(), hashes, strict=True)]
     for warning in reader.warnings:
         run.observer.noted(warning)
     schema = arrow_schema(reader.files)
@@ -81,7 +81,7 @@ async def _read_data(run: AnyRun, stage: Stage) -> tuple[dict[str, object], set[
         "warnings": reader.warnings,
         "arrow_schema": None if schema is None else encode_schema(schema),
     }
-    return source, set(hashes)
+    return source, dataset
 
 
 async def _read_holdout(run: AnyRun, trained_on: set[str]) -> dict[str, object]:
@@ -91,7 +91,8 @@ async def _read_holdout(run: AnyRun, trained_on: set[str]) -> dict[str, object]:
     with writing_whole(run.paths.holdout) as stream:
         for rows in _chunks(reader.rows(), _CHUNK):
             samples = {sample_hash(row.messages): row.messages for row in rows}
-            run.book.add_samples(samples)
+            with run.book.transaction():
+                run.book.add_samples(samples)
             shared += len(trained_on & samples.keys())
             for row in rows:
                 line = {"id": f"holdout-{row.position + 1}", "messages": message_list(row.messages)}

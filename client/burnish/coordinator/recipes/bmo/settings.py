@@ -77,9 +77,9 @@ class BmoSettings(BdsSettings):
         """See RecipeSettings."""
         yield from super().without_effect()
         used = _USED[self.response_weighting]
-        others = ", ".join(name for name in _USED if name != self.response_weighting)
         for name in _USED["self_normalized"]:
             if name not in used:
+                others = ", ".join(weighting for weighting, names in _USED.items() if name in names)
                 why = f"where `response_weighting` is {self.response_weighting}; leave it out, or take {others}"
                 yield NoEffect(name, why)
 
