@@ -201,9 +201,15 @@ def _check_versions(link: ServiceLink, call: str, replies: Sequence[Reply[Result
     }
     if len(made_with) > 1:
         listed = "; ".join(sorted(" ".join(word or "-" for word in words) for words in made_with))
+        mend = "Name the model, with its digest, in the call, and let all replicas run the same release"
+        if len({(digest, engine, template, prompts) for digest, engine, _, template, prompts in made_with}) == 1:
+            mend = (
+                "They differ in the number format alone, which `--dtype auto` chooses by the machine that a replica is"
+                " on: start all replicas with the same --dtype"
+            )
         raise VersionMismatch(
             f"{link.service} service at {link.address}: the requests of one {call} were answered by different versions "
-            f"({listed}). Name the model, with its digest, in the call, and let all replicas run the same release",
+            f"({listed}). {mend}",
             service=link.service,
             address=link.address,
         )

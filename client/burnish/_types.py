@@ -503,7 +503,7 @@ class RunResult:
 @dataclass(frozen=True, slots=True)
 class Pause:
     """Where a run waits for new responses: after `step` optimiser steps, for those of `model`, for `reason` `schedule`
-    or `stale`. `effective_share`: how much of what it had still counted, in (0, 1]; None where that is not known."""
+    or `stale`. `effective_share`: how much of what it had still counted, in [0, 1]; None where that is not known."""
 
     step: int
     model: ModelRef

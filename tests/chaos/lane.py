@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -33,6 +34,11 @@ from tests.chaos.proxy import Proxy, WireFault
 from tests.chaos.schedule import Fault, Schedule, Stretch, merged
 from tests.e2e.support import alpaca, write_jsonl
 
+# Addresses of this test process alone, one for each lane, so that nobody else takes a port that is bound again and
+# again: others on this machine have 127.0.0.1, and those of `tests/deploy/cluster.py` are below these.
+_NETWORK = f"127.{200 + os.getpid() % 50}.{os.getpid() // 50 % 250 + 1}"
+_HOSTS = itertools.count(1)
+PORT = 20_000  # below those that the system gives away
 ROWS = 9
 IN_FLIGHT = 2 * 4  # batches on the way, samples in each
 GIVE_UP_SECONDS = 60.0
@@ -113,8 +119,8 @@ class Lane:
             **RECIPES[recipe],
         }
         self._counters = context.RawArray("q", NUM_COUNTERS)
-        self._proxy = Proxy(self._counters)
-        self._port = free_port()
+        self._address = f"{_NETWORK}.{next(_HOSTS)}"
+        self._proxy = Proxy(self._counters, self._address)
         self._services: Any = None
         self._command: Any = None
         self._steps: list[tuple[int, str]] = []
@@ -126,7 +132,7 @@ class Lane:
     def run_undisturbed(self) -> None:
         """The run that the others are compared with."""
         self._state.mkdir()
-        self._proxy.arm(self._port)
+        self._proxy.arm(PORT)
         self._start_services(())
         self._start_command(None, (), Waypoints(self._out, self._state, self._points, self._counters))
         self._command.join(GIVE_UP_SECONDS)
@@ -162,7 +168,7 @@ class Lane:
             for index, fault in enumerate(schedule.faults)
         ]
         self._proxy.arm(
-            self._port,
+            PORT,
             _on_the_wire(schedule.faults, "requests", stretch),
             _on_the_wire(schedule.faults, "answers", stretch),
         )
@@ -234,7 +240,7 @@ class Lane:
     # ---- processes
 
     def _start_command(self, target: tuple[int, str] | None, strikes: Sequence[Strike], on_step: Any) -> None:
-        address = f"127.0.0.1:{self._proxy.port}"
+        address = f"{self._address}:{self._proxy.port}"
         work = Work(address, self.recipe, self._settings, self._out, target, self._log)
         self._command = self._context.Process(target=command, args=(work, self._counters, strikes, on_step))
         self._command.start()
@@ -242,7 +248,7 @@ class Lane:
     def _start_services(self, strikes: Sequence[Strike]) -> None:
         left = [strike for strike in strikes if not self._counters[FIRED + strike.index]]
         arguments = ["--engine", "fake", "--model", str(self._model), "--state-dir", str(self._state)]
-        arguments += ["--port", str(self._port), "--grace", "10"]
+        arguments += ["--host", self._address, "--port", str(PORT), "--grace", "10"]
         self._services = self._context.Process(target=services, args=(arguments, self._log, self._counters, left))
         self._services.start()
 

@@ -39,9 +39,11 @@ class _Way:
 
 
 class Proxy:
-    """Forwards `127.0.0.1:port` to a port that may be changed, from a thread of its own. Counts bytes in `counters`."""
+    """Forwards `port` of a `host` to another one there, which may be changed, from a thread of its own. Counts bytes in
+    `counters`."""
 
-    def __init__(self, counters: Counters) -> None:
+    def __init__(self, counters: Counters, host: str) -> None:
+        self.host = host
         self.struck: list[str] = []
         self.target = 0
         self.counters = counters
@@ -86,7 +88,7 @@ class Proxy:
 
     async def _open(self) -> None:
         if self._server is None:
-            self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+            self._server = await asyncio.start_server(self._accept, self.host, self.port)
             self.port = self._server.sockets[0].getsockname()[1]
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -147,7 +149,7 @@ class _Connection:
     async def carry(self, reader: asyncio.StreamReader) -> None:
         """Until both ends have closed."""
         try:
-            far_reader, self._far = await asyncio.open_connection("127.0.0.1", self._proxy.target)
+            far_reader, self._far = await asyncio.open_connection(self._proxy.host, self._proxy.target)
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._pump(reader, self._far, self._proxy.requests))
                 group.create_task(self._pump(far_reader, self._near, self._proxy.answers))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -78,6 +79,19 @@ async def test_seeds_repeat_and_differ(generating: Rig) -> None:
         assert await generated(generating, *seeds) == first
 
 
+async def test_all_that_a_request_says_of_sampling_is_heeded(generating: Rig) -> None:
+    if generating.kind == "fake":
+        pytest.skip("the fake engine draws replies, not tokens")
+    greedy, hot = Sampling(temperature=0.0, max_tokens=24), Sampling(temperature=1.5, seed=4, max_tokens=24)
+    asked = [greedy, hot, replace(hot, top_k=1), replace(hot, top_p=1e-6), replace(greedy, repetition_penalty=2.0)]
+    # One after the other, as vLLM's numbers depend on what else is in a batch.
+    replies = [(await generated(generating, sampling))[0].token_ids for sampling in asked]
+    first, free, likeliest, nucleus, penalised = replies
+    assert free != first, "else the next two prove nothing"
+    assert (likeliest, nucleus) == (first, first)
+    assert penalised != first
+
+
 async def test_log_probabilities_are_those_of_the_chosen_tokens_before_sampling(generating: Rig) -> None:
     prompt = prompt_ids(generating.engine.tokenizer, QUESTION)
     warm = Sampling(temperature=1.5, top_k=20, seed=3, max_tokens=12)
@@ -113,9 +127,12 @@ async def test_scoring_and_writing_go_side_by_side(generating: Rig) -> None:
 
 
 async def test_a_cancelled_call_frees_the_engine(generating: Rig) -> None:
+    if generating.kind == "fake":
+        pytest.skip("the fake engine writes any reply at once")
     long = Sampling(temperature=1.0, seed=1, max_tokens=900, repetition_penalty=1.2)
     call = asyncio.create_task(generated(generating, *[long] * 8))
     await asyncio.sleep(0.5)
+    assert not call.done()
     call.cancel()
     await asyncio.gather(call, return_exceptions=True)
     begin = time.monotonic()

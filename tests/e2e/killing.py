@@ -12,13 +12,36 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from burnish import BurnishError, Client, Endpoints
+from burnish.coordinator.book import RunBook
 from burnish.coordinator.loop import RunOptions, run_recipe
 from burnish.coordinator.progress import Observer, StepProgress
 from burnish.coordinator.recipes.registry import settings_of
 from tests.chaos.lane import forking
 
 _SECONDS = 120.0  # that a run may take
+
+
+class Gone(BaseException):
+    """A run is over as if it had been killed. No Exception, which would count as the failure of a step around it."""
+
+
+def gone_at_ends(monkeypatch: pytest.MonkeyPatch) -> set[tuple[int, str]]:
+    """Has runs of this process end by `Gone`, once in each step (round, name): when all is in the ledger that the step
+    makes, and not yet that it is done. Returns the steps in which one has."""
+    struck: set[tuple[int, str]] = set()
+    end_step = RunBook.end_step
+
+    def gone(self: RunBook, round_number: int, name: str, state: str, seconds: float) -> None:
+        if (round_number, name) not in struck:
+            struck.add((round_number, name))
+            raise Gone
+        end_step(self, round_number, name, state, seconds)
+
+    monkeypatch.setattr(RunBook, "end_step", gone)
+    return struck
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from burnish import Client
@@ -169,6 +170,34 @@ def test_a_changed_validation_set_is_noticed(client: Client, data: Path, validat
     (out / "data/validation.jsonl").write_text("{}\n")
     with pytest.raises(StepFailed, match=r"validation\.jsonl is gone or changed"):
         selected(client, data, out, validation=str(validation))
+
+
+def test_weights_that_the_service_has_forgotten_are_learnt_again(
+    fakes: FakeServices, client: Client, data: Path, validation: Path, tmp_path: Path
+) -> None:
+    calm = selected(client, data, tmp_path / "calm", validation=str(validation))
+    out = tmp_path / "out"
+    with pytest.raises(Interrupted):
+        selected(client, data, out, StopAfter("train"), validation=str(validation))
+    before = len(fakes.requests("CreateRun"))
+    fakes._state.runs.clear()  # BURNISH_TRAINING_KEEP_ENDED_SECONDS later
+    watcher = Watcher()
+    summary = selected(client, data, out, watcher, validation=str(validation))
+    assert summary.rows_out == calm.rows_out
+    assert any("and with it the weights that it learnt; it is trained again" in note for note in watcher.notes)
+    assert len(fakes.requests("CreateRun")) == before + 2, "for the weights, and on what was selected"
+    with history(out) as h:
+        assert h.weight_steps(1)
+
+
+def test_weights_that_are_lost_while_they_are_fetched_say_where_they_went(
+    fakes: FakeServices, client: Client, data: Path, validation: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    fakes.fail_next("ReadSampleWeights", grpc.StatusCode.NOT_FOUND, "gone", reason="RUN_NOT_FOUND")
+    with pytest.raises(StepFailed, match=r"BURNISH_TRAINING_KEEP_ENDED_SECONDS .*Run the same command again"):
+        selected(client, data, out, validation=str(validation))
+    assert selected(client, data, out, validation=str(validation)).rows_out > 0
 
 
 def test_a_killed_run_ends_as_an_undisturbed_one(

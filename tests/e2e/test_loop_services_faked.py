@@ -22,12 +22,14 @@ from burnish.coordinator.errors import DataError, Interrupted, LedgerBusy, Ledge
 from burnish.coordinator.ledger import Ledger
 from burnish.coordinator.loop import RunOptions, RunSummary, resume, run_recipe, run_recipe_async
 from burnish.coordinator.progress import StepProgress, read_status
+from burnish.coordinator.steps import train as train_module
 from burnish.coordinator.steps.stage import Stage
 from burnish.coordinator.story import story_of
 from burnish.report.collect import collect
 from burnish.report.data import MiddoRound
 from burnish.report.render import render
 from burnish.testing import FakeServices
+from burnish_services.training.runs import run_id_of
 from tests.e2e.support import Watcher, alpaca, digest_of_final, history, run, settings, write_jsonl
 
 SMALL = RunOptions(batch_size=5, max_in_flight=3)
@@ -316,8 +318,27 @@ def test_a_training_run_that_failed_is_tried_anew_when_the_run_goes_on(
         with pytest.raises(StepFailed, match="did not make a model: made up: LOSS_NOT_FINITE"):
             run(client, out, data)
     ids = [r.request_id for r in fakes.requests("CreateRun")]
-    assert [i.rsplit("-", 1)[1] for i in ids] == ["a1", "a1", "a2"]
+    assert [i.rsplit("-", 1)[1] for i in ids] == ["a1", "a2"]
     assert len({i.rsplit("-", 1)[0] for i in ids}) == 1
+
+
+def test_attempts_that_ended_badly_are_not_asked_for_again(
+    fakes: FakeServices, client: Client, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service may have removed them, and would train them for nobody."""
+    out = tmp_path / "fail"  # the fake fails training on such a path
+    with pytest.raises(StepFailed, match="did not make a model"):
+        run(client, out, data)
+    (watched,) = {request.run_id for request in fakes.requests("WatchRun")}
+    (first,) = (request.request_id for request in fakes.requests("CreateRun"))
+    assert train_module._run_of(first) == run_id_of(first), "what the real service calls it"
+    assert run_id_of(first).startswith(watched)
+    monkeypatch.setattr(train_module, "_run_of", lambda request: run_id_of(request)[: len(watched)])
+    fakes._state.runs.clear()
+    with pytest.raises(StepFailed, match="did not make a model"):
+        run(client, out, data)
+    ids = [request.request_id for request in fakes.requests("CreateRun")]
+    assert [one.rsplit("-", 1)[1] for one in ids] == ["a1", "a2"]
 
 
 def test_copies_of_a_row_share_what_is_measured_and_keep_their_places(

@@ -14,9 +14,11 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from unittest import mock
 
 import torch
 from transformers import AutoModelForCausalLM
@@ -36,10 +38,12 @@ from burnish_services.training.core import (
 )
 from burnish_services.training.data import TrainingSample, read_data
 from burnish_services.training.job import Job
+from burnish_services.training.loss import Batch
 from burnish_services.training.messages import Progressed, Reporter, decode
 from burnish_services.training.pool import Pool, PooledResponse, read_pool
 from burnish_services.training.runs import Resolved, RunStore, Selection
 from burnish_services.training.sft import train
+from burnish_services.training.trainer import SftTrainer
 from tests.service.training_support import sample, write_jsonl
 from tests.tiny_model import write_tiny_model
 
@@ -50,6 +54,27 @@ CLIP = math.log(10)  # of a ratio of probabilities
 Curves = dict[str, list[float]]
 
 
+@dataclass
+class Trained:
+    """What the service's trainer did: the loss of each step, and, as it began, the rows of the first batch, and of each
+    model that it trains whether activations are recomputed and the formats of its weights."""
+
+    losses: list[float] = field(default_factory=list)
+    rows: int = 0
+    checkpointed: list[bool] = field(default_factory=list)
+    formats: list[list[str]] = field(default_factory=list)
+
+    def note(self, trainer: SftTrainer, batch: Batch) -> None:
+        """Takes down what is known once the first batch is there; later ones change nothing."""
+        if self.rows:
+            return
+        auxiliary = getattr(trainer, "_auxiliary", None)
+        models = [trainer.model] if auxiliary is None else [trainer.model, auxiliary.model]
+        self.rows = len(batch["input_ids"])
+        self.checkpointed = [model.is_gradient_checkpointing for model in models]
+        self.formats = [sorted({str(weight.dtype) for weight in model.parameters()}) for model in models]
+
+
 @dataclass(frozen=True)
 class Course:
     """How one curve comes about. `refined`: how the model's own responses are weighed, where it learns from some."""
@@ -57,14 +82,22 @@ class Course:
     how: Bilevel | None = None
     weighted: bool = False
     refined: str | None = None
+    plan: Plan = PLAN
 
 
+# Both are far stronger than usual, so that ten steps show them: weights decay by the rate times that much, and Adam is
+# the same whatever gradients are multiplied by, as long as they are large beside its epsilon of 1e-8.
+DECAYED, CLIPPED = replace(PLAN, weight_decay=20.0), replace(PLAN, max_grad_norm=1e-6)
 COURSES = {
     "plain": Course(),
+    "decayed": Course(plan=DECAYED),
+    "clipped": Course(plan=CLIPPED),
     "weighted": Course(weighted=True),
     "bilevel": Course(HOW),
     "softmax": Course(replace(HOW, weighting="softmax", selector_learning_rate=0.5)),
     "auxiliary": Course(replace(HOW, auxiliary=True, selector_learning_rate=20.0)),
+    "auxiliary decayed": Course(replace(HOW, auxiliary=True, selector_learning_rate=20.0), plan=DECAYED),
+    "auxiliary clipped": Course(replace(HOW, auxiliary=True, selector_learning_rate=20.0), plan=CLIPPED),
     "validation first": Course(replace(HOW, penalty_start=1.0, penalty_decay=0.5)),
     "refined": Course(HOW, refined="self_normalized"),
     "refined by tokens": Course(HOW, refined="token"),
@@ -111,16 +144,17 @@ def _descend(
     base: Path, data: list[TrainingSample], trusted: list[TrainingSample], pool: Pool, course: Course
 ) -> list[float]:
     model, beside = (AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32) for _ in range(2))
-    optimizers = [torch.optim.AdamW(one.parameters(), weight_decay=0.0) for one in (model, beside)]
+    plan = course.plan
+    optimizers = [_adam(one, plan.weight_decay) for one in (model, beside)]
     how, asked = course.how, pool.responses if course.refined else {}
     selector = None if how is None else _Selector(how, len(data))
     lengths = [len(one.tokens.ids) for one in data]
-    per_epoch, steps = steps_per_epoch(PLAN, len(data)), total_steps(PLAN, len(data))
+    per_epoch, steps = steps_per_epoch(plan, len(data)), total_steps(plan, len(data))
     losses = []
     for step in range(steps):
         epoch, place = divmod(step, per_epoch)
-        size = PLAN.samples_per_step
-        chosen = epoch_order(lengths, PLAN, epoch)[place * size : (place + 1) * size]
+        size = plan.samples_per_step
+        chosen = epoch_order(lengths, plan, epoch)[place * size : (place + 1) * size]
         each = {index: _token_losses(model, data[index]) for index in chosen if index not in asked}
         if how is None or selector is None:
             counted = sum(data[index].weight * len(found) for index, found in each.items())
@@ -128,7 +162,7 @@ def _descend(
         else:
             share = max(0.0, how.penalty_start - how.penalty_decay * epoch)
             weights = selector.weights()
-            validated = validation_batch(len(trusted), size, PLAN.seed, step)
+            validated = validation_batch(len(trusted), size, plan.seed, step)
             validation = sum(_token_losses(model, trusted[index]).mean() for index in validated) / len(validated)
             lower = sum(float(weights[index]) * found.mean() for index, found in each.items())
             lower = lower + sum(_own(model, asked[index], course.refined) for index in chosen if index in asked)
@@ -142,12 +176,20 @@ def _descend(
                 selector.update(excess)
         loss.backward()
         for trained, optimizer in zip((model, beside), optimizers, strict=True):
-            torch.nn.utils.clip_grad_norm_(trained.parameters(), PLAN.max_grad_norm)
-            optimizer.param_groups[0]["lr"] = PLAN.learning_rate * lr_factor(PLAN, step, steps)
+            torch.nn.utils.clip_grad_norm_(trained.parameters(), plan.max_grad_norm)
+            for group in optimizer.param_groups:
+                group["lr"] = plan.learning_rate * lr_factor(plan, step, steps)
             optimizer.step()
             optimizer.zero_grad()
         losses.append(round(float(loss.detach()), 4))
     return losses
+
+
+def _adam(model: torch.nn.Module, weight_decay: float) -> torch.optim.Optimizer:
+    """The optimiser of a model; what scales its activations, of one dimension, does not decay."""
+    matrices = [one for one in model.parameters() if one.ndim > 1]
+    scales = [one for one in model.parameters() if one.ndim == 1]
+    return torch.optim.AdamW([{"params": matrices, "weight_decay": weight_decay}, {"params": scales}], weight_decay=0.0)
 
 
 class _Selector:
@@ -208,8 +250,8 @@ def _token_losses(model: torch.nn.Module, one: TrainingSample) -> torch.Tensor:
     return torch.stack([-likely[place - 1, ids[place]] for place in places])
 
 
-def trained(folder: Path) -> Curves:
-    """The curves by the service's trainer, in this process; of settings that change them by rounding alone, too."""
+def trained(folder: Path) -> dict[str, Trained]:
+    """What the service's trainer does, in this process; with settings that change curves by rounding alone, too."""
     base, there = write_tiny_model(folder / "base"), files(folder)
     resolved = Resolved(PLAN, base, model_digest(base), there["data"], "", None, folder / "out", "sft")
     courses = {name: _resolved(resolved, there, course) for name, course in COURSES.items()}
@@ -230,7 +272,7 @@ def trained(folder: Path) -> Curves:
     courses["alone"] = replace(courses["refined"], plan=alone)
     store = RunStore(folder / "runs")
     store.load()
-    curves = {}
+    did = {}
     for name, one in courses.items():
         run = store.create(name, RunSpec(str(base), str(one.data)), replace(one, output=folder / name))
         if one.refinement is not None:
@@ -238,12 +280,27 @@ def trained(folder: Path) -> Curves:
             shutil.copy(there["pool"], run.directory.pool(0))
         told = folder / f"{name}.messages"
         descriptor = os.open(told, os.O_WRONLY | os.O_CREAT)
-        train(Job(run.directory, run.record, Reporter(descriptor), threading.Event(), 1, 1e9, 0.0))
+        with _noting(did.setdefault(name, Trained())):
+            train(Job(run.directory, run.record, Reporter(descriptor), threading.Event(), 1, 1e9, 0.0))
         os.close(descriptor)
         messages = [decode(line) for line in told.read_bytes().splitlines()]
         steps = {m.progress.step: m.progress.loss for m in messages if isinstance(m, Progressed) and m.progress.step}
-        curves[name] = [loss for _, loss in sorted(steps.items()) if loss is not None]
-    return curves
+        did[name].losses = [loss for _, loss in sorted(steps.items()) if loss is not None]
+    return did
+
+
+@contextmanager
+def _noting(noted: Trained) -> Iterator[None]:
+    """Has trainers tell what they do with their plan."""
+    collated = SftTrainer._collate
+
+    def told(trainer: SftTrainer, indices: list[int]) -> Batch:
+        batch = collated(trainer, indices)
+        noted.note(trainer, batch)
+        return batch
+
+    with mock.patch.object(SftTrainer, "_collate", told):
+        yield
 
 
 def _resolved(plain: Resolved, there: Mapping[str, Path], course: Course) -> Resolved:
@@ -251,12 +308,14 @@ def _resolved(plain: Resolved, there: Mapping[str, Path], course: Course) -> Res
     # One that never pauses: the responses are there from the beginning.
     own = None if course.refined is None else Refinement(10**6, 10**6, 0.0, course.refined)
     data = there["weighted" if course.weighted else "data"]
-    return replace(plain, data=data, selection=selection, refinement=own)
+    return replace(plain, plan=course.plan, data=data, selection=selection, refinement=own)
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as made:
         if sys.argv[1:2] == ["trained"]:
-            Path(sys.argv[2]).write_text(json.dumps(trained(Path(made))), encoding="utf-8")
+            Path(sys.argv[2]).write_text(
+                json.dumps({name: asdict(one) for name, one in trained(Path(made)).items()}), encoding="utf-8"
+            )
         else:
             GOLDEN.write_text(json.dumps(plain(Path(made)), indent=1) + "\n", encoding="utf-8")

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 import burnish
 from burnish import AsyncClient, Client, ClientOptions, Endpoints, Message, Role, RunSpec, Sample, Security
+from burnish._channel import Connections
 from burnish.api.training.v1 import training_pb2, training_pb2_grpc
 from burnish.local import LocalServices
 from burnish_services.engine.factory import create_engine
@@ -214,6 +215,26 @@ def test_a_token_never_goes_over_a_network_in_the_clear(tmp_path: Path) -> None:
         Security(token_file=tmp_path / "none").metadata("localhost:1", local=True)
     with pytest.raises(burnish.UsageError, match="go together"):
         Security(cert_file=tmp_path / "cert")
+
+
+@pytest.mark.parametrize(
+    ("address", "leaves"),
+    [
+        ("scoring:50051", True),
+        ("10.0.0.1:50051", True),
+        ("ipv4:127.0.0.1:1,10.0.0.1:2", True),
+        ("127.0.0.1:1", False),
+        ("ipv4:127.0.0.1:1,127.0.0.2:2", False),
+        ("unix:/run/burnish.sock", False),
+    ],
+)
+def test_a_client_knows_which_of_its_addresses_leave_this_machine(address: str, leaves: bool) -> None:
+    connections = Connections(ClientOptions(security=Security(token="secret")))
+    if leaves:
+        with pytest.raises(burnish.UsageError, match="in the clear"):
+            connections.metadata(address)
+    else:
+        assert connections.metadata(address)
 
 
 @pytest.mark.parametrize(

@@ -145,16 +145,25 @@ async def test_nothing_is_abandoned_of_a_call_that_is_over_before_it_is_looked_a
 
         return await to_its_end(noted)
 
+    connected, held_up, left = threading.Event(), threading.Event(), threading.Event()
+
     def leave() -> None:
         with grpc.insecure_channel(server.address) as channel:
+            grpc.channel_ready_future(channel).result(10)
+            connected.set()
+            assert held_up.wait(10)
             call = channel.unary_unary(SCORE).future(b"")
             time.sleep(0.3)
             call.cancel()
+        left.set()
 
     monkeypatch.setattr("burnish_services.runtime.intake.to_its_end", told)
     leaving = threading.Thread(target=leave)
     leaving.start()
-    time.sleep(0.8)  # noqa: ASYNC251 - what an event loop does that has too much to do
+    await until(connected.is_set)
+    held_up.set()
+    assert left.wait(10)
+    time.sleep(0.5)  # noqa: ASYNC251 - what an event loop does that has too much to do
     await until(lambda: bool(ends))
     await until(lambda: server.intake.calls == 0 and not leaving.is_alive())
     assert ends == ["over"]

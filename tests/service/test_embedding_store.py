@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -309,6 +310,42 @@ def test_templates_matter_where_conversations_are_embedded(store: VectorStore) -
     store.put("notes", WEIGHTS, texts("a"))
     with pytest.raises(PreconditionFailed, match="chat templates"):
         store.put("notes", other, texts("b"))
+
+
+def test_the_same_weights_in_another_number_format_are_told_how_to_be_the_same(store: VectorStore) -> None:
+    store.create("notes", Source.USER)
+    store.put("notes", WEIGHTS, texts("a"))
+    other = replace(WEIGHTS, dtype="float16")
+    with pytest.raises(PreconditionFailed, match=f"start the server with --dtype {WEIGHTS.dtype}$") as error:
+        store.put("notes", other, texts("b"))
+    assert error.value.reason == "OTHER_WEIGHTS"
+    with pytest.raises(PreconditionFailed, match=r"name a collection of its own for each model$"):
+        store.put("notes", replace(other, digest="sha256:other"), texts("b"))
+
+
+def test_housekeeping_that_cannot_even_look_fails_no_call(
+    store: VectorStore, tables: Tables, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.create("notes", Source.USER)
+    for number in range(7):
+        with mock.patch.object(LanceTable, "stats", side_effect=RuntimeError("no answer")):
+            assert store.put("notes", WEIGHTS, texts(f"{number}")) == 1
+    assert "fragments cannot be counted: no answer" in caplog.text
+    real = LanceTable.optimize
+
+    def cleaned_away(table: LanceTable, *given: Any, **named: Any) -> None:
+        real(table, *given, **named)
+        if named:  # after the compaction
+            broken.start()
+
+    broken = mock.patch.object(LanceTable, "count_rows", side_effect=RuntimeError("gone for the moment"))
+    with mock.patch.object(LanceTable, "optimize", cleaned_away):
+        assert store.put("notes", WEIGHTS, texts("7")) == 1
+    broken.stop()
+    assert "after its old files were removed: gone for the moment" in caplog.text
+    assert fragments(tmp_path, "notes") == 1
+    assert store.put("notes", WEIGHTS, texts("8")) == 1
+    assert read_state(store) == {"notes": {f"{number}": 0 for number in range(9)}}
 
 
 # --- housekeeping ----------------------------------------------------------------------------------------------

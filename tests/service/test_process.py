@@ -17,6 +17,7 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from bench.soak.watch import held
 from burnish.api.scoring.v1 import scoring_pb2, scoring_pb2_grpc
 from burnish_services.__main__ import resolve_settings
 from burnish_services.engine.fake import write_fake_model
@@ -36,7 +37,7 @@ class Process:
         with self._log.open("w") as log:
             self.popen = subprocess.Popen(
                 [*COMMAND, "--engine", "fake", "--state-dir", str(directory), "--ready-file", str(self.ready_file),
-                 *arguments],
+                 "--metrics-port", "0", *arguments],
                 stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log,
             )  # fmt: skip
 
@@ -54,6 +55,13 @@ class Process:
             assert self.popen.poll() is None, self.log
             time.sleep(0.05)
         raise AssertionError(f"not ready after 30 s: {self.log}")
+
+    async def until_working(self) -> None:
+        """Returns once it works a request."""
+        metrics = json.loads(self.ready_file.read_text())["metrics"]
+        give_up = time.monotonic() + 10
+        while (await asyncio.to_thread(held, metrics))["burnish_concurrent_requests"] < 1:
+            assert time.monotonic() < give_up, self.log
 
     def exit_code(self) -> int:
         return self.popen.wait(timeout=20)
@@ -92,7 +100,7 @@ async def test_sigterm_lets_running_calls_finish(start, tmp_path: Path) -> None:
     assert json.loads(process.ready_file.read_text())["roles"] == ["scoring", "rewriting"]
     async with grpc.aio.insecure_channel(address) as channel:
         call = asyncio.ensure_future(score(channel))
-        await asyncio.sleep(0.3)
+        await process.until_working()
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
         process.popen.send_signal(signal.SIGTERM)
@@ -109,9 +117,9 @@ async def test_a_second_signal_ends_the_process_at_once(start, tmp_path: Path) -
     address = await asyncio.to_thread(process.wait_ready)
     async with grpc.aio.insecure_channel(address) as channel:
         call = asyncio.ensure_future(score(channel))
-        await asyncio.sleep(0.5)
+        await process.until_working()
         process.popen.send_signal(signal.SIGINT)
-        await asyncio.sleep(0.2)
+        await until(lambda: "stopping" in process.log)
         assert process.popen.poll() is None
         began = time.monotonic()
         process.popen.send_signal(signal.SIGINT)
@@ -134,7 +142,7 @@ async def test_both_ways_of_asking_to_stop_are_one_wish(start, tmp_path: Path) -
     address = await asyncio.to_thread(process.wait_ready)
     async with grpc.aio.insecure_channel(address) as channel:
         call = asyncio.ensure_future(score(channel))
-        await asyncio.sleep(0.3)
+        await process.until_working()
         assert process.popen.stdin is not None
         process.popen.stdin.close()
         await until(lambda: "stopping" in process.log)

@@ -104,9 +104,7 @@ def test_one_process_for_all_roles(tmp_path: Path) -> None:
         _ = services.endpoints
 
 
-def test_nothing_is_left_in_the_machine_s_temporary_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_left_in_the_machine_s_temporary_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shared = tmp_path / "temporary"
     shared.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(shared))

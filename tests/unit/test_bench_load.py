@@ -37,14 +37,14 @@ async def one_at_a_time() -> AsyncIterator[str]:
 
 async def test_an_open_loop_counts_from_when_a_call_was_due(one_at_a_time: str) -> None:
     closed = await closed_loop(one_at_a_time, "/x.S/M", b"", clients=1, seconds=0.5)
-    assert closed.quantile(0.5) == pytest.approx(0.05, abs=0.04)
+    assert 0.05 <= closed.quantile(0.5) < 0.4
     # 40 a second are due and 20 at most answered: the last waits for about as long as the load lasts.
     opened = await open_loop(one_at_a_time, "/x.S/M", b"", clients=4, rate=40, seconds=1.0, deadline=30)
     assert opened.late == 0
     assert opened.quantile(1.0) > 0.4
-    late = await open_loop(one_at_a_time, "/x.S/M", b"", clients=4, rate=40, seconds=1.0, deadline=0.2)
+    late = await open_loop(one_at_a_time, "/x.S/M", b"", clients=4, rate=40, seconds=2.0, deadline=1.0)
     assert late.late > 0
-    assert max(late.latencies) < 0.4
+    assert max(late.latencies) < 2.0
 
 
 def test_quantiles_and_rates() -> None:
@@ -71,7 +71,10 @@ def test_what_grows_after_the_warm_up_is_told() -> None:
 def test_a_few_seconds_of_soaking() -> None:
     command = [sys.executable, "-m", "bench.soak", "--hours", "0.001", "--interval", "0.5"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert ended.returncode == 0 or (ended.returncode == 1 and "GROWS" in ended.stdout), ended.stderr  # it is too short
+    growing = [line.split() for line in ended.stdout.splitlines() if line.endswith("GROWS")]
+    assert ended.returncode == bool(growing), ended.stderr
+    # It is too short to be flat. What a hundred visits leave one of each, or a MiB, grows by far more.
+    assert [line for line in growing if float(line[4]) > 3 * float(line[5])] == [], ended.stdout
     assert "unexpected" not in ended.stdout, ended.stdout
     assert "score: done" in ended.stdout
     assert "with exit code 0" in ended.stdout

@@ -169,6 +169,33 @@ def test_what_is_there_can_be_brought_again_however_full_it_is(tmp_path: Path) -
     stored(store, b"y" * 1000)
 
 
+def test_what_is_announced_as_there_is_counted_beyond_what_is_there(tmp_path: Path) -> None:
+    store = store_in(tmp_path, most=10_000)
+    kept = stored(store, b"x" * 3000)
+    incoming = store.receive("the test")
+    incoming.announce(kept.digest)
+    incoming.write(b"y" * 9000)  # 3,000 of which nobody counts, 6,000 of the 7,000 that are left
+    with pytest.raises(RunError, match=r"keeps 3,000 bytes.* 6,000 more are.* 10,000 together"):
+        incoming.write(b"y" * 1001)
+    incoming.close()
+    stored(store, b"z" * 7000)
+
+
+def test_a_copy_that_somebody_else_removed_keeps_no_other_from_going(tmp_path: Path) -> None:
+    class Racing(set[str]):
+        def __contains__(self, name: object) -> bool:
+            if not self:  # the first that is looked at goes meanwhile
+                self.add(str(name))
+                (tmp_path / "data" / str(name)).unlink()
+            return False
+
+    store = store_in(tmp_path, in_use=Racing())
+    for content in (b"a", b"b", b"c"):
+        age(stored(store, content).path, HOUR + 60)
+    store.sweep()
+    assert names(tmp_path) == []
+
+
 def test_many_that_arrive_at_once_share_what_there_is(tmp_path: Path) -> None:
     store = store_in(tmp_path, most=10_000)
     first, second = store.receive("the first"), store.receive("the second")

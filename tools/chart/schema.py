@@ -101,8 +101,8 @@ _TLS = closed(
 )
 
 
-def _claim(**more: Schema) -> Schema:
-    return closed(existingClaim=NAME_OR_NONE, size=SIZE, storageClassName=NAME_OR_NONE, accessModes=MODES, **more)
+def _claim(size: Schema = SIZE, **more: Schema) -> Schema:
+    return closed(existingClaim=NAME_OR_NONE, size=size, storageClassName=NAME_OR_NONE, accessModes=MODES, **more)
 
 
 _STORAGE = closed(
@@ -130,7 +130,7 @@ _NETWORK = closed(
 )
 _MONITORING = closed(
     podMonitor=closed(enabled=FLAG, interval=SECONDS, labels=LABELS),
-    prometheusRule=closed(enabled=FLAG, labels=LABELS, notServingSeconds=whole()),
+    prometheusRule=closed(enabled=FLAG, labels=LABELS, notServingSeconds=whole(), certificateEndsSeconds=whole()),
     dashboard=closed(enabled=FLAG, labels=LABELS),
     keda=closed(prometheus={"type": "string", "pattern": "^(https?://.+)?$"}, authenticationRef=NAME_OR_NONE),
 )
@@ -169,7 +169,7 @@ def _role(service: str | None) -> Schema:
         grace={"type": "number", "minimum": 0},
         drainSeconds=whole(1),
         closeSeconds=whole(1),
-        state=_claim(kind={"enum": ["emptyDir", "ephemeral", "claim", "runs"]}),
+        state=_claim(SIZE_OR_NONE, kind={"enum": ["emptyDir", "ephemeral", "claim", "runs"]}),
         cacheSize=SIZE,
         tmpSize=SIZE,
         shmSize=SIZE_OR_NONE,

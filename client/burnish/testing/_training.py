@@ -48,7 +48,7 @@ class FakeTraining(training_pb2_grpc.TrainingServiceServicer):
         )
 
     def CreateRun(self, request: training_pb2.CreateRunRequest, context: Context) -> training_pb2.CreateRunResponse:
-        run_id = "run-" + hashlib.sha256(request.request_id.encode()).hexdigest()[:12]
+        run_id = "run-" + hashlib.sha256(request.request_id.encode()).hexdigest()[:16]
         with self._state.changed:
             known = self._state.runs.get(run_id)
             if known is not None and known.spec != request.spec:

@@ -178,7 +178,8 @@ class CalibrationStore:
         if found.weights is not None and not found.weights.fits(weights, templated=True):
             raise PreconditionFailed(
                 "OTHER_WEIGHTS",
-                f"calibration {found.name!r} is of {found.weights}, not of {weights}; create one for each model",
+                f"calibration {found.name!r} is of {found.weights}, not of {weights}; "
+                + found.weights.advice(weights, templated=True, otherwise="create one for each model"),
             )
 
     def _merged(self, found: Calibration, neurons: tuple[int, int]) -> BinnedMoments:

@@ -32,6 +32,16 @@ class Weights:
             _kind(other.engine),
         )
 
+    def advice(self, other: Weights, *, templated: bool, otherwise: str) -> str:
+        """What is to be done about `other` weights, which do not fit: where it is their number format alone, the server
+        is to be started with the one before; else `otherwise`."""
+        if not replace(other, dtype=self.dtype).fits(self, templated=templated):
+            return otherwise
+        return (
+            "they are the same weights in another number format, which `--dtype auto` chooses by the machine that the"
+            f" server is on: start the server with --dtype {self.dtype}"
+        )
+
     def __str__(self) -> str:
         return f"{self.digest} as {self.dtype} on {self.engine}"
 

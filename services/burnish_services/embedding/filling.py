@@ -194,10 +194,12 @@ def _passages(samples: Samples, plan: Plan) -> tuple[dict[str, Passage], dict[st
 
 def _check_calibration(calibration: Calibration, weights: Weights) -> None:
     if calibration.weights is None or not calibration.weights.fits(weights, templated=True):
+        advice = "calibrate these weights, and name a collection of its own"
+        if calibration.weights is not None:
+            advice = calibration.weights.advice(weights, templated=True, otherwise=advice)
         raise PreconditionFailed(
             "OTHER_WEIGHTS",
-            f"calibration {calibration.name!r} is of {calibration.weights}, not of {weights}; calibrate these weights, "
-            "and name a collection of its own",
+            f"calibration {calibration.name!r} is of {calibration.weights}, not of {weights}; {advice}",
         )
 
 

@@ -207,10 +207,11 @@ class VectorStore:
 
 def check_weights(collection: Collection, weights: Weights) -> None:
     """Raises PreconditionFailed where vectors of `weights` must not be put into the collection."""
-    if collection.weights is not None and not collection.weights.fits(weights, templated=collection.is_templated):
+    held, templated = collection.weights, collection.is_templated
+    if held is not None and not held.fits(weights, templated=templated):
+        advice = held.advice(weights, templated=templated, otherwise="name a collection of its own for each model")
         raise PreconditionFailed(
             "OTHER_WEIGHTS",
-            f"collection {collection.name!r} holds vectors of {collection.weights}, not of {weights}, and vectors of "
-            "different weights, or chat templates where those are embedded, must not be mixed; name a collection of "
-            "its own for each model",
+            f"collection {collection.name!r} holds vectors of {held}, not of {weights}, and vectors of different "
+            f"weights or number formats, or chat templates where those are embedded, must not be mixed; {advice}",
         )

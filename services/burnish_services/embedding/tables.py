@@ -229,7 +229,11 @@ class Tables:
         )
 
     def _compact_if_due(self, name: str, table: lancedb.table.Table) -> None:
-        stats = table.stats()
+        try:
+            stats = table.stats()
+        except Exception as error:
+            log.warning("table %s is not compacted now, since its fragments cannot be counted: %s", name, error)
+            return
         num_fragments = stats["fragment_stats"]["num_fragments"]
         # A compaction writes everything again, so that of a large table is put off for a while.
         patience = 1 if stats["total_bytes"] < _LARGE else 4
@@ -249,7 +253,7 @@ class Tables:
         # Only now may the old files go.
         self._clean(name, table)
         # How many versions a compaction makes is Lance's affair, but it never adds rows.
-        if self._seen[name].num_rows != before.num_rows:
+        if name in self._seen and self._seen[name].num_rows != before.num_rows:
             raise self._changed(name)
 
     def _is_still(self, name: str, before: _Seen) -> bool:
@@ -285,7 +289,11 @@ class Tables:
             table.optimize(cleanup_older_than=timedelta(milliseconds=1), delete_unverified=self._storage.is_exclusive)
         except Exception as error:
             log.warning("files that table %s needs no more stay until its next compaction: %s", name, error)
-        self._seen[name] = _see(table)
+        try:
+            self._seen[name] = _see(table)
+        except Exception as error:
+            self._seen.pop(name, None)  # the next call looks at what is there
+            log.warning("table %s cannot be looked at after its old files were removed: %s", name, error)
 
 
 def check_format(name: str, found: object, expected: int) -> None:

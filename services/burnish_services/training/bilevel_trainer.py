@@ -11,7 +11,7 @@ sample counts no more than a short one. AdamW takes the place of plain descent, 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ class BilevelTrainer(SftTrainer):
         folder: Path,
         world: World = ALONE,
     ) -> None:
-        self._auxiliary = Auxiliary(model, plan) if how.auxiliary else None
+        self._auxiliary = Auxiliary(model, plan, self.get_decay_parameter_names(model)) if how.auxiliary else None
         super().__init__(model, arguments, data, plan, world)
         if self._auxiliary is not None:
             self._auxiliary.model.to(self.args.device)
@@ -177,7 +177,8 @@ class BilevelTrainer(SftTrainer):
 class Auxiliary:
     """θ̂: another set of the weights that are trained, sharing those that are not, with an optimiser of its own."""
 
-    def __init__(self, model: Any, plan: Plan) -> None:
+    def __init__(self, model: Any, plan: Plan, decaying: Collection[str]) -> None:
+        """`decaying`: names of the weights that the Trainer has decay, which are all but those of norms, and biases."""
         frozen = {id(parameter): parameter for parameter in model.parameters() if not parameter.requires_grad}
         self.model = copy.deepcopy(model, frozen)
         self.model.train()
@@ -186,9 +187,11 @@ class Auxiliary:
         self.response_loss = ResponseLoss(self.model)
         self._trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self._max_grad_norm = plan.max_grad_norm
-        self._optimizer = torch.optim.AdamW(
-            self._trained.values(), lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True
-        )
+        parts: dict[float, list[torch.nn.Parameter]] = {}  # by how they decay; one where nothing does
+        for name, weight in self._trained.items():
+            parts.setdefault(plan.weight_decay if name in decaying else 0.0, []).append(weight)
+        groups = [{"params": part, "weight_decay": decay} for decay, part in parts.items()]
+        self._optimizer = torch.optim.AdamW(groups, lr=plan.learning_rate, fused=True)
 
     def step(self, learning_rate: float, world: World) -> None:
         """Descends the gradients that were gathered, which are averaged over all processes first."""

@@ -18,7 +18,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -84,6 +84,13 @@ class DataStore:
                 return None
         return path
 
+    def used(self, files: Iterable[Path]) -> None:
+        """Counts those of `files` that are copies as used just now; others, and what is gone, stay as they are."""
+        for path in files:
+            if path.parent == self._root:
+                with contextlib.suppress(OSError):  # it is removed sooner
+                    os.utime(path)
+
     def receive(self, what: str) -> Incoming:
         """A new copy to be written; `what` names it in messages. Must be closed. Not blocking: nothing is on disk
         yet, so that a call that is cancelled at any time has something to close."""
@@ -107,9 +114,13 @@ class DataStore:
 
     def _remove_if_older(self, path: Path, oldest: float) -> None:
         with self._lock:
-            if path.stat().st_mtime < oldest:
+            try:
+                if path.stat().st_mtime >= oldest:
+                    return
                 path.unlink()
-                log.info("removed %s: no run needs it", path)
+            except FileNotFoundError:  # somebody else removed it, and the others are to go nevertheless
+                return
+            log.info("removed %s: no run needs it", path)
 
     def _take_room(self, size: int, what: str) -> None:
         """Lets in so many bytes of a copy that is being written, and counts them. Raises RunError where there may not
@@ -176,15 +187,16 @@ class Incoming:
         self._lines = LineCount()
         self._size = 0
         self._counted = 0  # bytes that were let in
-        self._is_there = False  # as a whole copy
+        self._spared = 0  # bytes that need not be let in, for a copy that is there has them
         # A call that is cancelled closes this while a thread still writes.
         self._lock = threading.Lock()
 
     def announce(self, digest: str) -> None:
         """Says which copy this is to be. One that is there takes no more room in the end, so that whoever brings it
-        again is not refused for what all take together."""
+        again is not refused for what all take together; what goes beyond its size is another one after all."""
         with contextlib.suppress(OSError):  # `write` meets it again
-            self._is_there = self._store.find(digest) is not None
+            if (path := self._store.find(digest)) is not None:
+                self._spared = path.stat().st_size
 
     def write(self, chunk: bytes) -> None:
         """Appends. Raises RunError where it gets too large, or the disk or what this server may keep is full."""
@@ -201,9 +213,11 @@ class Incoming:
             self._lines.add(chunk)
             try:
                 file = self._opened()  # first: nobody gives back what is counted for one that is closed
-                if not self._is_there:
-                    self._store._take_room(len(chunk), self._what)
-                    self._counted += len(chunk)
+                spared = min(len(chunk), self._spared)
+                if counted := len(chunk) - spared:
+                    self._store._take_room(counted, self._what)
+                    self._counted += counted
+                self._spared -= spared
                 file.write(chunk)
             except OSError as error:
                 raise _not_written(self._written.parent, self._what, error) from error

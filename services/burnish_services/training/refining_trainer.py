@@ -57,7 +57,7 @@ class RefiningTrainer(BilevelTrainer):
 
     @property
     def share_in_effect(self) -> float | None:
-        """How much of the pool still counts, in (0, 1], over the questions seen of late; None where they are too few to
+        """How much of the pool still counts, in [0, 1], over the questions seen of late; None where they are too few to
         tell."""
         return effective_share(self._recent) if len(self._recent) >= _FEWEST else None
 

@@ -68,7 +68,7 @@ class Result:
 class Pause:
     """A run that waits for new responses after `step` optimiser steps: the model to generate them with, and why:
     `schedule`, or `stale` where too little of the pool still counted. `effective_share` is how much of it did, in
-    (0, 1]; None where that is not known."""
+    [0, 1]; None where that is not known."""
 
     step: int
     model_uri: str

@@ -12,7 +12,8 @@ import logging
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,6 +46,7 @@ from burnish_services.training.state import Failure, RestartLimits, Result, RunS
 log = logging.getLogger(__name__)
 
 _SWEEP_SECONDS = 3600.0  # between sweeps where no run begins or ends
+_SWEEP_STOPS = 5.0  # seconds that a sweep has at a close: a disk that does not answer may hold it for ever
 
 
 class Supervisor:
@@ -78,10 +80,12 @@ class Supervisor:
         self._worker: WorkerProcess | None = None
         self._cancelling = False
         self._leftovers = asyncio.Lock()  # nobody removes what another run takes over just now
+        self._serves_since = time.time()  # before that nobody could give a run anything
 
     async def start(self) -> None:
         """Queues what an earlier server left unfinished, oldest first, and begins to work."""
         await asyncio.to_thread(self._followers.prepare)
+        self._serves_since = time.time()
         for run in self._store.oldest_first():
             if run.snapshot.state is RunState.RUNNING:
                 after = state.orphaned(run.snapshot, run.last.time, self._limits)
@@ -110,10 +114,11 @@ class Supervisor:
             if self._worker is not None:
                 self._worker.kill()
             await asyncio.wait({self._task})
-        if self._sweeping is not None:
-            await asyncio.wait({self._sweeping})
         for run in self._store.oldest_first():
             run.events.flush()
+        if self._sweeping is not None:
+            await asyncio.wait({self._sweeping}, timeout=_SWEEP_STOPS)
+            self._sweeping.cancel()  # what it has not done the next server does
 
     def submit(self, run: Run) -> None:
         """Queues a run that is new, or has what it paused for."""
@@ -162,8 +167,9 @@ class Supervisor:
         await self._sweep()
         await self.clearer.cleared(run.record.resolved.publish_to)
         while run.snapshot.state is RunState.PENDING and not self._closing.is_set():
-            self._current, self._cancelling = run, run.directory.cancelled.is_file()
+            self._current, self._cancelling = run, False
             try:
+                self._cancelling = run.directory.cancelled.is_file()
                 if self._cancelling:  # an earlier server promised it
                     self._update(run, await self._cleaned_up(run, await _cancelled(run), nothing_kept=True))
                 else:
@@ -306,6 +312,7 @@ class Supervisor:
     def _update(self, run: Run, after: Snapshot) -> None:
         """Notes what may be a run's end."""
         if after.state.ended and not run.snapshot.state.ended:
+            self._data.used(run.record.resolved.data_files)  # before it counts as ended: a sweep may look just then
             self.tally.ended[after.state] += 1
             self.tally.furthest.pop(run.record.run_id, None)
         run.update(after, time.time())
@@ -319,57 +326,81 @@ class Supervisor:
 
     async def _sweep_hourly(self) -> None:
         while not await self._closes_within(_SWEEP_SECONDS):
-            try:
-                await self._sweep()
-            except Exception:
-                log.exception("what nobody needs any more could not all be removed; trying again in an hour")
+            await self._sweep()
 
     async def _sweep(self) -> None:
         """Removes copies of data that were only needed by runs that have ended, what failed runs left long ago, what
-        runs that have ended were given, and runs that ended even longer ago; ends those that waited for too long."""
-        await self._give_up_waiting()
+        runs that have ended were given, and runs that ended even longer ago; ends those that waited for too long.
+        Raises nothing: what cannot be done for one run keeps no other waiting."""
+        for part in (self._give_up_waiting, self._sweep_data, self._sweep_runs):
+            if not self._closing.is_set():
+                with _housekeeping("what nobody needs any more could not all be removed"):
+                    await part()
+
+    async def _give_up_waiting(self) -> None:
+        """Cancels paused runs that nobody has given their responses for too long, while there was a server to give
+        them to."""
+        longest, now = self._settings.keep_paused_seconds, time.time()
+        for run in self._store.oldest_first():
+            waited = now - max(run.last.time, self._serves_since)  # the pause is its newest event
+            if run.snapshot.state is not RunState.PAUSED or not longest or waited < longest or run is self._current:
+                continue
+            if self._closing.is_set():
+                return
+            log.warning("run %s: cancelled, it was paused for %.1f days", run.record.run_id, waited / 86400)
+            with _housekeeping(f"run {run.record.run_id}, which was paused for too long, could not be cleared away"):
+                self._update(run, state.given_up(run.snapshot, now, _waited_too_long(run, longest)))
+                self.clearer.add(run)
+                await self._forget(run)
+
+    async def _sweep_data(self) -> None:
         await asyncio.to_thread(self._data.sweep)
+
+    async def _sweep_runs(self) -> None:
         async with self._leftovers:
             for run in await asyncio.to_thread(self._failed_with_leftovers):
-                await self._cleaned_up(run, run.snapshot)
+                if self._closing.is_set():
+                    return
+                with _housekeeping(f"what run {run.record.run_id} left could not be removed"):
+                    await self._cleaned_up(run, run.snapshot)
             ended = self._ended_for_good()
             await asyncio.to_thread(_forget_pools, ended)
             for run in await asyncio.to_thread(self._outdated, ended):
-                if not self._closing.is_set():
-                    await self._remove_run(run)
-
-    async def _give_up_waiting(self) -> None:
-        """Cancels paused runs that nobody has given their responses for too long."""
-        longest, now = self._settings.keep_paused_seconds, time.time()
-        for run in self._store.oldest_first():
-            waited = now - run.last.time  # the pause is its newest event
-            if run.snapshot.state is not RunState.PAUSED or not longest or waited < longest or run is self._current:
-                continue
-            log.warning("run %s: cancelled, it was paused for %.1f days", run.record.run_id, waited / 86400)
-            self._update(run, state.given_up(run.snapshot, now, _waited_too_long(run, longest)))
-            self.clearer.add(run)
-            await self._forget(run)
+                if self._closing.is_set():
+                    return
+                await self._remove_run(run)
 
     def _failed_with_leftovers(self) -> list[Run]:
-        failed = (run for run in self._store.oldest_first() if run.snapshot.state is RunState.FAILED)
-        return [run for run in failed if leftover.is_there(run.directory)]
+        found = []
+        for run in self._store.oldest_first():
+            with _housekeeping(f"what run {run.record.run_id} left cannot be looked at"):
+                if run.snapshot.state is RunState.FAILED and leftover.is_there(run.directory):
+                    found.append(run)
+        return found
 
     def _outdated(self, ended: Sequence[Run]) -> list[Run]:
-        """Of runs that have ended, those that nobody needs any more: long over, with nothing that lies in their
-        directories or is noted there to be done."""
-        keep, now = self._settings.keep_ended_seconds, time.time()
-        if not keep:
+        """Of runs that have ended, those that nobody needs any more."""
+        if not self._settings.keep_ended_seconds:
             return []
-        return [
-            run
-            for run in ended
-            if now - (run.snapshot.end_time or now) >= keep
+        found = []
+        for run in ended:
+            with _housekeeping(f"run {run.record.run_id}, which has ended, cannot be looked at"):
+                if self._is_outdated(run):
+                    found.append(run)
+        return found
+
+    def _is_outdated(self, run: Run) -> bool:
+        """Whether it is long over, with nothing that lies in its directory or is noted there to be done. Raises
+        OSError."""
+        now = time.time()
+        return (
+            now - (run.snapshot.end_time or now) >= self._settings.keep_ended_seconds
             # The newest tells the next one its number.
             and run.record.sequence < self._store.last_sequence
             and not leftover.may_leave(run, run.snapshot, self._settings.keep_failed_seconds)
             and not run.directory.placed.exists()
             and not run.directory.model.exists()
-        ]
+        )
 
     async def _remove_run(self, run: Run) -> None:
         try:
@@ -417,6 +448,17 @@ class Supervisor:
             f"times in a row: the worker {describe_exit(code)}. Expected that all reach the leader at "
             f"{self._settings.endpoint} (BURNISH_TRAINING_RENDEZVOUS), and each other on all TCP ports. {words}",
         )
+
+
+@contextmanager
+def _housekeeping(failure: str) -> Iterator[None]:
+    """Housekeeping fails no run and no start: what is raised is logged after the words of `failure`, and the next
+    sweep tries again."""
+    try:
+        yield
+    except Exception as error:
+        foreseen = isinstance(error, OSError)
+        log.warning("%s; the next sweep tries again: %s", failure, error, exc_info=None if foreseen else error)
 
 
 def _last_words(run: Run, worker: WorkerProcess, team: Team | None) -> str:

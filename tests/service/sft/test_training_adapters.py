@@ -39,10 +39,12 @@ async def test_an_adapter_is_served_as_the_model_that_merging_makes(
         AsyncClient(server.address) as client,
     ):
         for output, adapter_only in ((alone, True), (merged, None)):
-            lora = Lora(rank=4, adapter_only=adapter_only)
+            lora = Lora(rank=4, alpha=20, dropout=0.1, adapter_only=adapter_only)
             spec = RunSpec(ModelRef(str(base)), str(data), output_uri=str(output), hyperparameters=HOW, lora=lora)
             made = await (await client.training.create(spec)).result()
             assert made.model.digest == model_digest(output)
+        config = json.loads((alone / "adapter_config.json").read_text())
+        assert (config["r"], config["lora_alpha"], config["lora_dropout"]) == (4, 20, 0.1)
         size = {name: sum(f.stat().st_size for f in (tmp_path / name).iterdir()) for name in ("alone", "merged")}
         assert size["alone"] < size["merged"] / 3
 
@@ -57,7 +59,6 @@ async def test_an_adapter_is_served_as_the_model_that_merging_makes(
 
         with pytest.raises(PreconditionFailed, match="is a low-rank adapter, where a whole model was expected"):
             await client.training.create(RunSpec(ModelRef(str(alone)), str(data)))
-        config = json.loads((alone / "adapter_config.json").read_text())
         (alone / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "/gone"}))
         with pytest.raises(NotFound, match=r"the base model of the adapter in .*alone.*'/gone'"):
             await client.scoring.score(SAMPLES, model=ModelRef(str(alone)))

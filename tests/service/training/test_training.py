@@ -169,7 +169,7 @@ async def test_a_running_run_is_cancelled_at_once_and_leaves_nothing(
         asked = await client.stub.CancelRun(training_pb2.CancelRunRequest(run_id=queued.run_id))
         assert asked.run.state == training_pb2.STATE_CANCELLED
         await client.stub.CancelRun(training_pb2.CancelRunRequest(run_id=first.run_id))
-        ended = await asyncio.wait_for(client.finished(first.run_id), 2)
+        ended = await asyncio.wait_for(client.finished(first.run_id), 30)
         assert ended.state == training_pb2.STATE_CANCELLED
         assert not worker.is_running()
         left = {path.name for path in (settings.state_dir / "training" / first.run_id).iterdir()}
@@ -226,7 +226,7 @@ async def test_steps_that_are_worked_again_are_counted_once(
 ) -> None:
     monkeypatch.setenv("BURNISH_TRAINING_FAKE_STEP_SECONDS", "0.05")
     async with client_of(settings) as client:
-        how = {"per_device_batch_size": 2, "gradient_accumulation_steps": 2, "num_epochs": 2}  # 20 steps
+        how = {"per_device_batch_size": 2, "gradient_accumulation_steps": 2, "num_epochs": 6}  # 60 steps
         run = await client.create("again", spec(base, data, checkpoint_steps=8, **how))
         await client.until_step(run.run_id, 13)
         (await worker_process()).kill()

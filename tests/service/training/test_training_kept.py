@@ -193,9 +193,12 @@ async def test_a_run_that_is_paused_for_too_long_is_cancelled_and_says_why(
     monkeypatch.setenv("BURNISH_TRAINING_KEEP_PAUSED_SECONDS", "0")
     async with client_of(settings) as client:
         assert (await client.get(run.run_id)).state == pb.STATE_PAUSED, "0 is for ever"
-    monkeypatch.setenv("BURNISH_TRAINING_KEEP_PAUSED_SECONDS", MOMENT)
+    monkeypatch.setenv("BURNISH_TRAINING_KEEP_PAUSED_SECONDS", "0.5")
+    often_swept(monkeypatch)
+    await asyncio.sleep(0.6)  # with no service that could have been given anything
     async with client_of(settings) as client:
-        ended = await client.get(run.run_id)
+        assert (await client.get(run.run_id)).state == pb.STATE_PAUSED
+        ended = await client.finished(run.run_id)
         assert (ended.state, ended.error.reason) == (pb.STATE_CANCELLED, "PAUSED_TOO_LONG")
         assert "since its pause after step 3" in ended.error.message
         assert "BURNISH_TRAINING_KEEP_PAUSED_SECONDS" in ended.error.message

@@ -223,6 +223,9 @@ async def test_what_no_run_needs_is_removed_when_it_is_old(
         ended = await client.finished(waiting.run_id)
         assert ended.state == pb.STATE_SUCCEEDED, ended.error
     async with client_of(settings):
+        assert len(kept(settings)) == 1, "it was used until its run ended"
+        await asyncio.to_thread(old)
+    async with client_of(settings):
         assert kept(settings) == []
 
 

@@ -7,6 +7,7 @@ was killed finds its training run again instead of beginning another.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
@@ -58,6 +59,14 @@ async def train(
         with run.book.transaction():
             run.book.forget_trained(round_number)
         record = None
+    if record is not None and bilevel is not None and await _has_lost_weights(run, round_number, record):
+        run.observer.noted(
+            f"Round {round_number}: the training service does not know run {record.training_run} any more, and with it"
+            " the weights that it learnt; it is trained again."
+        )
+        with run.book.transaction():
+            run.book.forget_trained(round_number)
+        record = None
     stage = run.stage(round_number, "train")
     if stage.done and record is not None:
         return ModelRef(record.uri, record.digest)
@@ -81,7 +90,7 @@ async def train(
         spec = replace(spec, output_uri=_output(run, round_number, made_of))
         # What a run with pauses makes of the same data depends on what it was given at them.
         key = None if refinement else made_of
-        if key is not None and (there := await _trained_already(run, round_number, key, rows)) is not None:
+        if key is not None and (there := await _trained_already(run, round_number, key, rows, bilevel)):
             return ModelRef(there.uri, there.digest)
         training = await _create(run, round_number, spec, ledger)
         await _watch(run, stage, training, at_pause)
@@ -155,11 +164,14 @@ def prune(run: AnyRun, round_number: int) -> None:
         shutil.rmtree(going, ignore_errors=True)
 
 
-async def _trained_already(run: AnyRun, round_number: int, key: str, rows: Sequence[DataRow]) -> ModelRecord | None:
+async def _trained_already(
+    run: AnyRun, round_number: int, key: str, rows: Sequence[DataRow], bilevel: BilevelSelection | None
+) -> ModelRecord | None:
     """A model that any run of the ledger made from the same weights and data in the same way, as this round's; None
-    where there is none, or the files of all are gone. Services check its digest when they load it."""
+    where there is none, or the files of all are gone, or what they learnt with `bilevel`. Services check its digest
+    when they load it."""
     for there in run.book.trained_before(key):
-        if await _is_there(run, there):
+        if await _is_there(run, there) and (bilevel is None or await _is_known(run, there)):
             break
     else:
         return None
@@ -184,6 +196,21 @@ async def _is_lost(run: AnyRun, model: ModelRecord) -> bool:
     if model.round != run.settings.rounds + 1 or is_remote(model.uri):
         return False
     return not await _is_there(run, model) and not await _is_served(run, ModelRef(model.uri, model.digest))
+
+
+async def _has_lost_weights(run: AnyRun, round_number: int, model: ModelRecord) -> bool:
+    """Whether the weights that were learnt with a model are still to be fetched, and are gone."""
+    return not run.stage(round_number, "weigh").done and not await _is_known(run, model)
+
+
+async def _is_known(run: AnyRun, model: ModelRecord) -> bool:
+    """Whether the training service still knows the run that made a model."""
+    assert model.training_run is not None
+    try:
+        await run.client.training.get(model.training_run)
+    except NotFound:
+        return False
+    return True
 
 
 async def _is_served(run: AnyRun, model: ModelRef) -> bool:
@@ -226,15 +253,24 @@ async def _create(run: AnyRun, round_number: int, spec: RunSpec, ledger: Sequenc
     is sent the files."""
     said = [asdict(spec.base_model), spec.data_uri, spec.data_digest, spec.output_uri, _given(spec.hyperparameters)]
     name = f"{run.book.run_id}-r{round_number}-{digest_of([*said, *_special(spec), *ledger])[:12]}"
-    attempt = 1
+    attempt = 0
     while True:
-        training = await _created(run, spec, f"{name}-a{attempt}")
+        attempt += 1
+        request = f"{name}-a{attempt}"
+        # Before it is asked for: the service forgets what ended long ago, and would train that again, for nobody.
+        if run.book.training_ended_badly(round_number, _run_of(request)):
+            continue
+        training = await _created(run, spec, request)
         # What was stopped for its template has not told the ledger so, and the template may be another one now.
         stopped = training.snapshot.state is RunState.CANCELLED and bool(_other_template(run, training.snapshot))
         badly = stopped or run.book.training_ended_badly(round_number, training.run_id)
         if not badly and not await _is_pruned(run, training):
             return training
-        attempt += 1
+
+
+def _run_of(request_id: str) -> str:
+    """How the service calls the run of a request: see training.proto's Run."""
+    return f"run-{hashlib.sha256(request_id.encode()).hexdigest()[:16]}"
 
 
 async def _created(run: AnyRun, spec: RunSpec, request_id: str) -> AsyncRun:

@@ -31,7 +31,9 @@ async def weigh(run: AnyRun, round_number: int) -> Mapping[str, Weight]:
             except NotFound as error:
                 raise StepFailed(
                     f"The training service does not know run {record.training_run} any more, and with it the weights"
-                    f" that it learnt. Has its state directory changed? Begin a new run with another --out. ({error})"
+                    " that it learnt: it forgets runs BURNISH_TRAINING_KEEP_ENDED_SECONDS after their end (90 days"
+                    " unless its operator says otherwise), or its state directory has changed. Run the same command"
+                    f" again: it trains this once more. ({error})"
                 ) from error
             found = run.book.weights(round_number)
             with run.book.transaction():

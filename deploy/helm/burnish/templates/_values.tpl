@@ -16,6 +16,29 @@
 {{- define "burnish.role" -}}
 {{- include "burnish.lay" (dict "into" .into "from" (deepCopy .root.Values.server)) -}}
 {{- include "burnish.lay" (dict "into" .into "from" (deepCopy (index .root.Values .component))) -}}
+{{- if not .into.state.size -}}
+{{- /* Claims that were made with it cannot get smaller. */}}
+{{- $small := and (eq .into.state.kind "emptyDir") (not (include "burnish.fetchesModels" (dict "root" .root "role" .into))) -}}
+{{- $_ := set .into.state "size" (ternary "20Gi" "100Gi" $small) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Not empty where models come from object storage, to be kept in the state: of dict root, role. */}}
+{{- define "burnish.fetchesModels" -}}
+{{- $objects := .root.Values.storage.objects -}}
+{{- range concat $objects.roots $objects.writeRoots (list (.role.model | default .root.Values.model)) -}}
+{{- if contains "://" . }}yes{{ end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Seconds of a duration such as 720h or 1h30m. */}}
+{{- define "burnish.seconds" -}}
+{{- $units := dict "h" 3600.0 "m" 60.0 "s" 1.0 "ms" 0.001 -}}
+{{- $sum := 0.0 -}}
+{{- range regexFindAll "[0-9]+(ms|h|m|s)" . -1 -}}
+{{- $sum = addf $sum (mulf (regexFind "^[0-9]+" . | float64) (get $units (regexFind "[a-z]+$" .))) -}}
+{{- end -}}
+{{- int64 $sum -}}
 {{- end -}}
 
 {{/* A number or a word as an option's value; Helm reads numbers as floats, and printf would write 1.048576e+06. */}}

@@ -352,7 +352,7 @@ class Pause(_message.Message):
     reason: _builtins.str
     """`schedule`, or `stale` where too little of the responses still counted."""
     effective_share: _builtins.float
-    """How much of the responses still counted, in (0, 1]; unset where too few were seen to tell."""
+    """How much of the responses still counted, in [0, 1]; unset where too few were seen to tell."""
     @_builtins.property
     def model(self) -> _common_pb2.ModelRef:
         """The model as it is, to generate responses with; there until the run goes on. Below output_uri where that is in object
@@ -728,7 +728,9 @@ class Run(_message.Message):
     WAITING_FOR_FIELD_NUMBER: _builtins.int
     CHAT_TEMPLATE_DIGEST_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
-    """Name given by the service, such as `run-3f9a…`."""
+    """Name given by the service, such as `run-3f9a…`: `run-` and the first 16 hexadecimal digits of the SHA-256 of
+    request_id, so that whoever noted how a run ended knows its name before asking for it again.
+    """
     request_id: _builtins.str
     """The caller's request id."""
     state: Global___State.ValueType
