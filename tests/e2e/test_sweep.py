@@ -31,7 +31,8 @@ from burnish.coordinator.paths import RunPaths
 from burnish.coordinator.progress import Observer, StepProgress, read_status
 from burnish.coordinator.recipes.clear.settings import ClearSettings
 from burnish.coordinator.recipes.middo.settings import MiddoSettings
-from burnish.coordinator.sweep import Point, PointResult, PointsFailed, begun, grid, read_sweep, sweep
+from burnish.coordinator.sweep import Point, PointResult, PointsFailed, begun, grid, sweep
+from burnish.coordinator.sweep_status import read_sweep
 from burnish.testing import FakeServices
 from tests.e2e.commands import burnish, complained
 from tests.e2e.support import Watcher, alpaca, digest_of_final, write_jsonl

@@ -17,7 +17,7 @@ from burnish.coordinator.export import ExportFormat, export
 from burnish.coordinator.history import RunHistory
 from burnish.coordinator.paths import RunPaths
 from burnish.coordinator.progress import RunStatus, StepProgress, read_status
-from burnish.coordinator.sweep import PointStatus, SweepStatus, read_sweep
+from burnish.coordinator.sweep_status import PointStatus, SweepStatus, read_sweep
 from burnish.report.collect import collect
 from burnish.report.render import write_report
 

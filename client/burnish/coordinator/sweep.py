@@ -18,21 +18,20 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 from burnish._client import Client
 from burnish.coordinator.atomic import write_json
 from burnish.coordinator.errors import DataAway, InputError, LedgerBusy, StepFailed
 from burnish.coordinator.history import RunHistory, points_of
-from burnish.coordinator.ledger import lock_holder, locked
+from burnish.coordinator.ledger import locked
 from burnish.coordinator.loop import RunOptions, finished, run_recipe
 from burnish.coordinator.paths import LEDGER, RunPaths
-from burnish.coordinator.progress import Observer, RunStatus, read_status
+from burnish.coordinator.progress import Observer
 from burnish.coordinator.recipes.base import RecipeSettings
 from burnish.coordinator.session import holds, may_hold
 
 MOST_POINTS = 64
-_PLAN = "sweep-plan.json"
+PLAN = "sweep-plan.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +147,7 @@ class Sweep:
             raise PointsFailed(self.failures, len(self.points))
 
     def write(self) -> None:
-        """Writes the plan down, for `read_sweep`."""
+        """Writes the plan down, for `sweep_status.py`."""
         points = [
             {
                 "point": point.name,
@@ -157,7 +156,7 @@ class Sweep:
             }
             for point, folder in self._placed()
         ]
-        write_json(self.out / _PLAN, {"points": points})
+        write_json(self.out / PLAN, {"points": points})
 
     def _placed(self) -> Iterator[tuple[Point, Path]]:
         return zip(self.points, self.folders, strict=True)
@@ -173,12 +172,12 @@ class Sweep:
 @contextmanager
 def begun(points: Sequence[Point], out: Path) -> Iterator[Sweep]:
     """The sweep of `points` in `out`, which nobody else works on for as long as the block takes, and whose plan is
-    there for `read_sweep`. Raises LedgerBusy, and what `check_different` does."""
+    there for `sweep_status.py`. Raises LedgerBusy, and what `check_different` does."""
     check_different(points)
     out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         try:
-            stack.enter_context(locked(out / _PLAN))
+            stack.enter_context(locked(out / PLAN))
         except LedgerBusy as error:
             who = f"process {error.pid}" if error.pid else "another process"
             raise LedgerBusy(
@@ -226,54 +225,6 @@ def sweep(
         one.run(client, options, observer)
         one.check()
         return one.results()
-
-
-@dataclass(frozen=True, slots=True)
-class PointStatus:
-    """How far a point of a sweep is. `state`: that of its run, `not begun`, or failed, also where it came to no run;
-    `message`: why. `status` is its run's, None where there is none."""
-
-    point: str
-    run: Path
-    state: str
-    message: str
-    status: RunStatus | None
-
-
-@dataclass(frozen=True, slots=True)
-class SweepStatus:
-    """How far a sweep is. `pid` is of the process that works on it: None where there is none, 0 where it is not known
-    which."""
-
-    pid: int | None
-    points: tuple[PointStatus, ...]
-
-    @property
-    def at_work(self) -> bool:
-        """Whether anybody works on the sweep or on a point of it."""
-        return self.pid is not None or any(one.status is not None and one.status.at_work for one in self.points)
-
-
-def read_sweep(out: Path) -> SweepStatus | None:
-    """How far the sweep in `out` is, also while it goes on; None where none was begun there."""
-    try:
-        plan = json.loads((out / _PLAN).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
-    pid = lock_holder(out / _PLAN)
-    return SweepStatus(pid, tuple(_point_status(out, one, swept=pid is not None) for one in plan["points"]))
-
-
-def _point_status(out: Path, planned: Mapping[str, Any], *, swept: bool) -> PointStatus:
-    folder = out / planned["folder"]
-    status = read_status(folder)
-    state, message = ("not begun", "") if status is None else (status.state, status.message)
-    failure = None if planned["failure"] is None else Failure(**planned["failure"])
-    if failure is not None and (status is None or failure.at >= status.updated_at):
-        state, message = "failed", failure.message
-    elif state == "interrupted" and swept:  # its turn comes
-        message = ""
-    return PointStatus(planned["point"], folder, state, message, status)
 
 
 def result_of(point: Point, folder: Path) -> PointResult:

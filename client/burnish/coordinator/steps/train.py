@@ -264,7 +264,7 @@ async def _create(run: AnyRun, round_number: int, spec: RunSpec, ledger: Sequenc
         # What was stopped for its template has not told the ledger so, and the template may be another one now.
         stopped = training.snapshot.state is RunState.CANCELLED and bool(_other_template(run, training.snapshot))
         badly = stopped or run.book.training_ended_badly(round_number, training.run_id)
-        if not badly and not await _is_pruned(run, training):
+        if not badly and not await _is_pruned(run, round_number, training):
             return training
 
 
@@ -286,15 +286,16 @@ async def _created(run: AnyRun, spec: RunSpec, request_id: str) -> AsyncRun:
     return await run.client.training.create(spec, request_id, upload=True)
 
 
-async def _is_pruned(run: AnyRun, training: AsyncRun) -> bool:
+async def _is_pruned(run: AnyRun, round_number: int, training: AsyncRun) -> bool:
     """Whether the model of a run that was through already was deleted: as only the last is kept, and the ledger has
-    lost what it was for, or by somebody. Only services can tell where they see other files than are seen here."""
+    lost what it was for, or by somebody since the ledger was told of it. Only services can tell where they see other
+    files than are seen here."""
     made = training.snapshot.result
     if made is None:
         return False
     if run.options.keep_models != "last":
-        uri = made.model.uri
-        if is_remote(uri) or await asyncio.to_thread(Path(uri).is_dir):
+        uri, is_known = made.model.uri, run.book.last_training_event(round_number, training.run_id) > 0
+        if not is_known or is_remote(uri) or await asyncio.to_thread(Path(uri).is_dir):
             return False
     return not await _is_served(run, made.model)
 
