@@ -68,7 +68,6 @@ def computes(fakes: FakeServices, service: ModuleType, **how: str) -> None:
     [
         (scoring_pb2, "score_pre", {"dtype": "bfloat16"}, r"scoring .*--engine fake --dtype float32 .*by the machine"),
         (scoring_pb2, "judge", {"engine": "vllm/0"}, r"scoring .*vllm, .*; expected fake, .*--dtype float32 as before"),
-        (scoring_pb2, "score_pre", {"chat_template_digest": "f" * 16}, "float32 and the same --chat-template as bef"),
         (embedding_pb2, "embed", {"dtype": "float16"}, "embedding .*--engine fake --dtype float32"),
         (rewriting_pb2, "refine", {"dtype": "bfloat16"}, "rewriting .*--engine fake --dtype float32"),
     ],
@@ -141,12 +140,12 @@ def test_what_another_run_of_the_ledger_measured_is_not_added_to_in_another_form
 
 
 def test_versions_are_this_runs_in_order_and_of_others_only_those_of_the_same_weights(tmp_path: Path) -> None:
-    def note(run_id: str, step: str, digest: str, engine: str) -> None:
+    def note(run_id: str, step: str, digest: str, engine: str, done: int = 1) -> None:
         book = RunBook(ledger, run_id)
         detail = {"model": version_detail(ModelVersion("uri", digest, engine, "float32", "0" * 16))}
         with book.transaction():
             book.begin_step(1, 0, step)
-            book.plan_step(1, step, total=1, done=0, reused=0, detail=detail)
+            book.plan_step(1, step, total=1, done=done, reused=0, detail=detail)
 
     with Ledger.open(tmp_path / "ledger.duckdb") as ledger:
         note("a", "judge", "same", "of a")
@@ -154,7 +153,8 @@ def test_versions_are_this_runs_in_order_and_of_others_only_those_of_the_same_we
         note("a", "score_pre", "other", "of other weights")
         note("b", "score_post", "other", "first of b")
         note("b", "score_pre", "same", "second of b")
-        found = RunBook(ledger, "b").said_before(("score_pre", "score_post", "judge"), "same")
+        note("b", "confidence", "same", "of b, that has found nothing yet", done=0)
+        found = RunBook(ledger, "b").said_before(("score_pre", "score_post", "judge", "confidence"), "same")
     assert [one.engine for one in found] == ["first of b", "second of b", "of a"]
 
 

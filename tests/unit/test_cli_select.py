@@ -27,7 +27,7 @@ def test_a_budget_is_a_number_or_a_share(text: str, expected: int) -> None:
 
 @pytest.mark.parametrize("text", ["0", "-3", "0%", "100%", "1.5", "many", "", "%", "nan"])
 def test_other_budgets_are_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="expected a number such as 500"):
+    with pytest.raises(UsageError, match="expected a share below 100%, such as 15%"):
         budget_of(text, 200)
 
 

@@ -35,7 +35,7 @@ def test_a_model_s_place_says_of_which_run_it_is_and_what_it_is_made_of(tmp_path
 
 
 def test_earlier_models_are_not_removed_where_nobody_can_look() -> None:
-    with pytest.raises(InputError, match=r"keep_models=last does not go together with models_uri"):
+    with pytest.raises(InputError, match="keep_models last does not go together with models_uri"):
         parse_settings(RunOptions, {"models_uri": "s3://bucket/runs", "keep_models": "last"})
 
 

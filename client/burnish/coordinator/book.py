@@ -168,10 +168,11 @@ class RunBook:
         )
 
     def said_before(self, steps: Sequence[str], digest: str) -> list[ModelVersion]:
-        """The model versions that this run's steps of these names are noted with, in the order they were begun; then
-        those of the ledger's other runs under the weights `digest`, what was found under which is this run's, too."""
+        """The model versions that this run's steps of these names are noted with, in the order they were begun, where
+        any item is done; then those of the ledger's other runs under the weights `digest`, what was found under which
+        is this run's, too."""
         rows = self._ledger.select(
-            "SELECT detail -> '$.model' FROM step WHERE name IN (SELECT key FROM wanted)"
+            "SELECT detail -> '$.model' FROM step WHERE name IN (SELECT key FROM wanted) AND done > 0"
             " AND (detail -> '$.model') IS NOT NULL AND (run_id = ? OR (detail ->> '$.model.digest') = ?)"
             " ORDER BY run_id <> ?, started_at, round, position",
             (self.run_id, digest, self.run_id),

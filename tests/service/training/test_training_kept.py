@@ -202,7 +202,8 @@ async def test_a_run_that_is_paused_for_too_long_is_cancelled_and_says_why(
         assert (ended.state, ended.error.reason) == (pb.STATE_CANCELLED, "PAUSED_TOO_LONG")
         assert "since its pause after step 3" in ended.error.message
         assert "BURNISH_TRAINING_KEEP_PAUSED_SECONDS" in ended.error.message
-        assert not any((folder(settings, run) / name).exists() for name in ("paused", "checkpoints"))
+        kept = [folder(settings, run) / name for name in ("paused", "checkpoints")]
+        await until(lambda: not any(path.exists() for path in kept))  # once that is told
         failure = await failure_of(client.stub.ResumeRun(resume_with(run, 3, responses)))
         assert failure.reason == "NOT_PAUSED"
         assert "is cancelled, and waits for no responses any more" in failure.message

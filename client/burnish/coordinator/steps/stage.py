@@ -264,13 +264,11 @@ def same_version(asked: ModelVersion, got: ModelVersion, service: str) -> None:
 
 
 def expect_as_before(run: AnyRun, service: str, now: ModelVersion) -> None:
-    """Raises StepFailed where a service has another engine, number format or chat template than when the run began, or
-    than another run of its ledger had under the same weights: findings are kept by weights and template, so that one
+    """Raises StepFailed where a service has another engine or number format than by which something was found in this
+    run, or in another one of its ledger under the same weights: findings are kept by weights and template, so that one
     step's would be of both. Tells of another version of the same engine. Each service is compared with itself; all
-    models of a run that it computes come from one base model, which lends them its format and template."""
-    base = run.book.model(0, "base") if service == "scoring" else None
-    said = [] if base is None else [version_from({"model": base.detail})]
-    before = [*said, *run.book.said_before(_STEPS_OF[service], now.digest)]
+    models of a run that it computes come from one base model, which lends them its format."""
+    before = run.book.said_before(_STEPS_OF[service], now.digest)
     if not before:
         return
     if _computed(now) != _computed(before[0]):
@@ -282,21 +280,18 @@ def expect_as_before(run: AnyRun, service: str, now: ModelVersion) -> None:
         )
 
 
-def _computed(version: ModelVersion) -> tuple[str, str, str]:
-    """What numbers depend on beside the weights: engine, number format, chat template."""
-    return version.engine.partition("/")[0], version.dtype, f"template {version.chat_template_digest}"
+def _computed(version: ModelVersion) -> tuple[str, str]:
+    """What numbers depend on beside the weights and the template: engine and number format."""
+    return version.engine.partition("/")[0], version.dtype
 
 
 def _computes_otherwise(service: str, before: ModelVersion, now: ModelVersion) -> str:
-    engine, dtype, template = _computed(before)
-    options = f"--engine {engine} --dtype {dtype}"
-    if template != _computed(now)[2]:
-        options += " and the same --chat-template"
+    engine, dtype = _computed(before)
     said = (
         f"The {service} service computes otherwise than when this run, or another one of its ledger, began"
-        f" ({', '.join(_computed(now))}; expected {engine}, {dtype}, {template}). What it would measure does not go"
-        f" together with what is in the ledger. Start it with {options} as before and run the same command again, or"
-        " begin a new run (another --out)."
+        f" ({', '.join(_computed(now))}; expected {engine}, {dtype}). What it would measure does not go together with"
+        f" what is in the ledger. Start it, all of its replicas, with --engine {engine} --dtype {dtype} as before and"
+        " run the same command again, or begin a new run (another --out)."
     )
     if dtype != now.dtype:
         said += (
