@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +14,7 @@ from burnish_services.embedding.store import VectorStore
 from burnish_services.embedding.tables import Tables
 from burnish_services.runtime.disks import is_disk_full
 from tests.service.vector_writer import WEIGHTS, text_of
+from tests.small_disk import fill, free, small_disk
 
 WIDTH = 25_000  # numbers of a vector: 100 kB
 
@@ -24,27 +22,8 @@ WIDTH = 25_000  # numbers of a vector: 100 kB
 @pytest.fixture
 def disk() -> Iterator[Path]:
     """A file system of four megabytes."""
-    with tempfile.TemporaryDirectory() as folder:
-        mounted = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True, text=True, check=False
-        )
-        if mounted.returncode:
-            pytest.skip(f"no small file system can be mounted here: {mounted.stderr.strip()}")
-        try:
-            yield Path(folder)
-        finally:
-            subprocess.run(["umount", "--lazy", folder], check=True)
-
-
-def fill(path: Path, leave: int) -> Path:
-    """A file that takes up all room but `leave` bytes."""
-    path.write_bytes(bytes(free(path.parent) - leave))
-    return path
-
-
-def free(folder: Path) -> int:
-    found = os.statvfs(folder)
-    return found.f_bavail * found.f_bsize
+    with small_disk(4) as folder:
+        yield folder
 
 
 def put(store: VectorStore, number: int) -> int:
@@ -60,14 +39,14 @@ def test_a_call_whose_rows_are_stored_does_not_fail_for_a_compaction(
     store.create("notes", Source.USER)
     for number in range(7):
         put(store, number)
-    ballast = fill(disk / "ballast", leave=600_000)
+    ballast = fill(disk, leave=600_000)
     assert put(store, 7) == 1, "a compaction would take 800 kB"
     assert "table notes stays in 8 fragments" in caplog.text
     assert "the disk is full" in caplog.text
     assert 400_000 < free(disk) < 500_000, "nothing is left of what was tried"
     assert [put(store, number) for number in (8, 9)] == [1, 1]
     assert len(caplog.records) == 1, "tried again only when there are 16"
-    more = fill(disk / "more", leave=50_000)
+    more = fill(disk, leave=50_000, name="more")
     with pytest.raises(RuntimeError) as caught:
         put(store, 10)
     assert is_disk_full(caught.value), "what cannot be stored still fails"

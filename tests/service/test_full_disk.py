@@ -3,9 +3,6 @@ goes on once there is room."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,29 +12,14 @@ from burnish import Client, Message, ModelRef, Overloaded, Role, RunSpec, Sample
 from burnish.local import LocalServices
 from burnish_services.engine.fake import write_fake_model
 from tests.service.training_support import sample, write_jsonl
+from tests.small_disk import fill, small_disk
 
 
 @pytest.fixture
 def disk() -> Iterator[Path]:
     """A file system of one megabyte."""
-    with tempfile.TemporaryDirectory() as folder:
-        mounted = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, text=True, check=False
-        )
-        if mounted.returncode:
-            pytest.skip(f"no small file system can be mounted here: {mounted.stderr.strip()}")
-        try:
-            yield Path(folder)
-        finally:
-            subprocess.run(["umount", "--lazy", folder], check=True)
-
-
-def fill(folder: Path, leave: int = 0) -> Path:
-    """A file that takes up all room but `leave` bytes."""
-    ballast = folder / "ballast"
-    free = os.statvfs(folder)
-    ballast.write_bytes(bytes(max(0, free.f_bavail * free.f_bsize - leave)))
-    return ballast
+    with small_disk(1) as folder:
+        yield folder
 
 
 def batch(number: int) -> list[Sample]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from burnish._errors import UsageError
 from burnish.cli.data import Reading, with_reading
 from burnish.cli.output import command, say, say_json, tell
-from burnish.coordinator.atomic import writing_whole
-from burnish.coordinator.content import as_json, sample_hash
+from burnish.coordinator.atomic import write_lines
+from burnish.coordinator.content import sample_hash
 from burnish.coordinator.errors import InputError
 from burnish.coordinator.formats import load
 from burnish.coordinator.policy.amount import PART
@@ -76,7 +76,7 @@ def split(
     if taken:
         raise InputError(f"{taken[0]} is there already, and may have been worked on; remove it, or give another --out.")
     for name, rows in parts.items():
-        _write(out / name, rows, records)
+        write_lines(out / name, (records[row.row_id] for row in rows))
     told = {str(out / name): len(rows) for name, rows in parts.items()}
     if json_output:
         say_json(told)
@@ -91,9 +91,3 @@ def _rows(flag: str, text: str, total: int) -> int:
         return 0 if text.strip() == "0" else PART.of(PART.parse(text), total)
     except ValueError as error:
         raise UsageError(f"{flag}: {error}.") from None
-
-
-def _write(path: Path, rows: Sequence[DataRow], records: Mapping[str, Mapping[str, Any]]) -> None:
-    with writing_whole(path) as stream:
-        for row in rows:
-            stream.write(as_json(records[row.row_id]).encode("utf-8") + b"\n")

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from burnish.coordinator.content import as_json
 from burnish.coordinator.errors import DiskFull
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -60,7 +61,7 @@ def write_lines(path: Path, records: Iterable[Mapping[str, object]]) -> str:
     digest = hashlib.sha256()
     with writing_whole(path) as stream:
         for record in records:
-            line = json.dumps(record, ensure_ascii=False).encode("utf-8") + b"\n"
+            line = as_json(record).encode("utf-8") + b"\n"
             digest.update(line)
             stream.write(line)
     return f"sha256:{digest.hexdigest()}"

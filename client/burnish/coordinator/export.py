@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from burnish._types import Role
-from burnish.coordinator.atomic import write_json, writing_whole
+from burnish.coordinator.atomic import write_json, write_lines, writing_whole
 from burnish.coordinator.content import as_json, message_list
 from burnish.coordinator.errors import InputError
 from burnish.coordinator.formats import Columns, Container, IdKind, Layout, rewritten_record
@@ -81,7 +81,7 @@ def export(
         found = _signals(history, number)
         if (first := next(found, None)) is None:
             raise InputError(f"Run {history.run_id} has decided nothing yet; there are no signals to export.")
-        return [_write_lines(folder / "signals.jsonl", chain([first], found))]
+        return [_lines(folder / "signals.jsonl", chain([first], found))]
     folder.mkdir(parents=True, exist_ok=True)
     if target is ExportFormat.SOURCE:
         files = [_write_source(source, rows, folder)]
@@ -93,11 +93,11 @@ def export(
         files = [_write_list(folder / "data.json", (_alpaca(source, row) for row in rows()))]
     else:
         make = _trl if target is ExportFormat.TRL else _messages
-        files = [_write_lines(folder / "data.jsonl", (make(source, row) for row in rows()))]
-    files.append(_write_lines(folder / "provenance.jsonl", provenance(history, number)))
+        files = [_lines(folder / "data.jsonl", (make(source, row) for row in rows()))]
+    files.append(_lines(folder / "provenance.jsonl", provenance(history, number)))
     gone = list(dropped(history, number))
     if gone:
-        return [*files, _write_lines(folder / "dropped.jsonl", gone)]
+        return [*files, _lines(folder / "dropped.jsonl", gone)]
     (folder / "dropped.jsonl").unlink(missing_ok=True)  # an earlier export's
     return files
 
@@ -203,7 +203,7 @@ def _write_source(source: _Source, rows: Callable[[], Iterable[FinalRow]], folde
     if source.container is Container.JSON:
         return _write_list(folder / "data.json", records)
     if source.container is Container.JSONL:
-        return _write_lines(folder / "data.jsonl", records)
+        return _lines(folder / "data.jsonl", records)
     if source.container is Container.CSV:
         return _write_csv(folder / "data.csv", source.column_names, records)
     if source.schema is None:
@@ -258,10 +258,8 @@ def _write_list(path: Path, records: Iterable[Record]) -> Path:
     return path
 
 
-def _write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> Path:
-    with writing_whole(path) as stream:
-        for record in records:
-            stream.write(_json(record) + b"\n")
+def _lines(path: Path, records: Iterable[Mapping[str, Any]]) -> Path:
+    write_lines(path, records)
     return path
 
 
