@@ -54,16 +54,8 @@ async def train(
     and without a pause, is taken over. The run's own last model is made again where it is gone. Raises StepFailed where
     training ended badly."""
     record = run.book.model(round_number, "trained")
-    if record is not None and await _is_lost(run, record):
-        run.observer.noted(f"Round {round_number}: the model is gone from {record.uri}; it is trained again.")
-        with run.book.transaction():
-            run.book.forget_trained(round_number)
-        record = None
-    if record is not None and bilevel is not None and await _has_lost_weights(run, round_number, record):
-        run.observer.noted(
-            f"Round {round_number}: the training service does not know run {record.training_run} any more, and with it"
-            " the weights that it learnt; it is trained again."
-        )
+    if record is not None and (gone := await _what_is_gone(run, round_number, record, bilevel)):
+        run.observer.noted(f"Round {round_number}: {gone}; it is trained again.")
         with run.book.transaction():
             run.book.forget_trained(round_number)
         record = None
@@ -188,6 +180,18 @@ async def _is_there(run: AnyRun, model: ModelRecord) -> bool:
     if not is_remote(model.uri):
         return await asyncio.to_thread(Path(model.uri).is_dir)
     return await _is_served(run, ModelRef(model.uri, model.digest))
+
+
+async def _what_is_gone(run: AnyRun, round_number: int, model: ModelRecord, bilevel: BilevelSelection | None) -> str:
+    """What the run still needs of a model that it trained, and cannot be had any more; empty where nothing is gone."""
+    if await _is_lost(run, model):
+        return f"the model is gone from {model.uri}"
+    if bilevel is not None and await _has_lost_weights(run, round_number, model):
+        return (
+            f"the training service does not know run {model.training_run} any more, and with it the weights that it"
+            " learnt"
+        )
+    return ""
 
 
 async def _is_lost(run: AnyRun, model: ModelRecord) -> bool:
