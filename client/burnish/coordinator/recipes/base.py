@@ -133,17 +133,17 @@ class RecipeSettings(BaseModel):
     def parse(cls, values: dict[str, Any], *, with_effect: bool = True) -> Self:
         """Settings from plain values; `with_effect`: none may be given that does nothing. Raises InputError that names
         every setting that is wrong."""
-        return parse_settings(cls, values, stored=not with_effect)
+        return parse_settings(cls, values, with_effect=with_effect)
 
     @classmethod
     def stored(cls, values: Mapping[str, Any]) -> Self:
         """Settings as a ledger has them: all are given, and what has no effect may be among them, so that a run goes on
         by what it began with. Raises InputError."""
-        return parse_settings(cls, dict(values), stored=True)
+        return cls.parse(dict(values), with_effect=False)
 
     @model_validator(mode="after")
     def _all_have_an_effect(self, info: ValidationInfo) -> Self:
-        if not _is_stored(info):
+        if info.context is None or info.context[_WITH_EFFECT]:
             for one in self.without_effect():
                 if one.is_given_in(self):
                     raise ValueError(one.said)
@@ -309,14 +309,14 @@ class Problem:
 
 _QUOTED = re.compile(r"`([a-z_]+(?:\.[a-z_]+)*)`")
 _OURS = "Value error, "  # pydantic's, before the words of a ValueError
-_STORED = "stored"
+_WITH_EFFECT = "with effect"
 
 
-def parse_settings(kind: type[ModelT], values: dict[str, Any], *, stored: bool = False) -> ModelT:
-    """Settings from plain values; `stored`: as a ledger has them. Raises SettingsError, an InputError, that names every
-    setting that is wrong."""
+def parse_settings(kind: type[ModelT], values: dict[str, Any], *, with_effect: bool = True) -> ModelT:
+    """Settings from plain values; `with_effect`: see RecipeSettings. Raises SettingsError, an InputError, that names
+    every setting that is wrong."""
     try:
-        return kind.model_validate(values, context={_STORED: stored})
+        return kind.model_validate(values, context={_WITH_EFFECT: with_effect})
     except ValidationError as error:
         found = error.errors()
         items = {one["loc"][:-1] for one in found}
@@ -327,10 +327,6 @@ def parse_settings(kind: type[ModelT], values: dict[str, Any], *, stored: bool =
                 if one["type"] != "too_short" or one["loc"] not in items  # but for those that are wrong
             ]
         ) from None
-
-
-def _is_stored(info: ValidationInfo) -> bool:
-    return bool(info.context and info.context.get(_STORED))
 
 
 def absolute(uri: str) -> str:
